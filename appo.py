@@ -1,0 +1,856 @@
+"""APPO, Agentic Procedural Policy Optimization (arXiv 2606.12384): one training step of a language-model agent that uses tools, top to bottom.
+
+    1. prefill          each prompt goes through the model once; its N initial rollouts fork from that cache
+    2. Sampler.run      one loop decodes many rows in lockstep; a tool result is appended to the live cache; nothing is computed twice
+    3. score            a forward pass over whole rollouts: log-probs, entropies, and the cache that branches fork from
+    4. future_value     Omega from the log-probs now and those at the start of the step                        (branching.py, Eq. 4)
+    5. branch_points    the B best tokens of each rollout by branching score                                   (branching.py, Eq. 5)
+    6. grow_branches    resample from those tokens with the current policy: a branch forks its parent's cache and runs the same loop, tools included
+    7. credit           two groups, initial rollouts and branches, then the future term                        (advantage.py, Eq. 6-7)
+    8. update           clipped policy gradient on the initial rollouts; branches never enter the loss         (advantage.py, Eq. 8)
+    `step` puts them in order: 1-2 once, then for every mini-batch of prompts 3-8.
+
+Differs from the paper in: a mini-batch in which the policy has not moved yet has Omega = 1 everywhere, where Eq. 5 is undefined; there entropy alone chooses.
+Differs from the released code in: branches are drawn before every update with the current policy, not once per step with the old one; a fork starts from the
+cache, not from a new prefill; only calls made in the rollout itself count against its limit; no token that the policy did not sample is trained on.
+
+Axes: R rows of the live cache, B rows of a call, S new tokens per row, N rollouts, T response tokens, W tokens of prompt and response, D hidden, V vocabulary.
+"""
+import dataclasses
+import math
+import time
+from collections import Counter, deque
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from advantage import dual_group_advantage, policy_loss, scale_by_future
+from branching import both_above_average, branching_score, choose_branch_points, future_value, omega_is_constant, token_stats
+from tools import STATUSES, TAGS, ToolResult, defuse, parse_call
+
+KEY_BLOCK = 16                      # attention sees a multiple of this many slots: a row's bits then do not depend on how long its neighbours are
+FORGED = "<result>"                 # only the environment may open a result: a policy that writes this tag has made one up
+STOP_TAGS = ("</python>", "</search>", FORGED)
+TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
+
+
+def option(default, text, low=None, choices=None):
+    """A field of a configuration with its help text (units, range, source), the least value it takes, or all the values it takes."""
+    return field(default=default, metadata={"help": text, "low": low, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that the method is told, with the paper's values as defaults (preset "paper"); train.py makes a flag of every field."""
+    initial: int = option(4, "N: initial rollouts per prompt (paper 4)", 1)
+    branches: int = option(3, "B: branch points per initial rollout; 0 with --b 0 is GRPO (paper 3)", 0)
+    b: float = option(0.5, "weight of the future term in the credit (paper 0.5, released code 1.0)", 0)
+    half_life: float = option(32.0, "decay of the future sum in the credit, tokens; inf: none (paper 32, released code 64)", 1e-9)
+    score_half_life: float = option(32.0, "decay of the future sum in the branching score, tokens (paper 32, released code inf)", 1e-9)
+    decay_over: str = option("all", "what makes a step of decay: every token, tool results too, or policy tokens only", choices=("all", "policy"))
+    score_clip: tuple[float, float] = option((0.8, 1.2), "bounds of Omega in the branching score")
+    future_clip: tuple[float, float] = option((1.0, 1.2), "bounds of Omega in the credit (paper's implementation 1.0 1.2)")
+    branch_at: str = option("resample", "a branch draws the chosen token anew (paper) or keeps it (released code)", choices=("resample", "keep"))
+    branch_pool: str = option("rollout", "B points in every rollout (paper) or the N*B best of all rollouts of a prompt (released code)", choices=("rollout", "prompt"))
+    branch_when: str = option("minibatch", "draw branches with the current policy before every update (paper) or once before the first (released code)", choices=("minibatch", "step"))
+    prefer_positive: bool = option(True, "choose tokens above average in entropy and Omega first, then by entropy; false: Eq. 5 alone")
+    exclude_punct: bool = option(True, "never branch at punctuation, unless it opens a tag")
+    min_new: int = option(4, "a branch point leaves at least this many tokens of the budget", 1)
+    dual: str = option("avg", "credit from both groups: their average (paper), sum (released code), Eq. 6 as printed, or one group", choices=("avg", "sum", "literal", "off"))
+    std_correction: int = option(0, "group std: 0 population (released APPO code), 1 unbiased (verl's GRPO)", choices=(0, 1))
+    clip_low: float = option(0.2, "ratio clip below 1, in [0, 1]", 0)
+    clip_high: float = option(0.28, "ratio clip above 1", 0)
+    clip_c: float = option(3.0, "dual clip of the ratio for negative credit; inf: none", 1)
+    aggregate: str = option("seq-mean", "every rollout weighs the same (Eq. 8) or every token (released code)", choices=("seq-mean", "token-mean"))
+    norm: str = option("init", "seq-mean divides by the initial rollouts or by all M = N(B+1) of Eq. 8", choices=("init", "budget"))
+    kl_coef: float = option(0.0, "weight of the KL to the starting model; 0 never loads one (paper 0, released code 0.001)", 0)
+    fipo_guards: bool = option(False, "the released code's guards: log-ratios above log 3 leave the future sum; Omega in [0.8, 1] where credit < 0 and ratio > 6; rows with more than one dual-clipped token dropped")
+    temperature: float = option(1.0, "of sampling and of every log-prob and entropy", 1e-3)
+    max_tokens: int = option(4096, "response budget, tokens, tool results included (paper 4096 reasoning, 8192 search)", 1)
+    max_calls: int = option(3, "tool calls per rollout; one more ends it as truncated", 0)
+    max_result_tokens: int = option(2048, "longest tool result, tokens", 8)
+    prompts: int = option(128, "prompts per step, a multiple of --minibatch (paper 128)", 1)
+    minibatch: int = option(16, "prompts per update (paper 16: 8 updates a step)", 1)
+    ppo_epochs: int = option(1, "passes over the step's rollouts; branches are drawn anew in each", 1)
+    micro: int = option(8, "rollouts per forward or backward pass: memory only", 1)
+    clip_grad: float = option(1.0, "the gradient norm is clipped to this", 0)
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            value, low, choices = getattr(self, f.name), f.metadata["low"], f.metadata["choices"]
+            if low is not None and not value >= low:
+                raise ValueError(f"--{f.name} must be >= {low}, got {value}")
+            if choices and value not in choices:
+                raise ValueError(f"--{f.name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+        for name in ("score_clip", "future_clip"):
+            if not 0 < getattr(self, name)[0] <= getattr(self, name)[1]:
+                raise ValueError(f"--{name} must be two numbers 0 < low <= high, got {getattr(self, name)}")
+        if self.clip_low > 1:
+            raise ValueError(f"--clip_low must be in [0, 1], got {self.clip_low}")
+        if self.prompts % self.minibatch:
+            raise ValueError(f"--prompts must be a multiple of --minibatch, got {self.prompts} and {self.minibatch}")
+
+
+PRESETS = {"paper": {}, "released": dict(initial=8, branches=1, b=1.0, half_life=64.0, score_half_life=float("inf"), branch_at="keep", branch_pool="prompt", branch_when="step", exclude_punct=False,
+                                         dual="sum", aggregate="token-mean", kl_coef=0.001, fipo_guards=True, prompts=96, max_tokens=6144)}
+ALGOS = {"appo": {}, "grpo": dict(branches=0, b=0.0)}
+
+
+# ------------------------------------------------------------------------------------------------------------------------------- model, cache, randomness
+
+def folded_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
+    """Grouped-query attention that does not copy the keys: heads that share a key head become further query positions. Fresh rows: plain causal attention."""
+    for name in ("sliding_window", "softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise ValueError(f"{type(module).__name__} wants {name}={kwargs[name]}, which this sampling loop does not compute")
+    if attention_mask is None or query.shape[1] == key.shape[1]:
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    B, H, S, D = query.shape
+    G = H // key.shape[1]
+    out = F.scaled_dot_product_attention(query.reshape(B, -1, G * S, D), key, value, attn_mask=attention_mask.repeat(1, 1, G, 1), scale=scaling)
+    return out.view(B, H, S, D).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("folded", folded_attention)
+AttentionMaskInterface.register("folded", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+def check_config(config, name: str) -> None:
+    """Refuse a model that cannot be forked by copying a cache prefix. Needs its configuration only.
+
+    Raises: ValueError naming the model if it is not a causal language model or a layer does not attend to everything before it.
+    """
+    kinds = config.architectures or []
+    if kinds and not any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
+        raise ValueError(f"{name} is a {kinds[0]}, not a causal language model (...ForCausalLM)")
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if layers != {"full_attention"} or (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)):
+        raise ValueError(f"{name} uses sliding-window or other partial attention (layer types {sorted(layers)}, sliding_window {getattr(config, 'sliding_window', None)}); "
+                         "a fork needs full attention: Qwen2.5, Qwen3, Llama 3 and SmolLM2 have it")
+
+
+class Policy:
+    """A causal language model with what the loop needs to know of it: decoder, head, and the text of every token.
+
+    Args:    model: from AutoModelForCausalLM; its attention is set to folded_attention. tokenizer: its tokenizer.
+    Raises:  ValueError if the model's logits are more than head(hidden state) (soft caps, scaled logits).
+    """
+    def __init__(self, model, tokenizer):
+        check_config(model.config, type(model).__name__)
+        model.set_attn_implementation("folded")
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.decoder, self.head, self.device = model.get_decoder(), model.get_output_embeddings(), model.device
+        self.vocabulary = model.config.vocab_size
+        size = min(len(tokenizer), self.vocabulary)
+        self.text = [tokenizer.decode([i]) for i in range(size)] + [""] * (self.vocabulary - size)
+        self.closing = {i for i, text in enumerate(self.text) if ">" in text}
+        self.stop_ids = self._stop_ids()
+        with torch.no_grad():
+            x = torch.arange(8, device=self.device)[None] % self.vocabulary
+            if not torch.equal(model(x).logits, self.head(self.decoder(x).last_hidden_state)):
+                raise ValueError(f"{type(model).__name__} computes its logits by more than its output matrix; this loop would sample from another distribution")
+
+    @classmethod
+    def load(cls, path: str, dtype: str = "float32", device: str = "cpu") -> "Policy":
+        """From a Hugging Face folder or name; the configuration is checked before any weight is read. ValueError as in check_config."""
+        check_config(AutoConfig.from_pretrained(path), path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="folded").to(device)
+        return cls(model, AutoTokenizer.from_pretrained(path))
+
+    def _stop_ids(self) -> set[int]:
+        """Ids that end a turn: what the model's configuration names, and the usual chat markers if the vocabulary has them."""
+        named = [self.model.config.eos_token_id, self.model.generation_config.eos_token_id if self.model.generation_config else None]
+        ids = {i for entry in named if entry is not None for i in (entry if isinstance(entry, (list, tuple)) else [entry])}
+        known = self.tokenizer.get_vocab()
+        return ids | {known[marker] for marker in TURN_ENDS if marker in known}
+
+    def encode_result(self, text: str, room: int) -> list[int]:
+        """Token ids of " <result>\\n{text}\\n</result>", the text cut to fit into `room` ids. The text gives no tag and no special token, whatever it holds."""
+        head, tail = (self.tokenizer(part, add_special_tokens=False).input_ids for part in (" <result>\n", "\n</result>"))
+        body = self.tokenizer(defuse(text), add_special_tokens=False, split_special_tokens=True).input_ids
+        return (head + body[:max(0, room - len(head) - len(tail))] + tail)[:room]
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids, tags and special tokens included."""
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+    def closed_tag(self, ids: list[int]) -> str | None:
+        """The stop tag that the last of these ids completes, or None. Tags span several tokens in real vocabularies, and the last may hold text after the ">".
+
+        Args: ids: the policy's own tokens since the last tool result; a tag in a result must not count.
+        """
+        if not ids or ids[-1] not in self.closing:
+            return None
+        tail = "".join(self.text[i] for i in ids[-max(map(len, STOP_TAGS)):])
+        last = len(self.text[ids[-1]])
+        return next((tag for tag in STOP_TAGS if tail.find(tag, max(0, len(tail) - last - len(tag) + 1)) >= 0), None)
+
+
+class Cache:
+    """Keys and values of many rows, (layer, row, key head, slot, dim); each row has its own length and so its own next slot. No left padding.
+
+    Slots at and beyond a row's length hold anything finite (padding, the steps of a row that waits); no query ever sees them before they are written again.
+    One row more than asked for is scratch: padding rows of a call write there.
+    """
+    is_compileable, is_sliding = False, (False,)
+
+    def __init__(self, policy: Policy, rows: int, slots: int):
+        c = policy.model.config
+        dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+        slots = round_up(slots, KEY_BLOCK)
+        shape = (c.num_hidden_layers, rows + 1, c.num_key_value_heads, slots, dim)
+        self.k = torch.zeros(shape, dtype=policy.model.dtype, device=policy.device)      # zeros: a NaN under the mask would still spread
+        self.v = torch.zeros_like(self.k)
+        self.length = torch.zeros(rows + 1, dtype=torch.long)                            # on the CPU: no synchronisation to know the key length
+        self.slots, self.scratch, self.fresh = slots, rows, False
+
+    def update(self, k: Tensor, v: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Called by every attention layer with the new keys and values (B, heads, S, dim): store them, return what the queries may look at."""
+        if self.fresh:
+            self.k[layer, self.rows, :, :k.shape[2]], self.v[layer, self.rows, :, :k.shape[2]] = k, v
+            return k, v
+        self.k[layer][self.at_row, :, self.at] = k.transpose(1, 2)
+        self.v[layer][self.at_row, :, self.at] = v.transpose(1, 2)
+        return self.k[layer][self.rows, :, :self.end], self.v[layer][self.rows, :, :self.end]
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query, layer: int = 0) -> tuple[int, int]:
+        return (query if isinstance(query, int) else query.shape[0]), 0
+
+    def get_query_offset(self, layer: int = 0) -> int:
+        return 0
+
+    @torch.no_grad()
+    def append(self, policy: Policy, ids: Tensor, n: Tensor, rows: slice | Tensor) -> Tensor:
+        """Put tokens behind the rows' last ones: ids (B, S) right-padded, of which n (B,) count. Returns the hidden state of each row's last token, (B, D)."""
+        length = self.length[rows]
+        at = length[:, None] + torch.arange(ids.shape[1])                                # (B, S) slots
+        self.end = round_up(int(at.max()) + 1, KEY_BLOCK)
+        if self.end > self.slots:
+            raise ValueError(f"a row of {int(length.max())} tokens has no room for {ids.shape[1]} more in a cache of {self.slots} slots")
+        device = policy.device
+        self.rows = rows if isinstance(rows, slice) else rows.to(device)
+        self.at, self.at_row = at.to(device), torch.arange(len(self.length), device=device)[self.rows][:, None]
+        mask = (torch.arange(self.end, device=device) <= self.at[:, :, None])[:, None]   # (B, 1, S, end)
+        hidden = policy.decoder(input_ids=ids.to(device), attention_mask=mask, position_ids=self.at, past_key_values=self, use_cache=True).last_hidden_state
+        self.length[rows] = length + n
+        return hidden[torch.arange(len(n), device=device), (n - 1).clamp(min=0).to(device)]
+
+    def fork(self, parent: "Cache", parent_row: int, length: int, row: int) -> None:
+        """Row `row` becomes the first `length` tokens of a row of another cache, which stays as it is."""
+        self.k[:, row, :, :length] = parent.k[:, parent_row, :, :length]
+        self.v[:, row, :, :length] = parent.v[:, parent_row, :, :length]
+        self.length[row] = length
+
+
+def extend(policy: Policy, cache: Cache, rows: list[int], ids: list[list[int]], group: int, chunk: int) -> Tensor:
+    """Append a list of tokens to each row, in calls of one constant shape (group, chunk): the bits of a row then depend on nothing but its own tokens.
+
+    Returns: hidden state of each row's last token, (len(rows), D).
+    """
+    last = [None] * len(rows)
+    for start in range(0, len(rows), group):
+        members = range(start, min(start + group, len(rows)))
+        where = torch.tensor([rows[j] for j in members] + [cache.scratch] * (group - len(members)))
+        for offset in range(0, max(len(ids[j]) for j in members), chunk):
+            block, n = torch.zeros(group, chunk, dtype=torch.long), torch.zeros(group, dtype=torch.long)
+            for b, j in enumerate(members):
+                part = ids[j][offset:offset + chunk]
+                block[b, :len(part)], n[b] = torch.tensor(part, dtype=torch.long), len(part)
+            hidden = cache.append(policy, block, n, where)
+            last = [hidden[j - start] if j in members and n[j - start] else h for j, h in enumerate(last)]
+    return torch.stack(last)
+
+
+def encode_prompt(tokenizer, messages: list[dict]) -> list[int]:
+    """Token ids of a chat up to where the assistant begins."""
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+
+def round_up(x: int, multiple: int) -> int:
+    return -(-x // multiple) * multiple
+
+
+def mix_seed(*parts: int) -> int:
+    """One 63-bit seed from (run seed, step, prompt, rollout, branch): splitmix64 over the parts in order."""
+    state = 0
+    for part in parts:
+        state = (state ^ (part & (2**64 - 1))) + 0x9E3779B97F4A7C15 & (2**64 - 1)
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & (2**64 - 1)
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & (2**64 - 1)
+        state ^= state >> 31
+    return state >> 1
+
+
+def uniform(seed: Tensor, position: Tensor) -> Tensor:
+    """A number in [0, 1) for each (seed, position), both (B,) int64: counter-based, so there is no generator state to keep. float64."""
+    right = lambda x, n: (x >> n) & ((1 << (64 - n)) - 1)                 # logical shift of a signed integer
+    def scramble(x):
+        x = (x ^ right(x, 30)) * -4658895280553007687                     # splitmix64's constants as signed integers; the products wrap
+        x = (x ^ right(x, 27)) * -7723592293110705685
+        return x ^ right(x, 31)
+    return right(scramble(scramble(seed) + position * -7046029254386353131), 11).double() * 2.0**-53
+
+
+def draw(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw one token per row by inverse CDF in float64; greedy at temperature 0, its log-prob and entropy then those of temperature 1.
+
+    Args:    logits: (R, V). u: (R,) in [0, 1).
+    Returns: ids (R,) long, logp (R,), entropy (R,).
+    """
+    if temperature == 0:
+        ids = logits.argmax(-1)
+        return ids, *token_stats(logits, ids)
+    cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    ids = torch.searchsorted(cumulative, (u * cumulative[:, -1])[:, None], right=True)[:, 0]   # right: never a token of probability 0
+    ids = ids.clamp(max=logits.shape[1] - 1)
+    return ids, *token_stats(logits, ids, temperature)
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------ rollouts, sampling
+
+@dataclass
+class Call:
+    """A tool call: ids[start:end] of its rollout are the result (mask False)."""
+    name: str
+    argument: str
+    status: str
+    seconds: float
+    start: int
+    end: int
+
+
+@dataclass(eq=False)
+class Rollout:
+    """One prompt and everything after it. ids, mask, logp and entropy have one length for ever; tool tokens have mask False and 0 for the other two.
+
+    logp and entropy are those of the policy that sampled the token. finish: "stop" (end of turn), "length" (budget), "calls" (one call too many),
+    "forged" (the policy wrote <result> itself). A branch has a parent and shares ids[:fork_at] with it.
+    """
+    prompt: list[int]
+    seed: int
+    group: int = 0                                     # index of the prompt in this step
+    ids: list[int] = field(default_factory=list)
+    mask: list[bool] = field(default_factory=list)
+    logp: list[float] = field(default_factory=list)
+    entropy: list[float] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    parent: "Rollout | None" = None
+    fork_at: int = 0
+    finish: str = ""
+    pieces: list[tuple[bool, str]] = field(default_factory=list)     # (written by the policy?, text), in order
+    reward: float = 0.0
+    notes: dict[str, list[float]] = field(default_factory=dict)      # per token, for the log: logp_old, future_value, branching_score, advantage
+
+    @property
+    def text(self) -> str:
+        """The response as the policy saw it, tool results included."""
+        return "".join(text for _, text in self.pieces)
+
+    @property
+    def policy_text(self) -> str:
+        """The response without tool results."""
+        return "".join(text for own, text in self.pieces if own)
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish in ("length", "calls")
+
+    def append(self, ids: list[int], mask: bool, logp: list[float], entropy: list[float]) -> None:
+        """Add tokens to all four lists at once."""
+        assert len(ids) == len(logp) == len(entropy), "a token, its log-prob and its entropy are born together"
+        self.ids += ids
+        self.mask += [mask] * len(ids)
+        self.logp += logp
+        self.entropy += entropy
+
+    def fork(self, at: int, seed: int) -> "Rollout":
+        """A branch that shares ids[:at] and the calls completed in them."""
+        return Rollout(self.prompt, seed, self.group, self.ids[:at], self.mask[:at], self.logp[:at], self.entropy[:at], [c for c in self.calls if c.end <= at], parent=self, fork_at=at)
+
+
+@dataclass
+class Start:
+    """Where a row begins: the first len(prompt) + fork_at tokens of a row of a cache, and the hidden state (D,) that predicts the next one."""
+    rollout: Rollout
+    cache: Cache
+    row: int
+    hidden: Tensor
+
+
+@dataclass
+class Row:
+    """A live row: its slot in the cache, and the tokens that the model has not read yet (a closing tag, then a tool result)."""
+    rollout: Rollout
+    slot: int
+    unread: list[int] = field(default_factory=list)
+    since: int = 0                                     # loop step at which its result came
+
+
+class Sampler:
+    """Decodes many rollouts in lockstep on one cache of constant size; see `run`.
+
+    Each turn of the loop: free slots take waiting starts; results that have come are appended in groups; all running rows draw one token. A row that calls a
+    tool waits in its slot without holding up the others. The shapes of all calls are constant, (rows, 1) and (group, chunk), so that on a CPU in float32 the
+    tokens of a row do not depend on what else is being sampled.
+
+    Args:    tools: name -> object with run(argument) -> ToolResult. rows: live rows, >= 1. max_prompt: tokens of the longest prompt. max_tokens, max_calls,
+             max_result_tokens, temperature: see Config; temperature 0 is greedy. chunk: tokens per row and call when prompts and results are read.
+             tool_threads: calls that run at once.
+    """
+    PATIENCE = 8        # loop steps that a result waits for others to be appended with
+
+    def __init__(self, policy: Policy, tools: dict, rows: int, max_prompt: int, max_tokens: int, max_calls: int, max_result_tokens: int = 2048, temperature: float = 1.0, chunk: int = 16, tool_threads: int = 8):
+        self.policy, self.tools, self.rows, self.chunk = policy, tools, rows, chunk
+        self.max_tokens, self.max_calls, self.max_result_tokens, self.temperature = max_tokens, max_calls, max_result_tokens, temperature
+        self.group = max(1, rows // 8)
+        self.cache = Cache(policy, rows, max_prompt + max_tokens + chunk)
+        self.pool = ThreadPoolExecutor(tool_threads)
+        self.count = Counter()          # computed: tokens put through the model; sampled; row_steps, useful_row_steps
+        self._reset()
+
+    def _reset(self) -> None:
+        self.free = list(range(self.rows))[::-1]
+        self.running: dict[int, Row] = {}
+        self.in_tool: dict[Future, Row] = {}
+        self.ready: list[Row] = []
+        self.hidden, self.clock = None, 0
+
+    def run(self, starts: list[Start], temperature: float | None = None) -> None:
+        """Complete the rollouts of all starts, in place; more starts than rows wait for a free slot. Rows begin in the order given."""
+        self.now = self.temperature if temperature is None else temperature
+        self._reset()
+        waiting = deque(starts)
+        while waiting or self.running or self.in_tool or self.ready:
+            self._admit(waiting)
+            self._collect()
+            if self.ready and (len(self.ready) >= self.group or not self.running or self.clock - self.ready[0].since >= self.PATIENCE):
+                self._read_results()
+            if self.running:
+                self._decode()
+            elif self.in_tool and not self.ready:
+                wait(self.in_tool, return_when=FIRST_COMPLETED)
+
+    def prefill(self, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
+        """Each prompt through the model once: a cache with one row per prompt, and the hidden states (P, D) that predict the first response token."""
+        cache = Cache(self.policy, len(prompts), round_up(max(map(len, prompts)), self.chunk))
+        self.count["computed"] += sum(map(len, prompts))
+        return cache, extend(self.policy, cache, list(range(len(prompts))), prompts, self.group, self.chunk)
+
+    def _admit(self, waiting: deque) -> None:
+        while self.free and waiting:
+            start, slot = waiting.popleft(), self.free.pop()
+            r = start.rollout
+            if self.hidden is None:
+                self.hidden = start.hidden.new_zeros(self.rows, len(start.hidden))
+            self.cache.fork(start.cache, start.row, len(r.prompt) + r.fork_at, slot)
+            self.hidden[slot] = start.hidden
+            if len(r.ids) < self.max_tokens:
+                self.running[slot] = Row(r, slot)
+            else:
+                self._finish(Row(r, slot), "length")
+
+    @torch.no_grad()
+    def _decode(self) -> None:
+        """Every running row draws a token; those that go on put it through the model."""
+        seeds, positions = torch.zeros(2, self.rows, dtype=torch.long)
+        for slot, row in self.running.items():
+            seeds[slot], positions[slot] = row.rollout.seed, len(row.rollout.ids)
+        logits = self.policy.head(self.hidden).float()                                   # (R, V)
+        ids, logp, entropy = draw(logits, uniform(seeds, positions).to(logits.device), self.now)
+        drawn = zip(ids.tolist(), logp.tolist(), entropy.tolist())
+        self.clock += 1
+        self.count += Counter(row_steps=self.rows, useful_row_steps=len(self.running), sampled=len(self.running))
+        for slot, (token, token_logp, token_entropy) in enumerate(drawn):
+            if slot in self.running:
+                self.running[slot].rollout.append([token], True, [token_logp], [token_entropy])
+                self._after_token(self.running[slot], token)
+        if self.running:
+            going_on = torch.tensor([slot in self.running for slot in range(self.rows)]).long()
+            self.hidden = self.cache.append(self.policy, ids.cpu()[:, None], going_on, slice(0, self.rows))
+            self.count["computed"] += len(self.running)
+
+    def _after_token(self, row: Row, token: int) -> None:
+        """End of turn, a closed tool tag, the end of the budget, or nothing."""
+        r = row.rollout
+        if token in self.policy.stop_ids:
+            return self._finish(row, "stop")
+        turn = r.ids[r.calls[-1].end if r.calls else 0:]
+        tag = self.policy.closed_tag(turn)
+        if tag == FORGED:
+            self._finish(row, "forged")
+        elif tag and len(r.calls) >= self.max_calls:
+            self._finish(row, "calls")
+        elif len(r.ids) >= self.max_tokens:
+            self._finish(row, "length")
+        elif tag:
+            call = parse_call(self.policy.decode(turn)) or (tag[2:-1], None)
+            r.calls.append(Call(*call, "", 0.0, len(r.ids), len(r.ids)))
+            row.unread = [token]
+            del self.running[row.slot]
+            self.in_tool[self.pool.submit(self._call, *call)] = row
+
+    def _call(self, name: str, argument: str | None) -> ToolResult:
+        """Run a tool, in a thread of the pool."""
+        if argument is None:
+            return ToolResult("error", f"Error: </{name}> without <{name}> before it", 0.0)
+        if name not in self.tools:
+            return ToolResult("error", f"Error: there is no {name} tool here", 0.0)
+        return self.tools[name].run(argument)
+
+    def _collect(self) -> None:
+        """Results that have come join their rollouts. Encoded here, in the main thread: the tokenizer is not made for several."""
+        for future in [f for f in self.in_tool if f.done()]:
+            row, result = self.in_tool.pop(future), future.result()
+            r = row.rollout
+            ids = self.policy.encode_result(result.text, min(self.max_result_tokens, self.max_tokens - len(r.ids)))
+            r.append(ids, False, [0.0] * len(ids), [0.0] * len(ids))
+            call = r.calls[-1]
+            call.status, call.seconds, call.argument, call.end = result.status, result.seconds, call.argument or "", len(r.ids)
+            row.unread, row.since = row.unread + ids, self.clock
+            if len(r.ids) < self.max_tokens:
+                self.ready.append(row)
+            else:
+                self._finish(row, "length")
+
+    def _read_results(self) -> None:
+        """Put the results that have come through the model; their rows run again."""
+        rows, self.ready = self.ready, []
+        hidden = extend(self.policy, self.cache, [row.slot for row in rows], [row.unread for row in rows], self.group, self.chunk)
+        self.count["computed"] += sum(len(row.unread) for row in rows)
+        for row, h in zip(rows, hidden):
+            self.hidden[row.slot], row.unread = h, []
+            self.running[row.slot] = row
+
+    def _finish(self, row: Row, reason: str) -> None:
+        r = row.rollout
+        r.finish = reason
+        bounds = [0, *(edge for call in r.calls for edge in (call.start, call.end)), len(r.ids)]
+        r.pieces = [(k % 2 == 0, self.policy.decode(r.ids[a:b])) for k, (a, b) in enumerate(zip(bounds, bounds[1:])) if b > a]
+        self.running.pop(row.slot, None)
+        self.cache.length[row.slot] = 0
+        self.free.append(row.slot)
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------------- scoring
+
+def response_tensors(rollouts: list[Rollout], device) -> tuple[Tensor, Tensor]:
+    """ids (N, T) long and mask (N, T) bool of the responses, right-padded."""
+    T = max(1, max(len(r.ids) for r in rollouts))
+    ids, mask = torch.zeros(len(rollouts), T, dtype=torch.long), torch.zeros(len(rollouts), T, dtype=torch.bool)
+    for n, r in enumerate(rollouts):
+        ids[n, :len(r.ids)], mask[n, :len(r.ids)] = torch.tensor(r.ids, dtype=torch.long), torch.tensor(r.mask, dtype=torch.bool)
+    return ids.to(device), mask.to(device)
+
+
+def response_hidden(policy: Policy, rollouts: list[Rollout], width: int, T: int, cache: Cache | None = None) -> Tensor:
+    """Hidden states (N, T, D) that predict each response token, from one causal pass over prompt and response, padded on the right to `width`.
+
+    With a cache, whose rows self.rows the caller has set, keys and values are kept there.
+    """
+    x = torch.zeros(len(rollouts), width, dtype=torch.long)
+    for n, r in enumerate(rollouts):
+        x[n, :len(r.prompt) + len(r.ids)] = torch.tensor(r.prompt + r.ids)
+    hidden = policy.decoder(input_ids=x.to(policy.device), past_key_values=cache, use_cache=cache is not None).last_hidden_state
+    first = torch.tensor([len(r.prompt) - 1 for r in rollouts])
+    at = (first[:, None] + torch.arange(T)).clamp(max=width - 1).to(policy.device)
+    return hidden.gather(1, at[:, :, None].expand(-1, -1, hidden.shape[2]))
+
+
+def chunked_stats(policy: Policy, hidden: Tensor, ids: Tensor, temperature: float, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+    """token_stats of (M, D) hidden states, never holding more than chunk x V logits; with gradient each chunk's logits are computed again in the backward pass.
+
+    Returns: logp (M,), entropy (M,), float32. The entropy carries no gradient.
+    """
+    def stats(h, i):
+        logp, entropy = token_stats(policy.head(h), i, temperature)
+        return logp, entropy.detach()
+    run = stats if not torch.is_grad_enabled() else lambda h, i: checkpoint(stats, h, i, use_reentrant=False)
+    parts = [run(h, i) for h, i in zip(hidden.split(chunk), ids.split(chunk))]
+    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+@dataclass
+class Scored:
+    """What a pass over whole rollouts leaves: logp, entropy (N, T), 0 where mask is False; hidden (N, T, D) and the cache if they were asked for."""
+    logp: Tensor
+    entropy: Tensor
+    hidden: Tensor | None
+    cache: Cache | None
+
+
+def score_rows(policy: Policy, rollouts: list[Rollout], temperature: float, width: int, T: int, cache: Cache | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """One pass: logp, entropy (N, T) at the policy tokens, 0 elsewhere, and hidden (N, T, D). The trainer and the scoring pass both come through here."""
+    ids, mask = response_tensors(rollouts, policy.device)
+    ids, mask = F.pad(ids, (0, T - ids.shape[1])), F.pad(mask, (0, T - mask.shape[1]))
+    hidden = response_hidden(policy, rollouts, width, T, cache)
+    logp, entropy = chunked_stats(policy, hidden[mask], ids[mask], temperature)
+    zeros = torch.zeros(mask.shape, dtype=logp.dtype, device=mask.device)
+    return zeros.masked_scatter(mask, logp), zeros.masked_scatter(mask, entropy), hidden
+
+
+def padded_shape(rollouts: list[Rollout]) -> tuple[int, int]:
+    """(width, T) for a set of rollouts: prompt and response rounded up, and the longest response."""
+    return round_up(max(len(r.prompt) + len(r.ids) for r in rollouts), KEY_BLOCK), max(1, max(len(r.ids) for r in rollouts))
+
+
+@torch.no_grad()
+def score(policy: Policy, rollouts: list[Rollout], temperature: float, micro: int, keep_cache: bool = False) -> Scored:
+    """Log-probs and entropies of rollouts under the current policy, `micro` rows a pass; with keep_cache also what branches start from.
+
+    The same rollouts in the same order give the same bits as long as the weights are the same: this is what makes Omega exactly 1 before the first update.
+    """
+    width, T = padded_shape(rollouts)
+    cache = Cache(policy, len(rollouts), width) if keep_cache else None
+    parts = []
+    for start in range(0, len(rollouts), micro):
+        rows = rollouts[start:start + micro]
+        if cache is not None:
+            cache.fresh, cache.rows = True, slice(start, start + len(rows))
+        parts.append(score_rows(policy, rows, temperature, width, T, cache))
+    if cache is not None:
+        cache.fresh = False
+        cache.length[:-1] = torch.tensor([len(r.prompt) + len(r.ids) for r in rollouts])
+    logp, entropy = (torch.cat([p[k] for p in parts]) for k in (0, 1))
+    return Scored(logp, entropy, torch.cat([p[2] for p in parts]) if keep_cache else None, cache)
+
+
+# ----------------------------------------------------------------------------------------------------------------------------------------- branching
+
+@dataclass
+class Look:
+    """A mini-batch under the current policy, compared with the start of the step; all (N, T) but `scored`.
+
+    omega feeds the credit, score_omega the branching score: the same unless their half-lives differ.
+    """
+    scored: Scored
+    mask: Tensor
+    log_ratio: Tensor
+    omega: Tensor
+    score_omega: Tensor
+
+
+def look(policy: Policy, rollouts: list[Rollout], logp_old: Tensor, config: Config, keep_cache: bool) -> Look:
+    """The scoring pass under the current policy and the future value of every token (Eq. 4)."""
+    scored = score(policy, rollouts, config.temperature, config.micro, keep_cache)
+    mask = response_tensors(rollouts, policy.device)[1]
+    limit = math.log(3.0) if config.fipo_guards else math.inf
+    omega = future_value(scored.logp, logp_old, mask, config.half_life, config.decay_over, limit)
+    score_omega = future_value(scored.logp, logp_old, mask, config.score_half_life, config.decay_over)
+    return Look(scored, mask, scored.logp - logp_old, omega, score_omega)
+
+
+def branch_candidates(policy: Policy, rollout: Rollout, config: Config, T: int) -> list[bool]:
+    """Tokens where a branch may start, (T,): policy tokens with a letter, digit or symbol in them, or that open a tag; not the first, not an end of turn, and
+    with at least min_new tokens of the budget left. With branch_at="keep" also not the last token before a result or the end."""
+    ids, mask, ok = rollout.ids, rollout.mask, [False] * T
+    for t in range(1, min(len(ids), config.max_tokens - config.min_new + 1)):
+        ends_turn = config.branch_at == "keep" and (t + 1 >= len(ids) or not mask[t + 1])
+        if mask[t] and ids[t] not in policy.stop_ids and not ends_turn:
+            ok[t] = bool(policy.text[ids[t]].strip()) and (not config.exclude_punct or _has_content(policy, ids, t))
+    return ok
+
+
+def _has_content(policy: Policy, ids: list[int], t: int) -> bool:
+    """Not punctuation alone; the "<" or "</" of a tag counts as content, for which tag comes is a decision."""
+    text = policy.text[ids[t]]
+    if any(c.isalnum() or ord(c) > 127 or c in "+-*/=^%\\$" for c in text if not (c == "/" and "<" in text)):
+        return True
+    tail = "".join(policy.text[i] for i in ids[t:t + 10])
+    return any(c == "<" and tail[i + 1:].removeprefix("/").startswith(tuple(tag + ">" for tag in TAGS)) for i, c in enumerate(text))
+
+
+def branch_points(policy: Policy, rollouts: list[Rollout], now: Look, config: Config) -> tuple[list[list[int]], Tensor]:
+    """The tokens of each rollout to branch at, best first, and the branching score (N, T) that chose them.
+
+    Where neither entropy nor Omega varies the choice is uniform, from the rollout's seed.
+    """
+    entropy, mask = now.scored.entropy, now.mask
+    value = branching_score(entropy, now.score_omega, mask, config.score_clip)
+    flat = (value == 0).all(-1)
+    for n in flat.nonzero()[:, 0].tolist():
+        seed = torch.full((mask.shape[1],), mix_seed(rollouts[n].seed, 1))
+        value[n] = uniform(seed, torch.arange(mask.shape[1])).to(value)
+    allowed = torch.tensor([branch_candidates(policy, r, config, mask.shape[1]) for r in rollouts], device=mask.device)
+    preferred = both_above_average(entropy, now.score_omega, mask, config.score_clip) | flat[:, None] if config.prefer_positive else None
+    top_up = entropy if config.prefer_positive else None
+    if config.branch_pool == "rollout":
+        return choose_branch_points(value, allowed, config.branches, preferred, top_up), value
+    N, T = config.initial, mask.shape[1]                                                  # one long row per prompt
+    pool = lambda x: None if x is None else x.reshape(-1, N * T)
+    points = [[] for _ in rollouts]
+    for p, chosen in enumerate(choose_branch_points(pool(value), pool(allowed), N * config.branches, pool(preferred), pool(top_up))):
+        for place in chosen:
+            points[p * N + place // T].append(place % T)
+    return points, value
+
+
+def grow_branches(sampler: Sampler, rollouts: list[Rollout], scored: Scored, points: list[list[int]], config: Config, epoch: int = 0) -> list[Rollout]:
+    """Sample a branch from every branch point with the current policy, from the scoring pass' cache."""
+    starts = []
+    for n, (rollout, places) in enumerate(zip(rollouts, points)):
+        for k, t in enumerate(places):
+            at = t + (config.branch_at == "keep")
+            branch = rollout.fork(at, mix_seed(rollout.seed, 1 + epoch, 1 + k))
+            starts.append(Start(branch, scored.cache, n, scored.hidden[n, at]))
+    sampler.run(starts)
+    return [s.rollout for s in starts]
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------- credit and update
+
+def credit(rollouts: list[Rollout], branches: list[Rollout], omega: Tensor, ratio: Tensor, mask: Tensor, config: Config) -> Tensor:
+    """Advantage of every token of the initial rollouts, (N, T): Eq. 6 prompt by prompt, then Eq. 7."""
+    adv = torch.zeros_like(omega)
+    for group in dict.fromkeys(r.group for r in rollouts):
+        rows = [n for n, r in enumerate(rollouts) if r.group == group]
+        place = {id(rollouts[n]): k for k, n in enumerate(rows)}
+        grown = [x for x in branches if id(x.parent) in place]
+        numbers = lambda values, dtype: torch.tensor(values, dtype=dtype, device=omega.device)
+        adv[rows] = dual_group_advantage(
+            numbers([rollouts[n].reward for n in rows], torch.float64), numbers([x.reward for x in grown], torch.float64), numbers([place[id(x.parent)] for x in grown], torch.long),
+            numbers([x.fork_at for x in grown], torch.long), mask[rows], config.dual, config.std_correction).to(adv.dtype)
+    return scale_by_future(adv, omega, config.b, config.future_clip, ratio if config.fipo_guards else None)
+
+
+def update(policy: Policy, optimizer, rollouts: list[Rollout], logp_old: Tensor, adv: Tensor, mask: Tensor, config: Config, logp_ref: Tensor | None = None) -> dict:
+    """One optimiser step on the initial rollouts. However they are split into passes, the gradient is that of the whole: the normaliser is the mini-batch's.
+
+    Returns: stats of policy_loss over the whole mini-batch, "loss", and "grad_norm" before clipping.
+    """
+    width, T = padded_shape(rollouts)
+    tokens = int(mask.sum())
+    total = tokens if config.aggregate == "token-mean" else len(rollouts) * ((config.branches + 1) if config.norm == "budget" else 1)
+    sums, top = Counter(), 0.0
+    optimizer.zero_grad(set_to_none=True)
+    for start in range(0, len(rollouts), config.micro):
+        rows = slice(start, start + config.micro)
+        logp, _, _ = score_rows(policy, rollouts[rows], config.temperature, width, T)
+        loss, stats = policy_loss(logp, logp_old[rows], adv[rows], mask[rows], config.clip_low, config.clip_high, config.clip_c, config.aggregate, total,
+                                  None if logp_ref is None else logp_ref[rows], config.kl_coef, 1 if config.fipo_guards else None)
+        loss.backward()
+        share = stats.pop("tokens") / max(tokens, 1)
+        top = max(top, stats.pop("ratio_max"))
+        sums.update({name: share * value for name, value in stats.items()} | {"loss": float(loss)})
+    norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.clip_grad)
+    optimizer.step()
+    return dict(sums) | {"ratio_max": top, "grad_norm": float(norm)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------------------- one step
+
+def sample_initial(sampler: Sampler, prompts: list[list[int]], n: int, seeds: list[int], temperature: float | None = None) -> list[Rollout]:
+    """n rollouts of every prompt, prompt by prompt; each prompt is read once. seeds: one per prompt. temperature: the sampler's unless given."""
+    cache, hidden = sampler.prefill(prompts)
+    starts = [Start(Rollout(prompt, mix_seed(seeds[p], k), p), cache, p, hidden[p]) for p, prompt in enumerate(prompts) for k in range(n)]
+    sampler.run(starts, temperature)
+    return [s.rollout for s in starts]
+
+
+def split_minibatches(initial: list[Rollout], config: Config, seed: int) -> list[list[Rollout]]:
+    """Mini-batches of whole prompts, in an order drawn from the seed, once per PPO epoch. All N rollouts of a prompt stay together: they are a group."""
+    batches = []
+    for epoch in range(config.ppo_epochs):
+        order = torch.randperm(len(initial) // config.initial, generator=torch.Generator().manual_seed(mix_seed(seed, epoch))).tolist()
+        for start in range(0, len(order), config.minibatch):
+            batches.append([initial[p * config.initial + k] for p in order[start:start + config.minibatch] for k in range(config.initial)])
+    return batches
+
+
+class Clock:
+    """Seconds per phase: `with clock("sample"): ...` adds to clock.seconds["sample"]."""
+    def __init__(self):
+        self.seconds = Counter()
+
+    @contextmanager
+    def __call__(self, phase: str):
+        started = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[phase] += time.perf_counter() - started
+
+
+def grow(policy: Policy, sampler: Sampler, rollouts: list[Rollout], now: Look, reward, config: Config, epoch: int = 0) -> tuple[list[Rollout], Tensor]:
+    """Choose branch points, sample their branches and reward them: (branches, branching score (N, T))."""
+    points, value = branch_points(policy, rollouts, now, config)
+    branches = grow_branches(sampler, rollouts, now.scored, points, config, epoch)
+    for branch in branches:
+        branch.reward = reward(branch, branch.group)
+    return branches, value
+
+
+def step(policy: Policy, optimizer, sampler: Sampler, prompts: list[list[int]], seeds: list[int], reward, config: Config, order_seed: int, reference: Policy | None = None) -> tuple[dict, list[Rollout]]:
+    """One step of APPO: initial rollouts of all prompts, then an update per mini-batch of prompts, each with branches drawn from the policy as it is then.
+
+    Args:    prompts: token ids; their number is a multiple of config.minibatch. seeds: one integer per prompt: mix_seed(run seed, step, prompt index).
+             reward: function of (rollout, index of the prompt) -> float. order_seed: decides which prompts share a mini-batch.
+             reference: the frozen model of the KL term, needed if config.kl_coef > 0.
+    Returns: (metrics, rollouts): one number per name, defined in the README; all initial rollouts, then all branches.
+    """
+    clock, sampler.count = Clock(), Counter()
+    with clock("sample"):
+        initial = sample_initial(sampler, prompts, config.initial, seeds)
+        for r in initial:
+            r.reward = reward(r, r.group)
+    batches = split_minibatches(initial, config, order_seed)
+    with clock("score"):
+        old = [score(policy, rows, config.temperature, config.micro).logp for rows in batches]
+        ref = [score(reference, rows, config.temperature, config.micro).logp if config.kl_coef else None for rows in batches]
+    early, branches, log = [], [], []
+    if config.branch_when == "step":
+        with clock("branch"):
+            early = [grow(policy, sampler, rows, look(policy, rows, logp, config, True), reward, config) for rows, logp in zip(batches, old)]
+    for i, (rows, logp_old) in enumerate(zip(batches, old)):
+        with clock("score"):
+            now = look(policy, rows, logp_old, config, keep_cache=not early)
+        with clock("branch"):
+            grown, value = early[i] if early else grow(policy, sampler, rows, now, reward, config, i * config.ppo_epochs // len(batches))
+        adv = credit(rows, grown, now.omega, now.log_ratio.exp(), now.mask, config)
+        with clock("update"):
+            stats = update(policy, optimizer, rows, logp_old, adv, now.mask, config, ref[i])
+        for n, r in enumerate(rows):
+            r.notes = {name: x[n, :len(r.ids)] for name, x in (("logp_old", logp_old), ("future_value", now.omega), ("branching_score", value), ("advantage", adv))}
+        branches += grown
+        log.append(stats | watch(now, logp_old, rows, config))
+    return summarise(initial, branches, log, sampler, clock, config), initial + branches
+
+
+def watch(now: Look, logp_old: Tensor, rollouts: list[Rollout], config: Config) -> dict:
+    """Numbers of one mini-batch before its update: means over its policy tokens, or over its rollouts for `degenerate`."""
+    mask = now.mask
+    omega = now.omega[mask]
+    sampled = torch.tensor([x for r in rollouts for x, own in zip(r.logp, r.mask) if own], device=mask.device)
+    return {"entropy": float(now.scored.entropy[mask].mean()), "omega": float(omega.mean()), "omega_std": float(omega.std(correction=0)), "omega_max": float(omega.max()),
+            "drift": float(now.log_ratio[mask].abs().mean()), "degenerate": float(omega_is_constant(now.score_omega, mask, config.score_clip).float().mean()),
+            "sampler_gap": float((sampled - logp_old[mask]).abs().max()), "trained": len(omega)}
+
+
+def summarise(initial: list[Rollout], branches: list[Rollout], log: list[dict], sampler: Sampler, clock: Clock, config: Config) -> dict:
+    """The numbers of one step; each is defined in the README."""
+    mean = lambda values: sum(values) / len(values) if len(values) else 0.0
+    groups = [[r.reward for r in initial[k:k + config.initial]] for k in range(0, len(initial), config.initial)]
+    calls = [c for r in initial for c in r.calls] + [c for r in branches for c in r.calls if c.start > r.fork_at]
+    count = sampler.count
+    unique = sum(len(r.prompt) for r in initial[::config.initial]) + sum(len(r.ids) for r in initial) + sum(len(r.ids) - r.fork_at for r in branches)
+    numbers = {
+        "reward": mean([r.reward for r in initial]), "reward_std": mean([torch.tensor(g).std(correction=0).item() for g in groups]), "reward_branch": mean([r.reward for r in branches]),
+        "zero_std": mean([max(g) == min(g) for g in groups]), "format_errors": mean([r.reward < 0 for r in initial]), "truncated": mean([r.truncated for r in initial]),
+        "length": mean([len(r.ids) for r in initial]), "calls": mean([len(r.calls) for r in initial]),
+        "branches": len(branches), "fork_depth": mean([x.fork_at / len(x.parent.ids) for x in branches]),
+        "degenerate_first": log[0]["degenerate"], "degenerate_later": mean([entry["degenerate"] for entry in log[1:]]),
+        "tokens_sampled": count["sampled"], "tokens_trained": sum(entry.pop("trained") for entry in log), "optimizer_steps": len(log),
+        "tokens_computed": count["computed"], "tokens_unique": unique, "computed_per_unique": count["computed"] / unique, "occupancy": count["useful_row_steps"] / max(count["row_steps"], 1)}
+    numbers |= {f"tool_{status}": mean([c.status == status for c in calls]) for status in STATUSES}
+    numbers |= {name: (max if name.endswith(("_max", "_gap")) else mean)([entry[name] for entry in log]) for name in log[0]}
+    return numbers | {f"seconds_{phase}": seconds for phase, seconds in clock.seconds.items()}

@@ -1,0 +1,372 @@
+"""Train an agent with APPO: flags, data, cold start, the loop, evaluation, checkpoints, the log.
+
+    python train.py                                             the laptop run: bundled world, tiny model, minutes
+    python train.py --model M --data F --corpus C --out DIR     a Hugging Face model on real questions with Python and search
+
+Settings come from, each overriding the one before: the paper's defaults, --preset, --algo, --config, flags. Without --model and --config the laptop run's
+configs/laptop.json is taken. A run whose folder holds a complete checkpoint goes on from it.
+"""
+import argparse
+import copy
+import dataclasses
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from tqdm import tqdm
+from transformers import AutoConfig, AutoTokenizer
+
+import appo
+from appo import ALGOS, PRESETS, Config, Policy, Rollout, Sampler, encode_prompt, mix_seed, option
+from data.world.prepare import MODES, prepare
+from eval import REWARDS, Question, evaluate, load_questions, reward
+from tools import open_tools
+
+HERE = Path(__file__).parent
+LAPTOP = HERE / "configs" / "laptop.json"
+
+
+@dataclass(frozen=True)
+class Run(Config):
+    """A run's settings: those of the method (appo.Config) and these."""
+    out: str = option("runs/laptop", "folder of the run; goes on from the newest complete checkpoint in it")
+    model: str = option("", "Hugging Face model folder or name; empty: the bundled world's tiny model")
+    data: str = option("", "training questions, .jsonl or .parquet; empty: the bundled world's")
+    eval_data: str = option("", "held-out questions; empty: the bundled world's, none with another model")
+    cold_start: str = option("", "worked examples to imitate first, .jsonl rows with \"messages\"; empty: the bundled world's, none with another model")
+    world: str = option("easy", "bundled world, made at first use", choices=tuple(MODES))
+    tools: str = option("python,search", "tools of the agent, comma-separated: python, search")
+    corpus: str = option("", "what search searches: .jsonl, a .json search cache or a folder; empty: the bundled world's")
+    topk: int = option(3, "documents per search", 1)
+    tool_timeout: float = option(5.0, "seconds per python call", 0.01)
+    sandbox: str = option("best-effort", "what confines model code; require refuses to run without a kernel-enforced jail", choices=("require", "best-effort", "off"))
+    reward: str = option("auto", "what is trained on: math or F1 by task, one of them, or the released code's", choices=REWARDS)
+    steps: int = option(156, "steps in all, resumed ones included (paper: 2 epochs of 78)", 0)
+    seed: int = option(0, "of everything: world, order, sampling", 0)
+    lr: float = option(1e-6, "AdamW learning rate, constant (paper: not stated, released code 1e-6)", 0)
+    weight_decay: float = option(0.01, "AdamW weight decay", 0)
+    cold_steps: int = option(0, "cold start: optimizer steps; 0: one pass over the file", 0)
+    cold_batch: int = option(8, "cold start: examples per step", 1)
+    cold_lr: float = option(7e-6, "cold start: peak learning rate, decays to 0 (paper 7e-6)", 0)
+    cold_optimizer: str = option("adamw", "cold start: AdamW, or Muon for the matrices of a model trained from nothing", choices=("adamw", "muon"))
+    max_prompt: int = option(2048, "longest prompt, tokens; a longer one is an error", 1)
+    rows: int = option(64, "rows decoded at once: memory and speed", 1)
+    chunk: int = option(64, "tokens per row and call when prompts and tool results are read", 1)
+    eval_questions: int = option(200, "held-out questions per evaluation, the first of the file; 0: none", 0)
+    eval_samples: int = option(1, "samples per held-out question", 1)
+    eval_every: int = option(0, "steps between evaluations; 0: before and after training only", 0)
+    save_every: int = option(50, "steps between checkpoints; the last step is always saved", 1)
+    log_trees: int = option(1, "prompts per step whose whole tree goes to rollouts.jsonl", 0)
+    show: int = option(0, "branch points printed per step", 0)
+    device: str = option("cpu", "cpu or cuda")
+    threads: int = option(0, "CPU threads; 0: PyTorch's choice", 0)
+    preset: str = option("paper", "the paper's arithmetic or the released code's", choices=tuple(PRESETS))
+    algo: str = option("appo", "appo, or grpo: no branches, b = 0", choices=tuple(ALGOS))
+
+
+# -------------------------------------------------------------------------------------------------------------------------------------------- settings
+
+def read_settings(argv: list[str]) -> Run:
+    """Flags and files to one checked Run. Raises ValueError with the flag, key or file at fault; argparse exits for an unknown flag."""
+    parser = argparse.ArgumentParser(description="Train an agent with APPO.", allow_abbrev=False)
+    parser.add_argument("--config", help="JSON file of settings, keys as the flags; an unknown key fails (default configs/laptop.json if there is no --model)")
+    for f in dataclasses.fields(Run):
+        kind = dict(nargs=2, type=float) if f.type == tuple[float, float] else dict(type=boolean if f.type is bool else f.type, choices=f.metadata["choices"])
+        parser.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=f"{f.metadata['help']} (default {f.default})".replace("%", "%%"), **kind)
+    flags = vars(parser.parse_args(argv))
+    config = flags.pop("config")
+    file = read_config(config) if config else read_config(LAPTOP) if not flags.get("model") else {}
+    named = {"preset": "paper", "algo": "appo"} | {k: v for k, v in (file | flags).items() if k in ("preset", "algo")}
+    for name, known in (("preset", PRESETS), ("algo", ALGOS)):
+        if named[name] not in known:
+            raise ValueError(f"--{name} must be one of {', '.join(known)}, got {named[name]!r}")
+    settings = PRESETS[named["preset"]] | file | ALGOS[named["algo"]] | flags
+    return Run(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+
+
+def read_config(path) -> dict:
+    """A JSON object of settings whose keys are flags and whose values have their types."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--config {path} does not exist")
+    try:
+        config = json.loads(Path(path).read_text())
+    except ValueError as problem:
+        raise ValueError(f"--config {path} is not JSON: {problem}") from None
+    known = {f.name: f.type for f in dataclasses.fields(Run)}
+    unknown = sorted(set(config) - set(known))
+    if unknown:
+        raise ValueError(f"--config {path}: unknown key {unknown[0]!r}; `python train.py --help` lists them all")
+    for name, value in config.items():
+        right = {float: (int, float), int: int, bool: bool, str: str}.get(known[name], list)
+        if not isinstance(value, right) or (isinstance(value, bool) and known[name] is not bool):
+            raise ValueError(f"--config {path}: {name} must be {getattr(known[name], '__name__', known[name])}, got {value!r}")
+    return config
+
+
+def boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
+    return text.lower() == "true"
+
+
+def with_world(run: Run) -> Run:
+    """Fill what is empty from the bundled world, which is made if it is not there yet."""
+    if run.model and run.data:
+        return run
+    if run.model or run.data:
+        raise ValueError("--model and --data go together; without both, the bundled world is used")
+    folder = HERE / "data" / "world" / f"{run.world}-{run.seed}"
+    if not (folder / "model" / "config.json").exists():
+        print(f"making the bundled world in {folder} ...", flush=True)
+        prepare(MODES[run.world], run.seed, folder)
+    mine = dict(model=folder / "model", data=folder / "train.jsonl", eval_data=folder / "test.jsonl", cold_start=folder / "traces.jsonl", corpus=folder / "corpus.jsonl")
+    return dataclasses.replace(run, **{name: str(path) for name, path in mine.items() if not getattr(run, name)})
+
+
+def read_data(run: Run, path: str, tokenizer) -> tuple[list[Question], list[list[int]]]:
+    """Questions and their prompts as ids. ValueError naming the row if a prompt is longer than --max_prompt."""
+    questions = load_questions(path)
+    prompts = [encode_prompt(tokenizer, q.messages) for q in questions]
+    for q, prompt in zip(questions, prompts):
+        if len(prompt) > run.max_prompt:
+            raise ValueError(f"{path}, row {q.meta['row']}: the prompt has {len(prompt)} tokens, --max_prompt is {run.max_prompt}")
+    repaired = sum(q.meta["repaired"] for q in questions)
+    if repaired:
+        print(f"{path}: repaired the backspace in \\boxed in {repaired} of {len(questions)} prompts")
+    return questions, prompts
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------------ cold start
+
+def read_examples(path: str, policy: Policy) -> list[tuple[list[int], list[bool]]]:
+    """Worked examples as (ids, mask): the last assistant message is to be imitated, but for its tool results. ValueError naming the row that is none."""
+    examples = []
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                *before, last = json.loads(line)["messages"]
+                if last["role"] != "assistant":
+                    raise ValueError("the last message is not the assistant's")
+                examples.append(encode_example(policy, before, last["content"]))
+            except (ValueError, KeyError, TypeError) as problem:
+                raise ValueError(f"--cold_start {path}, row {number}: {problem!r}; a row is {{\"messages\": [..., {{\"role\": \"assistant\", \"content\": ...}}]}}") from None
+    return examples
+
+
+def encode_example(policy: Policy, before: list[dict], response: str) -> tuple[list[int], list[bool]]:
+    """Ids as a rollout would have them: results encoded apart and not imitated, the end of turn imitated."""
+    ids = encode_prompt(policy.tokenizer, before)
+    mask = [False] * len(ids)
+    for k, part in enumerate(re.split(r" ?<result>\n?(.*?)\n?</result>", response, flags=re.DOTALL)):
+        new = policy.encode_result(part, sys.maxsize) if k % 2 else policy.tokenizer(part, add_special_tokens=False).input_ids
+        ids, mask = ids + new, mask + [k % 2 == 0] * len(new)
+    return ids + [policy.tokenizer.eos_token_id], mask + [True]
+
+
+def cold_start(policy: Policy, run: Run, progress: bool = True) -> float:
+    """Imitate the examples in the file's order, once unless --cold_steps says otherwise; the learning rate falls linearly to 0. Returns the last loss, nats per token."""
+    examples = read_examples(run.cold_start, policy)
+    steps = run.cold_steps or -(-len(examples) // run.cold_batch)
+    optimizers = cold_optimizers(policy.model, run)
+    peaks = [[g["lr"] for g in o.param_groups] for o in optimizers]
+    bar = tqdm(range(steps), desc="cold start", disable=not progress, mininterval=1)
+    for i in bar:
+        batch = [examples[(i * run.cold_batch + k) % len(examples)] for k in range(run.cold_batch)]
+        for o, peak in zip(optimizers, peaks):
+            for g, lr in zip(o.param_groups, peak):
+                g["lr"] = lr * (1 - i / steps)
+        loss = imitation_loss(policy, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.model.parameters(), run.clip_grad)
+        for o in optimizers:
+            o.step()
+            o.zero_grad(set_to_none=True)
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    return float(loss)
+
+
+def imitation_loss(policy: Policy, batch: list[tuple[list[int], list[bool]]]) -> torch.Tensor:
+    """Mean negative log-prob of the tokens to imitate."""
+    rollouts = [Rollout(ids[:1], 0, ids=ids[1:], mask=mask[1:]) for ids, mask in batch]
+    logp, _, _ = appo.score_rows(policy, rollouts, 1.0, *appo.padded_shape(rollouts))
+    return -logp.sum() / sum(sum(r.mask) for r in rollouts)
+
+
+def cold_optimizers(model, run: Run) -> list:
+    if run.cold_optimizer == "adamw":
+        return [torch.optim.AdamW(model.parameters(), lr=run.cold_lr, weight_decay=0.1, betas=(0.9, 0.98))]
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
+    inside = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in inside]
+    return [torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.0), torch.optim.AdamW(others, lr=run.cold_lr, betas=(0.9, 0.98), weight_decay=0.0)]
+
+
+# ----------------------------------------------------------------------------------------------------------------------------------------- checkpoints
+
+def save(run: Run, policy: Policy, optimizer, step: int) -> None:
+    """A Hugging Face checkpoint with the trainer's state, written aside and renamed; then `latest` names it."""
+    folder = Path(run.out) / f"step_{step:06d}"
+    aside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    policy.model.save_pretrained(aside)
+    policy.tokenizer.save_pretrained(aside)
+    torch.save({"step": step, "optimizer": optimizer.state_dict()}, aside / "trainer.pt")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(aside, folder)
+    marker = Path(run.out) / "latest.tmp"
+    marker.write_text(folder.name)
+    os.replace(marker, Path(run.out) / "latest")
+
+
+def newest(run: Run) -> Path | None:
+    """Folder of the newest complete checkpoint of this run, if any."""
+    marker = Path(run.out) / "latest"
+    return Path(run.out) / marker.read_text().strip() if marker.exists() else None
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------------------ log
+
+class Log:
+    """metrics.jsonl and rollouts.jsonl of a run, flushed line by line; on resume the lines of steps not yet done are dropped."""
+
+    def __init__(self, run: Run, done: int):
+        self.folder = Path(run.out)
+        self.files = {}
+        for name in ("metrics", "rollouts"):
+            path = self.folder / f"{name}.jsonl"
+            kept = [line for line in path.read_text().splitlines(True) if json.loads(line)["step"] <= done] if path.exists() else []
+            path.write_text("".join(kept))
+            self.files[name] = open(path, "a", buffering=1)
+
+    def write(self, name: str, row: dict) -> None:
+        self.files[name].write(json.dumps(row) + "\n")
+
+
+def tree_rows(policy: Policy, step: int, rollouts: list[Rollout], groups: int) -> list[dict]:
+    """The whole trees of the first prompts, a row per rollout, as rollouts.jsonl holds them. parent: index of the row in its tree."""
+    rows = []
+    for group in range(groups):
+        tree = [r for r in rollouts if r.group == group]
+        place = {id(r): k for k, r in enumerate(tree)}
+        for r in tree:
+            notes = {name: [round(x, 6) for x in values.tolist()] for name, values in r.notes.items()}
+            rows.append({"step": step, "group": group, "index": place[id(r)], "parent": place.get(id(r.parent)), "fork_at": r.fork_at, "reward": r.reward, "finish": r.finish, "prompt": policy.decode(r.prompt),
+                         "ids": r.ids, "pieces": [policy.text[i] for i in r.ids], "mask": r.mask, "logp": [round(x, 6) for x in r.logp], "entropy": [round(x, 6) for x in r.entropy], **notes,
+                         "calls": [dataclasses.asdict(c) for c in r.calls]})
+    return rows
+
+
+def branch_lines(policy: Policy, rollouts: list[Rollout], count: int) -> list[str]:
+    """The first branch points in words: where, the token, its numbers, and what came of it."""
+    lines = []
+    for x in [r for r in rollouts if r.parent is not None][:count]:
+        p, t = x.parent, min(x.fork_at, len(x.parent.ids) - 1)
+        lines.append(f"  branch at token {t} of {len(p.ids)}: {policy.decode(p.ids[max(0, t - 6):t])!r} -> {policy.text[p.ids[t]]!r}, resampled {policy.text[x.ids[t]] if t < len(x.ids) else ''!r}"
+                     f" | entropy {p.entropy[t]:.3f} Omega {p.notes['future_value'][t]:.4f} score {p.notes['branching_score'][t]:+.2f} | reward {p.reward:g} -> {x.reward:g}")
+    return lines
+
+
+# ----------------------------------------------------------------------------------------------------------------------------------------------- main
+
+def prepare_run(run: Run):
+    """Everything that can be wrong without a model, checked; then the model. Returns what the loop needs."""
+    for name in ("data", "eval_data", "cold_start"):
+        if getattr(run, name) and not Path(getattr(run, name)).is_file():
+            raise FileNotFoundError(f"--{name} {getattr(run, name)} does not exist")
+    appo.check_config(AutoConfig.from_pretrained(run.model), run.model)
+    tokenizer = AutoTokenizer.from_pretrained(run.model)
+    train = read_data(run, run.data, tokenizer)
+    if len(train[0]) < run.prompts:
+        raise ValueError(f"--data {run.data} holds {len(train[0])} questions, fewer than --prompts {run.prompts}")
+    test = read_data(run, run.eval_data, tokenizer) if run.eval_data and run.eval_questions else ([], [])
+    tools = open_tools(run.tools, run.corpus, run.topk, run.tool_timeout, run.sandbox)
+    policy = Policy.load(str(newest(run) or run.model), device=run.device)
+    sampler = Sampler(policy, tools, run.rows, run.max_prompt if run.model else 0, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk)
+    return policy, sampler, train, tuple(part[:run.eval_questions] for part in test)
+
+
+def report(run: Run, sampler: Sampler, test, log: Log, step: int) -> dict:
+    """Evaluate on the held-out questions, sampled and greedy; print, log and store the results."""
+    sampled = evaluate(sampler, *test, run.eval_samples, mix_seed(run.seed, 2))
+    greedy = evaluate(sampler, *test, 1, 0, temperature=0)
+    numbers = {f"eval_{name}": value for name, value in sampled["numbers"].items()} | {"eval_greedy": greedy["numbers"]["avg@1"]}
+    log.write("metrics", {"step": step} | numbers)
+    (Path(run.out) / f"eval_{step:06d}.json").write_text(json.dumps(sampled | {"model": run.model, "data": run.eval_data, "step": step}))
+    tqdm.write(f"step {step}: held-out accuracy {numbers[f'eval_avg@{run.eval_samples}']:.3f} sampled, {numbers['eval_greedy']:.3f} greedy, "
+               f"format errors {numbers['eval_format_errors']:.3f}, {numbers['eval_calls']:.2f} calls per question ({len(test[0])} questions x {run.eval_samples})")
+    return numbers
+
+
+def batch_of(run: Run, step: int, size: int) -> list[int]:
+    """Indices of the questions of a step: every epoch is a permutation drawn from the seed, so a resumed run sees the same questions."""
+    picked = []
+    for place in range(step * run.prompts, (step + 1) * run.prompts):
+        epoch = place // size
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(mix_seed(run.seed, 1, epoch)))
+        picked.append(int(order[place % size]))
+    return picked
+
+
+def train_loop(run: Run, policy: Policy, sampler: Sampler, optimizer, reference, train, test, log: Log, done: int) -> None:
+    questions, prompts = train
+    bar = tqdm(range(done, run.steps), initial=done, total=run.steps, desc="APPO" if run.branches else "GRPO")
+    for step in bar:
+        started, picked = time.perf_counter(), batch_of(run, step, len(questions))
+        judge = lambda r, i: reward(r, questions[picked[i]].answers, run.reward, questions[picked[i]].task)
+        seeds = [mix_seed(run.seed, 0, step, i) for i in range(run.prompts)]
+        metrics, rollouts = appo.step(policy, optimizer, sampler, [prompts[i] for i in picked], seeds, judge, run, mix_seed(run.seed, 3, step), reference)
+        metrics["seconds"] = time.perf_counter() - started
+        log.write("metrics", {"step": step + 1} | metrics)
+        for row in tree_rows(policy, step + 1, rollouts, min(run.log_trees, run.prompts)):
+            log.write("rollouts", row)
+        for line in branch_lines(policy, rollouts, run.show):
+            tqdm.write(line)
+        bar.set_postfix(reward=f"{metrics['reward']:.2f}", entropy=f"{metrics['entropy']:.2f}", length=f"{metrics['length']:.0f}", truncated=f"{metrics['truncated']:.2f}", degenerate=f"{metrics['degenerate']:.2f}",
+                        sampled=metrics["tokens_sampled"], trained=metrics["tokens_trained"], refresh=False)
+        last = step + 1 == run.steps
+        if last or (step + 1) % run.save_every == 0:
+            save(run, policy, optimizer, step + 1)
+        if test[0] and (last or (run.eval_every and (step + 1) % run.eval_every == 0)):
+            report(run, sampler, test, log, step + 1)
+
+
+def main(argv: list[str]) -> None:
+    transformers.utils.logging.disable_progress_bar()
+    run = with_world(read_settings(argv))
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    policy, sampler, train, test = prepare_run(run)
+    checkpoint = newest(run)
+    Path(run.out).mkdir(parents=True, exist_ok=True)
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    (Path(run.out) / "config.json").write_text(json.dumps(dataclasses.asdict(run) | {"versions": versions}, indent=2))
+    print(f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.b}, {run.prompts} prompts a step, {run.minibatch} an update; {len(train[0])} questions, "
+          f"{sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f} M parameters on {run.device}, python sandbox {run.sandbox}", flush=True)
+    state = torch.load(checkpoint / "trainer.pt", weights_only=True) if checkpoint else {"step": 0}
+    log = Log(run, state["step"])
+    if checkpoint:
+        print(f"going on from {checkpoint}")
+    elif run.cold_start:
+        cold_start(policy, run)
+    reference = Policy(copy.deepcopy(policy.model), policy.tokenizer) if run.kl_coef else None
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay)
+    if checkpoint:
+        optimizer.load_state_dict(state["optimizer"])
+    elif test[0]:
+        report(run, sampler, test, log, 0)
+    train_loop(run, policy, sampler, optimizer, reference, train, test, log, state["step"])
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (ValueError, FileNotFoundError) as problem:
+        sys.exit(f"train.py: {problem}")
