@@ -121,7 +121,8 @@ def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, mask: Tensor, clip_
         value = (loss.sum(-1) / rows.clamp(min=1)).sum() / (len(mask) if total is None else total)
     else:
         value = loss.sum() / max(tokens if total is None else total, 1)
-    mean = lambda x: float(torch.where(mask, x.detach().float(), 0.0).sum()) / max(tokens, 1)
+    ratio, log_ratio, kl = ratio.detach(), log_ratio.detach(), kl.detach()
+    mean = lambda x: float(torch.where(mask, x.float(), 0.0).sum()) / max(tokens, 1)
     return value, {"tokens": tokens, "ratio": mean(ratio), "ratio_max": float(torch.where(mask, ratio, 0.0).max()) if tokens else 0.0,
                    "clip_low": mean((A < 0) & (ratio < 1 - clip_low)), "clip_high": mean((A > 0) & (ratio > 1 + clip_high)), "clip_dual": mean(dual),
                    "kl_old": mean(ratio - 1 - log_ratio), "kl_ref": mean(kl), "adv_abs": mean(A.abs())}

@@ -503,7 +503,7 @@ class Sampler:
     def _call(self, name: str, argument: str | None) -> ToolResult:
         """Run a tool, in a thread of the pool."""
         if argument is None:
-            return ToolResult("error", f"Error: </{name}> without <{name}> before it", 0.0)
+            return ToolResult("error", f"Error: a closing {name} tag without an opening one", 0.0)
         if name not in self.tools:
             return ToolResult("error", f"Error: there is no {name} tool here", 0.0)
         return self.tools[name].run(argument)
@@ -741,7 +741,7 @@ def update(policy: Policy, optimizer, rollouts: list[Rollout], logp_old: Tensor,
         loss.backward()
         share = stats.pop("tokens") / max(tokens, 1)
         top = max(top, stats.pop("ratio_max"))
-        sums.update({name: share * value for name, value in stats.items()} | {"loss": float(loss)})
+        sums.update({name: share * value for name, value in stats.items()} | {"loss": loss.item()})
     norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.clip_grad)
     optimizer.step()
     return dict(sums) | {"ratio_max": top, "grad_norm": float(norm)}

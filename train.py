@@ -190,7 +190,7 @@ def cold_start(policy: Policy, run: Run, progress: bool = True) -> float:
             o.step()
             o.zero_grad(set_to_none=True)
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    return float(loss)
+    return loss.item()
 
 
 def imitation_loss(policy: Policy, batch: list[tuple[list[int], list[bool]]]) -> torch.Tensor:
@@ -356,12 +356,14 @@ def main(argv: list[str]) -> None:
         print(f"going on from {checkpoint}")
     elif run.cold_start:
         cold_start(policy, run)
-    reference = Policy(copy.deepcopy(policy.model), policy.tokenizer) if run.kl_coef else None
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay)
+    reference = Policy(copy.deepcopy(policy.model), policy.tokenizer) if run.kl_coef else None
     if checkpoint:
         optimizer.load_state_dict(state["optimizer"])
-    elif test[0]:
-        report(run, sampler, test, log, 0)
+    else:
+        save(run, policy, optimizer, 0)
+        if test[0]:
+            report(run, sampler, test, log, 0)
     train_loop(run, policy, sampler, optimizer, reference, train, test, log, state["step"])
 
 

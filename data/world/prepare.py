@@ -105,7 +105,7 @@ def build_tokenizer(first: list[str], second: list[str]):
     import tiktoken
     from tiktoken._educational import bpe_train
     plain = WORDS + RELATIONS + ATTRIBUTES + VERSIONS + tuple(OPERATORS) + EIGHT_OPENERS
-    words = sorted({f" {w}" for w in plain} | set(WORDS[:6]) | set(ATTRIBUTES + VERSIONS) | {f" {s}" for s in first} | set(second) | {str(n) for n in range(100)} | {f" {n}" for n in range(100)})
+    words = sorted({f" {w}" for w in (*plain, *OPERATORS.values(), "\\")} | set(WORDS[:6]) | set(ATTRIBUTES + VERSIONS) | {f" {s}" for s in first} | set(second) | {str(n) for n in range(100)} | {f" {n}" for n in range(100)})
     text = "\0".join(words)                             # a zero byte stays alone and merges with nothing
     low, high = 256 + len(words) - 10, 256 + 3 * len(words)
     while low < high:                                   # the smallest vocabulary that holds every word whole; too large a one has no pair left to merge

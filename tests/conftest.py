@@ -1,0 +1,67 @@
+"""Shared parts: a small bundled world, an agent cold-started in it, and untrained models of three families with its tokenizer."""
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+transformers.utils.logging.disable_progress_bar()
+torch.set_num_threads(1)        # tiny matrices; two busy threads would only wait for each other
+
+import appo
+import train
+from data.world.prepare import Mode, prepare
+from tools import open_tools
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Folder of a bundled world with fewer traces than usual."""
+    return prepare(Mode(questions=200, tests=40, traces=2000, copies=800), 7, tmp_path_factory.mktemp("world") / "easy-7")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(world):
+    return transformers.AutoTokenizer.from_pretrained(world / "model")
+
+
+@pytest.fixture(scope="session")
+def tools(world):
+    opened = open_tools("python,search", str(world / "corpus.jsonl"), 1, 5.0, "best-effort")
+    yield opened
+    for tool in opened.values():
+        tool.close()
+
+
+@pytest.fixture(scope="session")
+def agent_folder(world, tmp_path_factory):
+    """A checkpoint that uses its tools: the bundled model after a short cold start."""
+    policy = appo.Policy.load(str(world / "model"))
+    run = dataclasses.replace(train.read_settings([]), model=str(world / "model"), cold_start=str(world / "traces.jsonl"))
+    assert train.cold_start(policy, run, progress=False) < 0.5
+    folder = tmp_path_factory.mktemp("agent") / "model"
+    policy.model.save_pretrained(folder), policy.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def agent(agent_folder):
+    return appo.Policy.load(str(agent_folder))
+
+
+@pytest.fixture(scope="session")
+def prompts(world, tokenizer):
+    from eval import load_questions
+    return [appo.encode_prompt(tokenizer, q.messages) for q in load_questions(str(world / "train.jsonl"))]
+
+
+def untrained(family: str, tokenizer, seed: int = 0, **changes):
+    """A randomly initialised model of 3 layers with grouped queries; large initial weights, so that greedy decoding has something to decide."""
+    names = dict(llama=("LlamaConfig", "LlamaForCausalLM"), qwen2=("Qwen2Config", "Qwen2ForCausalLM"), qwen3=("Qwen3Config", "Qwen3ForCausalLM"))[family]
+    config = getattr(transformers, names[0])(**dict(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=128, max_position_embeddings=4096,
+                                                    tie_word_embeddings=False, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.1) | changes)
+    torch.manual_seed(seed)
+    return getattr(transformers, names[1])(config)
