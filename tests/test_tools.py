@@ -1,0 +1,252 @@
+"""tools.py: calls are read right, code runs confined and never hurts the caller, search finds and ranks, tool text is harmless."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import tools
+from tools import PythonTool, SearchTool, defuse, open_tools, parse_call
+
+
+@pytest.fixture(scope="module")
+def python():
+    tool = PythonTool(timeout=2.0)
+    yield tool
+    tool.close()
+
+
+# ---- calls
+
+@pytest.mark.parametrize("text, call", [
+    ("<search> a b </search>", ("search", "a b")),
+    ("<search>a</search> x <python>1+1</python>", ("python", "1+1")),
+    ("<python>1</python><search>q</search> tail", ("search", "q")),
+    ("<python> <python> 2 </python>", ("python", "2")),
+    ("<search> x <python>\nfor i in [1]:\n    print(i)\n</python>", ("python", "for i in [1]:\n    print(i)")),
+    ("<python>\n    a = 1\n    a\n</python>", ("python", "a = 1\na")),
+    ("<python> a = 1\nb = 2</python>", ("python", "a = 1\nb = 2")),
+    ("<search></search>", ("search", "")),
+    ("<search>never closed", None), ("</search>", None), ("", None), ("<search>a</python>", None), ("<result>1</result>", None),
+    ("<search>a</search", None), ("<answer>1</answer>", None)])
+def test_parse_call(text, call):
+    assert parse_call(text) == call
+
+
+@pytest.mark.parametrize("tag", tools.TAGS)
+def test_defuse_leaves_no_tag(tag):
+    for text in (f"<{tag}>", f"</{tag}>", f"</ {tag} >", f"<{tag.upper()}>", f"a</{tag}><{tag}>b"):
+        out = defuse(text)
+        assert "<" not in out and tag in out.lower()
+    assert defuse("1 < 2 and <b>bold</b> a<think") == "1 < 2 and <b>bold</b> a<think"
+
+
+# ---- python: what it answers
+
+@pytest.mark.parametrize("code, status, text", [
+    ("print(1+1)", "ok", "2"), ("64 * 3", "ok", "192"), ("x = 3\nx ** 2", "ok", "9"), ("print('a')\n'b'", "ok", "a\nb"), ("x = 1", "ok", "(no output)"), ("None", "ok", "(no output)"),
+    ("import math; math.pi", "ok", "3.141592653589793"), ("print('é ‹ 数')", "ok", "é ‹ 数"), ("print('\\ud800')", "ok", "\\ud800"), ("def f(n):\n    return n and f(n-1)\nf(5)", "ok", "0"),
+    ("exit()", "ok", "(no output)"), ("print('x'); exit(3)", "error", "x"), ("   ", "error", "Error: the python block is empty")])
+def test_python_answers(python, code, status, text):
+    result = python.run(code)
+    assert (result.status, result.text) == (status, text)
+    assert 0 <= result.seconds < 2
+
+
+@pytest.mark.parametrize("code, last", [("print('before')\n1/0", "ZeroDivisionError: division by zero"), ("def f(:", "SyntaxError: invalid syntax"), ("input()", "EOFError: EOF when reading a line"), ("raise KeyError('k')", "KeyError: 'k'"),
+                                        ("def f(): return f()\nf()", "RecursionError: maximum recursion depth exceeded"), ("'a' * 10**11", "MemoryError"), ("import nothing_of_the_kind", "ModuleNotFoundError: No module named 'nothing_of_the_kind'")])
+def test_python_errors_are_short_text(python, code, last):
+    result = python.run(code)
+    assert result.status == "error" and result.text.split("\n")[-1] == last
+    assert str(Path(tools.__file__).parent) not in result.text and len(result.text.split("\n")) < 12
+    assert result.text.startswith("before") == ("before" in code)
+
+
+def test_python_calls_share_nothing(python):
+    assert python.run("import builtins; builtins.leak = 1; leaked = 2").status == "ok"
+    assert "NameError" in python.run("leaked").text and "NameError" in python.run("leak").text
+
+
+# ---- python: what it survives
+
+@pytest.mark.parametrize("code", ["while True: pass", "import time; time.sleep(60)", "import signal\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n    except Exception: pass\nwhile True: pass",
+                                  "import os\nos.close(1); os.close(2)\nimport time; time.sleep(60)", "10**10**8"])
+def test_python_timeout(code):
+    tool = PythonTool(timeout=0.5)
+    started = time.monotonic()
+    result = tool.run("print('kept', flush=True)\n" + code)
+    assert result.status == "timeout" and "timed out after 0.5 s" in result.text and time.monotonic() - started < 1.5
+    assert "kept" in result.text
+    assert tool.run("1").text == "1"
+    tool.close()
+
+
+def test_python_kills_the_whole_group(python, tmp_path):
+    flag = tmp_path / "alive"
+    code = f"import os, time\nif os.fork() == 0:\n    time.sleep(1.0)\n    open({str(flag)!r}, 'w')\nelse:\n    print('parent')"
+    assert python.run(code).text == "parent"
+    time.sleep(1.3)
+    assert not flag.exists()
+
+
+def test_python_output_is_capped(python):
+    result = python.run("while True: print('x' * 1000)")
+    assert result.status == "output_limit" and len(result.text) < python.output_limit + 200 and "truncated" in result.text
+    result = python.run("print('y' * 10000)")
+    assert result.status == "ok" and "truncated, 10001 bytes" in result.text
+
+
+def test_python_crashes_and_exits(python):
+    assert python.run("import os; print('x', flush=True); os._exit(7)").status == "crashed"
+    assert python.run("import ctypes; ctypes.string_at(0)").status == "crashed"
+    assert python.run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)").status == "crashed"
+    assert python.run("2").text == "2"
+
+
+def test_python_clean_environment(python, monkeypatch):
+    monkeypatch.setenv("SECRET_API_KEY", "hush")
+    fresh = PythonTool()
+    result = fresh.run("import os; print(sorted(os.environ)); print(os.environ.get('SECRET_API_KEY'))")
+    assert "None" in result.text and "SECRET" not in result.text
+    fresh.close()
+    held = python.run("import os\nprint([fd for fd in range(3, 64) if os.path.exists(f'/proc/self/fd/{fd}')])").text
+    assert held in ("[9]", "[3, 9]"), "no file of the trainer is inherited; 9 is the verdict"
+
+
+def test_python_strange_code(python):
+    assert python.run("x = 1\0").status == "error"
+    assert python.run("#" + "a" * 10_000_000 + "\n5").text == "5"
+    assert python.run("'\\x00'").status == "ok"
+
+
+def test_python_worker_dies_and_comes_back(python):
+    assert python.run("1").text == "1"
+    python.worker.send_signal(signal.SIGKILL)
+    python.worker.wait()
+    assert python.run("2").text == "2"
+
+
+def test_python_from_many_threads(python):
+    results = {}
+    threads = [threading.Thread(target=lambda i=i: results.update({i: python.run(f"print({i} * 1001)").text})) for i in range(40)]
+    [t.start() for t in threads], [t.join() for t in threads]
+    assert results == {i: str(i * 1001) for i in range(40)}
+
+
+def test_python_leaves_no_process_and_no_file_behind():
+    tool = PythonTool(timeout=0.3)
+    tool.run("1")
+    files = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    for i in range(60):
+        tool.run("1" if i % 20 else "while True: pass")
+    if files:
+        assert len(os.listdir("/proc/self/fd")) == files
+    worker = tool.worker.pid
+    children = subprocess.run(["ps", "-o", "stat=", "--ppid", str(worker)], capture_output=True, text=True).stdout if os.path.isdir("/proc") else ""
+    assert not children.strip()
+    tool.close()
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def test_python_settings():
+    with pytest.raises(ValueError, match="kernel-enforced jail"):
+        PythonTool(sandbox="require")
+    with pytest.raises(ValueError, match="sandbox must be"):
+        PythonTool(sandbox="yes")
+    with pytest.raises(ValueError, match="timeout must be > 0"):
+        PythonTool(timeout=0)
+
+
+# ---- search
+
+@pytest.fixture
+def corpus(tmp_path):
+    rows = [{"contents": "The capital of Durnex is Belmor."}, {"contents": "The port of Durnex is Salvik."}, {"title": "Belmor", "text": "The new height of Belmor is 64."}, {"text": "Nothing to see."}]
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return path
+
+
+def test_search_all_words_first_then_some(corpus):
+    one, three = SearchTool(str(corpus), topk=1), SearchTool(str(corpus), topk=3)
+    assert one.run("capital of Durnex").text == "The capital of Durnex is Belmor."
+    assert one.run("height of Belmor").text == "Belmor\nThe new height of Belmor is 64."
+    pages = three.run("capital of Durnex").text.split("\nPage ")
+    assert pages[0] == "Page 1: The capital of Durnex is Belmor." and len(pages) == 3 and "port" in three.run("capital of Durnex").text
+    assert one.run("zzz qqq").text == "No results" and one.run("zzz qqq").status == "ok"
+
+
+@pytest.mark.parametrize("query", ['"', "a AND (b OR", "NEAR(x", "-x", "col:val", "*", "'; DROP TABLE docs; --", "\0", "x" * 100_000, "数 é", "Durnex " * 500])
+def test_search_never_raises_for_a_query(corpus, query):
+    assert SearchTool(str(corpus)).run(query).status in ("ok", "error")
+
+
+def test_search_empty_query_is_the_models_error(corpus):
+    assert SearchTool(str(corpus)).run(" ?! ").status == "error"
+
+
+def test_search_index_is_kept_and_follows_the_corpus(corpus):
+    SearchTool(str(corpus))
+    index = corpus.with_name("corpus.jsonl.fts5")
+    made = index.stat().st_mtime_ns
+    assert SearchTool(str(corpus)).index == index and index.stat().st_mtime_ns == made
+    corpus.write_text(json.dumps({"contents": "Only this."}) + "\n")
+    assert SearchTool(str(corpus), topk=1).run("only").text == "Only this."
+
+
+def test_search_sources(tmp_path, corpus):
+    cache = tmp_path / "cache.json"
+    cache.write_text(json.dumps({"q": "Page 1: alpha beta\nsecond line\nPage 2: gamma delta", "r": ""}))
+    assert SearchTool(str(cache), topk=1).run("gamma").text == "gamma delta"
+    assert SearchTool(str(cache), topk=1).run("alpha").text == "alpha beta\nsecond line"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.txt").write_text("omega text")
+    (folder / "b.jsonl").write_text('{"text": "sigma row"}\n')
+    assert SearchTool(str(folder), topk=1).run("omega").text == "omega text" and SearchTool(str(folder), topk=1).run("sigma").text == "sigma row"
+
+
+def test_search_bad_corpora(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        SearchTool(str(tmp_path / "no.jsonl"))
+    bad = tmp_path / "bad.jsonl"
+    for content in ('{"contents": "fine"}\n{"title": "no text"}\n', '{"contents": "fine"}\nnot json\n'):
+        bad.write_text(content)
+        with pytest.raises(ValueError, match="bad.jsonl, row 2"):
+            SearchTool(str(bad))
+    assert not list(tmp_path.glob("*.fts5*")), "nothing half-made stays behind"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no .jsonl"):
+        SearchTool(str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match="topk must be >= 1"):
+        SearchTool(str(bad), topk=0)
+
+
+def test_search_from_many_threads(corpus):
+    tool, results = SearchTool(str(corpus), topk=1), []
+    threads = [threading.Thread(target=lambda: results.append(tool.run("port of Durnex").text)) for _ in range(20)]
+    [t.start() for t in threads], [t.join() for t in threads]
+    assert results == ["The port of Durnex is Salvik."] * 20
+
+
+# ---- both
+
+def test_open_tools(corpus):
+    assert set(open_tools("python, search", str(corpus), 1, 1.0, "off")) == {"python", "search"}
+    with pytest.raises(ValueError, match="unknown tool 'browser'"):
+        open_tools("python,browser", "", 1, 1.0, "off")
+    with pytest.raises(ValueError, match="needs --corpus"):
+        open_tools("search", "", 1, 1.0, "off")
+
+
+def test_by_hand(corpus):
+    run = lambda *args: subprocess.run([sys.executable, tools.__file__, *args], capture_output=True, text=True)
+    done = run("python", "print(1+1)")
+    assert done.stdout == "2\n" and "ok" in done.stderr
+    assert run("search", "capital Durnex", "--source", str(corpus), "--topk", "1").stdout == "The capital of Durnex is Belmor.\n"
+    assert run("search", "x").returncode == 2
