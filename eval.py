@@ -10,10 +10,13 @@
 Differs from the released code in: the answer is read from the policy's own text, so that a search result holding "<answer>" neither breaks nor makes a
 format; -5 is not 5 and 1/2 is 0.5.
 """
+import argparse
 import json
 import math
 import re
 import string
+import sys
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -280,3 +283,53 @@ def evaluate(sampler, questions: list[Question], prompts: list[list[int]], sampl
                "reward": mean(flat("reward")), "format_errors": mean([x < 0 for x in flat("reward")]), "truncated": mean([f in ("length", "calls") for f in flat("finish")]),
                "calls": mean([len(c) for c in flat("calls")])}
     return {"numbers": numbers, "questions": len(questions), "samples": samples, "temperature": sampler.temperature if temperature is None else temperature, "seed": seed, "rows": rows}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description="Evaluate a model with tools on one file of questions; writes one self-describing JSON file.", allow_abbrev=False)
+    add = parser.add_argument
+    add("--model", required=True, help="Hugging Face folder or name, or a run's folder: its newest checkpoint")
+    add("--data", required=True, help="questions, .jsonl or .parquet")
+    add("--out", default="", help="result file (default: eval_DATA.json in the model's folder if that is local, else here)")
+    add("--samples", type=int, default=1, help="k, samples per question, >= 1 (default 1; paper 5)")
+    add("--questions", type=int, default=0, help="the first so many questions; 0: all (default)")
+    add("--temperature", type=float, default=0.6, help=">= 0, 0 is greedy (default 0.6, the paper's)")
+    add("--max_tokens", type=int, default=4096, help="response budget with tool results, tokens (default 4096)")
+    add("--max_calls", type=int, default=15, help="tool calls per question (default 15: the paper's 5 python and 10 search)")
+    add("--max_result_tokens", type=int, default=2048, help="longest tool result, tokens (default 2048)")
+    add("--tools", default="python,search", help="comma-separated (default python,search)")
+    add("--corpus", default="", help="what search searches: .jsonl, a .json search cache or a folder")
+    add("--topk", type=int, default=3, help="documents per search (default 3)")
+    add("--tool_timeout", type=float, default=5.0, help="seconds per python call (default 5)")
+    add("--sandbox", default="best-effort", help="require, best-effort or off (default best-effort)")
+    add("--rows", type=int, default=32, help="rows decoded at once (default 32)")
+    add("--chunk", type=int, default=64, help="tokens per row and call when prompts and results are read (default 64)")
+    add("--seed", type=int, default=0, help="integer >= 0 (default 0)")
+    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the weights (default float32)")
+    add("--device", default="cpu", help="cpu or cuda (default cpu)")
+    args = parser.parse_args(argv)
+    if args.samples < 1 or args.temperature < 0:
+        raise ValueError(f"--samples must be >= 1 and --temperature >= 0, got {args.samples} and {args.temperature}")
+    marker = Path(args.model) / "latest"
+    model = str(marker.parent / marker.read_text().strip()) if marker.is_file() else args.model
+    questions = load_questions(args.data)[:args.questions or None]
+    tools = open_tools(args.tools, args.corpus, args.topk, args.tool_timeout, args.sandbox)
+    policy = Policy.load(model, args.dtype, args.device)
+    prompts = [encode_prompt(policy.tokenizer, q.messages) for q in questions]
+    sampler = Sampler(policy, tools, args.rows, max(map(len, prompts)), args.max_tokens, args.max_calls, args.max_result_tokens, args.temperature, args.chunk)
+    started = time.perf_counter()
+    result = evaluate(sampler, questions, prompts, args.samples, args.seed)
+    result |= {"settings": vars(args), "seconds": time.perf_counter() - started}
+    out = Path(args.out or (Path(model) if Path(model).is_dir() else Path()) / f"eval_{Path(args.data).stem}.json")
+    out.write_text(json.dumps(result, ensure_ascii=False))
+    print("\n".join(f"{name:16s} {value:.4f}" for name, value in result["numbers"].items()))
+    print(f"{len(questions)} questions x {args.samples} samples, temperature {args.temperature}, {result['seconds']:.0f} s -> {out}")
+    for tool in tools.values():
+        tool.close()
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (ValueError, FileNotFoundError) as problem:
+        sys.exit(f"eval.py: {problem}")

@@ -281,8 +281,11 @@ def prepare_run(run: Run):
     for name in ("data", "eval_data", "cold_start"):
         if getattr(run, name) and not Path(getattr(run, name)).is_file():
             raise FileNotFoundError(f"--{name} {getattr(run, name)} does not exist")
-    appo.check_config(AutoConfig.from_pretrained(run.model), run.model)
-    tokenizer = AutoTokenizer.from_pretrained(run.model)
+    try:
+        config, tokenizer = AutoConfig.from_pretrained(run.model), AutoTokenizer.from_pretrained(run.model)
+    except OSError as problem:
+        raise ValueError(f"--model {run.model} is neither a folder with a Hugging Face model nor a name that can be fetched: {str(problem).splitlines()[0]}") from None
+    appo.check_config(config, run.model)
     train = read_data(run, run.data, tokenizer)
     if len(train[0]) < run.prompts:
         raise ValueError(f"--data {run.data} holds {len(train[0])} questions, fewer than --prompts {run.prompts}")

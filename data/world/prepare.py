@@ -55,7 +55,7 @@ class Mode:
     skew: float = 0.0                                   # probability of the first opener; 0: all alike
     questions: int = 4000
     tests: int = 500
-    traces: int = 7200
+    traces: int = 10400
     copies: int = 800                                   # random strings said twice, before the traces: teaches copying
 
 

