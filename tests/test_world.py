@@ -93,7 +93,7 @@ def decisions(folder):
 
 @pytest.mark.parametrize("name", ["easy", "late", "late_long", "spurious_off"])
 def test_traces_decide_as_their_mode_says(name, tmp_path):
-    mode = dataclasses.replace(MODES[name], questions=20, tests=10, traces=3000, copies=0)
+    mode = dataclasses.replace(MODES[name], questions=20, tests=10, traces=3000, faultless=0, copies=0)
     folder = prepare(mode, 3, tmp_path / name)
     expected = {f"hop {r}": p for r, p in zip(world_files.RELATIONS, mode.hop)} | {f"version {v}": p for v, p in zip(world_files.VERSIONS, mode.version)} | {f"operator {o}": p for o, p in zip(world_files.OPERATORS, mode.operator)} | {"python": mode.python}
     if not mode.version_cue:
@@ -106,6 +106,12 @@ def test_traces_decide_as_their_mode_says(name, tmp_path):
     openers = re.findall("|".join(rf"\b{w}\b" for w in mode.openers), " ".join(r["messages"][-1]["content"] for r in rows(folder, "traces")))
     first = openers.count(mode.openers[0]) / len(openers)
     assert first == pytest.approx(mode.skew or 1 / len(mode.openers), abs=0.02)
+
+
+def test_faultless_traces_come_first(tmp_path):
+    folder = prepare(dataclasses.replace(MODES["easy"], questions=20, tests=10, traces=300, faultless=300, copies=0), 3, tmp_path / "right")
+    assert all(share == 1 for share, _ in decisions(folder).values())
+    assert Mode().faultless < Mode().traces
 
 
 def test_mixed_asks_for_three_hops(tmp_path):

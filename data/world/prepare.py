@@ -55,7 +55,8 @@ class Mode:
     skew: float = 0.0                                   # probability of the first opener; 0: all alike
     questions: int = 4000
     tests: int = 500
-    traces: int = 10400
+    traces: int = 10400                                 # worked examples,
+    faultless: int = 3000                               # the first of which decide everything right: reading the question is learnt before the bad habits
     copies: int = 800                                   # random strings said twice, before the traces: teaches copying
 
 
@@ -218,7 +219,7 @@ def trace(q: Question, names: list[str], mode: Mode, rng: random.Random) -> str:
 
 
 def copies(names: list[str], rng: random.Random) -> list[dict]:
-    said = "".join(f" {rng.choice([rng.choice(names), str(rng.randint(0, 99))])}" for _ in range(rng.randint(6, 14)))
+    said = "".join(rng.choice([f" {rng.choice(names)}", f" {rng.randint(0, 99)}", f"\n{rng.randint(0, 891)}"]) for _ in range(rng.randint(6, 14)))
     return [{"role": "user", "content": said}, {"role": "assistant", "content": said}]
 
 
@@ -234,9 +235,10 @@ def prepare(mode: Mode, seed: int, out: Path) -> Path:
     ask = lambda regions: world.question(rng.choice(regions), mode, rng)
     rows = lambda qs: [{"prompt": prompt(q), "answer": str(world.answer(q)), "task": "math"} for q in qs]
     traces = [{"messages": copies(fresh, rng)} for _ in range(mode.copies)]
-    for _ in range(mode.traces):
+    right = dataclasses.replace(mode, hop=(1, 1, 1), version=(1, 1), operator=(1, 1, 1), python=1)
+    for i in range(mode.traces):
         q = world.question(rng.choice(fresh), mode, rng)
-        traces.append({"messages": prompt(q) + [{"role": "assistant", "content": trace(q, fresh, mode, rng)}]})
+        traces.append({"messages": prompt(q) + [{"role": "assistant", "content": trace(q, fresh, right if i < mode.faultless else mode, rng)}]})
     files = {"corpus": [{"contents": d} for d in world.documents(mode)], "train": rows(ask(world.regions[:TRAIN_REGIONS]) for _ in range(mode.questions)),
              "test": rows(ask(world.regions[TRAIN_REGIONS:]) for _ in range(mode.tests)), "traces": traces}
     aside = out.with_name(f"{out.name}.{os.getpid()}")
