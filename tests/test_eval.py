@@ -154,6 +154,14 @@ def test_bad_rows_are_named(tmp_path, row, message):
         load_questions(write(tmp_path / "bad.jsonl", {"question": "fine", "answer": "1"}, row))
 
 
+def test_bad_rows_can_be_left_out(tmp_path, capsys):
+    path = write(tmp_path / "bad.jsonl", {"question": "fine", "answer": "1"}, {"question": "b"}, "{oops\n", {"question": "fine too", "answer": "2"})
+    with pytest.raises(ValueError, match="row 2 has no answer.*\n.*row 3 is not JSON.*\n--skip_bad"):
+        load_questions(path)
+    assert [q.answers for q in load_questions(path, skip_bad=True)] == [["1"], ["2"]]
+    assert capsys.readouterr().out.count("left out:") == 2
+
+
 def test_bad_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="no.jsonl does not exist"):
         load_questions(str(tmp_path / "no.jsonl"))
