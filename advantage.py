@@ -99,8 +99,8 @@ def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, mask: Tensor, clip_
     To accumulate over micro-batches give the total of the whole mini-batch: the sum of the losses is then the loss of the whole, however it is split.
 
     Args:    logp: (B, T) with gradient; logp_old, adv: (B, T); no gradient through them. mask: (B, T) bool; nothing under False is read.
-             clip_c: > 1, or inf for none. logp_ref, kl_coef: adds kl_coef * low_variance_kl to every token. max_dual_clipped: a row with more tokens
-             under the dual clip gives no gradient (the released code drops rows with more than 1; the paper has none).
+             clip_c: >= 1, or inf for none. logp_ref, kl_coef: adds kl_coef * low_variance_kl to every token. max_dual_clipped: a row with more tokens
+             under the dual clip gives no policy gradient, its KL stays (the released code drops rows with more than 1; the paper none).
     Returns: (loss, stats). loss: scalar. stats: floats, means over the policy tokens given, and "tokens", their number.
     Raises:  ValueError for an unknown aggregate.
     """

@@ -12,13 +12,15 @@
 
 Differs from the paper in: a mini-batch in which the policy has not moved yet has Omega = 1 everywhere, where Eq. 5 is undefined; there entropy alone chooses.
 Differs from the released code in: branches are drawn before every update with the current policy, not once per step with the old one; a fork starts from the
-cache, not from a new prefill; only calls made in the rollout itself count against its limit; no token that the policy did not sample is trained on.
+cache, not from a new prefill; only calls made in the rollout itself count against its limit; no token that the policy did not sample is trained on; a rollout
+whose policy writes <result> itself, a made-up tool result, ends there.
 
 Axes: R rows of the live cache, B rows of a call, S new tokens per row, N rollouts, T response tokens, W tokens of prompt and response, D hidden, V vocabulary.
 """
 import dataclasses
 import math
 import time
+import unicodedata
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -95,6 +97,8 @@ class Config:
                 raise ValueError(f"--{name} must be two numbers 0 < low <= high, got {getattr(self, name)}")
         if self.clip_low > 1:
             raise ValueError(f"--clip_low must be in [0, 1], got {self.clip_low}")
+        if self.branch_when == "step" and self.ppo_epochs > 1:
+            raise ValueError(f"--branch_when step draws the branches once: it needs --ppo_epochs 1, got {self.ppo_epochs}")
         if self.prompts % self.minibatch:
             raise ValueError(f"--prompts must be a multiple of --minibatch, got {self.prompts} and {self.minibatch}")
 
@@ -138,7 +142,9 @@ def check_config(config, name: str) -> None:
 
 
 class Policy:
-    """A causal language model with what the loop needs to know of it: decoder, head, and the text of every token.
+    """A causal language model with what the loop needs to know of it.
+
+    decoder (ids -> hidden states), head (hidden states -> logits), text (of every id), stop_ids (end a turn), closing (ids that may close a tag).
 
     Args:    model: from AutoModelForCausalLM; its attention is set to folded_attention. tokenizer: its tokenizer.
     Raises:  ValueError if the model's logits are more than head(hidden state) (soft caps, scaled logits).
@@ -210,7 +216,7 @@ class Cache:
         self.k = torch.zeros(shape, dtype=policy.model.dtype, device=policy.device)      # zeros: a NaN under the mask would still spread
         self.v = torch.zeros_like(self.k)
         self.length = torch.zeros(rows + 1, dtype=torch.long)                            # on the CPU: no synchronisation to know the key length
-        self.slots, self.scratch, self.fresh = slots, rows, False
+        self.slots, self.scratch, self.fresh, self.computed = slots, rows, False, 0   # computed: tokens read through append
 
     def update(self, k: Tensor, v: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Called by every attention layer with the new keys and values (B, heads, S, dim): store them, return what the queries may look at."""
@@ -232,7 +238,11 @@ class Cache:
 
     @torch.no_grad()
     def append(self, policy: Policy, ids: Tensor, n: Tensor, rows: slice | Tensor) -> Tensor:
-        """Put tokens behind the rows' last ones: ids (B, S) right-padded, of which n (B,) count. Returns the hidden state of each row's last token, (B, D)."""
+        """Put tokens behind the rows' last ones and read them.
+
+        Args:    ids: (B, S) long, right-padded. n: (B,) how many of each count, 0 for none. rows: (B,) long or a slice, the rows they belong to.
+        Returns: hidden state of each row's last token, (B, D); rubbish where n is 0. Raises ValueError if a row has no room.
+        """
         length = self.length[rows]
         at = length[:, None] + torch.arange(ids.shape[1])                                # (B, S) slots
         self.end = round_up(int(at.max()) + 1, KEY_BLOCK)
@@ -244,6 +254,7 @@ class Cache:
         mask = (torch.arange(self.end, device=device) <= self.at[:, :, None])[:, None]   # (B, 1, S, end)
         hidden = policy.decoder(input_ids=ids.to(device), attention_mask=mask, position_ids=self.at, past_key_values=self, use_cache=True).last_hidden_state
         self.length[rows] = length + n
+        self.computed += int(n.sum())
         return hidden[torch.arange(len(n), device=device), (n - 1).clamp(min=0).to(device)]
 
     def fork(self, parent: "Cache", parent_row: int, length: int, row: int) -> None:
@@ -253,17 +264,17 @@ class Cache:
         self.length[row] = length
 
 
-def extend(policy: Policy, cache: Cache, rows: list[int], ids: list[list[int]], group: int, chunk: int) -> Tensor:
-    """Append a list of tokens to each row, in calls of one constant shape (group, chunk): the bits of a row then depend on nothing but its own tokens.
+def extend(policy: Policy, cache: Cache, rows: list[int], ids: list[list[int]], batch: int, chunk: int) -> Tensor:
+    """Append a list of tokens to each row, in calls of one constant shape (batch, chunk): the bits of a row then depend on nothing but its own tokens.
 
     Returns: hidden state of each row's last token, (len(rows), D).
     """
     last = [None] * len(rows)
-    for start in range(0, len(rows), group):
-        members = range(start, min(start + group, len(rows)))
-        where = torch.tensor([rows[j] for j in members] + [cache.scratch] * (group - len(members)))
+    for start in range(0, len(rows), batch):
+        members = range(start, min(start + batch, len(rows)))
+        where = torch.tensor([rows[j] for j in members] + [cache.scratch] * (batch - len(members)))
         for offset in range(0, max(len(ids[j]) for j in members), chunk):
-            block, n = torch.zeros(group, chunk, dtype=torch.long), torch.zeros(group, dtype=torch.long)
+            block, n = torch.zeros(batch, chunk, dtype=torch.long), torch.zeros(batch, dtype=torch.long)
             for b, j in enumerate(members):
                 part = ids[j][offset:offset + chunk]
                 block[b, :len(part)], n[b] = torch.tensor(part, dtype=torch.long), len(part)
@@ -339,7 +350,7 @@ class Rollout:
     """
     prompt: list[int]
     seed: int
-    group: int = 0                                     # index of the prompt in this step
+    group: int = 0                                     # index of its prompt in this step: rollouts of one prompt are compared with each other
     ids: list[int] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
     logp: list[float] = field(default_factory=list)
@@ -350,7 +361,7 @@ class Rollout:
     finish: str = ""
     pieces: list[tuple[bool, str]] = field(default_factory=list)     # (written by the policy?, text), in order
     reward: float = 0.0
-    notes: dict[str, list[float]] = field(default_factory=dict)      # per token, for the log: logp_old, future_value, branching_score, advantage
+    notes: dict[str, Tensor] = field(default_factory=dict)           # (T,) each, for the log: logp_old, future_value, branching_score, advantage
 
     @property
     def text(self) -> str:
@@ -401,7 +412,7 @@ class Sampler:
     """Decodes many rollouts in lockstep on one cache of constant size; see `run`.
 
     Each turn of the loop: free slots take waiting starts; results that have come are appended in groups; all running rows draw one token. A row that calls a
-    tool waits in its slot without holding up the others. The shapes of all calls are constant, (rows, 1) and (group, chunk), so that on a CPU in float32 the
+    tool waits in its slot without holding up the others. The shapes of all calls are constant, (rows, 1) and (rows/8, chunk), so that on a CPU in float32 the
     tokens of a row do not depend on what else is being sampled.
 
     Args:    tools: name -> object with run(argument) -> ToolResult. rows: live rows, >= 1. max_prompt: tokens of the longest prompt. max_tokens, max_calls,
@@ -413,10 +424,10 @@ class Sampler:
     def __init__(self, policy: Policy, tools: dict, rows: int, max_prompt: int, max_tokens: int, max_calls: int, max_result_tokens: int = 2048, temperature: float = 1.0, chunk: int = 16, tool_threads: int = 8):
         self.policy, self.tools, self.rows, self.chunk = policy, tools, rows, chunk
         self.max_tokens, self.max_calls, self.max_result_tokens, self.temperature = max_tokens, max_calls, max_result_tokens, temperature
-        self.group = max(1, rows // 8)
+        self.batch = max(1, rows // 8)       # rows per call when prompts and results are read
         self.cache = Cache(policy, rows, max_prompt + max_tokens + chunk)
         self.pool = ThreadPoolExecutor(tool_threads)
-        self.count = Counter()          # computed: tokens put through the model; sampled; row_steps, useful_row_steps
+        self.count = Counter()          # computed: tokens put through the model; sampled; row_calls, useful_row_calls: rows decoded, and those that were running
         self._reset()
 
     def _reset(self) -> None:
@@ -430,22 +441,24 @@ class Sampler:
         """Complete the rollouts of all starts, in place; more starts than rows wait for a free slot. Rows begin in the order given."""
         self.now = self.temperature if temperature is None else temperature
         self._reset()
-        waiting = deque(starts)
+        waiting, before = deque(starts), self.cache.computed
         while waiting or self.running or self.in_tool or self.ready:
             self._admit(waiting)
             self._collect()
-            if self.ready and (len(self.ready) >= self.group or not self.running or self.clock - self.ready[0].since >= self.PATIENCE):
+            if self.ready and (len(self.ready) >= self.batch or not self.running or self.clock - self.ready[0].since >= self.PATIENCE):
                 self._read_results()
             if self.running:
                 self._decode()
             elif self.in_tool and not self.ready:
                 wait(self.in_tool, return_when=FIRST_COMPLETED)
+        self.count["computed"] += self.cache.computed - before
 
     def prefill(self, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
         """Each prompt through the model once: a cache with one row per prompt, and the hidden states (P, D) that predict the first response token."""
         cache = Cache(self.policy, len(prompts), round_up(max(map(len, prompts)), self.chunk))
-        self.count["computed"] += sum(map(len, prompts))
-        return cache, extend(self.policy, cache, list(range(len(prompts))), prompts, self.group, self.chunk)
+        hidden = extend(self.policy, cache, list(range(len(prompts))), prompts, self.batch, self.chunk)
+        self.count["computed"] += cache.computed
+        return cache, hidden
 
     def _admit(self, waiting: deque) -> None:
         while self.free and waiting:
@@ -470,7 +483,7 @@ class Sampler:
         ids, logp, entropy = draw(logits, uniform(seeds, positions).to(logits.device), self.now)
         drawn = zip(ids.tolist(), logp.tolist(), entropy.tolist())
         self.clock += 1
-        self.count += Counter(row_steps=self.rows, useful_row_steps=len(self.running), sampled=len(self.running))
+        self.count += Counter(row_calls=self.rows, useful_row_calls=len(self.running), sampled=len(self.running))
         for slot, (token, token_logp, token_entropy) in enumerate(drawn):
             if slot in self.running:
                 self.running[slot].rollout.append([token], True, [token_logp], [token_entropy])
@@ -478,7 +491,6 @@ class Sampler:
         if self.running:
             going_on = torch.tensor([slot in self.running for slot in range(self.rows)]).long()
             self.hidden = self.cache.append(self.policy, ids.cpu()[:, None], going_on, slice(0, self.rows))
-            self.count["computed"] += len(self.running)
 
     def _after_token(self, row: Row, token: int) -> None:
         """End of turn, a closed tool tag, the end of the budget, or nothing."""
@@ -526,8 +538,7 @@ class Sampler:
     def _read_results(self) -> None:
         """Put the results that have come through the model; their rows run again."""
         rows, self.ready = self.ready, []
-        hidden = extend(self.policy, self.cache, [row.slot for row in rows], [row.unread for row in rows], self.group, self.chunk)
-        self.count["computed"] += sum(len(row.unread) for row in rows)
+        hidden = extend(self.policy, self.cache, [row.slot for row in rows], [row.unread for row in rows], self.batch, self.chunk)
         for row, h in zip(rows, hidden):
             self.hidden[row.slot], row.unread = h, []
             self.running[row.slot] = row
@@ -641,7 +652,10 @@ class Look:
 
 
 def look(policy: Policy, rollouts: list[Rollout], logp_old: Tensor, config: Config, keep_cache: bool) -> Look:
-    """The scoring pass under the current policy and the future value of every token (Eq. 4)."""
+    """The scoring pass under the current policy and the future value of every token (Eq. 4).
+
+    Args: logp_old: (N, T) from `score` at the start of the step, same rollouts in the same order. keep_cache: branches will start from it.
+    """
     scored = score(policy, rollouts, config.temperature, config.micro, keep_cache)
     mask = response_tensors(rollouts, policy.device)[1]
     limit = math.log(3.0) if config.fipo_guards else math.inf
@@ -654,9 +668,11 @@ def branch_candidates(policy: Policy, rollout: Rollout, config: Config, T: int) 
     """Tokens where a branch may start, (T,): policy tokens with a letter, digit or symbol in them, or that open a tag; not the first, not an end of turn, and
     with at least min_new tokens of the budget left. With branch_at="keep" also not the last token before a result or the end."""
     ids, mask, ok = rollout.ids, rollout.mask, [False] * T
-    for t in range(1, min(len(ids), config.max_tokens - config.min_new + 1)):
-        ends_turn = config.branch_at == "keep" and (t + 1 >= len(ids) or not mask[t + 1])
-        if mask[t] and ids[t] not in policy.stop_ids and not ends_turn:
+    keep = config.branch_at == "keep"
+    never = policy.stop_ids | {policy.tokenizer.pad_token_id}
+    for t in range(1, min(len(ids), config.max_tokens - config.min_new + 1 - keep)):
+        ends_turn = keep and (t + 1 >= len(ids) or not mask[t + 1])
+        if mask[t] and ids[t] not in never and not ends_turn:
             ok[t] = bool(policy.text[ids[t]].strip()) and (not config.exclude_punct or _has_content(policy, ids, t))
     return ok
 
@@ -664,39 +680,45 @@ def branch_candidates(policy: Policy, rollout: Rollout, config: Config, T: int) 
 def _has_content(policy: Policy, ids: list[int], t: int) -> bool:
     """Not punctuation alone; the "<" or "</" of a tag counts as content, for which tag comes is a decision."""
     text = policy.text[ids[t]]
-    if any(c.isalnum() or ord(c) > 127 or c in "+-*/=^%\\$" for c in text if not (c == "/" and "<" in text)):
+    symbols = "+-*=^%\\$" if "<" in text else "+-*/=^%\\$"
+    if any(c in symbols or c.isalnum() or (ord(c) > 127 and unicodedata.category(c)[0] not in "PZ") for c in text):
         return True
     tail = "".join(policy.text[i] for i in ids[t:t + 10])
     return any(c == "<" and tail[i + 1:].removeprefix("/").startswith(tuple(tag + ">" for tag in TAGS)) for i, c in enumerate(text))
 
 
 def branch_points(policy: Policy, rollouts: list[Rollout], now: Look, config: Config) -> tuple[list[list[int]], Tensor]:
-    """The tokens of each rollout to branch at, best first, and the branching score (N, T) that chose them.
+    """The tokens of each rollout to branch at, best first, and the numbers (N, T) that ranked them.
 
-    Where neither entropy nor Omega varies the choice is uniform, from the rollout's seed.
+    These are branching scores; where neither entropy nor Omega varies the choice is uniform and the row holds the random numbers that made it, drawn from
+    the rollout's seed. With branch_pool="prompt" the rollouts must come prompt by prompt, config.initial each.
     """
     entropy, mask = now.scored.entropy, now.mask
-    value = branching_score(entropy, now.score_omega, mask, config.score_clip)
-    flat = (value == 0).all(-1)
+    scores = branching_score(entropy, now.score_omega, mask, config.score_clip)
+    flat = (scores == 0).all(-1)
     for n in flat.nonzero()[:, 0].tolist():
         seed = torch.full((mask.shape[1],), mix_seed(rollouts[n].seed, 1))
-        value[n] = uniform(seed, torch.arange(mask.shape[1])).to(value)
+        scores[n] = uniform(seed, torch.arange(mask.shape[1])).to(scores)
     allowed = torch.tensor([branch_candidates(policy, r, config, mask.shape[1]) for r in rollouts], device=mask.device)
     preferred = both_above_average(entropy, now.score_omega, mask, config.score_clip) | flat[:, None] if config.prefer_positive else None
     top_up = entropy if config.prefer_positive else None
     if config.branch_pool == "rollout":
-        return choose_branch_points(value, allowed, config.branches, preferred, top_up), value
+        return choose_branch_points(scores, allowed, config.branches, preferred, top_up), scores
     N, T = config.initial, mask.shape[1]                                                  # one long row per prompt
     pool = lambda x: None if x is None else x.reshape(-1, N * T)
     points = [[] for _ in rollouts]
-    for p, chosen in enumerate(choose_branch_points(pool(value), pool(allowed), N * config.branches, pool(preferred), pool(top_up))):
+    for p, chosen in enumerate(choose_branch_points(pool(scores), pool(allowed), N * config.branches, pool(preferred), pool(top_up))):
         for place in chosen:
             points[p * N + place // T].append(place % T)
-    return points, value
+    return points, scores
 
 
 def grow_branches(sampler: Sampler, rollouts: list[Rollout], scored: Scored, points: list[list[int]], config: Config, epoch: int = 0) -> list[Rollout]:
-    """Sample a branch from every branch point with the current policy, from the scoring pass' cache."""
+    """Sample a branch from every branch point with the current policy, from the scoring pass' cache.
+
+    Args:    scored: of these rollouts, with its cache. points: token indices per rollout. epoch: PPO epoch, so that each draws anew.
+    Returns: the branches, complete, rollout by rollout in the order of their points.
+    """
     starts = []
     for n, (rollout, places) in enumerate(zip(rollouts, points)):
         for k, t in enumerate(places):
@@ -710,7 +732,11 @@ def grow_branches(sampler: Sampler, rollouts: list[Rollout], scored: Scored, poi
 # ------------------------------------------------------------------------------------------------------------------------------------- credit and update
 
 def credit(rollouts: list[Rollout], branches: list[Rollout], omega: Tensor, ratio: Tensor, mask: Tensor, config: Config) -> Tensor:
-    """Advantage of every token of the initial rollouts, (N, T): Eq. 6 prompt by prompt, then Eq. 7."""
+    """Advantage of every token of the initial rollouts: Eq. 6 prompt by prompt, then Eq. 7.
+
+    Args:    branches: of these rollouts, any number, in any order. omega, ratio: (N, T) Omega and exp(logp now - logp_old). mask: (N, T) bool.
+    Returns: (N, T), 0 under mask == False.
+    """
     adv = torch.zeros_like(omega)
     for group in dict.fromkeys(r.group for r in rollouts):
         rows = [n for n, r in enumerate(rollouts) if r.group == group]
@@ -726,6 +752,7 @@ def credit(rollouts: list[Rollout], branches: list[Rollout], omega: Tensor, rati
 def update(policy: Policy, optimizer, rollouts: list[Rollout], logp_old: Tensor, adv: Tensor, mask: Tensor, config: Config, logp_ref: Tensor | None = None) -> dict:
     """One optimiser step on the initial rollouts. However they are split into passes, the gradient is that of the whole: the normaliser is the mini-batch's.
 
+    Args:    logp_old, adv: (N, T), no gradient through them. mask: (N, T) bool. logp_ref: (N, T) under the reference, needed if config.kl_coef > 0.
     Returns: stats of policy_loss over the whole mini-batch, "loss", and "grad_norm" before clipping.
     """
     width, T = padded_shape(rollouts)
@@ -781,13 +808,17 @@ class Clock:
         self.seconds[phase] += time.perf_counter() - started
 
 
-def grow(policy: Policy, sampler: Sampler, rollouts: list[Rollout], now: Look, reward, config: Config, epoch: int = 0) -> tuple[list[Rollout], Tensor]:
-    """Choose branch points, sample their branches and reward them: (branches, branching score (N, T))."""
-    points, value = branch_points(policy, rollouts, now, config)
-    branches = grow_branches(sampler, rollouts, now.scored, points, config, epoch)
+def grow(policy: Policy, sampler: Sampler, rollouts: list[Rollout], now: Look, reward, config: Config, epoch: int = 0) -> tuple[list[Rollout], Tensor, float]:
+    """Choose branch points, sample their branches and reward them; the cache that they came from is given back.
+
+    Returns: branches, the numbers (N, T) that ranked the tokens, and the share of rollouts whose Omega was constant, so that entropy alone chose.
+    """
+    points, scores = branch_points(policy, rollouts, now, config)
+    branches = grow_branches(sampler, rollouts, now.scored, points, config, epoch) if config.branches else []
+    now.scored.cache = now.scored.hidden = None
     for branch in branches:
         branch.reward = reward(branch, branch.group)
-    return branches, value
+    return branches, scores, float(omega_is_constant(now.score_omega, now.mask, config.score_clip).float().mean())
 
 
 def step(policy: Policy, optimizer, sampler: Sampler, prompts: list[list[int]], seeds: list[int], reward, config: Config, order_seed: int, reference: Policy | None = None) -> tuple[dict, list[Rollout]]:
@@ -797,7 +828,9 @@ def step(policy: Policy, optimizer, sampler: Sampler, prompts: list[list[int]], 
              reward: function of (rollout, index of the prompt) -> float. order_seed: decides which prompts share a mini-batch.
              reference: the frozen model of the KL term, needed if config.kl_coef > 0.
     Returns: (metrics, rollouts): one number per name, defined in the README; all initial rollouts, then all branches.
+    Raises:  ValueError if the sampler or the reference does not fit the configuration.
     """
+    check_step(sampler, prompts, config, reference)
     clock, sampler.count = Clock(), Counter()
     with clock("sample"):
         initial = sample_initial(sampler, prompts, config.initial, seeds)
@@ -813,27 +846,37 @@ def step(policy: Policy, optimizer, sampler: Sampler, prompts: list[list[int]], 
             early = [grow(policy, sampler, rows, look(policy, rows, logp, config, True), reward, config) for rows, logp in zip(batches, old)]
     for i, (rows, logp_old) in enumerate(zip(batches, old)):
         with clock("score"):
-            now = look(policy, rows, logp_old, config, keep_cache=not early)
+            now = look(policy, rows, logp_old, config, keep_cache=config.branches > 0 and not early)
         with clock("branch"):
-            grown, value = early[i] if early else grow(policy, sampler, rows, now, reward, config, i * config.ppo_epochs // len(batches))
+            grown, scores, degenerate = early[i] if early else grow(policy, sampler, rows, now, reward, config, i * config.ppo_epochs // len(batches))
         adv = credit(rows, grown, now.omega, now.log_ratio.exp(), now.mask, config)
         with clock("update"):
             stats = update(policy, optimizer, rows, logp_old, adv, now.mask, config, ref[i])
         for n, r in enumerate(rows):
-            r.notes = {name: x[n, :len(r.ids)] for name, x in (("logp_old", logp_old), ("future_value", now.omega), ("branching_score", value), ("advantage", adv))}
+            r.notes = {name: x[n, :len(r.ids)] for name, x in (("logp_old", logp_old), ("future_value", now.omega), ("branching_score", scores), ("advantage", adv))}
         branches += grown
-        log.append(stats | watch(now, logp_old, rows, config))
+        log.append(stats | watch(now, logp_old, rows) | {"degenerate": degenerate})
     return summarise(initial, branches, log, sampler, clock, config), initial + branches
 
 
-def watch(now: Look, logp_old: Tensor, rollouts: list[Rollout], config: Config) -> dict:
-    """Numbers of one mini-batch before its update: means over its policy tokens, or over its rollouts for `degenerate`."""
+def check_step(sampler: Sampler, prompts: list, config: Config, reference: Policy | None) -> None:
+    """Refuse what would waste a step or bias it without a word."""
+    for name in ("temperature", "max_tokens"):
+        if getattr(sampler, name) != getattr(config, name):
+            raise ValueError(f"the sampler's {name} is {getattr(sampler, name)}, the configuration's {getattr(config, name)}: log-probs and budgets would not fit the rollouts")
+    if config.kl_coef and reference is None:
+        raise ValueError(f"kl_coef = {config.kl_coef} needs a reference policy")
+    if not prompts or len(prompts) % config.minibatch:
+        raise ValueError(f"{len(prompts)} prompts cannot be split into mini-batches of {config.minibatch}")
+
+
+def watch(now: Look, logp_old: Tensor, rollouts: list[Rollout]) -> dict:
+    """Numbers of one mini-batch before its update, over its policy tokens."""
     mask = now.mask
     omega = now.omega[mask]
     sampled = torch.tensor([x for r in rollouts for x, own in zip(r.logp, r.mask) if own], device=mask.device)
     return {"entropy": float(now.scored.entropy[mask].mean()), "omega": float(omega.mean()), "omega_std": float(omega.std(correction=0)), "omega_max": float(omega.max()),
-            "drift": float(now.log_ratio[mask].abs().mean()), "degenerate": float(omega_is_constant(now.score_omega, mask, config.score_clip).float().mean()),
-            "sampler_gap": float((sampled - logp_old[mask]).abs().max()), "trained": len(omega)}
+            "drift": float(now.log_ratio[mask].abs().mean()), "sampler_gap": float((sampled - logp_old[mask]).abs().max()), "trained": len(omega)}
 
 
 def summarise(initial: list[Rollout], branches: list[Rollout], log: list[dict], sampler: Sampler, clock: Clock, config: Config) -> dict:
@@ -846,11 +889,19 @@ def summarise(initial: list[Rollout], branches: list[Rollout], log: list[dict], 
     numbers = {
         "reward": mean([r.reward for r in initial]), "reward_std": mean([torch.tensor(g).std(correction=0).item() for g in groups]), "reward_branch": mean([r.reward for r in branches]),
         "zero_std": mean([max(g) == min(g) for g in groups]), "format_errors": mean([r.reward < 0 for r in initial]), "truncated": mean([r.truncated for r in initial]),
-        "length": mean([len(r.ids) for r in initial]), "calls": mean([len(r.calls) for r in initial]),
+        "forged": mean([r.finish == "forged" for r in initial]), "length": mean([len(r.ids) for r in initial]), "calls": mean([len(r.calls) for r in initial]),
         "branches": len(branches), "fork_depth": mean([x.fork_at / len(x.parent.ids) for x in branches]),
         "degenerate_first": log[0]["degenerate"], "degenerate_later": mean([entry["degenerate"] for entry in log[1:]]),
-        "tokens_sampled": count["sampled"], "tokens_trained": sum(entry.pop("trained") for entry in log), "optimizer_steps": len(log),
-        "tokens_computed": count["computed"], "tokens_unique": unique, "computed_per_unique": count["computed"] / unique, "occupancy": count["useful_row_steps"] / max(count["row_steps"], 1)}
+        "tokens_sampled": count["sampled"], "tokens_trained": sum(entry["trained"] for entry in log), "optimizer_steps": len(log),
+        "tokens_computed": count["computed"], "tokens_unique": unique, "computed_per_unique": count["computed"] / unique, "occupancy": count["useful_row_calls"] / max(count["row_calls"], 1)}
     numbers |= {f"tool_{status}": mean([c.status == status for c in calls]) for status in STATUSES}
-    numbers |= {name: (max if name.endswith(("_max", "_gap")) else mean)([entry[name] for entry in log]) for name in log[0]}
+    numbers |= {name: over_minibatches(name, log) for name in log[0] if name != "trained"}
     return numbers | {f"seconds_{phase}": seconds for phase, seconds in clock.seconds.items()}
+
+
+def over_minibatches(name: str, log: list[dict]) -> float:
+    """One number of a step from those of its mini-batches: the maximum, the mean over updates, or the mean over policy tokens, as its definition says."""
+    if name.endswith(("_max", "_gap")):
+        return max(entry[name] for entry in log)
+    weights = [1 if name in ("loss", "grad_norm", "degenerate") else entry["trained"] for entry in log]
+    return sum(w * entry[name] for w, entry in zip(weights, log)) / sum(weights)

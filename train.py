@@ -7,7 +7,6 @@ Settings come from, each overriding the one before: the paper's defaults, --pres
 configs/laptop.json is taken. A run whose folder holds a complete checkpoint goes on from it.
 """
 import argparse
-import copy
 import dataclasses
 import json
 import os
@@ -363,13 +362,13 @@ def main(argv: list[str]) -> None:
     elif run.cold_start:
         cold_start(policy, run)
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay)
-    reference = Policy(copy.deepcopy(policy.model), policy.tokenizer) if run.kl_coef else None
     if checkpoint:
         optimizer.load_state_dict(state["optimizer"])
     else:
         save(run, policy, optimizer, 0)
         if test[0]:
             report(run, sampler, test, log, 0)
+    reference = Policy.load(str(Path(run.out) / "step_000000"), device=run.device) if run.kl_coef else None
     train_loop(run, policy, sampler, optimizer, reference, train, test, log, state["step"])
 
 

@@ -92,7 +92,14 @@ def test_dual_no_variance_anywhere_is_exactly_zero(how):
     for reward in (-1.0, 1.1):
         A = dual_group_advantage(torch.full((3,), reward), torch.full((2,), reward), torch.tensor([0, 2]), torch.tensor([2, 4]), mask, how)
         assert (A == 0).all()
-    assert (dual_group_advantage(torch.tensor([0.5]), torch.tensor([0.7]), torch.tensor([0]), torch.tensor([2]), mask[:1], how)[0, 2:] == 0).logical_or(torch.tensor(how in ("off",))).all()
+
+
+def test_dual_groups_of_one():
+    one = lambda how: dual_group_advantage(tensor(0.5), tensor(0.7), torch.tensor([0]), torch.tensor([2]), torch.ones(1, 5, dtype=torch.bool), how)
+    for how in ("avg", "sum", "literal"):
+        assert (one(how) == 0).all()
+    z = 0.1 / (0.1 + 1e-6)                           # one group of .5 and .7
+    torch.testing.assert_close(one("off"), tensor(0, 0, -z, -z, -z)[None], atol=1e-9, rtol=0)
 
 
 def test_branch_credit_touches_exactly_the_shared_prefix():

@@ -118,7 +118,7 @@ def test_sampled_numbers_with_tools(agent, rollouts):
 def fork_places(r: Rollout) -> dict[str, int]:
     """Places of a rollout with a call where a fork is delicate."""
     call = r.calls[0]
-    return {"first token": 0, "mid-thought": 3, "inside a call": call.start - 2, "the closing tag": call.start - 1, "right after a result": call.end, "last token": len(r.ids) - 1}
+    return {"first token": 0, "second token": 1, "mid-thought": 3, "inside a call": call.start - 2, "the closing tag": call.start - 1, "right after a result": call.end, "last token": len(r.ids) - 1}
 
 
 def test_a_fork_equals_a_fresh_prefill(agent, tools, rollouts):
@@ -168,7 +168,22 @@ def test_branches_share_the_prefix_and_its_calls(agent, tools, rollouts, branch_
         assert x.calls[:len(inherited)] == inherited and all(c.start > x.fork_at - 1 for c in x.calls[len(inherited):])
         assert len(x.calls) == sum(1 for a, b in zip([True] + x.mask, x.mask) if a and not b), "a call for every run of tool tokens, whatever the prompt says"
         assert len(x.ids) <= 128 and x.finish
-    assert any(x.ids[x.fork_at] != x.parent.ids[x.fork_at] for x in branches if x.fork_at < len(x.ids)) or branch_at == "keep"
+        if branch_at == "keep":
+            assert x.ids[x.fork_at - 1] == x.parent.ids[x.fork_at - 1] and len(x.ids) > x.fork_at, "the chosen token is in the branch, and something after it was drawn"
+    assert branch_at == "keep" or any(x.ids[x.fork_at] != x.parent.ids[x.fork_at] for x in branches)
+
+
+def test_calls_in_the_prompt_do_not_count(agent, tools, tokenizer, prompts):
+    """A prompt that shows how tools are called, as every training prompt of the authors does: a branch may make all calls that are not in its own prefix."""
+    talk = tokenizer("<search> x </search><search> y </search><python> 1 </python><result> 1 </result>", add_special_tokens=False).input_ids
+    sampler, mine = rolled(agent, tools, [talk + p for p in prompts[:12]], n=2, max_calls=1, max_prompt=128)
+    scored = score(agent, mine, 1.0, 8, keep_cache=True)
+    starts = [Start(r.fork(1, r.seed + 1), scored.cache, n, scored.hidden[n, 1]) for n, r in enumerate(mine)]
+    sampler.run(starts)
+    for some in (mine, [s.rollout for s in starts]):
+        assert sum(len(r.calls) == 1 for r in some) >= 3, "the prompt's three calls would have used up the limit"
+        assert all(len(r.calls) == 1 for r in some if r.finish == "calls")
+        assert any(r.finish == "calls" for r in some)
 
 
 # ---- bookkeeping
@@ -190,20 +205,25 @@ def test_four_lists_have_one_length_after_every_turn(agent, tools, prompts, monk
     assert max(seen) >= 3 and len(seen) > 500
 
 
-def test_no_token_is_computed_twice(agent, tools, prompts):
-    """Rollouts with three calls and three branches each: tokens put through the model / unique tokens of the tree."""
+def test_no_token_is_computed_twice(agent, tools, prompts, monkeypatch):
+    """Rollouts with three calls and three branches each: tokens put through the model / unique tokens of the tree. Counted here at the decoder, without padding."""
     sampler, mine = rolled(agent, tools, prompts[:24], n=1)
     chosen = [i for i, r in enumerate(mine) if len(r.calls) == 3 and r.finish == "stop"][:8]
     assert len(chosen) == 8
-    sampler.count = Counter()
+    sampler.count, read, append = Counter(), [], appo.Cache.append
+    monkeypatch.setattr(appo.Cache, "append", lambda self, policy, ids, n, rows: read.append(int(n.sum())) or append(self, policy, ids, n, rows))
     mine = sample_initial(sampler, [prompts[i] for i in chosen], 1, [mix_seed(0, i) for i in chosen])
     assert [len(r.calls) for r in mine] == [3] * 8
     now = appo.look(agent, mine, score(agent, mine, 1.0, 8).logp, CONFIG, True)
+    forward, passes = agent.decoder.forward, []
+    monkeypatch.setattr(agent.decoder, "forward", lambda *a, **k: passes.append(k["input_ids"].shape[1]) or forward(*a, **k))
+    calls = len(read)
     branches = appo.grow_branches(sampler, mine, now.scored, appo.branch_points(agent, mine, now, CONFIG)[0], CONFIG)
     assert len(branches) == 24
+    assert len(passes) == len(read) - calls and max(passes) == sampler.chunk, "branches never read a prefix: only single tokens and tool results go through the model"
     unique = sum(len(r.prompt) + len(r.ids) for r in mine) + sum(len(x.ids) - x.fork_at for x in branches)
-    assert sampler.count["computed"] / unique <= 1.0
-    assert sampler.count["computed"] == unique - len(mine) - len(branches), "all but each rollout's last token, which predicts nothing"
+    assert sampler.count["computed"] == sum(read) and sum(read) / unique <= 1.0
+    assert sum(read) == unique - len(mine) - len(branches), "all but each rollout's last token, which predicts nothing"
     assert sampler.count["sampled"] == sum(sum(r.mask) for r in mine) + sum(sum(x.mask[x.fork_at:]) for x in branches)
 
 
@@ -233,9 +253,11 @@ def test_a_row_does_not_depend_on_its_neighbours(agent, tools, prompts):
 
 
 def test_more_rollouts_than_rows(agent, tools, prompts):
-    few, many = rolled(agent, tools, prompts[:6], rows=8), rolled(agent, tools, prompts[:6], rows=8)
-    assert [snapshot(r) for r in few[1]] == [snapshot(r) for r in many[1]]
-    assert all(r.finish for r in few[1]) and len(few[0].free) == 8
+    sampler, mine = rolled(agent, tools, prompts[:6], n=3, rows=8)
+    assert len(mine) == 18 and all(r.finish for r in mine) and len(sampler.free) == 8
+    for p in (0, 5):
+        _, alone = rolled(agent, tools, prompts[p:p + 1], n=3, rows=8, seed=0) if p == 0 else (None, sample_initial(sampler, [prompts[5]], 3, [mix_seed(0, 5)]))
+        assert [snapshot(r) for r in alone] == [snapshot(r) for r in mine[3 * p:3 * p + 3]]
 
 
 class Slow:
@@ -417,6 +439,11 @@ def test_candidates(agent, tokenizer):
     chosen = {names[t] for t in range(len(r.ids)) if ok[t]}
     assert {" So", " use", " 12", "</think>", "<python>", " *", " \\", "</python>", "<answer>"} <= chosen
     assert not chosen & {",", " .", "\n", " ", "  ", "<|im_end|>", "{"}
+    budget = lambda **c: max(t for t, ok in enumerate(appo.branch_candidates(agent, r, dataclasses.replace(CONFIG, max_tokens=12, min_new=4, exclude_punct=False, **c), len(r.ids))) if ok)
+    assert budget() <= 12 - 4 and budget(branch_at="keep") + 1 <= 12 - 4, "a branch has min_new tokens to draw"
+    use = names.index(" use")
+    padded = dataclasses.replace(r, ids=[agent.tokenizer.pad_token_id if t == use else i for t, i in enumerate(r.ids)])
+    assert ok[use] and not appo.branch_candidates(agent, padded, CONFIG, len(r.ids))[use]
     with_punct = appo.branch_candidates(agent, r, dataclasses.replace(CONFIG, exclude_punct=False), len(r.ids))
     assert with_punct[names.index(",")] and not with_punct[names.index("\n")] and not with_punct[len(r.ids) - 1]
 
@@ -424,10 +451,16 @@ def test_candidates(agent, tokenizer):
 def test_candidate_tags_in_plain_tokens(agent):
     """The "<" of a tag is punctuation, but which tag comes is a decision; the "<" of a comparison is not."""
     plain = lambda text: agent.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-    for text, expected in (("use</python>", True), ("use <search>", True), ("use < 3", False), ("use <b>", False)):
+    for text, expected in (("use</python>", True), ("use <search>", True), ("use < 3", False), ("use <b>", False), ("use <b/>", False)):
         r = Rollout([1], 0, ids=plain(text), mask=[True] * len(plain(text)))
         ok = appo.branch_candidates(agent, r, CONFIG, len(r.ids))
         assert ok[next(t for t, i in enumerate(r.ids) if "<" in agent.text[i])] == expected, text
+
+
+def test_punctuation_of_other_scripts(agent):
+    for text, content in (("。", False), ("，", False), ("“", False), ("…", False), ("数", True), ("é", True), ("\ufffd", True), ("3", True), ("+", True), (" \\", True), ("!?", False), ("</", False), ("`", False)):
+        agent.text[0] = text
+        assert appo._has_content(agent, [0, 1], 0) == content, text
 
 
 def test_points_of_a_rollout_without_any_variation_are_drawn_at_random(agent, rollouts):
@@ -470,7 +503,7 @@ def test_omega_is_exactly_one_in_the_first_mini_batch_and_only_there(agent, tool
     exact = [bool((r.notes["future_value"] == 1).all()) for r in initial]
     assert sum(exact) == CONFIG.minibatch * CONFIG.initial
     assert metrics["optimizer_steps"] == 2 and metrics["branches"] == 8 * 4 * 3 == len(rollouts) - len(initial)
-    assert metrics["tokens_trained"] == sum(sum(r.mask) for r in initial), "branches are never trained on"
+    assert metrics["tokens_trained"] == sum(sum(r.mask) for r in initial)
     assert metrics["tokens_sampled"] == sum(sum(r.mask[r.fork_at:]) for r in rollouts)
     assert metrics["computed_per_unique"] <= 1 and metrics["sampler_gap"] < 1e-4
 
@@ -537,7 +570,7 @@ def test_gradient_does_not_depend_on_the_split_into_passes(agent, rollouts, aggr
 
 
 def test_branches_without_variance_do_not_rescale_the_update(agent_folder, tools, prompts):
-    """Branch rows are in the statistics only: with rewards that do not vary among branches and dual="sum" the update is that of no branches at all."""
+    """Branches are never trained on, their rows are in the statistics only: with rewards that do not vary among branches and dual="sum" the update is that of no branches at all."""
     results = []
     for branches in (0, 3):
         policy = Policy.load(str(agent_folder))
@@ -558,13 +591,96 @@ def test_every_switch_runs(agent, tools, prompts, changes):
     assert all(math.isfinite(v) for v in metrics.values()) and metrics["grad_norm"] > 0
     assert metrics["optimizer_steps"] == 2 * config.ppo_epochs
     if config.branch_when == "step":
-        assert metrics["degenerate_later"] < 0.2 and metrics["kl_ref"] > 0 and metrics["branches"] == 32
+        assert metrics["degenerate"] == 1, "drawn before the first update, all were chosen by entropy alone"
+        assert metrics["omega_std"] > 0 and metrics["kl_ref"] > 0 and metrics["branches"] == 32
     if config.ppo_epochs == 2:
         branches = [r for r in rollouts if r.parent is not None]
         assert len({r.seed for r in branches}) == len(branches) == 2 * 96
 
 
+def tree(agent, group, rewards, ids):
+    """Initial rollouts of a prompt with given rewards."""
+    made = [Rollout([1, 2], 0, group, ids=list(x), mask=[i != 9 for i in x], finish="stop") for x in ids]
+    for r, reward in zip(made, rewards):
+        r.reward = reward
+    return made
+
+
+def test_credit_of_two_prompts(agent):
+    """Against Eq. 6-7 by hand, with branches in any order, prompts that are not neighbours' numbers, and rollouts of different lengths."""
+    mine = tree(agent, 5, (1.0, 0.0), ([3, 4, 9, 5, 6], [3, 4, 5])) + tree(agent, 2, (0.0, 0.0), ([7, 7, 7, 7], [8, 8]))
+    branch = lambda n, at, reward: dataclasses.replace(mine[n].fork(at, 1), reward=reward)
+    branches = [branch(3, 1, 1.0), branch(0, 4, 1.0), branch(2, 2, 0.0), branch(1, 2, 0.0), branch(0, 1, 0.0)]
+    mask = appo.response_tensors(mine, "cpu")[1]
+    omega = 1 + 0.05 * torch.arange(20.0).reshape(4, 5)                 # 1.00 .. 1.95
+    adv = appo.credit(mine, branches, omega, torch.ones(4, 5), mask, dataclasses.replace(CONFIG, b=0.5))
+    init, s = 0.5 / (0.5 + 1e-6), math.sqrt(2 / 9) + 1e-6                # branches of prompt 5: rewards 1, 0, 0; of prompt 2: 1, 0
+    up, down, own = (2 / 3) / s, (-1 / 3) / s, 0.5 / (0.5 + 1e-6)
+    base = torch.tensor([[(init + (up + down) / 2) / 2, (init + up) / 2, 0, (init + up) / 2, init], [(-init + down) / 2, (-init + down) / 2, -init, 0, 0], [-own / 2, -own / 2, 0, 0, 0], [own / 2, 0, 0, 0, 0]])
+    torch.testing.assert_close(adv, base * (1 + 0.5 * omega.clamp(1, 1.2)), atol=1e-5, rtol=0)
+    branches[1].reward = 0.0                                             # a branch of prompt 5 fails: nothing of prompt 2 changes
+    moved = appo.credit(mine, branches, omega, torch.ones(4, 5), mask, dataclasses.replace(CONFIG, b=0.5))
+    assert torch.equal(moved[2:], adv[2:]) and not torch.equal(moved[:2], adv[:2])
+    factor = adv[base != 0] / base[base != 0]
+    assert factor.min() >= 1.5 - 1e-5 and factor.max() <= 1.6 + 1e-5
+
+
+def test_guards_reach_the_numbers(agent, rollouts):
+    """fipo_guards in the future sum and in the credit."""
+    _, mine = rollouts
+    old = score(agent, mine, 1.0, 8).logp
+    shifted = torch.where(appo.response_tensors(mine, "cpu")[1], old - 3.0, old)           # every token now e^3 = 20 times likelier
+    plain, guarded = (appo.look(agent, mine, shifted, dataclasses.replace(CONFIG, fipo_guards=on), False) for on in (False, True))
+    assert plain.omega.max() > 1e3 and (guarded.omega == 1).all() and torch.equal(plain.score_omega, guarded.score_omega)
+    mine[0].reward = -1.0
+    on, off = (appo.credit(mine, [], plain.omega, plain.log_ratio.exp(), plain.mask, dataclasses.replace(CONFIG, initial=2, fipo_guards=on)) for on in (True, False))
+    negative = (off < 0)
+    assert negative.any() and (on[negative] > off[negative]).any() and torch.equal(on[off > 0], off[off > 0])
+
+
+def test_norm_and_kl_reach_the_gradient(agent, rollouts):
+    _, mine = rollouts
+    old, mask = score(agent, mine, 1.0, 16).logp, appo.response_tensors(mine, "cpu")[1]
+    adv = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0)) * mask
+    loose = dataclasses.replace(CONFIG, clip_grad=1e9, micro=16)
+    init, budget = gradients(agent, mine, adv, mask, old, loose), gradients(agent, mine, adv, mask, old, dataclasses.replace(loose, norm="budget"))
+    for a, b in zip(init, budget):
+        torch.testing.assert_close(a, 4 * b, atol=1e-6, rtol=0)
+    optimizer = torch.optim.SGD(agent.model.parameters(), lr=0.0)
+    stats = appo.update(agent, optimizer, mine, old, torch.zeros_like(adv), mask, dataclasses.replace(loose, kl_coef=0.5, micro=3), old - 0.1 * mask)
+    per_token = math.exp(-0.1) - 1 + 0.1
+    assert stats["loss"] == pytest.approx(0.5 * per_token, rel=1e-3) and stats["kl_ref"] == pytest.approx(per_token, rel=1e-3) and stats["grad_norm"] > 0
+
+
+def test_numbers_of_a_step_are_means_over_tokens():
+    log = [{"entropy": 1.0, "loss": 1.0, "ratio_max": 2.0, "trained": 10}, {"entropy": 4.0, "loss": 4.0, "ratio_max": 1.0, "trained": 30}]
+    assert [appo.over_minibatches(name, log) for name in ("entropy", "loss", "ratio_max")] == [3.25, 2.5, 2.0]
+
+
+def test_caches_are_given_back(agent, tools, prompts, monkeypatch):
+    """At most one scoring cache lives, and none during an update or without branches."""
+    import gc
+    alive = lambda: sum(isinstance(x, appo.Cache) for x in gc.get_objects())
+    sampler, seen, update = sampler_for(agent, tools), [], appo.update
+    monkeypatch.setattr(appo, "update", lambda *a, **k: seen.append(alive()) or update(*a, **k))
+    before = alive()
+    one_step(agent, tools, prompts, sampler=sampler)
+    made, init = [], appo.Cache.__init__
+    monkeypatch.setattr(appo.Cache, "__init__", lambda self, *a: made.append(1) or init(self, *a))
+    one_step(agent, tools, prompts, dataclasses.replace(CONFIG, branches=0), sampler=sampler)
+    assert seen == [before] * 4 and len(made) == 1, "GRPO needs the prompts' cache only"
+
+
 # ---- what is refused
+
+def test_a_step_that_would_go_wrong_is_refused(agent, tools, prompts):
+    optimizer = torch.optim.SGD(agent.model.parameters(), lr=0.1)
+    for sampler, config, message in ((sampler_for(agent, tools, temperature=0.5), CONFIG, "sampler's temperature is 0.5"), (sampler_for(agent, tools, max_tokens=64), CONFIG, "sampler's max_tokens is 64"),
+                                     (sampler_for(agent, tools), dataclasses.replace(CONFIG, kl_coef=0.1), "needs a reference"), (sampler_for(agent, tools), dataclasses.replace(CONFIG, minibatch=8), "4 prompts cannot be split")):
+        with pytest.raises(ValueError, match=message):
+            appo.step(agent, optimizer, sampler, prompts[:4], [1] * 4, judge, config, 0)
+        assert not sampler.count, "nothing was sampled"
+
 
 def test_models_that_cannot_be_forked_are_refused(tokenizer):
     import transformers
@@ -586,7 +702,7 @@ def test_attention_it_does_not_compute_is_refused():
 
 
 @pytest.mark.parametrize("changes, message", [(dict(initial=0), "--initial must be >= 1"), (dict(branches=-1), "--branches must be >= 0"), (dict(b=-0.1), "--b must be >= 0"), (dict(half_life=0), "--half_life"), (dict(dual="mean"), "--dual must be one of avg"),
-                                              (dict(score_clip=(1.2, 0.8)), "low <= high"), (dict(prompts=10, minibatch=4), "multiple of --minibatch"), (dict(temperature=0), "--temperature"), (dict(clip_low=1.5), "in \\[0, 1\\]"), (dict(b=math.nan), "--b must be")])
+                                              (dict(score_clip=(1.2, 0.8)), "low <= high"), (dict(prompts=10, minibatch=4), "multiple of --minibatch"), (dict(branch_when="step", ppo_epochs=2), "needs --ppo_epochs 1"), (dict(temperature=0), "--temperature"), (dict(clip_low=1.5), "in \\[0, 1\\]"), (dict(b=math.nan), "--b must be")])
 def test_settings_out_of_range(changes, message):
     with pytest.raises(ValueError, match=message):
         Config(**changes)
