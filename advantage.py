@@ -29,7 +29,8 @@ def group_advantage(rewards: Tensor, correction: int = 0) -> Tensor:
     return (rewards - rewards.mean()) / (rewards.std(correction=correction) + STD_EPS)
 
 
-def dual_group_advantage(rewards: Tensor, branch_rewards: Tensor, parent: Tensor, fork_at: Tensor, mask: Tensor, how: str = "avg", correction: int = 0) -> Tensor:
+def dual_group_advantage(rewards: Tensor, branch_rewards: Tensor, parent: Tensor, fork_at: Tensor, mask: Tensor,
+                         how: str = "avg", correction: int = 0) -> Tensor:
     """Credit of every token of one prompt's initial rollouts from both groups (Eq. 6).
 
     z_init(n), z_branch(k): group_advantage within the initial rollouts and within the branches. A branch shares the tokens t < fork_at with its parent;
@@ -48,7 +49,8 @@ def dual_group_advantage(rewards: Tensor, branch_rewards: Tensor, parent: Tensor
         raise ValueError(f"how must be 'avg', 'sum', 'literal' or 'off', got {how!r}")
     N, K = len(rewards), len(branch_rewards)
     if len(mask) != N or len(parent) != K or len(fork_at) != K:
-        raise ValueError(f"{N} rewards need a mask of {N} rows (got {len(mask)}); {K} branch rewards need as many parents and fork_at (got {len(parent)}, {len(fork_at)})")
+        raise ValueError(f"{N} rewards need a mask of {N} rows (got {len(mask)}); {K} branch rewards need as many parents and fork_at "
+                         f"(got {len(parent)}, {len(fork_at)})")
     if K and not (0 <= int(parent.min()) and int(parent.max()) < N):
         raise ValueError(f"parent must be in 0..{N - 1}, got {parent.tolist()}")
     if how == "off":
@@ -88,7 +90,8 @@ def scale_by_future(adv: Tensor, omega: Tensor, b: float, clip: tuple[float, flo
     return adv * (1.0 + b * value)
 
 
-def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, mask: Tensor, clip_low: float = 0.2, clip_high: float = 0.28, clip_c: float = 3.0, aggregate: str = "seq-mean",
+def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, mask: Tensor,
+                clip_low: float = 0.2, clip_high: float = 0.28, clip_c: float = 3.0, aggregate: str = "seq-mean",
                 total: float | None = None, logp_ref: Tensor | None = None, kl_coef: float = 0.0, max_dual_clipped: int | None = None) -> tuple[Tensor, dict]:
     """The clipped policy-gradient loss, to be minimised (Eq. 8), with the dual clip for negative credit.
 

@@ -61,12 +61,15 @@ class Config:
     score_clip: tuple[float, float] = option((0.8, 1.2), "bounds of Omega in the branching score")
     future_clip: tuple[float, float] = option((1.0, 1.2), "bounds of Omega in the credit (paper's implementation 1.0 1.2)")
     branch_at: str = option("resample", "a branch draws the chosen token anew (paper) or keeps it (released code)", choices=("resample", "keep"))
-    branch_pool: str = option("rollout", "B points in every rollout (paper) or the N*B best of all rollouts of a prompt (released code)", choices=("rollout", "prompt"))
-    branch_when: str = option("minibatch", "draw branches with the current policy before every update (paper) or once before the first (released code)", choices=("minibatch", "step"))
+    branch_pool: str = option("rollout", "B points in every rollout (paper) or the N*B best of all rollouts of a prompt (released code)",
+                              choices=("rollout", "prompt"))
+    branch_when: str = option("minibatch", "draw branches with the current policy before every update (paper) or once before the first (released code)",
+                              choices=("minibatch", "step"))
     prefer_positive: bool = option(True, "choose tokens above average in entropy and Omega first, then by entropy; false: Eq. 5 alone")
     exclude_punct: bool = option(True, "never branch at punctuation, unless it opens a tag")
     min_new: int = option(4, "a branch point leaves at least this many tokens of the budget", 1)
-    dual: str = option("avg", "credit from both groups: their average (paper), sum (released code), Eq. 6 as printed, or one group", choices=("avg", "sum", "literal", "off"))
+    dual: str = option("avg", "credit from both groups: their average (paper), sum (released code), Eq. 6 as printed, or one group",
+                       choices=("avg", "sum", "literal", "off"))
     std_correction: int = option(0, "group std: 0 population (released APPO code), 1 unbiased (verl's GRPO)", choices=(0, 1))
     clip_low: float = option(0.2, "ratio clip below 1, in [0, 1]", 0)
     clip_high: float = option(0.28, "ratio clip above 1", 0)
@@ -74,7 +77,8 @@ class Config:
     aggregate: str = option("seq-mean", "every rollout weighs the same (Eq. 8) or every token (released code)", choices=("seq-mean", "token-mean"))
     norm: str = option("init", "seq-mean divides by the initial rollouts or by all M = N(B+1) of Eq. 8", choices=("init", "budget"))
     kl_coef: float = option(0.0, "weight of the KL to the starting model; 0 never loads one (paper 0, released code 0.001)", 0)
-    fipo_guards: bool = option(False, "the released code's guards: log-ratios above log 3 leave the future sum; Omega in [0.8, 1] where credit < 0 and ratio > 6; rows with more than one dual-clipped token dropped")
+    fipo_guards: bool = option(False, "the released code's guards: log-ratios above log 3 leave the future sum; Omega in [0.8, 1] where credit < 0 and "
+                                      "ratio > 6; rows with more than one dual-clipped token give no policy gradient")
     temperature: float = option(1.0, "of sampling and of every log-prob and entropy", 1e-3)
     max_tokens: int = option(4096, "response budget, tokens, tool results included (paper 4096 reasoning, 8192 search)", 1)
     max_calls: int = option(3, "tool calls per rollout; one more ends it as truncated", 0)
@@ -103,8 +107,9 @@ class Config:
             raise ValueError(f"--prompts must be a multiple of --minibatch, got {self.prompts} and {self.minibatch}")
 
 
-PRESETS = {"paper": {}, "released": dict(initial=8, branches=1, b=1.0, half_life=64.0, score_half_life=float("inf"), branch_at="keep", branch_pool="prompt", branch_when="step", exclude_punct=False,
-                                         dual="sum", aggregate="token-mean", kl_coef=0.001, fipo_guards=True, prompts=96, max_tokens=6144)}
+PRESETS = {"paper": {},
+           "released": dict(initial=8, branches=1, b=1.0, half_life=64.0, score_half_life=float("inf"), branch_at="keep", branch_pool="prompt", branch_when="step",
+                            exclude_punct=False, dual="sum", aggregate="token-mean", kl_coef=0.001, fipo_guards=True, prompts=96, max_tokens=6144)}
 ALGOS = {"appo": {}, "grpo": dict(branches=0, b=0.0)}
 
 
@@ -137,8 +142,8 @@ def check_config(config, name: str) -> None:
         raise ValueError(f"{name} is a {kinds[0]}, not a causal language model (...ForCausalLM)")
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     if layers != {"full_attention"} or (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)):
-        raise ValueError(f"{name} uses sliding-window or other partial attention (layer types {sorted(layers)}, sliding_window {getattr(config, 'sliding_window', None)}); "
-                         "a fork needs full attention: Qwen2.5, Qwen3, Llama 3 and SmolLM2 have it")
+        raise ValueError(f"{name} uses sliding-window or other partial attention (layer types {sorted(layers)}, "
+                         f"sliding_window {getattr(config, 'sliding_window', None)}); a fork needs full attention: Qwen2.5, Qwen3, Llama 3 and SmolLM2 have it")
 
 
 class Policy:
@@ -387,7 +392,8 @@ class Rollout:
 
     def fork(self, at: int, seed: int) -> "Rollout":
         """A branch that shares ids[:at] and the calls completed in them."""
-        return Rollout(self.prompt, seed, self.group, self.ids[:at], self.mask[:at], self.logp[:at], self.entropy[:at], [c for c in self.calls if c.end <= at], parent=self, fork_at=at)
+        calls = [c for c in self.calls if c.end <= at]
+        return Rollout(self.prompt, seed, self.group, self.ids[:at], self.mask[:at], self.logp[:at], self.entropy[:at], calls, parent=self, fork_at=at)
 
 
 @dataclass
@@ -421,13 +427,14 @@ class Sampler:
     """
     PATIENCE = 8        # loop steps that a result waits for others to be appended with
 
-    def __init__(self, policy: Policy, tools: dict, rows: int, max_prompt: int, max_tokens: int, max_calls: int, max_result_tokens: int = 2048, temperature: float = 1.0, chunk: int = 16, tool_threads: int = 8):
+    def __init__(self, policy: Policy, tools: dict, rows: int, max_prompt: int, max_tokens: int, max_calls: int,
+                 max_result_tokens: int = 2048, temperature: float = 1.0, chunk: int = 16, tool_threads: int = 8):
         self.policy, self.tools, self.rows, self.chunk = policy, tools, rows, chunk
         self.max_tokens, self.max_calls, self.max_result_tokens, self.temperature = max_tokens, max_calls, max_result_tokens, temperature
         self.batch = max(1, rows // 8)       # rows per call when prompts and results are read
         self.cache = Cache(policy, rows, max_prompt + max_tokens + chunk)
         self.pool = ThreadPoolExecutor(tool_threads)
-        self.count = Counter()          # computed: tokens put through the model; sampled; row_calls, useful_row_calls: rows decoded, and those that were running
+        self.count = Counter()          # computed: tokens put through the model; sampled; row_calls, useful_row_calls: rows decoded, rows that were running
         self._reset()
 
     def _reset(self) -> None:
@@ -743,13 +750,14 @@ def credit(rollouts: list[Rollout], branches: list[Rollout], omega: Tensor, rati
         place = {id(rollouts[n]): k for k, n in enumerate(rows)}
         grown = [x for x in branches if id(x.parent) in place]
         numbers = lambda values, dtype: torch.tensor(values, dtype=dtype, device=omega.device)
-        adv[rows] = dual_group_advantage(
-            numbers([rollouts[n].reward for n in rows], torch.float64), numbers([x.reward for x in grown], torch.float64), numbers([place[id(x.parent)] for x in grown], torch.long),
-            numbers([x.fork_at for x in grown], torch.long), mask[rows], config.dual, config.std_correction).to(adv.dtype)
+        rewards, branch_rewards = numbers([rollouts[n].reward for n in rows], torch.float64), numbers([x.reward for x in grown], torch.float64)
+        parent, fork_at = numbers([place[id(x.parent)] for x in grown], torch.long), numbers([x.fork_at for x in grown], torch.long)
+        adv[rows] = dual_group_advantage(rewards, branch_rewards, parent, fork_at, mask[rows], config.dual, config.std_correction).to(adv.dtype)
     return scale_by_future(adv, omega, config.b, config.future_clip, ratio if config.fipo_guards else None)
 
 
-def update(policy: Policy, optimizer, rollouts: list[Rollout], logp_old: Tensor, adv: Tensor, mask: Tensor, config: Config, logp_ref: Tensor | None = None) -> dict:
+def update(policy: Policy, optimizer, rollouts: list[Rollout], logp_old: Tensor, adv: Tensor, mask: Tensor, config: Config,
+           logp_ref: Tensor | None = None) -> dict:
     """One optimiser step on the initial rollouts. However they are split into passes, the gradient is that of the whole: the normaliser is the mini-batch's.
 
     Args:    logp_old, adv: (N, T), no gradient through them. mask: (N, T) bool. logp_ref: (N, T) under the reference, needed if config.kl_coef > 0.
@@ -808,7 +816,8 @@ class Clock:
         self.seconds[phase] += time.perf_counter() - started
 
 
-def grow(policy: Policy, sampler: Sampler, rollouts: list[Rollout], now: Look, reward, config: Config, epoch: int = 0) -> tuple[list[Rollout], Tensor, float]:
+def grow(policy: Policy, sampler: Sampler, rollouts: list[Rollout], now: Look, reward, config: Config,
+         epoch: int = 0) -> tuple[list[Rollout], Tensor, float]:
     """Choose branch points, sample their branches and reward them; the cache that they came from is given back.
 
     Returns: branches, the numbers (N, T) that ranked the tokens, and the share of rollouts whose Omega was constant, so that entropy alone chose.
@@ -821,7 +830,8 @@ def grow(policy: Policy, sampler: Sampler, rollouts: list[Rollout], now: Look, r
     return branches, scores, float(omega_is_constant(now.score_omega, now.mask, config.score_clip).float().mean())
 
 
-def step(policy: Policy, optimizer, sampler: Sampler, prompts: list[list[int]], seeds: list[int], reward, config: Config, order_seed: int, reference: Policy | None = None) -> tuple[dict, list[Rollout]]:
+def step(policy: Policy, optimizer, sampler: Sampler, prompts: list[list[int]], seeds: list[int], reward, config: Config, order_seed: int,
+         reference: Policy | None = None) -> tuple[dict, list[Rollout]]:
     """One step of APPO: initial rollouts of all prompts, then an update per mini-batch of prompts, each with branches drawn from the policy as it is then.
 
     Args:    prompts: token ids; their number is a multiple of config.minibatch. seeds: one integer per prompt: mix_seed(run seed, step, prompt index).
@@ -853,7 +863,8 @@ def step(policy: Policy, optimizer, sampler: Sampler, prompts: list[list[int]], 
         with clock("update"):
             stats = update(policy, optimizer, rows, logp_old, adv, now.mask, config, ref[i])
         for n, r in enumerate(rows):
-            r.notes = {name: x[n, :len(r.ids)] for name, x in (("logp_old", logp_old), ("future_value", now.omega), ("branching_score", scores), ("advantage", adv))}
+            per_token = {"logp_old": logp_old, "future_value": now.omega, "branching_score": scores, "advantage": adv}
+            r.notes = {name: x[n, :len(r.ids)] for name, x in per_token.items()}
         branches += grown
         log.append(stats | watch(now, logp_old, rows) | {"degenerate": degenerate})
     return summarise(initial, branches, log, sampler, clock, config), initial + branches
@@ -863,7 +874,7 @@ def check_step(sampler: Sampler, prompts: list, config: Config, reference: Polic
     """Refuse what would waste a step or bias it without a word."""
     for name in ("temperature", "max_tokens"):
         if getattr(sampler, name) != getattr(config, name):
-            raise ValueError(f"the sampler's {name} is {getattr(sampler, name)}, the configuration's {getattr(config, name)}: log-probs and budgets would not fit the rollouts")
+            raise ValueError(f"the sampler's {name} is {getattr(sampler, name)}, the configuration's {getattr(config, name)}: they must be the same")
     if config.kl_coef and reference is None:
         raise ValueError(f"kl_coef = {config.kl_coef} needs a reference policy")
     if not prompts or len(prompts) % config.minibatch:
@@ -875,8 +886,8 @@ def watch(now: Look, logp_old: Tensor, rollouts: list[Rollout]) -> dict:
     mask = now.mask
     omega = now.omega[mask]
     sampled = torch.tensor([x for r in rollouts for x, own in zip(r.logp, r.mask) if own], device=mask.device)
-    return {"entropy": float(now.scored.entropy[mask].mean()), "omega": float(omega.mean()), "omega_std": float(omega.std(correction=0)), "omega_max": float(omega.max()),
-            "drift": float(now.log_ratio[mask].abs().mean()), "sampler_gap": float((sampled - logp_old[mask]).abs().max()), "trained": len(omega)}
+    return {"entropy": float(now.scored.entropy[mask].mean()), "omega": float(omega.mean()), "omega_std": float(omega.std(correction=0)),
+            "omega_max": float(omega.max()), "drift": float(now.log_ratio[mask].abs().mean()), "sampler_gap": float((sampled - logp_old[mask]).abs().max()), "trained": len(omega)}
 
 
 def summarise(initial: list[Rollout], branches: list[Rollout], log: list[dict], sampler: Sampler, clock: Clock, config: Config) -> dict:
@@ -887,13 +898,15 @@ def summarise(initial: list[Rollout], branches: list[Rollout], log: list[dict], 
     count = sampler.count
     unique = sum(len(r.prompt) for r in initial[::config.initial]) + sum(len(r.ids) for r in initial) + sum(len(r.ids) - r.fork_at for r in branches)
     numbers = {
-        "reward": mean([r.reward for r in initial]), "reward_std": mean([torch.tensor(g).std(correction=0).item() for g in groups]), "reward_branch": mean([r.reward for r in branches]),
-        "zero_std": mean([max(g) == min(g) for g in groups]), "format_errors": mean([r.reward < 0 for r in initial]), "truncated": mean([r.truncated for r in initial]),
+        "reward": mean([r.reward for r in initial]), "reward_std": mean([torch.tensor(g).std(correction=0).item() for g in groups]),
+        "reward_branch": mean([r.reward for r in branches]), "zero_std": mean([max(g) == min(g) for g in groups]),
+        "format_errors": mean([r.reward < 0 for r in initial]), "truncated": mean([r.truncated for r in initial]),
         "forged": mean([r.finish == "forged" for r in initial]), "length": mean([len(r.ids) for r in initial]), "calls": mean([len(r.calls) for r in initial]),
         "branches": len(branches), "fork_depth": mean([x.fork_at / len(x.parent.ids) for x in branches]),
         "degenerate_first": log[0]["degenerate"], "degenerate_later": mean([entry["degenerate"] for entry in log[1:]]),
         "tokens_sampled": count["sampled"], "tokens_trained": sum(entry["trained"] for entry in log), "optimizer_steps": len(log),
-        "tokens_computed": count["computed"], "tokens_unique": unique, "computed_per_unique": count["computed"] / unique, "occupancy": count["useful_row_calls"] / max(count["row_calls"], 1)}
+        "tokens_computed": count["computed"], "tokens_unique": unique, "computed_per_unique": count["computed"] / unique,
+        "occupancy": count["useful_row_calls"] / max(count["row_calls"], 1)}
     numbers |= {f"tool_{status}": mean([c.status == status for c in calls]) for status in STATUSES}
     numbers |= {name: over_minibatches(name, log) for name in log[0] if name != "trained"}
     return numbers | {f"seconds_{phase}": seconds for phase, seconds in clock.seconds.items()}
