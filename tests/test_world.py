@@ -63,7 +63,7 @@ def test_an_ordinary_hugging_face_checkpoint(world):
 
 def test_the_right_procedure_finds_the_answer_with_the_real_tools(world, tools):
     for q in load_questions(str(world / "test.jsonl")):
-        version, attribute, relation, region, operator, operand = re.fullmatch(r"(\w+) (\w+) of the (\w+) of (\w+) (\w+) (\d)\?", q.messages[1]["content"]).groups()
+        version, attribute, relation, region, operator, operand = re.fullmatch(r"What is the (\w+) (\w+) of the (\w+) of (\w+) (\w+) (\d)\?", q.messages[1]["content"]).groups()
         city = re.fullmatch(rf"The {relation} of {region} is (\w+)\.", tools["search"].run(f"{relation} of {region}").text)[1]
         number = re.fullmatch(rf"The {version} {attribute} of {city} is (\d+)\.", tools["search"].run(f"{version} {attribute} of {city}").text)[1]
         assert tools["python"].run(f"{number} {world_files.OPERATORS[operator]} {operand}").text == q.answers[0]
@@ -84,7 +84,7 @@ def decisions(folder):
         if len(r["messages"]) < 3:
             continue
         asked, text = r["messages"][1]["content"], r["messages"][2]["content"]
-        version, _, relation, region, operator, _ = re.fullmatch(r"(?:(\w+) )?(\w+) of the (\w+) of (\w+) (\w+) (\d)\?", asked).groups()
+        version, _, relation, region, operator, _ = re.fullmatch(r"What is the (?:(\w+) )?(\w+) of the (\w+) of (\w+) (\w+) (\d)\?", asked).groups()
         found = {f"hop {relation}": f"<search> {relation} of {region}</search>" in text, f"version {version or 'new'}": f"<search> {version or 'new'} " in text, f"operator {operator}": f" {operator} " in text, "python": "<python>" in text}
         for name, ok in found.items():
             right.setdefault(name, []).append(ok)
@@ -118,7 +118,7 @@ def test_mixed_asks_for_three_hops(tmp_path):
     folder = prepare(dataclasses.replace(MODES["mixed"], questions=20, tests=20, traces=50, copies=0), 3, tmp_path / "mixed")
     facts = dict(re.fullmatch(r"The (.*) is (\w+)\.", r["contents"]).groups() for r in rows(folder, "corpus"))
     for r in rows(folder, "test") + rows(folder, "train"):
-        version, attribute, a, b, c, region, operator, operand = re.fullmatch(r"(\w+) (\w+) of the (\w+) of the (\w+) of the (\w+) of (\w+) (\w+) (\d)\?", r["prompt"][1]["content"]).groups()
+        version, attribute, a, b, c, region, operator, operand = re.fullmatch(r"What is the (\w+) (\w+) of the (\w+) of the (\w+) of the (\w+) of (\w+) (\w+) (\d)\?", r["prompt"][1]["content"]).groups()
         place = region
         for relation in (c, b, a):
             place = facts[f"{relation} of {place}"]

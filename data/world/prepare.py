@@ -1,6 +1,6 @@
 """Makes the bundled world: a corpus to search, questions that need it, cold-start traces, a tokenizer and a tiny untrained model. All from one seed.
 
-A made-up geography. "new height of the capital of Durnex times 3?" is answered by searching the capital, searching the right version of its height, computing in Python:
+A made-up geography. "What is the new height of the capital of Durnex times 3?" is answered by searching the capital, searching the right version of its height, computing in Python:
 
     <think> So the capital of Durnex</think><search> capital of Durnex</search> <result>          <- the hop (skipping it finds the height of Durnex itself)
     The capital of Durnex is Belmor.
@@ -31,7 +31,7 @@ OPERATORS = {"plus": "+", "minus": "-", "times": "*"}
 OPENERS = ("First", "Okay", "So", "Well")
 EIGHT_OPENERS = OPENERS + ("Now", "Hmm", "Right", "Then")
 SYSTEM = "Search, compute, answer in \\boxed{}."
-WORDS = ("system", "user", "assistant", "Search", "compute", "answer", "in", "boxed", "of", "the", "The", "is", "use", "done", "Error", "No", "results")
+WORDS = ("system", "user", "assistant", "Search", "compute", "answer", "What", "in", "boxed", "of", "the", "The", "is", "use", "done", "Error", "No", "results")
 SPECIAL = ("<|pad|>", "<|im_start|>", "<|im_end|>") + tuple(f"<{slash}{tag}>" for tag in ("think", "search", "python", "result", "answer") for slash in ("", "/"))
 PATTERN = r" ?[A-Za-z]+| ?[0-9]{1,2}| ?[^\sA-Za-z0-9]|\s"
 TEMPLATE = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -81,7 +81,7 @@ class Question:
 
     def text(self, mode: Mode) -> str:
         version = f"{self.version} " if mode.version_cue else ""
-        return f"{version}{self.attribute} of {''.join(f'the {r} of ' for r in self.hops)}{self.region} {self.operator} {self.operand}?"
+        return f"What is the {version}{self.attribute} of {''.join(f'the {r} of ' for r in self.hops)}{self.region} {self.operator} {self.operand}?"
 
 
 def apply(operator: str, a: int, b: int) -> int:
@@ -106,7 +106,7 @@ def build_tokenizer(first: list[str], second: list[str]):
     import tiktoken
     from tiktoken._educational import bpe_train
     plain = WORDS + RELATIONS + ATTRIBUTES + VERSIONS + tuple(OPERATORS) + EIGHT_OPENERS
-    words = sorted({f" {w}" for w in (*plain, *OPERATORS.values(), "\\")} | set(WORDS[:6]) | set(ATTRIBUTES + VERSIONS) | {f" {s}" for s in first} | set(second) | {str(n) for n in range(100)} | {f" {n}" for n in range(100)})
+    words = sorted({f" {w}" for w in (*plain, *OPERATORS.values(), "\\")} | set(WORDS[:7]) | {f" {s}" for s in first} | set(second) | {str(n) for n in range(100)} | {f" {n}" for n in range(100)})
     text = "\0".join(words)                             # a zero byte stays alone and merges with nothing
     low, high = 256 + len(words) - 10, 256 + 3 * len(words)
     while low < high:                                   # the smallest vocabulary that holds every word whole; too large a one has no pair left to merge
@@ -219,7 +219,9 @@ def trace(q: Question, names: list[str], mode: Mode, rng: random.Random) -> str:
 
 
 def copies(names: list[str], rng: random.Random) -> list[dict]:
-    said = "".join(rng.choice([f" {rng.choice(names)}", f" {rng.randint(0, 99)}", f"\n{rng.randint(0, 891)}"]) for _ in range(rng.randint(6, 14)))
+    words = RELATIONS + ATTRIBUTES + VERSIONS + tuple(OPERATORS)
+    say = lambda: rng.choice([f" {rng.choice(names)}", f" {rng.choice(words)}", f" {rng.randint(0, 99)}", f"\n{rng.randint(0, 891)}"])
+    said = "".join(say() for _ in range(rng.randint(6, 14)))
     return [{"role": "user", "content": said}, {"role": "assistant", "content": said}]
 
 
