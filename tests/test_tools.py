@@ -31,7 +31,7 @@ def python():
     ("<search> x <python>\nfor i in [1]:\n    print(i)\n</python>", ("python", "for i in [1]:\n    print(i)")),
     ("<python>\n    a = 1\n    a\n</python>", ("python", "a = 1\na")),
     ("<python> a = 1\nb = 2</python>", ("python", "a = 1\nb = 2")),
-    ("<search></search>", ("search", "")),
+    ("<search></search>", ("search", "")), ("<search>a</search> x </python>", ("search", "a")), ("<python> x </python> y </python>", ("python", "x")),
     ("<search>never closed", None), ("</search>", None), ("", None), ("<search>a</python>", None), ("<result>1</result>", None),
     ("<search>a</search", None), ("<answer>1</answer>", None)])
 def test_parse_call(text, call):
@@ -113,9 +113,61 @@ def test_python_clean_environment(python, monkeypatch):
     fresh = PythonTool()
     result = fresh.run("import os; print(sorted(os.environ)); print(os.environ.get('SECRET_API_KEY'))")
     assert "None" in result.text and "SECRET" not in result.text
-    fresh.close()
     held = python.run("import os\nprint([fd for fd in range(3, 64) if os.path.exists(f'/proc/self/fd/{fd}')])").text
     assert held in ("[9]", "[3, 9]"), "no file of the trainer is inherited; 9 is the verdict"
+    assert fresh.run("import sys, os; [p for p in sys.path if os.path.exists(os.path.join(p, 'appo.py'))]").text == "[]"
+    fresh.close()
+
+
+def test_python_sets_print_in_the_same_order_in_every_worker():
+    texts = set()
+    for _ in range(3):
+        tool = PythonTool()
+        texts.add(tool.run("set('abcdefgh')").text)
+        tool.close()
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("code", ["import sys; sys.stdout = None; 5", "import sys\nclass X:\n    def write(self, t): pass\nsys.stdout = X()\n5"])
+def test_python_code_that_takes_its_output_away(python, code):
+    assert python.run(code).status == "ok" and python.run(code).text == "5"
+
+
+def test_python_cannot_leave_its_session_for_the_workers(python, tmp_path):
+    flag = tmp_path / "alive"
+    tool = PythonTool(timeout=0.4)
+    result = tool.run(f"import os, time\ntry: os.setpgid(0, os.getppid())\nexcept OSError as e: print('refused')\ntime.sleep(1)\nopen({str(flag)!r}, 'w')")
+    assert result.status == "timeout" and "refused" in result.text
+    time.sleep(1)
+    assert not flag.exists()
+    tool.close()
+
+
+def test_python_stopped_worker_is_replaced(python):
+    tool = PythonTool(timeout=0.5)
+    tool.run("1")
+    os.kill(tool.worker.pid, signal.SIGSTOP)
+    started = time.monotonic()
+    result = tool.run("2")
+    assert (result.status, result.text) == ("ok", "2") and time.monotonic() - started < 8, "our delay is not the model's timeout"
+    tool.close()
+
+
+def test_python_without_room_for_files_is_infra(python, monkeypatch):
+    monkeypatch.setattr(tools.tempfile, "TemporaryFile", lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert python.run("1").status == "infra"
+
+
+def test_python_with_many_open_files(python):
+    resource = __import__("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert python.run("3").text == "3"
+    finally:
+        [os.close(fd) for fd in held]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_python_strange_code(python):
@@ -160,6 +212,8 @@ def test_python_settings():
         PythonTool(sandbox="yes")
     with pytest.raises(ValueError, match="timeout must be > 0"):
         PythonTool(timeout=0)
+    with pytest.raises(ValueError, match="at most 3600"):
+        PythonTool(timeout=float("inf"))
 
 
 # ---- search
@@ -215,7 +269,7 @@ def test_search_bad_corpora(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         SearchTool(str(tmp_path / "no.jsonl"))
     bad = tmp_path / "bad.jsonl"
-    for content in ('{"contents": "fine"}\n{"title": "no text"}\n', '{"contents": "fine"}\nnot json\n'):
+    for content in ('{"contents": "fine"}\n{"title": "no text"}\n', '{"contents": "fine"}\nnot json\n', '{"contents": "fine"}\n{"contents": 42}\n', '{"contents": "fine"}\n[1, 2]\n', '{"text": "fine"}\n"abc"\n'):
         bad.write_text(content)
         with pytest.raises(ValueError, match="bad.jsonl, row 2"):
             SearchTool(str(bad))
@@ -223,8 +277,34 @@ def test_search_bad_corpora(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no .jsonl"):
         SearchTool(str(tmp_path / "empty"))
+    for content in ("[1]", "oops", '{"q": 5}'):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(ValueError, match="bad.json: a .json corpus is"):
+            SearchTool(str(tmp_path / "bad.json"))
+    bad.write_text("\n")
+    with pytest.raises(ValueError, match="holds no document"):
+        SearchTool(str(bad))
     with pytest.raises(ValueError, match="topk must be >= 1"):
         SearchTool(str(bad), topk=0)
+
+
+def test_search_strange_places_and_bytes(tmp_path):
+    folder = tmp_path / "my#dir %20?x"
+    folder.mkdir()
+    (folder / "c.jsonl").write_bytes(b'{"contents": "alpha \xff beta"}\n{"contents": "lone \\ud800 surrogate"}\n')
+    tool = SearchTool(str(folder / "c.jsonl"), topk=1)
+    assert "alpha" in tool.run("alpha").text and "surrogate" in tool.run("surrogate").text
+
+
+def test_search_read_only_corpora_of_one_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(tools.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tools.os, "access", lambda path, mode: False)
+    made = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "corpus.jsonl").write_text(json.dumps({"contents": f"from {name}"}) + "\n")
+        made.append(SearchTool(str(tmp_path / name / "corpus.jsonl"), topk=1))
+    assert [t.run("from").text for t in made] == ["from a", "from b"]
 
 
 def test_search_from_many_threads(corpus):
