@@ -17,8 +17,10 @@ whose policy writes <result> itself, a made-up tool result, ends there.
 
 Axes: R rows of the live cache, B rows of a call, S new tokens per row, N rollouts, T response tokens, W tokens of prompt and response, D hidden, V vocabulary.
 """
+import argparse
 import dataclasses
 import math
+import platform
 import time
 import unicodedata
 from collections import Counter, deque
@@ -28,6 +30,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -47,6 +50,37 @@ TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 def option(default, text, low=None, choices=None):
     """A field of a configuration with its help text (units, range, source), the least value it takes, or all the values it takes."""
     return field(default=default, metadata={"help": text, "low": low, "choices": choices})
+
+
+def check_options(config) -> None:
+    """Raise ValueError naming the flag whose value has the wrong type, is out of its range or none of its choices."""
+    for f in dataclasses.fields(config):
+        value, low, choices = getattr(config, f.name), f.metadata["low"], f.metadata["choices"]
+        right = {float: (int, float), tuple[float, float]: tuple}.get(f.type, f.type)
+        pair = isinstance(value, tuple) and not (len(value) == 2 and all(type(x) in (int, float) for x in value))
+        if not isinstance(value, right) or pair or (isinstance(value, bool) and f.type is not bool):
+            raise ValueError(f"--{f.name} must be {'two numbers' if right is tuple else f.type.__name__}, got {value!r}")
+        if low is not None and not value >= low:
+            raise ValueError(f"--{f.name} must be >= {low}, got {value}")
+        if choices and value not in choices:
+            raise ValueError(f"--{f.name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def add_flags(parser, kind) -> None:
+    """A flag for every field of a configuration; those that are not given stay out of the parsed arguments."""
+    def boolean(text: str) -> bool:
+        if text.lower() not in ("true", "false"):
+            raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
+        return text.lower() == "true"
+    for f in dataclasses.fields(kind):
+        special = {tuple[float, float]: dict(nargs=2, type=float), bool: dict(nargs="?", const=True, type=boolean)}
+        how = special.get(f.type, dict(type=f.type, choices=f.metadata["choices"]))
+        parser.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=f"{f.metadata['help']} (default {f.default})".replace("%", "%%"), **how)
+
+
+def versions() -> dict:
+    """What a result depends on besides its settings."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
 
 
 @dataclass(frozen=True)
@@ -90,12 +124,7 @@ class Config:
     clip_grad: float = option(1.0, "the gradient norm is clipped to this", 0)
 
     def __post_init__(self):
-        for f in dataclasses.fields(self):
-            value, low, choices = getattr(self, f.name), f.metadata["low"], f.metadata["choices"]
-            if low is not None and not value >= low:
-                raise ValueError(f"--{f.name} must be >= {low}, got {value}")
-            if choices and value not in choices:
-                raise ValueError(f"--{f.name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+        check_options(self)
         for name in ("score_clip", "future_clip"):
             if not 0 < getattr(self, name)[0] <= getattr(self, name)[1]:
                 raise ValueError(f"--{name} must be two numbers 0 < low <= high, got {getattr(self, name)}")
@@ -172,7 +201,10 @@ class Policy:
     @classmethod
     def load(cls, path: str, dtype: str = "float32", device: str = "cpu") -> "Policy":
         """From a Hugging Face folder or name; the configuration is checked before any weight is read. ValueError as in check_config."""
-        check_config(AutoConfig.from_pretrained(path), path)
+        try:
+            check_config(AutoConfig.from_pretrained(path), path)
+        except OSError as problem:
+            raise ValueError(f"--model {path} is neither a folder with a Hugging Face model nor a name that can be fetched: {str(problem).splitlines()[0]}") from None
         model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="folded").to(device)
         return cls(model, AutoTokenizer.from_pretrained(path))
 
@@ -182,12 +214,6 @@ class Policy:
         ids = {i for entry in named if entry is not None for i in (entry if isinstance(entry, (list, tuple)) else [entry])}
         known = self.tokenizer.get_vocab()
         return ids | {known[marker] for marker in TURN_ENDS if marker in known}
-
-    def encode_result(self, text: str, room: int) -> list[int]:
-        """Token ids of " <result>\\n{text}\\n</result>", the text cut to fit into `room` ids. The text gives no tag and no special token, whatever it holds."""
-        head, tail = (self.tokenizer(part, add_special_tokens=False).input_ids for part in (" <result>\n", "\n</result>"))
-        body = self.tokenizer(defuse(text), add_special_tokens=False, split_special_tokens=True).input_ids
-        return (head + body[:max(0, room - len(head) - len(tail))] + tail)[:room]
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids, tags and special tokens included."""
@@ -286,6 +312,13 @@ def extend(policy: Policy, cache: Cache, rows: list[int], ids: list[list[int]], 
             hidden = cache.append(policy, block, n, where)
             last = [hidden[j - start] if j in members and n[j - start] else h for j, h in enumerate(last)]
     return torch.stack(last)
+
+
+def encode_result(tokenizer, text: str, room: int) -> list[int]:
+    """Token ids of " <result>\\n{text}\\n</result>", the text cut to fit into `room` ids. The text gives no tag and no special token, whatever it holds."""
+    head, tail = (tokenizer(part, add_special_tokens=False).input_ids for part in (" <result>\n", "\n</result>"))
+    body = tokenizer(defuse(text), add_special_tokens=False, split_special_tokens=True).input_ids
+    return (head + body[:max(0, room - len(head) - len(tail))] + tail)[:room]
 
 
 def encode_prompt(tokenizer, messages: list[dict]) -> list[int]:
@@ -429,6 +462,8 @@ class Sampler:
 
     def __init__(self, policy: Policy, tools: dict, rows: int, max_prompt: int, max_tokens: int, max_calls: int,
                  max_result_tokens: int = 2048, temperature: float = 1.0, chunk: int = 16, tool_threads: int = 8):
+        if rows < 1 or chunk < 1:
+            raise ValueError(f"rows and chunk must be >= 1, got {rows} and {chunk}")
         self.policy, self.tools, self.rows, self.chunk = policy, tools, rows, chunk
         self.max_tokens, self.max_calls, self.max_result_tokens, self.temperature = max_tokens, max_calls, max_result_tokens, temperature
         self.batch = max(1, rows // 8)       # rows per call when prompts and results are read
@@ -532,7 +567,7 @@ class Sampler:
         for future in [f for f in self.in_tool if f.done()]:
             row, result = self.in_tool.pop(future), future.result()
             r = row.rollout
-            ids = self.policy.encode_result(result.text, min(self.max_result_tokens, self.max_tokens - len(r.ids)))
+            ids = encode_result(self.policy.tokenizer, result.text, min(self.max_result_tokens, self.max_tokens - len(r.ids)))
             r.append(ids, False, [0.0] * len(ids), [0.0] * len(ids))
             call = r.calls[-1]
             call.status, call.seconds, call.argument, call.end = result.status, result.seconds, call.argument or "", len(r.ids)

@@ -110,7 +110,7 @@ def main(argv: list[str]) -> None:
         spread = f"  ({f['low']:.4g} .. {f['high']:.4g}, n = {f['n']})" if f["n"] > 1 else ""
         print(f"{name:44s} {f['value']:12.5g} {f['unit']}{spread}")
     if args.json:
-        Path(args.json).write_text(json.dumps({"machine": machine(), "figures": figures}, indent=1))
+        Path(args.json).write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

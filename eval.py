@@ -11,6 +11,7 @@ Differs from the released code in: the answer is read from the policy's own text
 format; -5 is not 5 and 1/2 is 0.5.
 """
 import argparse
+import dataclasses
 import json
 import math
 import re
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from appo import Policy, Sampler, encode_prompt, mix_seed, sample_initial
+from appo import Policy, Sampler, add_flags, check_options, encode_prompt, mix_seed, option, sample_initial, versions
 from tools import open_tools
 
 SYSTEM_PROMPT = ("Answer the question by reasoning in steps. Two tools are at hand: a search engine over an encyclopedia and a Python interpreter. "
@@ -46,17 +47,17 @@ class Question:
 
 # ------------------------------------------------------------------------------------------------------------------------------------------- questions
 
-def load_questions(path: str, skip_bad: bool = False) -> list[Question]:
+def load_questions(path: str, skip_bad: bool = False, task: str = "auto") -> list[Question]:
     """Read questions from a .jsonl or .parquet file.
 
     A row is one of: verl/ARPO ({"prompt": [messages], "reward_model": {"ground_truth": ...}, ...}), ARPO evaluation ("question",
     "Question" or "problem" with "answer"), TRL ("prompt" as messages or text, with "answer" or "ground_truth"). An answer is a string,
     a number or a list of them; "... #### 18" (GSM8K) counts as "18". The backspace that stands for the \\b of \\boxed in the authors'
-    files is repaired; meta["repaired"] says where. The task is the row's "task" or "ability" if it says math or qa, else math if every
-    answer holds a digit or a backslash and no word.
+    files is repaired; meta["repaired"] says where.
 
     Args:   skip_bad: leave out rows without a question or an answer and print which, instead of raising.
-    Raises: FileNotFoundError; ValueError with a line per bad row (file, row, what is missing), or for a .parquet file without pyarrow.
+            task: "math" or "qa" for all rows; "auto": the row's own "task" or "ability", else guessed from the answers (see guess_task).
+    Raises: FileNotFoundError; ValueError with a line per bad row (file, row, what is missing), or for a file that cannot be read.
     """
     file = Path(path)
     if not file.is_file():
@@ -64,7 +65,7 @@ def load_questions(path: str, skip_bad: bool = False) -> list[Question]:
     questions, bad = [], []
     for number, row in _rows(file):
         try:
-            questions.append(_question(row, f"{path}, row {number}", number))
+            questions.append(_question(row, f"{path}, row {number}", number, task))
         except ValueError as problem:
             bad.append(str(problem))
     if bad and not skip_bad:
@@ -78,40 +79,55 @@ def load_questions(path: str, skip_bad: bool = False) -> list[Question]:
 
 
 def _rows(file: Path):
+    """(row number from 1, object or line of JSON) of a file."""
     if file.suffix == ".parquet":
         try:
             import pyarrow.parquet
         except ImportError:
             raise ValueError(f"{file} is a parquet file: run `pip install pyarrow`, or convert it to .jsonl") from None
-        yield from enumerate(pyarrow.parquet.read_table(file).to_pylist(), 1)
-    else:
-        with open(file, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield number, line
-
-
-def _question(row: dict | str, where: str, number: int) -> Question:
-    """One row, an object or a line of JSON, as a Question; ValueError if it is none."""
-    if isinstance(row, str):
         try:
-            row = json.loads(row)
-        except ValueError as problem:
-            raise ValueError(f"{where} is not JSON: {problem}") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{where} is not an object with named fields")
-    asked = next((row[key] for key in ("prompt", "question", "Question", "problem") if row.get(key)), None)
-    if not asked:
+            yield from enumerate(pyarrow.parquet.read_table(file).to_pylist(), 1)
+        except (pyarrow.ArrowException, OSError) as problem:
+            raise ValueError(f"{file} is not a readable parquet file: {problem}") from None
+    else:
+        try:
+            with open(file, encoding="utf-8") as lines:
+                yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+        except UnicodeDecodeError as problem:
+            raise ValueError(f"{file} is not UTF-8 text: {problem}") from None
+
+
+def _question(row: dict | str, where: str, number: int, task: str = "auto") -> Question:
+    """One row, an object or a line of JSON, as a Question; ValueError naming the row if it is none."""
+    try:
+        row = json.loads(row) if isinstance(row, str) else row
+        asked = next((row[key] for key in ("prompt", "question", "Question", "problem") if row.get(key)), None)
+        messages = _messages(asked) if asked else []
+        places = [(row.get("reward_model") or {}).get("ground_truth"), *(row.get(key) for key in ("answer", "answers", "ground_truth", "golden_answers"))]
+        answers = next((found for found in map(_answers, places) if found), [])
+    except json.JSONDecodeError as problem:
+        raise ValueError(f"{where} is not JSON: {problem}") from None
+    except (KeyError, TypeError, AttributeError, RecursionError) as problem:
+        raise ValueError(f"{where} has another form than the ones known: {problem!r}") from None
+    if not messages:
         raise ValueError(f'{where} has no question: one of "prompt", "question", "Question", "problem"')
-    messages = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": asked}] if isinstance(asked, str) else [{k: m[k] for k in ("role", "content")} for m in asked]
-    mended = [{**m, "content": m["content"].replace("\x08oxed", "\\boxed")} for m in messages]
-    answers = _answers(next((a for a in ((row.get("reward_model") or {}).get("ground_truth"), row.get("answer"), row.get("answers"), row.get("ground_truth"), row.get("golden_answers")) if a is not None), None))
     if not answers:
         raise ValueError(f'{where} has no answer: one of "answer", "answers", "ground_truth", "reward_model.ground_truth", not empty')
-    named = str(row.get("task") or row.get("ability") or "")
-    task = named if named in ("math", "qa") else "math" if all(re.search(r"[\d\\]", a) and not re.search(r"(?<!\\)\b[A-Za-z]{3,}", a) for a in answers) else "qa"
+    mended = [m | {"content": m["content"].replace("\x08oxed", "\\boxed")} for m in messages]
+    named = str(row.get("task") or row.get("ability") or "").lower()
+    kind = task if task != "auto" else named if named in ("math", "qa") else guess_task(answers)
     meta = {k: row[k] for k in ("level", "Level", "data_source", "type") if row.get(k) is not None} | {"row": number, "repaired": mended != messages}
-    return Question(str(row.get("id", row.get("task_id", number))), mended, answers, task, meta)
+    return Question(str(row.get("id", row.get("task_id", number))), mended, answers, kind, meta)
+
+
+def _messages(asked) -> list[dict]:
+    """A question's text or chat as messages of role and text; TypeError for anything else."""
+    if isinstance(asked, str):
+        return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": asked}]
+    messages = [{"role": m["role"], "content": m["content"]} for m in asked]
+    if not all(isinstance(text, str) for m in messages for text in m.values()):
+        raise TypeError("a message's role and content must be text")
+    return messages
 
 
 def _answers(value) -> list[str]:
@@ -120,25 +136,29 @@ def _answers(value) -> list[str]:
         value = value.get("target")
     if isinstance(value, (list, tuple)):
         return [a for v in value for a in _answers(v)]
-    if value is None or isinstance(value, bool):
-        return []
-    text = str(value).split("####")[-1].strip()
+    text = "" if value is None else str(value).split("####")[-1].strip()
     return [text] if text else []
+
+
+def guess_task(answers: list[str]) -> str:
+    """"math" if an answer is written in LaTeX or if all are numbers ("-3", "1,000", "3/4", "$5", "50%"), else "qa"."""
+    latex = any(re.search(r"\\[A-Za-z]+|\\[%$]|[_^]\{?\w", a) for a in answers)
+    return "math" if latex or all(re.fullmatch(r"[$£€]?\s*[-+−]?[\d,]*\.?\d+(\s*/\s*\d+)?\s*%?", a) for a in answers) else "qa"
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------------------- grading
 
 def last_boxed(text: str) -> str | None:
-    """Content of the last balanced \\boxed{...}, None if there is none."""
-    start = text.rfind("\\boxed{")
-    while start >= 0:
-        depth = 0
-        for i in range(start + 6, len(text)):
-            depth += (text[i] == "{") - (text[i] == "}")
-            if depth == 0:
-                return text[start + 7:i]
-        start = text.rfind("\\boxed{", 0, start)
-    return None
+    """Content of the last balanced \\boxed{...}, None if there is none. One pass, linear in the text."""
+    best, open_braces = (-1, None), []
+    for brace in re.finditer(r"\\boxed\{|\{|\}", text):
+        if brace[0] != "}":
+            open_braces.append(brace)
+        elif open_braces:
+            start = open_braces.pop()
+            if len(start[0]) > 1 and start.start() > best[0]:
+                best = start.start(), text[start.end():brace.start()]
+    return best[1]
 
 
 def normalize_answer(text: str) -> str:
@@ -166,28 +186,41 @@ def token_f1(pred: str, golds: list[str]) -> float:
 
 
 def math_equal(pred: str, gold: str) -> bool:
-    """Do two short mathematical answers mean the same? Numbers, fractions and percent exactly, as rationals; else the strings, freed of LaTeX's layout. Evaluates nothing."""
+    """Do two short mathematical answers mean the same?
+
+    Numbers, fractions, mixed numbers and percent exactly, as rationals (a percent sign on one side only may mean either); else the strings, freed of
+    LaTeX's layout. Evaluates nothing, so that "x+1" and "1+x" differ.
+    """
     a, b = _plain_math(pred), _plain_math(gold)
     if a == b:
         return bool(a)
     x, y = _number(a), _number(b)
-    return x is not None and x == y
+    if x is None or y is None:
+        return False
+    one_percent = a.endswith("%") != b.endswith("%")
+    return x == y or (one_percent and (x == y / 100 or y == x / 100))
 
 
 def _plain_math(text: str) -> str:
-    """LaTeX without layout: one spelling for fractions, no spaces, no thousands separators."""
-    text = re.sub(r"\\(?:left|right|!|,|;|:|quad|displaystyle)(?![A-Za-z])|\\ |\$|\^\\circ|\^\{\\circ\}|\\degree", "", text.strip().rstrip("."))
-    text = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}", r"\1", text).replace("−", "-").replace("\\%", "%")
+    """LaTeX without layout: one spelling for fractions and roots, no spaces, no currency, no thousands separators."""
+    text = re.sub(r"\\(?:left|right|!|,|;|:|quad|displaystyle)(?![A-Za-z])|\\ |\\?\$|\^\\circ|\^\{\\circ\}|\\degree", "", text.strip().rstrip("."))
+    text = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}", r"\1", text).replace("−", "-").replace("\\%", "%").replace("{,}", ",")
     text = re.sub(r"\\[dt]frac", r"\\frac", text)
-    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"(\d)\s*,\s*(?=\d{3}(?!\d))(?![^()\[\]]*[)\]])", r"\1", text)
+    text = re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\{[^{}]*\}|\d)", lambda m: f"\\frac{{{m[1].strip('{}')}}}{{{m[2].strip('{}')}}}", text)
+    text = re.sub(r"\\sqrt\s*(\d)", r"\\sqrt{\1}", text)
+    if re.fullmatch(r"\s*[-+]?\d{1,3}(,\d{3})+(\.\d+)?\s*%?\s*", text):
+        text = text.replace(",", "")
     return re.sub(r"\s+", "", re.sub(r"^[A-Za-z]\s*=\s*", "", text))
 
 
 def _number(text: str) -> Fraction | None:
-    """The rational that a plain string denotes: integer, decimal, a/b, \\frac{a}{b}, scientific notation, percent; None if it is none."""
+    """The rational that a plain string denotes: integer, decimal, a/b, \\frac{a}{b}, mixed number, scientific notation, percent; None if it is none."""
     scale = Fraction(1, 100) if text.endswith("%") else 1
-    text = re.sub(r"^(-?)\\frac\{(-?\d+)\}\{(-?\d+)\}$", r"\1\2/\3", text.rstrip("%"))
+    text = text.removesuffix("%")
+    fraction = re.fullmatch(r"([-+]?)(\d{0,400})\\frac\{([-+]?)(\d{1,400})\}\{(\d{1,400})\}", text)
+    if fraction and int(fraction[5]) and not (fraction[2] and fraction[3]):
+        value = int(fraction[2] or 0) + Fraction(int(fraction[4]), int(fraction[5]))
+        return value * (-1 if (fraction[1] + fraction[3]).count("-") % 2 else 1) * scale
     match = re.fullmatch(r"([+-]?(?:\d{1,400}\.?\d{0,400}|\.\d{1,400}))(?:e([+-]?\d{1,3}))?(?:/([+-]?\d{1,400}))?", text, re.IGNORECASE)
     if not match or (match[3] and int(match[3]) == 0):
         return None
@@ -195,11 +228,15 @@ def _number(text: str) -> Fraction | None:
 
 
 def released_reward(response: str, golds: list[str]) -> float:
-    """The released code's reward of a response (tool results included), bug for bug: -1 for a broken format, else the best token F1, + 0.1 if it is above 0 and both closing tool tags occur anywhere."""
+    """The released code's reward of a response (tool results included), bug for bug.
+
+    -1 for a broken format or if the last \\boxed{ of the answer block does not close; else the best token F1, + 0.1 if it is above 0 and both closing tool
+    tags occur anywhere. In {-1} and [0, 1.1].
+    """
     if not _released_format(response):
         return -1.0
     block = response[response.index("<answer>") + 8:response.index("</answer>")]
-    answer = last_boxed(block)
+    answer = last_boxed(block[block.rfind("\\boxed{"):])
     if answer is None:
         return -1.0
     f1 = token_f1(answer, golds)
@@ -227,8 +264,8 @@ def _released_format(text: str) -> bool:
 def answer_of(rollout) -> str | None:
     """The answer in a rollout that kept the format, None if it broke it.
 
-    Read from the policy's own text: <think> and </think> in pairs, at least one; exactly one <answer>..</answer> with a \\boxed{} in it; every opened tool tag closed; no <result> of its own;
-    ended by itself.
+    Read from the policy's own text: <think> and </think> in pairs, at least one; exactly one <answer>..</answer> with a \\boxed{} in it; every opened tool tag
+    closed; no <result> of its own; ended by itself.
     """
     text = rollout.policy_text
     if rollout.finish != "stop" or "<result>" in text or "</result>" in text or "<think>" not in text:
@@ -288,59 +325,75 @@ def evaluate(sampler, questions: list[Question], prompts: list[list[int]], sampl
         chunk = questions[start:start + batch]
         seeds = [mix_seed(seed, start + i) for i in range(len(chunk))]
         rollouts = sample_initial(sampler, prompts[start:start + batch], samples, seeds, temperature)
-        for i, q in enumerate(chunk):
-            mine = rollouts[i * samples:(i + 1) * samples]
-            rows.append({"id": q.id, "answers": q.answers, "task": q.task, "correct": [is_correct(r, q) for r in mine], "f1": [token_f1(answer_of(r) or "", q.answers) for r in mine],
-                         "reward": [reward(r, q.answers, "auto", q.task) for r in mine], "finish": [r.finish for r in mine], "calls": [[(c.name, c.status) for c in r.calls] for r in mine],
-                         "text": [r.text for r in mine]})
+        rows += [graded(q, rollouts[i * samples:(i + 1) * samples]) for i, q in enumerate(chunk)]
     mean = lambda values: sum(values) / len(values)
     flat = lambda name: [v for row in rows for v in row[name]]
-    numbers = {f"avg@{samples}": mean(flat("correct")), f"pass@{samples}": mean([pass_at_k(samples, sum(row["correct"]), samples) for row in rows]), "f1": mean(flat("f1")),
-               "reward": mean(flat("reward")), "format_errors": mean([x < 0 for x in flat("reward")]), "truncated": mean([f in ("length", "calls") for f in flat("finish")]),
-               "calls": mean([len(c) for c in flat("calls")])}
-    return {"numbers": numbers, "questions": len(questions), "samples": samples, "temperature": sampler.temperature if temperature is None else temperature, "seed": seed, "rows": rows}
+    numbers = {
+        f"avg@{samples}": mean(flat("correct")), f"pass@{samples}": mean([pass_at_k(samples, sum(row["correct"]), samples) for row in rows]),
+        "f1": mean(flat("f1")), "reward": mean(flat("reward")), "format_errors": mean([x < 0 for x in flat("reward")]),
+        "truncated": mean([f in ("length", "calls") for f in flat("finish")]), "calls": mean([len(c) for c in flat("calls")])}
+    return {"numbers": numbers, "questions": len(questions), "samples": samples, "temperature": sampler.temperature if temperature is None else temperature,
+            "seed": seed, "rows": rows}
+
+
+def graded(q: Question, rollouts: list) -> dict:
+    """One question's samples as an evaluation file holds them."""
+    return {"id": q.id, "answers": q.answers, "task": q.task, "correct": [is_correct(r, q) for r in rollouts],
+            "f1": [token_f1(answer_of(r) or "", q.answers) for r in rollouts], "reward": [reward(r, q.answers, "auto", q.task) for r in rollouts],
+            "finish": [r.finish for r in rollouts], "calls": [[(c.name, c.status) for c in r.calls] for r in rollouts], "text": [r.text for r in rollouts]}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The settings of an evaluation; the flags of `python eval.py`. Defaults are the paper's where it states them."""
+    model: str = option("", "Hugging Face folder or name, or a run's folder: its newest checkpoint")
+    data: str = option("", "questions, .jsonl or .parquet")
+    out: str = option("", "result file; empty: eval_DATA.json in the model's folder if that is local, else here")
+    samples: int = option(1, "k, samples per question (paper 5)", 1)
+    questions: int = option(0, "the first so many questions; 0: all", 0)
+    skip_bad: bool = option(False, "leave out rows without a question or an answer instead of refusing the file")
+    task: str = option("auto", "how answers are graded", choices=("auto", "math", "qa"))
+    temperature: float = option(0.6, "0 is greedy (paper 0.6)", 0)
+    max_tokens: int = option(4096, "response budget with tool results, tokens", 1)
+    max_calls: int = option(15, "tool calls per question (paper: 5 python and 10 search)", 0)
+    max_result_tokens: int = option(2048, "longest tool result, tokens", 8)
+    tools: str = option("python,search", "comma-separated: python, search")
+    corpus: str = option("", "what search searches: .jsonl, a .json search cache or a folder")
+    topk: int = option(3, "documents per search", 1)
+    tool_timeout: float = option(5.0, "seconds per python call", 0.01)
+    sandbox: str = option("best-effort", "what confines model code", choices=("require", "best-effort", "off"))
+    rows: int = option(32, "rows decoded at once", 1)
+    chunk: int = option(64, "tokens per row and call when prompts and results are read", 1)
+    seed: int = option(0, "of the sampling", 0)
+    dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
+    device: str = option("cpu", "cpu or cuda")
+
+    def __post_init__(self):
+        check_options(self)
+        if not self.model or not self.data:
+            raise ValueError("--model and --data are needed")
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Evaluate a model with tools on one file of questions; writes one self-describing JSON file.", allow_abbrev=False)
-    add = parser.add_argument
-    add("--model", required=True, help="Hugging Face folder or name, or a run's folder: its newest checkpoint")
-    add("--data", required=True, help="questions, .jsonl or .parquet")
-    add("--out", default="", help="result file (default: eval_DATA.json in the model's folder if that is local, else here)")
-    add("--samples", type=int, default=1, help="k, samples per question, >= 1 (default 1; paper 5)")
-    add("--skip_bad", action="store_true", help="leave out rows without a question or an answer instead of refusing the file")
-    add("--questions", type=int, default=0, help="the first so many questions; 0: all (default)")
-    add("--temperature", type=float, default=0.6, help=">= 0, 0 is greedy (default 0.6, the paper's)")
-    add("--max_tokens", type=int, default=4096, help="response budget with tool results, tokens (default 4096)")
-    add("--max_calls", type=int, default=15, help="tool calls per question (default 15: the paper's 5 python and 10 search)")
-    add("--max_result_tokens", type=int, default=2048, help="longest tool result, tokens (default 2048)")
-    add("--tools", default="python,search", help="comma-separated (default python,search)")
-    add("--corpus", default="", help="what search searches: .jsonl, a .json search cache or a folder")
-    add("--topk", type=int, default=3, help="documents per search (default 3)")
-    add("--tool_timeout", type=float, default=5.0, help="seconds per python call (default 5)")
-    add("--sandbox", default="best-effort", help="require, best-effort or off (default best-effort)")
-    add("--rows", type=int, default=32, help="rows decoded at once (default 32)")
-    add("--chunk", type=int, default=64, help="tokens per row and call when prompts and results are read (default 64)")
-    add("--seed", type=int, default=0, help="integer >= 0 (default 0)")
-    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the weights (default float32)")
-    add("--device", default="cpu", help="cpu or cuda (default cpu)")
-    args = parser.parse_args(argv)
-    if args.samples < 1 or args.temperature < 0:
-        raise ValueError(f"--samples must be >= 1 and --temperature >= 0, got {args.samples} and {args.temperature}")
-    marker = Path(args.model) / "latest"
-    model = str(marker.parent / marker.read_text().strip()) if marker.is_file() else args.model
-    questions = load_questions(args.data, args.skip_bad)[:args.questions or None]
-    tools = open_tools(args.tools, args.corpus, args.topk, args.tool_timeout, args.sandbox)
-    policy = Policy.load(model, args.dtype, args.device)
+    add_flags(parser, Evaluation)
+    run = Evaluation(**vars(parser.parse_args(argv)))
+    marker = Path(run.model) / "latest"
+    model = str(marker.parent / marker.read_text().strip()) if marker.is_file() else run.model
+    folder = Path(run.model) if Path(run.model).is_dir() else Path()
+    out = Path(run.out or folder / f"eval_{Path(run.data).stem}.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    questions = load_questions(run.data, run.skip_bad, run.task)[:run.questions or None]
+    tools = open_tools(run.tools, run.corpus, run.topk, run.tool_timeout, run.sandbox)
+    policy = Policy.load(model, run.dtype, run.device)
     prompts = [encode_prompt(policy.tokenizer, q.messages) for q in questions]
-    sampler = Sampler(policy, tools, args.rows, max(map(len, prompts)), args.max_tokens, args.max_calls, args.max_result_tokens, args.temperature, args.chunk)
+    sampler = Sampler(policy, tools, run.rows, max(map(len, prompts)), run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk)
     started = time.perf_counter()
-    result = evaluate(sampler, questions, prompts, args.samples, args.seed)
-    result |= {"settings": vars(args), "seconds": time.perf_counter() - started}
-    out = Path(args.out or (Path(model) if Path(model).is_dir() else Path()) / f"eval_{Path(args.data).stem}.json")
+    result = evaluate(sampler, questions, prompts, run.samples, run.seed)
+    result |= {"settings": dataclasses.asdict(run), "checkpoint": model, "versions": versions(), "seconds": time.perf_counter() - started}
     out.write_text(json.dumps(result, ensure_ascii=False))
     print("\n".join(f"{name:16s} {value:.4f}" for name, value in result["numbers"].items()))
-    print(f"{len(questions)} questions x {args.samples} samples, temperature {args.temperature}, {result['seconds']:.0f} s -> {out}")
+    print(f"{len(questions)} questions x {run.samples} samples, temperature {run.temperature}, {result['seconds']:.0f} s -> {out}")
     for tool in tools.values():
         tool.close()
 

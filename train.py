@@ -8,9 +8,9 @@ configs/laptop.json is taken. A run whose folder holds a complete checkpoint goe
 """
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import sys
@@ -20,17 +20,20 @@ from pathlib import Path
 
 import torch
 import transformers
+from jinja2.exceptions import TemplateError
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
 import appo
-from appo import ALGOS, PRESETS, Config, Policy, Rollout, Sampler, encode_prompt, mix_seed, option
-from data.world.prepare import MODES, prepare
+from appo import ALGOS, PRESETS, Config, Policy, Rollout, Sampler, add_flags, encode_prompt, encode_result, mix_seed, option, versions
+from data.world.prepare import MODES, made_as, prepare
 from eval import REWARDS, Question, evaluate, load_questions, reward
 from tools import open_tools
 
 HERE = Path(__file__).parent
 LAPTOP = HERE / "configs" / "laptop.json"
+RECORDED = {"versions", "data_sha256"}                 # what config.json holds besides settings
+FREE = {"steps", "out", "save_every", "eval_every", "eval_questions", "eval_samples", "log_trees", "show", "threads", "device", "tool_timeout"}    # may change on resume
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Run(Config):
     out: str = option("runs/laptop", "folder of the run; goes on from the newest complete checkpoint in it")
     model: str = option("", "Hugging Face model folder or name; empty: the bundled world's tiny model")
     data: str = option("", "training questions, .jsonl or .parquet; empty: the bundled world's")
+    task: str = option("auto", "how answers are graded: by the row's task or a guess, or one way for all", choices=("auto", "math", "qa"))
     skip_bad: bool = option(False, "leave out rows of the data without a question or an answer, saying which, instead of refusing the file")
     eval_data: str = option("", "held-out questions; empty: the bundled world's, none with another model")
     cold_start: str = option("", "worked examples to imitate first, .jsonl rows with \"messages\"; empty: the bundled world's, none with another model")
@@ -55,8 +59,9 @@ class Run(Config):
     weight_decay: float = option(0.01, "AdamW weight decay", 0)
     cold_steps: int = option(0, "cold start: optimizer steps; 0: one pass over the file", 0)
     cold_batch: int = option(8, "cold start: examples per step", 1)
-    cold_lr: float = option(7e-6, "cold start: peak learning rate, decays to 0 (paper 7e-6)", 0)
+    cold_lr: float = option(7e-6, "cold start: peak learning rate of AdamW, decays to 0 (paper 7e-6)", 0)
     cold_optimizer: str = option("adamw", "cold start: AdamW, or Muon for the matrices of a model trained from nothing", choices=("adamw", "muon"))
+    muon_lr: float = option(0.02, "cold start: peak learning rate of Muon, decays to 0", 0)
     max_prompt: int = option(2048, "longest prompt, tokens; a longer one is an error", 1)
     rows: int = option(64, "rows decoded at once: memory and speed", 1)
     chunk: int = option(64, "tokens per row and call when prompts and tool results are read", 1)
@@ -77,10 +82,8 @@ class Run(Config):
 def read_settings(argv: list[str]) -> Run:
     """Flags and files to one checked Run. Raises ValueError with the flag, key or file at fault; argparse exits for an unknown flag."""
     parser = argparse.ArgumentParser(description="Train an agent with APPO.", allow_abbrev=False)
-    parser.add_argument("--config", help="JSON file of settings, keys as the flags; an unknown key fails (default configs/laptop.json if there is no --model)")
-    for f in dataclasses.fields(Run):
-        kind = dict(nargs=2, type=float) if f.type == tuple[float, float] else dict(type=boolean, nargs="?", const=True) if f.type is bool else dict(type=f.type, choices=f.metadata["choices"])
-        parser.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=f"{f.metadata['help']} (default {f.default})".replace("%", "%%"), **kind)
+    parser.add_argument("--config", help="JSON file of settings, keys as the flags; an unknown key fails (default configs/laptop.json without --model)")
+    add_flags(parser, Run)
     flags = vars(parser.parse_args(argv))
     config = flags.pop("config")
     file = read_config(config) if config else read_config(LAPTOP) if not flags.get("model") else {}
@@ -89,32 +92,27 @@ def read_settings(argv: list[str]) -> Run:
         if named[name] not in known:
             raise ValueError(f"--{name} must be one of {', '.join(known)}, got {named[name]!r}")
     settings = PRESETS[named["preset"]] | file | ALGOS[named["algo"]] | flags
-    return Run(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    try:
+        return Run(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    except ValueError as problem:
+        raise ValueError(f"{problem}{f' (flags and {config})' if config else ''}") from None
 
 
 def read_config(path) -> dict:
-    """A JSON object of settings whose keys are flags and whose values have their types."""
+    """A JSON object of settings whose keys are flags; a run's own config.json will do."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"--config {path} does not exist")
     try:
         config = json.loads(Path(path).read_text())
     except ValueError as problem:
         raise ValueError(f"--config {path} is not JSON: {problem}") from None
-    known = {f.name: f.type for f in dataclasses.fields(Run)}
-    unknown = sorted(set(config) - set(known))
+    if not isinstance(config, dict):
+        raise ValueError(f"--config {path} is not an object of settings")
+    known = {f.name for f in dataclasses.fields(Run)}
+    unknown = sorted(set(config) - known - RECORDED)
     if unknown:
         raise ValueError(f"--config {path}: unknown key {unknown[0]!r}; `python train.py --help` lists them all")
-    for name, value in config.items():
-        right = {float: (int, float), int: int, bool: bool, str: str}.get(known[name], list)
-        if not isinstance(value, right) or (isinstance(value, bool) and known[name] is not bool):
-            raise ValueError(f"--config {path}: {name} must be {getattr(known[name], '__name__', known[name])}, got {value!r}")
-    return config
-
-
-def boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
-    return text.lower() == "true"
+    return {name: value for name, value in config.items() if name in known}
 
 
 def with_world(run: Run) -> Run:
@@ -124,7 +122,7 @@ def with_world(run: Run) -> Run:
     if run.model or run.data:
         raise ValueError("--model and --data go together; without both, the bundled world is used")
     folder = HERE / "data" / "world" / f"{run.world}-{run.seed}"
-    if not (folder / "model" / "config.json").exists():
+    if made_as(folder) != (MODES[run.world], run.seed):
         print(f"making the bundled world in {folder} ...", flush=True)
         prepare(MODES[run.world], run.seed, folder)
     mine = dict(model=folder / "model", data=folder / "train.jsonl", eval_data=folder / "test.jsonl", cold_start=folder / "traces.jsonl", corpus=folder / "corpus.jsonl")
@@ -133,8 +131,11 @@ def with_world(run: Run) -> Run:
 
 def read_data(run: Run, path: str, tokenizer) -> tuple[list[Question], list[list[int]]]:
     """Questions and their prompts as ids. ValueError naming the row if a prompt is longer than --max_prompt."""
-    questions = load_questions(path, run.skip_bad)
-    prompts = [encode_prompt(tokenizer, q.messages) for q in questions]
+    questions = load_questions(path, run.skip_bad, run.task)
+    try:
+        prompts = [encode_prompt(tokenizer, q.messages) for q in questions]
+    except TemplateError as problem:
+        raise ValueError(f"{path}: the chat template of {run.model} does not take these messages: {problem}") from None
     for q, prompt in zip(questions, prompts):
         if len(prompt) > run.max_prompt:
             raise ValueError(f"{path}, row {q.meta['row']}: the prompt has {len(prompt)} tokens, --max_prompt is {run.max_prompt}")
@@ -146,34 +147,38 @@ def read_data(run: Run, path: str, tokenizer) -> tuple[list[Question], list[list
 
 # ------------------------------------------------------------------------------------------------------------------------------------------ cold start
 
-def read_examples(path: str, policy: Policy) -> list[tuple[list[int], list[bool]]]:
+def read_examples(path: str, tokenizer) -> list[tuple[list[int], list[bool]]]:
     """Worked examples as (ids, mask): the last assistant message is to be imitated, but for its tool results. ValueError naming the row that is none."""
     examples = []
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             try:
                 *before, last = json.loads(line)["messages"]
                 if last["role"] != "assistant":
                     raise ValueError("the last message is not the assistant's")
-                examples.append(encode_example(policy, before, last["content"]))
-            except (ValueError, KeyError, TypeError) as problem:
-                raise ValueError(f"--cold_start {path}, row {number}: {problem!r}; a row is {{\"messages\": [..., {{\"role\": \"assistant\", \"content\": ...}}]}}") from None
+                examples.append(encode_example(tokenizer, before, last["content"]))
+            except (ValueError, KeyError, TypeError, TemplateError) as problem:
+                raise ValueError(f"--cold_start {path}, row {number}: {problem!r}; a row is "
+                                 '{"messages": [..., {"role": "assistant", "content": ...}]}') from None
+    if not examples:
+        raise ValueError(f"--cold_start {path} holds no example")
     return examples
 
 
-def encode_example(policy: Policy, before: list[dict], response: str) -> tuple[list[int], list[bool]]:
+def encode_example(tokenizer, before: list[dict], response: str) -> tuple[list[int], list[bool]]:
     """Ids as a rollout would have them: results encoded apart and not imitated, the end of turn imitated."""
-    ids = encode_prompt(policy.tokenizer, before)
+    ids = encode_prompt(tokenizer, before)
     mask = [False] * len(ids)
     for k, part in enumerate(re.split(r" ?<result>\n?(.*?)\n?</result>", response, flags=re.DOTALL)):
-        new = policy.encode_result(part, sys.maxsize) if k % 2 else policy.tokenizer(part, add_special_tokens=False).input_ids
+        new = encode_result(tokenizer, part, sys.maxsize) if k % 2 else tokenizer(part, add_special_tokens=False).input_ids
         ids, mask = ids + new, mask + [k % 2 == 0] * len(new)
-    return ids + [policy.tokenizer.eos_token_id], mask + [True]
+    return ids + [tokenizer.eos_token_id], mask + [True]
 
 
-def cold_start(policy: Policy, run: Run, progress: bool = True) -> float:
-    """Imitate the examples in the file's order, once unless --cold_steps says otherwise; the learning rate falls linearly to 0. Returns the last loss, nats per token."""
-    examples = read_examples(run.cold_start, policy)
+def cold_start(policy: Policy, examples: list[tuple[list[int], list[bool]]], run: Run, progress: bool = True) -> float:
+    """Imitate examples in their order, once unless --cold_steps says otherwise; the learning rate falls linearly to 0. Returns the last loss, nats a token."""
     steps = run.cold_steps or -(-len(examples) // run.cold_batch)
     optimizers = cold_optimizers(policy.model, run)
     peaks = [[g["lr"] for g in o.param_groups] for o in optimizers]
@@ -206,7 +211,8 @@ def cold_optimizers(model, run: Run) -> list:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
     inside = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in inside]
-    return [torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.0), torch.optim.AdamW(others, lr=run.cold_lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    return [torch.optim.Muon(matrices, lr=run.muon_lr, momentum=0.95, weight_decay=0.0),
+            torch.optim.AdamW(others, lr=run.cold_lr, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
 # ----------------------------------------------------------------------------------------------------------------------------------------- checkpoints
@@ -235,16 +241,25 @@ def newest(run: Run) -> Path | None:
 # ------------------------------------------------------------------------------------------------------------------------------------------------ log
 
 class Log:
-    """metrics.jsonl and rollouts.jsonl of a run, flushed line by line; on resume the lines of steps not yet done are dropped."""
+    """metrics.jsonl and rollouts.jsonl of a run, flushed line by line. On resume the lines of steps not yet done, and a line cut short by a kill, are dropped."""
 
     def __init__(self, run: Run, done: int):
-        self.folder = Path(run.out)
         self.files = {}
         for name in ("metrics", "rollouts"):
-            path = self.folder / f"{name}.jsonl"
-            kept = [line for line in path.read_text().splitlines(True) if json.loads(line)["step"] <= done] if path.exists() else []
-            path.write_text("".join(kept))
+            path = Path(run.out) / f"{name}.jsonl"
+            if path.exists():
+                aside = path.with_suffix(".tmp")
+                with open(path) as lines, open(aside, "w") as kept:
+                    kept.writelines(line for line in lines if self.step_of(line) <= done)
+                os.replace(aside, path)
             self.files[name] = open(path, "a", buffering=1)
+
+    @staticmethod
+    def step_of(line: str) -> float:
+        try:
+            return json.loads(line)["step"]
+        except ValueError:
+            return float("inf")
 
     def write(self, name: str, row: dict) -> None:
         self.files[name].write(json.dumps(row) + "\n")
@@ -258,8 +273,9 @@ def tree_rows(policy: Policy, step: int, rollouts: list[Rollout], groups: int) -
         place = {id(r): k for k, r in enumerate(tree)}
         for r in tree:
             notes = {name: [round(x, 6) for x in values.tolist()] for name, values in r.notes.items()}
-            rows.append({"step": step, "group": group, "index": place[id(r)], "parent": place.get(id(r.parent)), "fork_at": r.fork_at, "reward": r.reward, "finish": r.finish, "prompt": policy.decode(r.prompt),
-                         "ids": r.ids, "pieces": [policy.text[i] for i in r.ids], "mask": r.mask, "logp": [round(x, 6) for x in r.logp], "entropy": [round(x, 6) for x in r.entropy], **notes,
+            rows.append({"step": step, "group": group, "index": place[id(r)], "parent": place.get(id(r.parent)), "fork_at": r.fork_at,
+                         "reward": r.reward, "finish": r.finish, "prompt": policy.decode(r.prompt), "ids": r.ids, "pieces": [policy.text[i] for i in r.ids],
+                         "mask": r.mask, "logp": [round(x, 6) for x in r.logp], "entropy": [round(x, 6) for x in r.entropy], **notes,
                          "calls": [dataclasses.asdict(c) for c in r.calls]})
     return rows
 
@@ -268,32 +284,63 @@ def branch_lines(policy: Policy, rollouts: list[Rollout], count: int) -> list[st
     """Some branch points of all mini-batches in words: where, the token, its numbers, and what came of it."""
     lines, branches = [], [r for r in rollouts if r.parent is not None]
     for x in branches[::max(1, len(branches) // max(count, 1))][:count]:
-        p, t = x.parent, min(x.fork_at, len(x.parent.ids) - 1)
-        lines.append(f"  branch at token {t} of {len(p.ids)}: {policy.decode(p.ids[max(0, t - 6):t])!r} -> {policy.text[p.ids[t]]!r}, resampled {policy.text[x.ids[t]] if t < len(x.ids) else ''!r}"
+        p, t = x.parent, min(x.fork_at, len(x.parent.ids) - 1, len(x.ids) - 1)
+        context, old, new = policy.decode(p.ids[max(0, t - 6):t]), policy.text[p.ids[t]], policy.text[x.ids[t]]
+        lines.append(f"  branch at token {t} of {len(p.ids)}: {context!r} -> {old!r}, now {new!r}"
                      f" | entropy {p.entropy[t]:.3f} Omega {p.notes['future_value'][t]:.4f} score {p.notes['branching_score'][t]:+.2f} | reward {p.reward:g} -> {x.reward:g}")
     return lines
 
 
 # ----------------------------------------------------------------------------------------------------------------------------------------------- main
 
-def prepare_run(run: Run):
-    """Everything that can be wrong without a model, checked; then the model. Returns what the loop needs."""
+@dataclass
+class Setup:
+    """What the loop needs, all of it checked before the model was loaded. Questions come with their prompts as ids."""
+    policy: Policy
+    sampler: Sampler
+    train: tuple[list[Question], list[list[int]]]
+    test: tuple[list[Question], list[list[int]]]
+    examples: list
+
+
+def prepare_run(run: Run) -> Setup:
+    """Check everything that can be wrong without a model; then load it."""
     for name in ("data", "eval_data", "cold_start"):
         if getattr(run, name) and not Path(getattr(run, name)).is_file():
             raise FileNotFoundError(f"--{name} {getattr(run, name)} does not exist")
     try:
-        config, tokenizer = AutoConfig.from_pretrained(run.model), AutoTokenizer.from_pretrained(run.model)
+        appo.check_config(AutoConfig.from_pretrained(run.model), run.model)
+        tokenizer = AutoTokenizer.from_pretrained(run.model)
     except OSError as problem:
         raise ValueError(f"--model {run.model} is neither a folder with a Hugging Face model nor a name that can be fetched: {str(problem).splitlines()[0]}") from None
-    appo.check_config(config, run.model)
     train = read_data(run, run.data, tokenizer)
     if len(train[0]) < run.prompts:
         raise ValueError(f"--data {run.data} holds {len(train[0])} questions, fewer than --prompts {run.prompts}")
     test = read_data(run, run.eval_data, tokenizer) if run.eval_data and run.eval_questions else ([], [])
+    examples = read_examples(run.cold_start, tokenizer) if run.cold_start and not newest(run) else []
     tools = open_tools(run.tools, run.corpus, run.topk, run.tool_timeout, run.sandbox)
     policy = Policy.load(str(newest(run) or run.model), device=run.device)
-    sampler = Sampler(policy, tools, run.rows, run.max_prompt if run.model else 0, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk)
-    return policy, sampler, train, tuple(part[:run.eval_questions] for part in test)
+    sampler = Sampler(policy, tools, run.rows, run.max_prompt, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk)
+    return Setup(policy, sampler, train, tuple(part[:run.eval_questions] for part in test), examples)
+
+
+def record(run: Run) -> None:
+    """Write config.json: settings, versions, hashes of the data. On resume refuse settings or data that would make it another run.
+
+    Raises: ValueError naming what changed.
+    """
+    path = Path(run.out) / "config.json"
+    files = {name: getattr(run, name) for name in ("data", "eval_data", "cold_start", "corpus") if Path(getattr(run, name)).is_file()}
+    now = dataclasses.asdict(run) | {"data_sha256": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()}}
+    now = json.loads(json.dumps(now))
+    if newest(run) and path.exists():
+        before = json.loads(path.read_text())
+        changed = [name for name in now if name not in FREE and name in before and before[name] != now[name]]
+        if changed:
+            name = changed[0]
+            raise ValueError(f"{run.out} holds a run with another --{name} ({before[name]!r}, now {now[name]!r}): give another --out, or delete it to start anew")
+    Path(run.out).mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now | {"versions": versions()}, indent=2))
 
 
 def report(run: Run, sampler: Sampler, test, log: Log, step: int) -> dict:
@@ -318,27 +365,50 @@ def batch_of(run: Run, step: int, size: int) -> list[int]:
     return picked
 
 
-def train_loop(run: Run, policy: Policy, sampler: Sampler, optimizer, reference, train, test, log: Log, done: int) -> None:
-    questions, prompts = train
+def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log: Log, done: int) -> None:
+    """Steps done + 1 .. run.steps, each logged; checkpoints and evaluations as the settings say."""
+    policy, (questions, prompts) = setup.policy, setup.train
     bar = tqdm(range(done, run.steps), initial=done, total=run.steps, desc="APPO" if run.branches else "GRPO")
+    sampled = trained = updates = 0
     for step in bar:
         started, picked = time.perf_counter(), batch_of(run, step, len(questions))
         judge = lambda r, i: reward(r, questions[picked[i]].answers, run.reward, questions[picked[i]].task)
         seeds = [mix_seed(run.seed, 0, step, i) for i in range(run.prompts)]
-        metrics, rollouts = appo.step(policy, optimizer, sampler, [prompts[i] for i in picked], seeds, judge, run, mix_seed(run.seed, 3, step), reference)
+        metrics, rollouts = appo.step(policy, optimizer, setup.sampler, [prompts[i] for i in picked], seeds, judge, run, mix_seed(run.seed, 3, step), reference)
         metrics["seconds"] = time.perf_counter() - started
         log.write("metrics", {"step": step + 1} | metrics)
         for row in tree_rows(policy, step + 1, rollouts, min(run.log_trees, run.prompts)):
             log.write("rollouts", row)
         for line in branch_lines(policy, rollouts, run.show):
             tqdm.write(line)
-        bar.set_postfix(reward=f"{metrics['reward']:.2f}", entropy=f"{metrics['entropy']:.2f}", length=f"{metrics['length']:.0f}", truncated=f"{metrics['truncated']:.2f}", degenerate=f"{metrics['degenerate']:.2f}",
-                        sampled=metrics["tokens_sampled"], trained=metrics["tokens_trained"], refresh=False)
+        sampled, trained, updates = sampled + metrics["tokens_sampled"], trained + metrics["tokens_trained"], updates + metrics["optimizer_steps"]
+        phases = "/".join(f"{metrics[f'seconds_{phase}']:.1f}" for phase in ("sample", "score", "branch", "update"))
+        bar.set_postfix_str(f"reward {metrics['reward']:.2f}, entropy {metrics['entropy']:.2f}, length {metrics['length']:.0f}, truncated {metrics['truncated']:.2f}, "
+                            f"degenerate {metrics['degenerate']:.2f}, sampled {sampled}, trained {trained}, updates {updates}, s {phases}", refresh=False)
         last = step + 1 == run.steps
         if last or (step + 1) % run.save_every == 0:
             save(run, policy, optimizer, step + 1)
-        if test[0] and (last or (run.eval_every and (step + 1) % run.eval_every == 0)):
-            report(run, sampler, test, log, step + 1)
+        if setup.test[0] and (last or (run.eval_every and (step + 1) % run.eval_every == 0)):
+            report(run, setup.sampler, setup.test, log, step + 1)
+
+
+def start_or_go_on(run: Run, setup: Setup) -> tuple[torch.optim.Optimizer, Log, int]:
+    """A new run: cold start, checkpoint of step 0. An old one: its optimizer. Either way the evaluation that is due: (optimizer, log, steps done)."""
+    checkpoint, policy = newest(run), setup.policy
+    state = torch.load(checkpoint / "trainer.pt", weights_only=True) if checkpoint else {"step": 0}
+    log, done = Log(run, state["step"]), state["step"]
+    if setup.examples:
+        cold_start(policy, setup.examples, run)
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay)
+    if checkpoint:
+        print(f"going on from {checkpoint}" + (f", which is all of --steps {run.steps}" if done >= run.steps else ""), flush=True)
+        optimizer.load_state_dict(state["optimizer"])
+    else:
+        save(run, policy, optimizer, 0)
+    evaluated = {line["step"] for line in map(json.loads, open(Path(run.out) / "metrics.jsonl")) if "eval_greedy" in line}
+    if setup.test[0] and done in (0, run.steps) and done not in evaluated:
+        report(run, setup.sampler, setup.test, log, done)
+    return optimizer, log, done
 
 
 def main(argv: list[str]) -> None:
@@ -348,28 +418,14 @@ def main(argv: list[str]) -> None:
     run = with_world(read_settings(argv))
     if run.threads:
         torch.set_num_threads(run.threads)
-    policy, sampler, train, test = prepare_run(run)
-    checkpoint = newest(run)
-    Path(run.out).mkdir(parents=True, exist_ok=True)
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
-    (Path(run.out) / "config.json").write_text(json.dumps(dataclasses.asdict(run) | {"versions": versions}, indent=2))
-    print(f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.b}, {run.prompts} prompts a step, {run.minibatch} an update; {len(train[0])} questions, "
-          f"{sum(p.numel() for p in policy.model.parameters()) / 1e6:.1f} M parameters on {run.device}, python sandbox {run.sandbox}", flush=True)
-    state = torch.load(checkpoint / "trainer.pt", weights_only=True) if checkpoint else {"step": 0}
-    log = Log(run, state["step"])
-    if checkpoint:
-        print(f"going on from {checkpoint}")
-    elif run.cold_start:
-        cold_start(policy, run)
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay)
-    if checkpoint:
-        optimizer.load_state_dict(state["optimizer"])
-    else:
-        save(run, policy, optimizer, 0)
-        if test[0]:
-            report(run, sampler, test, log, 0)
+    setup = prepare_run(run)
+    record(run)
+    print(f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.b}, {run.prompts} prompts a step, {run.minibatch} an update; "
+          f"{len(setup.train[0])} questions, {sum(p.numel() for p in setup.policy.model.parameters()) / 1e6:.1f} M parameters on {run.device}, "
+          f"python sandbox {run.sandbox}; settings in {run.out}/config.json", flush=True)
+    optimizer, log, done = start_or_go_on(run, setup)
     reference = Policy.load(str(Path(run.out) / "step_000000"), device=run.device) if run.kl_coef else None
-    train_loop(run, policy, sampler, optimizer, reference, train, test, log, state["step"])
+    train_loop(run, setup, optimizer, reference, log, done)
 
 
 if __name__ == "__main__":

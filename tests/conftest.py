@@ -1,5 +1,4 @@
 """Shared parts: a small bundled world, an agent cold-started in it, and untrained models of three families with its tokenizer."""
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -40,8 +39,7 @@ def tools(world):
 def agent_folder(world, tmp_path_factory):
     """A checkpoint that uses its tools: the bundled model after a short cold start."""
     policy = appo.Policy.load(str(world / "model"))
-    run = dataclasses.replace(train.read_settings([]), model=str(world / "model"), cold_start=str(world / "traces.jsonl"))
-    assert train.cold_start(policy, run, progress=False) < 0.5
+    assert train.cold_start(policy, train.read_examples(str(world / "traces.jsonl"), policy.tokenizer), train.read_settings([]), progress=False) < 0.5
     folder = tmp_path_factory.mktemp("agent") / "model"
     policy.model.save_pretrained(folder), policy.tokenizer.save_pretrained(folder)
     return folder

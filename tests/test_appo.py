@@ -330,9 +330,9 @@ def test_tool_text_forges_nothing(agent, tokenizer, prompts):
 
 def test_result_is_cut_to_its_room(agent):
     for room in (3, 9, 20, 500):
-        ids = agent.encode_result("x " * 200, room)
+        ids = appo.encode_result(agent.tokenizer, "x " * 200, room)
         assert len(ids) <= room
-    assert agent.decode(agent.encode_result("x " * 200, 20)).endswith("\n</result>")
+    assert agent.decode(appo.encode_result(agent.tokenizer, "x " * 200, 20)).endswith("\n</result>")
 
 
 # ---- stop tags

@@ -33,7 +33,7 @@ COMPUTED = "<python> 1 </python> <result>\n1\n</result>"
     (answered("Frank Lowy AC"), ["Frank Lowy"], 0.8), (answered("x"), ["y", "x"], 1.0),
     (answered("Paris", tools=SEARCHED), ["Paris"], 1.0), (answered("Paris", tools=SEARCHED + COMPUTED), ["Paris"], 1.1), (answered("Frank Lowy AC", tools=SEARCHED + COMPUTED), ["Frank Lowy"], 0.9),
     (answered("London", tools=SEARCHED + COMPUTED), ["Paris"], 0.0),
-    (answered("x}{b"), ["x"], 1.0), (answered("a{b"), ["ab"], -1.0), ("<think> t </think><answer> 5 </answer>", ["5"], -1.0), (answered("5", think=""), ["5"], -1.0), (answered("5", think="<think> a"), ["5"], -1.0),
+    (answered("x}{b"), ["x"], 1.0), (answered("a{b"), ["ab"], -1.0), ("<think></think><answer> \\boxed{5} \\boxed{6 </answer>", ["5"], -1.0), ("<think> t </think><answer> 5 </answer>", ["5"], -1.0), (answered("5", think=""), ["5"], -1.0), (answered("5", think="<think> a"), ["5"], -1.0),
     (answered("5") + "<answer>", ["5"], -1.0), ("</answer><think></think><answer> \\boxed{5}", ["5"], -1.0), (answered("5", tools="<search> q </search>"), ["5"], -1.0), (answered("5", tools="<search> q"), ["5"], -1.0),
     (answered("5", tools="<python> 1 </python> <result> 1"), ["5"], -1.0), (answered("yes"), ["yes it is"], 0.0), (answered("yes"), ["Yes"], 1.0), (answered("it is"), ["no"], 0.0), ("", ["x"], -1.0)])
 def test_released_reward(text, golds, expected):
@@ -103,8 +103,8 @@ def test_normalize_exact_f1():
 
 
 SAME = [("5", "5"), ("12", "12.0"), ("0.5", "\\frac{1}{2}"), ("1/2", "\\dfrac12"), ("-\\frac{3}{4}", "-0.75"), ("1,000", "1000"), ("1,234,567", "1234567"), ("50\\%", "0.5"), ("\\text{yes}", "yes"), ("x = 5", "5"), ("$7$", "7"), ("90^\\circ", "90"),
-        ("(3, 4)", "(3,4)"), ("\\left( 3, \\frac{\\pi}{2} \\right)", "(3,\\frac{\\pi}{2})"), ("−5", "-5"), ("1e3", "1000"), (".5", "0.50"), ("2\\sqrt{3}", "2 \\sqrt{3}")]
-DIFFERENT = [("-5", "5"), ("1/2", "12"), ("1.5", "15"), ("x+1", "x-1"), ("(3,4)", "(34)"), ("(1,000)", "(1000)"), ("0.33", "1/3"), ("", ""), ("1/0", "1"), ("5", "five"), ("[1,2)", "(1,2)"), ("3", "3.0001"), ("1,23", "123")]
+        ("(3, 4)", "(3,4)"), ("\\left( 3, \\frac{\\pi}{2} \\right)", "(3,\\frac{\\pi}{2})"), ("−5", "-5"), ("\\$32", "32"), ("1\\frac{1}{2}", "1.5"), ("\\frac{1}2", "0.5"), ("\\frac1{2}", "1/2"), ("1{,}000", "1000"), ("\\sqrt2", "\\sqrt{2}"), ("50\\%", "50"), ("-2\\frac{1}{4}", "-9/4"), ("\\frac{-1}{2}", "-0.5"), ("1e3", "1000"), (".5", "0.50"), ("2\\sqrt{3}", "2 \\sqrt{3}")]
+DIFFERENT = [("-5", "5"), ("1/2", "12"), ("1.5", "15"), ("x+1", "x-1"), ("(3,4)", "(34)"), ("(1,000)", "(1000)"), ("0.33", "1/3"), ("", ""), ("1/0", "1"), ("5", "five"), ("[1,2)", "(1,2)"), ("3", "3.0001"), ("1,23", "123"), ("100, 200", "100200"), ("2, 125", "2125"), ("\\{100,200\\}", "\\{100200\\}"), ("0.5", "50"), ("\\frac{1}{0}", "1")]
 
 
 @pytest.mark.parametrize("a, b, same", [(*p, True) for p in SAME] + [(*p, False) for p in DIFFERENT])
@@ -115,6 +115,19 @@ def test_math_equal(a, b, same):
 @pytest.mark.parametrize("text", ["9" * 10**6, "5^(5^(5^(5^5)))", "\\boxed{" * 1000, "1e999999999", "\0", "{" * 10**5, "\\frac" * 1000, "1" + ",000" * 10**4])
 def test_math_equal_survives(text):
     assert math_equal(text, "1") is False
+
+
+def test_last_boxed_is_linear():
+    import time
+    started = time.perf_counter()
+    assert last_boxed("\\boxed{" * 200_000) is None and last_boxed("\\boxed{" * 100_000 + "}" * 100_000) == ""
+    assert time.perf_counter() - started < 3
+
+
+@pytest.mark.parametrize("answers, task", [(["\\text{Evelyn}"], "math"), (["3\\sqrt{3} - 6"], "math"), (["70"], "math"), (["-3/4"], "math"), (["1,000"], "math"), (["$5"], "math"), (["50%"], "math"), (["x^2 + 1"], "math"), (["\\$32"], "math"),
+                                           (["Frank Lowy"], "qa"), (["29MP"], "qa"), (["SH207"], "qa"), (["1.95 m"], "qa"), (["161.27元"], "qa"), (["2022年9月1日"], "qa"), (["yes"], "qa"), (["12", "twelve"], "qa"), (["A"], "qa")])
+def test_guess_task(answers, task):
+    assert judge.guess_task(answers) == task
 
 
 # ---- estimators
@@ -145,10 +158,13 @@ def test_formats(tmp_path):
     assert [x.task for x in q] == ["math", "qa", "qa", "math", "math", "math", "qa", "qa"]
     assert q[0].messages == [{"role": "system", "content": "Put it in \\boxed{}."}, {"role": "user", "content": "Q?"}] and q[0].meta["repaired"] and not q[2].meta["repaired"]
     assert q[2].messages[0]["content"] == judge.SYSTEM_PROMPT and q[2].messages[1] == {"role": "user", "content": "Who?"}
+    assert {x.task for x in load_questions(str(tmp_path / "all.jsonl"), task="qa")} == {"qa"}
+    assert load_questions(write(tmp_path / "empty_first.jsonl", {"question": "a", "reward_model": {"ground_truth": ""}, "answer": "5", "ability": "MATH"}))[0].answers == ["5"]
     assert [x.id for x in q] == ["1", "2", "3", "0", "t", "6", "7", "8"] and q[4].meta["Level"] == 2
 
 
-@pytest.mark.parametrize("row, message", [({"question": "a"}, "row 2 has no answer"), ({"question": "a", "answer": " "}, "row 2 has no answer"), ({"question": "a", "answer": []}, "row 2 has no answer"), ({"answer": "1"}, "row 2 has no question"), ("[1]\n", "row 2 is not an object"), ("{oops\n", "row 2 is not JSON")])
+@pytest.mark.parametrize("row, message", [({"question": "a"}, "row 2 has no answer"), ({"question": "a", "answer": " "}, "row 2 has no answer"), ({"question": "a", "answer": []}, "row 2 has no answer"), ({"answer": "1"}, "row 2 has no question"), ("[1]\n", "row 2 has another form"), ({"prompt": ["a"], "answer": "1"}, "row 2 has another form"), ({"prompt": [{"role": "user"}], "answer": "1"}, "row 2 has another form"), ({"prompt": [{"role": "user", "content": None}], "answer": "1"}, "row 2 has another form"),
+                                           ({"question": 5, "answer": "1"}, "row 2 has another form"), ({"question": "a", "reward_model": "5"}, "row 2 has another form"), ("{oops\n", "row 2 is not JSON")])
 def test_bad_rows_are_named(tmp_path, row, message):
     with pytest.raises(ValueError, match=message):
         load_questions(write(tmp_path / "bad.jsonl", {"question": "fine", "answer": "1"}, row))
@@ -165,6 +181,9 @@ def test_bad_rows_can_be_left_out(tmp_path, capsys):
 def test_bad_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="no.jsonl does not exist"):
         load_questions(str(tmp_path / "no.jsonl"))
+    (tmp_path / "latin.jsonl").write_bytes(b'{"question": "caf\xe9", "answer": "1"}\n')
+    with pytest.raises(ValueError, match="latin.jsonl is not UTF-8"):
+        load_questions(str(tmp_path / "latin.jsonl"))
     with pytest.raises(ValueError, match="holds no question"):
         load_questions(write(tmp_path / "empty.jsonl", "\n"))
 
@@ -205,5 +224,14 @@ def test_command_line(world, agent_folder, tmp_path, capsys):
     correct = [row["correct"] for row in sampled["rows"]]
     assert sampled["numbers"]["avg@4"] == pytest.approx(sum(map(sum, correct)) / 48) and sampled["numbers"]["pass@4"] == pytest.approx(sum(map(any, correct)) / 12)
     assert all(math.isfinite(v) for v in sampled["numbers"].values())
-    with pytest.raises(ValueError, match="--samples must be >= 1"):
-        judge.main(["--model", "m", "--data", "d", "--samples", "0"])
+
+
+@pytest.mark.parametrize("flags, message", [(["--samples", "0"], "--samples must be >= 1"), (["--temperature", "-1"], "--temperature must be >= 0"), (["--questions", "-1"], "--questions must be >= 0"), (["--rows", "0"], "--rows must be >= 1"), ([], "data file .* does not exist"), (["--data", ""], "--model and --data are needed")])
+def test_bad_flags(flags, message, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        judge.main(["--model", str(tmp_path / "m"), "--data", str(tmp_path / "no.jsonl"), *flags])
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="--model .*nothing is neither"):
+        judge.main(["--model", str(tmp_path / "nothing"), "--data", write(tmp_path / "d.jsonl", {"question": "a", "answer": "1"}), "--tools", "python", "--out", str(tmp_path / "new" / "out.json")])

@@ -46,8 +46,9 @@ def test_every_flag_has_help_with_its_default(capsys):
         assert f"--{f.name} " in text and f.metadata["help"] and f"(default {f.default})" in text, f.name
 
 
-@pytest.mark.parametrize("content, message", [('{"brunches": 3}', "unknown key 'brunches'"), ('{"b": "half"}', "b must be float, got 'half'"), ('{"branches": 1.5}', "branches must be int"), ('{"fipo_guards": 1}', "fipo_guards must be bool"), ('{"initial": true}', "initial must be int"),
-                                              ('{"preset": "papers"}', "--preset must be one of paper, released"), ("{oops", "is not JSON"), ('{"dual": "mean"}', "--dual must be one of"), ('{"score_clip": 3}', "score_clip must be")])
+@pytest.mark.parametrize("content, message", [('{"brunches": 3}', "unknown key 'brunches'"), ('{"b": "half"}', "--b must be float, got 'half'.*c.json"), ('{"branches": 1.5}', "--branches must be int"), ('{"fipo_guards": 1}', "--fipo_guards must be bool"), ('{"initial": true}', "--initial must be int"), ("[]", "not an object"), ("5", "not an object"),
+                                              ('{"score_clip": [0.9]}', "--score_clip must be two numbers"), ('{"score_clip": ["a", "b"]}', "--score_clip must be two numbers"), ('{"score_clip": [0.8, 1.2, 7]}', "--score_clip must be two numbers"),
+                                              ('{"preset": "papers"}', "--preset must be one of paper, released"), ("{oops", "is not JSON"), ('{"dual": "mean"}', "--dual must be one of"), ('{"score_clip": 3}', "--score_clip must be two numbers")])
 def test_bad_config_files(tmp_path, content, message):
     file = tmp_path / "c.json"
     file.write_text(content)
@@ -92,7 +93,7 @@ def masked(folder):
 BAD = {"missing data": (lambda t: dict(data=t / "no.jsonl"), "no.jsonl does not exist"), "missing eval": (lambda t: dict(eval_data=t / "no.jsonl"), "no.jsonl does not exist"), "missing corpus": (lambda t: dict(corpus=t / "no.jsonl"), "no.jsonl does not exist"),
        "missing cold start": (lambda t: dict(cold_start=t / "no.jsonl"), "no.jsonl does not exist"), "row without answer": (lambda t: dict(data=t / "rows.jsonl"), "rows.jsonl, row 2 has no answer"), "unknown tool": (lambda t: dict(tools="python,shell"), "unknown tool 'shell'"),
        "long prompt": (lambda t: dict(max_prompt=8), "row 1: the prompt has \\d+ tokens, --max_prompt is 8"), "few questions": (lambda t: dict(data=t / "three.jsonl", max_prompt=2048), "3 questions, fewer than --prompts 16"), "sandbox": (lambda t: dict(sandbox="require"), "kernel-enforced jail"),
-       "sliding window": (lambda t: dict(model=sliding(t / "s")), "sliding-window"), "not causal": (lambda t: dict(model=masked(t / "b")), "not a causal language model"), "no such model": (lambda t: dict(model=t / "nothing"), "--model .*nothing")}
+       "sliding window": (lambda t: dict(model=sliding(t / "s")), "sliding-window"), "not causal": (lambda t: dict(model=masked(t / "b")), "not a causal language model"), "bad example": (lambda t: dict(cold_start=t / "rows.jsonl"), "rows.jsonl, row 1"), "no such model": (lambda t: dict(model=t / "nothing"), "--model .*nothing")}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -121,20 +122,20 @@ def test_several_processes(no_model, monkeypatch):
 def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
     """Ids and mask of an example equal those of a rollout with the same text: results not imitated, the end of turn imitated."""
     example = json.loads((world / "traces.jsonl").read_text().splitlines()[-1])["messages"]
-    ids, mask = train.encode_example(agent, example[:-1], example[-1]["content"])
+    ids, mask = train.encode_example(agent.tokenizer, example[:-1], example[-1]["content"])
     assert agent.decode(ids) == agent.decode(appo.encode_prompt(agent.tokenizer, example[:-1])) + example[-1]["content"] + "<|im_end|>"
     own = agent.decode([i for i, m in zip(ids, mask) if m])
     assert "<result>" not in own and own == re.sub(r" <result>\n.*?\n</result>", "", example[-1]["content"]) + "<|im_end|>"
     sampler = appo.Sampler(agent, tools, 16, 64, 128, 4, 48)
     for r in appo.sample_initial(sampler, prompts[:8], 1, list(range(8))):
         if r.finish == "stop":
-            ids, mask = train.encode_example(agent, example[:1], r.text.removesuffix("<|im_end|>"))
+            ids, mask = train.encode_example(agent.tokenizer, example[:1], r.text.removesuffix("<|im_end|>"))
             skip = len(appo.encode_prompt(agent.tokenizer, example[:1]))
             assert ids[skip:] == r.ids and mask[skip:] == r.mask
 
 
 def test_imitation_loss_by_hand(agent, world):
-    example = train.read_examples(str(world / "traces.jsonl"), agent)[-3:]
+    example = train.read_examples(str(world / "traces.jsonl"), agent.tokenizer)[-3:]
     total, count = 0.0, 0
     for ids, mask in example:
         logp = agent.model(torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -146,10 +147,13 @@ def test_imitation_loss_by_hand(agent, world):
 
 def test_bad_examples_are_named(agent, tmp_path):
     good = '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
+    (tmp_path / "x.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match="holds no example"):
+        train.read_examples(str(tmp_path / "x.jsonl"), agent.tokenizer)
     for row in ('{"messages": []}\n', '{"text": "x"}\n', "oops\n", '{"messages": [{"role": "user", "content": "q"}]}\n'):
         (tmp_path / "x.jsonl").write_text(good + row)
         with pytest.raises(ValueError, match="x.jsonl, row 2"):
-            train.read_examples(str(tmp_path / "x.jsonl"), agent)
+            train.read_examples(str(tmp_path / "x.jsonl"), agent.tokenizer)
 
 
 # ---- order
@@ -189,6 +193,7 @@ def test_the_runs_folder(finished):
     assert evaluations == [0, 4] and (finished / "eval_000004.json").exists()
     assert (finished / "latest").read_text() == "step_000004" and {p.name for p in finished.glob("step_*")} == {"step_000000", "step_000002", "step_000004"}
     config = json.loads((finished / "config.json").read_text())
+    assert set(config["data_sha256"]) == {"data", "eval_data", "corpus"} and read_settings(["--config", str(finished / "config.json")]).prompts == 4
     assert config["prompts"] == 4 and config["versions"]["torch"] == torch.__version__ and config["b"] == 0.5
 
 
@@ -221,14 +226,48 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(finished, world, agent_f
     args = arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL)
     stop = args.index("--steps") + 1
     train.main(args[:stop] + ["2"] + args[stop + 1:])
-    with open(tmp_path / "run" / "metrics.jsonl", "a") as log:                # a step that was under way when the run was killed
-        log.write(json.dumps({"step": 3, "reward": 9}) + "\n")
+    for name in ("metrics", "rollouts"):                                      # a step that was under way when the run was killed, its last line cut short
+        with open(tmp_path / "run" / f"{name}.jsonl", "a") as log:
+            log.write(json.dumps({"step": 3, "reward": 9}) + '\n{"step": 3, "ids": [1, 2')
     train.main(args)
     assert "going on from" in capsys.readouterr().out
     a, b = (Policy.load(str(out / "step_000004")).model.parameters() for out in (finished, tmp_path / "run"))
     assert all(torch.equal(x, y) for x, y in zip(a, b))
     plain = lambda out: [{k: v for k, v in x.items() if not k.startswith(("seconds", "occupancy"))} for x in lines(out, "metrics") if "reward" in x]
     assert plain(finished) == plain(tmp_path / "run")
+
+
+def test_another_run_in_the_same_folder_is_refused(finished, world, agent_folder, tmp_path):
+    args = arguments(world, tmp_path, model=agent_folder, out=finished, **SMALL)
+    before = (finished / "config.json").read_text()
+    for flag, value in (("--seed", "5"), ("--branches", "1"), ("--lr", "0.1"), ("--algo", "grpo")):
+        with pytest.raises(ValueError, match="holds a run with another"):
+            train.main(args + [flag, value])
+    other = tmp_path / "train.jsonl"
+    other.write_text((world / "train.jsonl").read_text().replace("height", "weight"))
+    with pytest.raises(ValueError, match="holds a run with another --data"):
+        train.main(args + ["--data", str(other)])
+    assert (finished / "config.json").read_text() == before
+
+
+def test_an_evaluation_lost_to_a_kill_is_made_up_for(finished, world, agent_folder, tmp_path, capsys):
+    import shutil
+    shutil.copytree(finished, tmp_path / "run")
+    kept = [x for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines(True) if not ('"step": 4' in x and "eval_greedy" in x)]
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(kept))
+    train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL))
+    assert "which is all of --steps 4" in capsys.readouterr().out
+    last = [x for x in lines(tmp_path / "run", "metrics") if "eval_greedy" in x][-1]
+    assert last == [x for x in lines(finished, "metrics") if "eval_greedy" in x][-1]
+
+
+def test_the_reference_of_a_resumed_run_is_the_starting_model(world, agent_folder, tmp_path):
+    runs = {}
+    for name, stops in (("whole", ["3"]), ("parts", ["1", "3"])):
+        for stop in stops:
+            train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / name, **SMALL | dict(steps=stop, save_every=1, eval_questions=0, branches=0, kl_coef=0.1, lr=1e-3)))
+        runs[name] = [x["kl_ref"] for x in lines(tmp_path / name, "metrics")]
+    assert runs["whole"] == runs["parts"] and runs["whole"][0] < runs["whole"][2]
 
 
 def test_every_logged_number_is_defined_in_the_readme(finished):

@@ -130,4 +130,6 @@ def test_command_line(tmp_path):
     done = run("--mode", "late", "--set", "traces=20", "questions=20", "tests=5", "copies=0", "hop=[1,1,1]")
     assert done.returncode == 0 and "traces.jsonl" in done.stdout
     assert len(rows(tmp_path / "w", "traces")) == 20 and all(r["messages"][2]["content"].count("<search>") == 2 for r in rows(tmp_path / "w", "traces"))
-    assert "nonsense" in run("--set", "nonsense=1").stderr
+    made, seed = world_files.made_as(tmp_path / "w")
+    assert made == dataclasses.replace(MODES["late"], traces=20, questions=20, tests=5, copies=0, hop=(1, 1, 1)) and seed == 0 and made != MODES["late"]
+    assert "nonsense" in run("--set", "nonsense=1").stderr and "hop must be like" in run("--set", "hop=0.5").stderr

@@ -56,7 +56,7 @@ class Mode:
     questions: int = 4000
     tests: int = 500
     traces: int = 10400                                 # worked examples,
-    faultless: int = 3000                               # the first of which decide everything right: reading the question is learnt before the bad habits
+    faultless: int = 6000                               # the first of which decide everything right: reading the question is learnt before the bad habits
     copies: int = 800                                   # random strings said twice, before the traces: teaches copying
 
 
@@ -244,14 +244,27 @@ def prepare(mode: Mode, seed: int, out: Path) -> Path:
     files = {"corpus": [{"contents": d} for d in world.documents(mode)], "train": rows(ask(world.regions[:TRAIN_REGIONS]) for _ in range(mode.questions)),
              "test": rows(ask(world.regions[TRAIN_REGIONS:]) for _ in range(mode.tests)), "traces": traces}
     aside = out.with_name(f"{out.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     for name, content in files.items():
         (aside / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    (aside / "mode.json").write_text(json.dumps({"mode": dataclasses.asdict(mode), "seed": seed}))
     build_model(tokenizer, seed).save_pretrained(aside / "model")
     tokenizer.save_pretrained(aside / "model")
     shutil.rmtree(out, ignore_errors=True)
     os.replace(aside, out)
     return out
+
+
+def made_as(folder: Path) -> tuple[Mode, int] | None:
+    """The mode and seed that a world's folder was made with, None if there is no complete world in it."""
+    if not (folder / "mode.json").exists():
+        return None
+    made = json.loads((folder / "mode.json").read_text())
+    try:
+        return Mode(**{k: tuple(v) if isinstance(v, list) else v for k, v in made["mode"].items()}), made["seed"]
+    except TypeError:                                   # of an older version
+        return None
 
 
 def main() -> None:
@@ -264,6 +277,9 @@ def main() -> None:
     try:
         changes = {name: json.loads(value) for name, value in (item.split("=", 1) for item in args.set)}
         mode = dataclasses.replace(MODES[args.mode], **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+        for f in dataclasses.fields(Mode):
+            if type(getattr(mode, f.name)) is not type(f.default) and not isinstance(f.default, float):
+                raise ValueError(f"{f.name} must be like {json.dumps(f.default)}")
     except (ValueError, TypeError) as problem:
         parser.error(f"--set {' '.join(args.set)}: {problem}")
     out = prepare(mode, args.seed, args.out or Path(__file__).parent / f"{args.mode}-{args.seed}")
