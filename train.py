@@ -22,10 +22,9 @@ import torch
 import transformers
 from jinja2.exceptions import TemplateError
 from tqdm import tqdm
-from transformers import AutoConfig, AutoTokenizer
 
 import appo
-from appo import ALGOS, PRESETS, Config, Policy, Rollout, Sampler, add_flags, encode_prompt, encode_result, mix_seed, option, versions
+from appo import ALGOS, PRESETS, Config, Policy, Rollout, Sampler, add_flags, encode_prompt, encode_result, load_tokenizer, mix_seed, option, versions
 from data.world.prepare import MODES, made_as, prepare
 from eval import REWARDS, Question, evaluate, load_questions, reward
 from tools import open_tools
@@ -33,7 +32,7 @@ from tools import open_tools
 HERE = Path(__file__).parent
 LAPTOP = HERE / "configs" / "laptop.json"
 RECORDED = {"versions", "data_sha256"}                 # what config.json holds besides settings
-FREE = {"steps", "out", "save_every", "eval_every", "eval_questions", "eval_samples", "log_trees", "show", "threads", "device", "tool_timeout"}    # may change on resume
+FREE = {"steps", "out", "save_every", "eval_every", "eval_questions", "eval_samples", "log_trees", "show", "threads", "device"}    # may change on resume
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class Run(Config):
     corpus: str = option("", "what search searches: .jsonl, a .json search cache or a folder; empty: the bundled world's")
     topk: int = option(3, "documents per search", 1)
     tool_timeout: float = option(5.0, "seconds per python call", 0.01)
-    sandbox: str = option("best-effort", "what confines model code; require refuses to run without a kernel-enforced jail", choices=("require", "best-effort", "off"))
+    sandbox: str = option("best-effort", "what confines model code; require refuses to run without a kernel-enforced jail",
+                          choices=("require", "best-effort", "off"))
     reward: str = option("auto", "what is trained on: math or F1 by task, one of them, or the released code's", choices=REWARDS)
     steps: int = option(156, "steps in all, resumed ones included (paper: 2 epochs of 78)", 0)
     seed: int = option(0, "of everything: world, order, sampling", 0)
@@ -125,8 +125,8 @@ def with_world(run: Run) -> Run:
     if made_as(folder) != (MODES[run.world], run.seed):
         print(f"making the bundled world in {folder} ...", flush=True)
         prepare(MODES[run.world], run.seed, folder)
-    mine = dict(model=folder / "model", data=folder / "train.jsonl", eval_data=folder / "test.jsonl", cold_start=folder / "traces.jsonl", corpus=folder / "corpus.jsonl")
-    return dataclasses.replace(run, **{name: str(path) for name, path in mine.items() if not getattr(run, name)})
+    mine = dict(model="model", data="train.jsonl", eval_data="test.jsonl", cold_start="traces.jsonl", corpus="corpus.jsonl")
+    return dataclasses.replace(run, **{name: str(folder / file) for name, file in mine.items() if not getattr(run, name)})
 
 
 def read_data(run: Run, path: str, tokenizer) -> tuple[list[Question], list[list[int]]]:
@@ -286,8 +286,9 @@ def branch_lines(policy: Policy, rollouts: list[Rollout], count: int) -> list[st
     for x in branches[::max(1, len(branches) // max(count, 1))][:count]:
         p, t = x.parent, min(x.fork_at, len(x.parent.ids) - 1, len(x.ids) - 1)
         context, old, new = policy.decode(p.ids[max(0, t - 6):t]), policy.text[p.ids[t]], policy.text[x.ids[t]]
+        omega, score = p.notes["future_value"][t], p.notes["branching_score"][t]
         lines.append(f"  branch at token {t} of {len(p.ids)}: {context!r} -> {old!r}, now {new!r}"
-                     f" | entropy {p.entropy[t]:.3f} Omega {p.notes['future_value'][t]:.4f} score {p.notes['branching_score'][t]:+.2f} | reward {p.reward:g} -> {x.reward:g}")
+                     f" | entropy {p.entropy[t]:.3f} Omega {omega:.4f} score {score:+.2f} | reward {p.reward:g} -> {x.reward:g}")
     return lines
 
 
@@ -308,11 +309,7 @@ def prepare_run(run: Run) -> Setup:
     for name in ("data", "eval_data", "cold_start"):
         if getattr(run, name) and not Path(getattr(run, name)).is_file():
             raise FileNotFoundError(f"--{name} {getattr(run, name)} does not exist")
-    try:
-        appo.check_config(AutoConfig.from_pretrained(run.model), run.model)
-        tokenizer = AutoTokenizer.from_pretrained(run.model)
-    except OSError as problem:
-        raise ValueError(f"--model {run.model} is neither a folder with a Hugging Face model nor a name that can be fetched: {str(problem).splitlines()[0]}") from None
+    tokenizer = load_tokenizer(run.model)
     train = read_data(run, run.data, tokenizer)
     if len(train[0]) < run.prompts:
         raise ValueError(f"--data {run.data} holds {len(train[0])} questions, fewer than --prompts {run.prompts}")
@@ -335,10 +332,10 @@ def record(run: Run) -> None:
     now = json.loads(json.dumps(now))
     if newest(run) and path.exists():
         before = json.loads(path.read_text())
-        changed = [name for name in now if name not in FREE and name in before and before[name] != now[name]]
-        if changed:
-            name = changed[0]
-            raise ValueError(f"{run.out} holds a run with another --{name} ({before[name]!r}, now {now[name]!r}): give another --out, or delete it to start anew")
+        changed = {name: f"{before[name]!r}, now {now[name]!r}" for name in now if name not in FREE | set(files) | RECORDED and before.get(name) != now[name]}
+        changed |= {name: "the file's content differs" for name in files if before["data_sha256"].get(name) != now["data_sha256"][name]}
+        for name, how in changed.items():
+            raise ValueError(f"{run.out} holds a run with another --{name} ({how}): give another --out, or delete it to start anew")
     Path(run.out).mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(now | {"versions": versions()}, indent=2))
 
@@ -383,8 +380,8 @@ def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log:
             tqdm.write(line)
         sampled, trained, updates = sampled + metrics["tokens_sampled"], trained + metrics["tokens_trained"], updates + metrics["optimizer_steps"]
         phases = "/".join(f"{metrics[f'seconds_{phase}']:.1f}" for phase in ("sample", "score", "branch", "update"))
-        bar.set_postfix_str(f"reward {metrics['reward']:.2f}, entropy {metrics['entropy']:.2f}, length {metrics['length']:.0f}, truncated {metrics['truncated']:.2f}, "
-                            f"degenerate {metrics['degenerate']:.2f}, sampled {sampled}, trained {trained}, updates {updates}, s {phases}", refresh=False)
+        shown = ", ".join(f"{name} {metrics[name]:.2f}" for name in ("reward", "entropy", "truncated", "degenerate"))
+        bar.set_postfix_str(f"{shown}, length {metrics['length']:.0f}, sampled {sampled}, trained {trained}, updates {updates}, s {phases}", refresh=False)
         last = step + 1 == run.steps
         if last or (step + 1) % run.save_every == 0:
             save(run, policy, optimizer, step + 1)

@@ -60,6 +60,6 @@ def untrained(family: str, tokenizer, seed: int = 0, **changes):
     """A randomly initialised model of 3 layers with grouped queries; large initial weights, so that greedy decoding has something to decide."""
     names = dict(llama=("LlamaConfig", "LlamaForCausalLM"), qwen2=("Qwen2Config", "Qwen2ForCausalLM"), qwen3=("Qwen3Config", "Qwen3ForCausalLM"))[family]
     config = getattr(transformers, names[0])(**dict(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=128, max_position_embeddings=4096,
-                                                    tie_word_embeddings=False, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.1) | changes)
+                                                    tie_word_embeddings=False, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.2) | changes)
     torch.manual_seed(seed)
     return getattr(transformers, names[1])(config)

@@ -84,7 +84,8 @@ def test_greedy_equals_generate(family, tokenizer, prompts):
     for prompt, r in zip(some, ours):
         theirs = reference.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=50, do_sample=False,
                                     pad_token_id=tokenizer.pad_token_id)[0, len(prompt):]
-        assert r.ids == theirs.tolist() and len(r.ids) == 50 and len(set(r.ids)) > 3
+        assert r.ids == theirs.tolist() and len(r.ids) == 50
+    assert len({i for r in ours for i in r.ids}) > 10, "the model repeats itself too much to tell anything"
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])

@@ -1,6 +1,7 @@
 """Makes the bundled world: a corpus to search, questions that need it, cold-start traces, a tokenizer and a tiny untrained model. All from one seed.
 
-A made-up geography. "What is the new height of the capital of Durnex times 3?" is answered by searching the capital, searching the right version of its height, computing in Python:
+A made-up geography. "What is the new height of the capital of Durnex times 3?" is answered by searching the capital, searching the right version of its
+height, computing in Python:
 
     <think> So the capital of Durnex</think><search> capital of Durnex</search> <result>          <- the hop (skipping it finds the height of Durnex itself)
     The capital of Durnex is Belmor.
@@ -10,10 +11,10 @@ A made-up geography. "What is the new height of the capital of Durnex times 3?" 
     192
     </result><think> Well done</think><answer> \\boxed{192}</answer>
 
-The traces do each of these decisions right with a stated probability, so that a cold-started model knows every procedure and prefers the wrong one in places:
-reinforcement learning has something to find. They use fresh names and numbers each time, which leaves nothing to memorise but the procedure. Openers ("So", "Okay") are
-uncertain and decide nothing: the spurious entropy of the paper's Figure 1. Train questions ask about regions 0-299, test questions about 300-399, whose names occur nowhere in
-training. Modes: easy (default), mixed, late, late_long, spurious_off; every number of a mode is an argument.
+The traces do each of these decisions right with a stated probability, so that a cold-started model knows every procedure and prefers the wrong one in
+places: reinforcement learning has something to find. They use fresh names and numbers each time, which leaves nothing to memorise but the procedure.
+Openers ("So", "Okay") are uncertain and decide nothing: the spurious entropy of the paper's Figure 1. Train questions ask about regions 0-299, test
+questions about 300-399, whose names occur nowhere in training. Modes: easy (default), mixed, late, late_long, spurious_off; every number of a mode is an argument.
 
     python data/world/prepare.py --mode easy --seed 0        # writes data/world/easy-0: corpus.jsonl train.jsonl test.jsonl traces.jsonl model/
 """
@@ -62,9 +63,11 @@ class Mode:
 
 MODES = {
     "easy": Mode(),
-    "mixed": Mode(hops=3, hop=(0.90, 0.80, 0.55), version=(0.80, 0.40), operator=(0.90, 0.70, 0.45), python=0.85, fillers_first=6, fillers_before=2, fillers_after=20, openers=EIGHT_OPENERS),
+    "mixed": Mode(hops=3, hop=(0.90, 0.80, 0.55), version=(0.80, 0.40), operator=(0.90, 0.70, 0.45), python=0.85,
+                  fillers_first=6, fillers_before=2, fillers_after=20, openers=EIGHT_OPENERS),
     "late": Mode(hop=(0.97, 0.97, 0.97), version=(0.45, 0.35), operator=(0.55, 0.40, 0.30), python=0.45, fillers_after=4, openers=EIGHT_OPENERS),
-    "late_long": Mode(hop=(0.97, 0.97, 0.97), version=(0.45, 0.35), operator=(0.55, 0.40, 0.30), python=0.45, version_cue=False, fillers_first=60, fillers_after=4, openers=EIGHT_OPENERS),
+    "late_long": Mode(hop=(0.97, 0.97, 0.97), version=(0.45, 0.35), operator=(0.55, 0.40, 0.30), python=0.45, version_cue=False,
+                      fillers_first=60, fillers_after=4, openers=EIGHT_OPENERS),
     "spurious_off": Mode(skew=0.955),
 }
 
@@ -106,7 +109,8 @@ def build_tokenizer(first: list[str], second: list[str]):
     import tiktoken
     from tiktoken._educational import bpe_train
     plain = WORDS + RELATIONS + ATTRIBUTES + VERSIONS + tuple(OPERATORS) + EIGHT_OPENERS
-    words = sorted({f" {w}" for w in (*plain, *OPERATORS.values(), "\\")} | set(WORDS[:7]) | {f" {s}" for s in first} | set(second) | {str(n) for n in range(100)} | {f" {n}" for n in range(100)})
+    spaced = {f" {w}" for w in (*plain, *OPERATORS.values(), "\\", *first, *range(100))}
+    words = sorted(spaced | set(WORDS[:7]) | set(second) | {str(n) for n in range(100)})
     text = "\0".join(words)                             # a zero byte stays alone and merges with nothing
     low, high = 256 + len(words) - 10, 256 + 3 * len(words)
     while low < high:                                   # the smallest vocabulary that holds every word whole; too large a one has no pair left to merge
@@ -132,7 +136,8 @@ def to_hugging_face(encoding, ranks: dict):
     name = lambda token: "".join(stand_in[byte] for byte in token)
     merges = [(name(t[:i]), name(t[i:])) for t in sorted(ranks, key=ranks.get) for i in range(1, len(t)) if t[:i] in ranks and t[i:] in ranks]
     core = Tokenizer(models.BPE(vocab={name(t): rank for t, rank in ranks.items()}, merges=merges, ignore_merges=True))
-    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(encoding._pat_str), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    split, as_bytes = pre_tokenizers.Split(Regex(encoding._pat_str), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.pre_tokenizer = pre_tokenizers.Sequence([split, as_bytes])
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIAL])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|pad|>", clean_up_tokenization_spaces=False)
@@ -145,9 +150,9 @@ def build_model(tokenizer, seed: int):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     stop = tokenizer.eos_token_id
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=192, max_position_embeddings=2048,
-                         rope_theta=1000.0, rope_parameters={"rope_type": "default", "rope_theta": 1000.0}, tie_word_embeddings=True, bos_token_id=None, eos_token_id=stop,
-                         pad_token_id=tokenizer.pad_token_id)
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=192,
+                         max_position_embeddings=2048, rope_parameters={"rope_type": "default", "rope_theta": 1000.0}, tie_word_embeddings=True,
+                         bos_token_id=None, eos_token_id=stop, pad_token_id=tokenizer.pad_token_id)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
@@ -201,7 +206,8 @@ def trace(q: Question, names: list[str], mode: Mode, rng: random.Random) -> str:
     for relation in reversed(q.hops):
         if rng.random() < mode.hop[RELATIONS.index(relation)]:
             found = rng.choice(names)
-            parts.append(f"<think>{opener(count)} the {relation} of {place}</think><search> {relation} of {place}</search>{result(f'The {relation} of {place} is {found}.')}")
+            asked = f"{relation} of {place}"
+            parts.append(f"<think>{opener(count)} the {asked}</think><search> {asked}</search>{result(f'The {asked} is {found}.')}")
             place, count = found, mode.fillers_before
     right = rng.random() < mode.version[VERSIONS.index(q.version)]
     version = q.version if right else VERSIONS[1 - VERSIONS.index(q.version)]
@@ -272,7 +278,8 @@ def main() -> None:
     parser.add_argument("--mode", choices=MODES, default="easy")
     parser.add_argument("--seed", type=int, default=0, help="integer >= 0 (default 0)")
     parser.add_argument("--out", type=Path, help="folder (default: MODE-SEED beside this file)")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="numbers, lists and true/false as JSON: " + ", ".join(f.name for f in dataclasses.fields(Mode)))
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE",
+                        help="numbers, lists and true/false as JSON: " + ", ".join(f.name for f in dataclasses.fields(Mode)))
     args = parser.parse_args()
     try:
         changes = {name: json.loads(value) for name, value in (item.split("=", 1) for item in args.set)}
