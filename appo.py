@@ -333,6 +333,7 @@ def encode_prompt(tokenizer, messages: list[dict]) -> list[int]:
 
 
 def round_up(x: int, multiple: int) -> int:
+    """The smallest multiple that is not below x."""
     return -(-x // multiple) * multiple
 
 

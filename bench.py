@@ -26,12 +26,14 @@ HERE = Path(__file__).parent
 
 
 def machine() -> str:
+    """What the figures were measured on."""
     names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")] if os.path.exists("/proc/cpuinfo") else []
     what = names[0] if names else platform.processor() or platform.machine()
     return f"{what}, {os.cpu_count()} cores, " + ", ".join(f"{name} {version}" for name, version in versions().items())
 
 
 def figure(values: list[float], unit: str) -> dict:
+    """Mean and range of repeated measurements."""
     return {"value": statistics.mean(values), "low": min(values), "high": max(values), "n": len(values), "unit": unit}
 
 

@@ -206,6 +206,7 @@ def imitation_loss(policy: Policy, batch: list[tuple[list[int], list[bool]]]) ->
 
 
 def cold_optimizers(model, run: Run) -> list:
+    """AdamW; or Muon for the matrices inside the layers, which a model trained from nothing learns much faster with, and AdamW for the rest."""
     if run.cold_optimizer == "adamw":
         return [torch.optim.AdamW(model.parameters(), lr=run.cold_lr, weight_decay=0.1, betas=(0.9, 0.98))]
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]

@@ -153,7 +153,7 @@ def batch():
 
 def by_hand(logp, old, adv, mask, lo=0.2, hi=0.28, c=3.0):
     """Eq. 8 token by token in plain Python."""
-    rows = []
+    rows, logp = [], logp.detach()
     for n in range(len(mask)):
         terms = []
         for t in range(mask.shape[1]):

@@ -662,7 +662,7 @@ def test_numbers_of_a_step_are_means_over_tokens():
 def test_caches_are_given_back(agent, tools, prompts, monkeypatch):
     """At most one scoring cache lives, and none during an update or without branches."""
     import gc
-    alive = lambda: sum(isinstance(x, appo.Cache) for x in gc.get_objects())
+    alive = lambda: sum(type(x) is appo.Cache for x in gc.get_objects())
     sampler, seen, update = sampler_for(agent, tools), [], appo.update
     monkeypatch.setattr(appo, "update", lambda *a, **k: seen.append(alive()) or update(*a, **k))
     before = alive()
