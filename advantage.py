@@ -92,10 +92,12 @@ def scale_by_future(adv: Tensor, omega: Tensor, b: float, clip: tuple[float, flo
 
 def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, mask: Tensor,
                 clip_low: float = 0.2, clip_high: float = 0.28, clip_c: float = 3.0, aggregate: str = "seq-mean",
-                total: float | None = None, logp_ref: Tensor | None = None, kl_coef: float = 0.0, max_dual_clipped: int | None = None) -> tuple[Tensor, dict]:
+                total: float | None = None, logp_ref: Tensor | None = None, kl_coef: float = 0.0, max_dual_clipped: int | None = None,
+                surrogate: str = "ppo") -> tuple[Tensor, dict]:
     """The clipped policy-gradient loss, to be minimised (Eq. 8), with the dual clip for negative credit.
 
         ratio = exp(logp - logp_old);   l = max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high));   where A < 0: l = min(l, -clip_c A)
+        surrogate "gppo": the same value, but a clipped token keeps the gradient bound * A instead of 0; "cispo": l = -sg(clip(ratio)) A logp, no dual clip
         "seq-mean"    loss = 1/total * sum_n mean_{t: mask} l_nt      total: rollouts, the rows given by default
         "token-mean"  loss = 1/total * sum_{n,t: mask} l_nt           total: policy tokens, those given by default (the released code)
 
@@ -105,16 +107,23 @@ def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, mask: Tensor,
              clip_c: >= 1, or inf for none. logp_ref, kl_coef: adds kl_coef * low_variance_kl to every token. max_dual_clipped: a row with more tokens
              under the dual clip gives no policy gradient, its KL stays (the released code drops rows with more than 1; the paper none).
     Returns: (loss, stats). loss: scalar. stats: floats, means over the policy tokens given, and "tokens", their number.
-    Raises:  ValueError for an unknown aggregate.
+    Raises:  ValueError for an unknown aggregate or surrogate.
     """
+    if surrogate not in ("ppo", "gppo", "cispo"):
+        raise ValueError(f"surrogate must be 'ppo', 'gppo' or 'cispo', got {surrogate!r}")
     if aggregate not in ("seq-mean", "token-mean"):
         raise ValueError(f"aggregate must be 'seq-mean' or 'token-mean', got {aggregate!r}")
     log_ratio = torch.where(mask, logp - logp_old.detach(), 0.0)
     ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()      # (B, T)
     A = torch.where(mask, adv.detach(), 0.0)
-    loss = torch.maximum(-A * ratio, -A * ratio.clamp(1 - clip_low, 1 + clip_high))
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    if surrogate == "gppo":
+        clipped = clipped.detach() * ratio / ratio.detach()
+    loss = torch.maximum(-A * ratio, -A * clipped)
     dual = (A < 0) & (ratio > clip_c)
     loss = torch.where(dual, -clip_c * A, loss)
+    if surrogate == "cispo":
+        loss = -clipped.detach() * A * torch.where(mask, logp, 0.0)
     if max_dual_clipped is not None:
         loss = torch.where((dual.sum(-1, keepdim=True) > max_dual_clipped), 0.0, loss)
     kl = torch.zeros_like(loss) if logp_ref is None else low_variance_kl(torch.where(mask, logp, 0.0), torch.where(mask, logp_ref, 0.0))

@@ -108,6 +108,8 @@ class Config:
     clip_low: float = option(0.2, "ratio clip below 1, in [0, 1]", 0)
     clip_high: float = option(0.28, "ratio clip above 1", 0)
     clip_c: float = option(3.0, "dual clip of the ratio for negative credit; inf: none", 1)
+    surrogate: str = option("ppo", "the clipped loss: PPO's, GPPO's (clipped tokens keep a bounded gradient) or CISPO's (clipped weight on log-probs)",
+                            choices=("ppo", "gppo", "cispo"))
     aggregate: str = option("seq-mean", "every rollout weighs the same (Eq. 8) or every token (released code)", choices=("seq-mean", "token-mean"))
     norm: str = option("init", "seq-mean divides by the initial rollouts or by all M = N(B+1) of Eq. 8", choices=("init", "budget"))
     kl_coef: float = option(0.0, "weight of the KL to the starting model; 0 never loads one (paper 0, released code 0.001)", 0)
@@ -814,7 +816,7 @@ def update(policy: Policy, optimizer, rollouts: list[Rollout], logp_old: Tensor,
         rows = slice(start, start + config.micro)
         logp, _, _ = score_rows(policy, rollouts[rows], config.temperature, width, T)
         loss, stats = policy_loss(logp, logp_old[rows], adv[rows], mask[rows], config.clip_low, config.clip_high, config.clip_c, config.aggregate, total,
-                                  None if logp_ref is None else logp_ref[rows], config.kl_coef, 1 if config.fipo_guards else None)
+                                  None if logp_ref is None else logp_ref[rows], config.kl_coef, 1 if config.fipo_guards else None, config.surrogate)
         loss.backward()
         share = stats.pop("tokens") / max(tokens, 1)
         top = max(top, stats.pop("ratio_max"))

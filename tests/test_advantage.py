@@ -287,3 +287,45 @@ def test_no_branches_and_b_zero_is_grpo(batch):
     grpo = ((R - R.mean()) / (R.std(correction=0) + 1e-6))[:, None].expand(6, 11)
     expected = sum(sum(r) / len(r) for r in by_hand(logp, old, grpo, mask)) / 6
     assert policy_loss(logp, old, adv, mask)[0].item() == pytest.approx(expected, abs=1e-12)
+
+
+# ---- the baselines' losses
+
+def test_gppo_has_ppos_value_and_differs_only_where_clipped(batch):
+    logp, old, adv, mask = batch
+    value, grad = {}, {}
+    for surrogate in ("ppo", "gppo"):
+        loss, _ = policy_loss(*batch, clip_c=math.inf, surrogate=surrogate)
+        value[surrogate], grad[surrogate] = loss.item(), torch.autograd.grad(loss, logp)[0]
+    assert value["gppo"] == pytest.approx(value["ppo"], abs=1e-12)
+    ratio = (logp - old).detach().exp()
+    high, low = mask & (adv > 0) & (ratio > 1.28), mask & (adv < 0) & (ratio < 0.8)
+    differs = (grad["ppo"] - grad["gppo"]).abs() > 1e-12
+    assert high.any() and low.any() and torch.equal(differs, high | low)
+    weight = 1 / mask.sum(1, keepdim=True) / 6
+    expected = -torch.where(high, tensor(1.28), tensor(0.8)) * adv * weight
+    torch.testing.assert_close(grad["gppo"][differs], expected[differs], atol=1e-12, rtol=0)
+
+
+def test_cispo_at_ratio_one_is_reinforce_and_keeps_every_tokens_gradient(batch):
+    _, old, adv, mask = batch
+    logp = old.clone().requires_grad_()
+    grad = torch.autograd.grad(policy_loss(logp, old, adv, mask, clip_low=1.0, surrogate="cispo")[0], logp)[0]
+    reinforce = torch.where(mask, -adv / mask.sum(1, keepdim=True) / 6, 0)
+    torch.testing.assert_close(grad, reinforce, atol=1e-14, rtol=0)
+    far = (old + torch.where(adv > 0, 2.0, -2.0)).requires_grad_()
+    grad = torch.autograd.grad(policy_loss(far, old, adv, mask, clip_low=1.0, surrogate="cispo")[0], far)[0]
+    torch.testing.assert_close(grad, reinforce * torch.where(adv > 0, tensor(1.28), tensor(math.exp(-2))), atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="surrogate"):
+        policy_loss(far, old, adv, mask, surrogate="reinforce")
+
+
+def test_dapo_without_filtering_is_grpo_with_token_mean(batch):
+    """DAPO's loss is GRPO's with the token mean and a higher upper bound; with a symmetric clip nothing is left of the difference."""
+    logp, old, _, mask = batch
+    R = torch.rand(6, dtype=f64)
+    adv = dual_group_advantage(R, tensor(), NO, NO, mask)
+    grpo = ((R - R.mean()) / (R.std(correction=0) + 1e-6))[:, None].expand(6, 11)
+    rows = by_hand(logp, old, grpo, mask, lo=0.2, hi=0.2, c=math.inf)
+    dapo = policy_loss(logp, old, adv, mask, clip_low=0.2, clip_high=0.2, clip_c=math.inf, aggregate="token-mean")[0]
+    assert dapo.item() == pytest.approx(sum(map(sum, rows)) / sum(map(len, rows)), abs=1e-12)

@@ -584,7 +584,7 @@ def test_branches_without_variance_do_not_rescale_the_update(agent_folder, tools
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
-@pytest.mark.parametrize("changes", [dict(appo.PRESETS["released"], initial=4, prompts=8, minibatch=4, max_tokens=128), dict(ppo_epochs=2), dict(dual="literal", norm="budget"), dict(dual="off", decay_over="policy", prefer_positive=False)])
+@pytest.mark.parametrize("changes", [dict(appo.PRESETS["released"], initial=4, prompts=8, minibatch=4, max_tokens=128), dict(ppo_epochs=2), dict(dual="literal", norm="budget"), dict(dual="off", decay_over="policy", prefer_positive=False), dict(surrogate="gppo"), dict(surrogate="cispo", clip_low=1.0)])
 def test_every_switch_runs(agent, tools, prompts, changes):
     config = dataclasses.replace(CONFIG, **changes)
     optimizer = torch.optim.AdamW(agent.model.parameters(), lr=1e-3)
