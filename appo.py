@@ -75,7 +75,8 @@ def add_flags(parser, kind) -> None:
     for f in dataclasses.fields(kind):
         special = {tuple[float, float]: dict(nargs=2, type=float), bool: dict(nargs="?", const=True, type=boolean)}
         how = special.get(f.type, dict(type=f.type, choices=f.metadata["choices"]))
-        parser.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=f"{f.metadata['help']} (default {f.default})".replace("%", "%%"), **how)
+        shown = f"{f.metadata['help']} (default {f.default})" if f.default != "" else f.metadata["help"]
+        parser.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=shown.replace("%", "%%"), **how)
 
 
 def versions() -> dict:
@@ -179,12 +180,14 @@ def check_config(config, name: str) -> None:
 
 def load_tokenizer(path: str):
     """The tokenizer of a model, after its configuration was checked; no weight is read. ValueError if there is no such model or it cannot be forked."""
-    try:
-        check_config(AutoConfig.from_pretrained(path), path)
-        return AutoTokenizer.from_pretrained(path)
-    except OSError as problem:
-        reason = str(problem).splitlines()[0]
-        raise ValueError(f"--model {path} is neither a folder with a Hugging Face model nor a name that can be fetched: {reason}") from None
+    def read(kind):
+        try:
+            return kind.from_pretrained(path)
+        except (OSError, ValueError) as problem:
+            reason = str(problem).strip().splitlines()[0]
+            raise ValueError(f"--model {path} is neither a folder with a Hugging Face model nor a name that can be fetched: {reason}") from None
+    check_config(read(AutoConfig), path)
+    return read(AutoTokenizer)
 
 
 class Policy:
@@ -213,6 +216,8 @@ class Policy:
     @classmethod
     def load(cls, path: str, dtype: str = "float32", device: str = "cpu") -> "Policy":
         """From a Hugging Face folder or name; the configuration is checked before any weight is read. ValueError as in check_config."""
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"--device {device}: this PyTorch sees no GPU; use --device cpu")
         tokenizer = load_tokenizer(path)
         return cls(AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="folded").to(device), tokenizer)
 

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+import transformers
+
 from appo import Policy, Sampler, add_flags, check_options, encode_prompt, mix_seed, option, sample_initial, versions
 from tools import open_tools
 
@@ -353,7 +355,7 @@ class Evaluation:
     out: str = option("", "result file; empty: eval_DATA.json in the model's folder if that is local, else here")
     samples: int = option(1, "k, samples per question (paper 5)", 1)
     questions: int = option(0, "the first so many questions; 0: all", 0)
-    skip_bad: bool = option(False, "leave out rows without a question or an answer instead of refusing the file")
+    skip_bad: bool = option(False, "leave out rows that are not JSON or have no question or answer, instead of refusing the file")
     task: str = option("auto", "how answers are graded", choices=("auto", "math", "qa"))
     temperature: float = option(0.6, "0 is greedy (paper 0.6)", 0)
     max_tokens: int = option(4096, "response budget with tool results, tokens", 1)
@@ -376,10 +378,20 @@ class Evaluation:
             raise ValueError("--model and --data are needed")
 
 
+def settings_of_run(model: str) -> dict:
+    """Tools and limits that a training run used, if `model` is a run's folder: an evaluation takes them over unless flags say otherwise."""
+    path = Path(model) / "config.json"
+    config = json.loads(path.read_text()) if model and (Path(model) / "latest").is_file() and path.is_file() else {}
+    shared = ("tools", "corpus", "topk", "tool_timeout", "sandbox", "max_tokens", "max_calls", "max_result_tokens", "chunk")
+    return {name: config[name] for name in shared if name in config}
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Evaluate a model with tools on one file of questions; writes one self-describing JSON file.", allow_abbrev=False)
     add_flags(parser, Evaluation)
-    run = Evaluation(**vars(parser.parse_args(argv)))
+    flags = vars(parser.parse_args(argv))
+    run = Evaluation(**(settings_of_run(flags.get("model", "")) | flags))
+    transformers.utils.logging.disable_progress_bar()
     marker = Path(run.model) / "latest"
     model = str(marker.parent / marker.read_text().strip()) if marker.is_file() else run.model
     folder = Path(run.model) if Path(run.model).is_dir() else Path()
@@ -403,5 +415,5 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError) as problem:
+    except (ValueError, OSError) as problem:
         sys.exit(f"eval.py: {problem}")

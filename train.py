@@ -3,11 +3,12 @@
     python train.py                                             the laptop run: bundled world, tiny model, minutes
     python train.py --model M --data F --corpus C --out DIR     a Hugging Face model on real questions with Python and search
 
-Settings come from, each overriding the one before: the paper's defaults, --preset, --algo, --config, flags. Without --model and --config the laptop run's
+Settings come from, each overriding the one before: the paper's defaults, --preset, --config, --algo, flags. Without --model and --config the laptop run's
 configs/laptop.json is taken. A run whose folder holds a complete checkpoint goes on from it.
 """
 import argparse
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import re
 import shutil
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,15 +26,17 @@ from jinja2.exceptions import TemplateError
 from tqdm import tqdm
 
 import appo
-from appo import ALGOS, PRESETS, Config, Policy, Rollout, Sampler, add_flags, encode_prompt, encode_result, load_tokenizer, mix_seed, option, versions
+from appo import ALGOS, Config, Policy, Rollout, Sampler, add_flags, encode_prompt, encode_result, load_tokenizer, mix_seed, option, versions
 from data.world.prepare import MODES, made_as, prepare
 from eval import REWARDS, Question, evaluate, load_questions, reward
 from tools import open_tools
 
 HERE = Path(__file__).parent
 LAPTOP = HERE / "configs" / "laptop.json"
+PRESETS = appo.PRESETS | {"released": appo.PRESETS["released"] | {"reward": "released"}}
 RECORDED = {"versions", "data_sha256"}                 # what config.json holds besides settings
-FREE = {"steps", "out", "save_every", "eval_every", "eval_questions", "eval_samples", "log_trees", "show", "threads", "device"}    # may change on resume
+FREE = {"steps", "out", "save_every", "eval_every", "eval_questions", "eval_samples", "log_trees", "show", "threads", "device",
+        "micro", "rows", "chunk", "tool_timeout"}      # these may change on resume
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Run(Config):
     model: str = option("", "Hugging Face model folder or name; empty: the bundled world's tiny model")
     data: str = option("", "training questions, .jsonl or .parquet; empty: the bundled world's")
     task: str = option("auto", "how answers are graded: by the row's task or a guess, or one way for all", choices=("auto", "math", "qa"))
-    skip_bad: bool = option(False, "leave out rows of the data without a question or an answer, saying which, instead of refusing the file")
+    skip_bad: bool = option(False, "leave out rows of the data that are not JSON or have no question or answer, saying which, instead of refusing the file")
     eval_data: str = option("", "held-out questions; empty: the bundled world's, none with another model")
     cold_start: str = option("", "worked examples to imitate first, .jsonl rows with \"messages\"; empty: the bundled world's, none with another model")
     world: str = option("easy", "bundled world, made at first use", choices=tuple(MODES))
@@ -120,10 +124,11 @@ def with_world(run: Run) -> Run:
     if run.model and run.data:
         return run
     if run.model or run.data:
-        raise ValueError("--model and --data go together; without both, the bundled world is used")
+        given, missing = ("--model", "--data") if run.model else ("--data", "--model")
+        raise ValueError(f"{given} was given without {missing}; without both, the bundled world is used")
     folder = HERE / "data" / "world" / f"{run.world}-{run.seed}"
     if made_as(folder) != (MODES[run.world], run.seed):
-        print(f"making the bundled world in {folder} ...", flush=True)
+        print(f"making the bundled world in {os.path.relpath(folder)} ...", flush=True)
         prepare(MODES[run.world], run.seed, folder)
     mine = dict(model="model", data="train.jsonl", eval_data="test.jsonl", cold_start="traces.jsonl", corpus="corpus.jsonl")
     return dataclasses.replace(run, **{name: str(folder / file) for name, file in mine.items() if not getattr(run, name)})
@@ -138,7 +143,7 @@ def read_data(run: Run, path: str, tokenizer) -> tuple[list[Question], list[list
         raise ValueError(f"{path}: the chat template of {run.model} does not take these messages: {problem}") from None
     for q, prompt in zip(questions, prompts):
         if len(prompt) > run.max_prompt:
-            raise ValueError(f"{path}, row {q.meta['row']}: the prompt has {len(prompt)} tokens, --max_prompt is {run.max_prompt}")
+            raise ValueError(f"{path}, row {q.meta['row']}: the prompt has {len(prompt)} tokens, --max_prompt is {run.max_prompt}: raise it (the longest has {max(map(len, prompts))})")
     repaired = sum(q.meta["repaired"] for q in questions)
     if repaired:
         print(f"{path}: repaired the backspace in \\boxed in {repaired} of {len(questions)} prompts")
@@ -322,6 +327,18 @@ def prepare_run(run: Run) -> Setup:
     return Setup(policy, sampler, train, tuple(part[:run.eval_questions] for part in test), examples)
 
 
+@contextmanager
+def locked(folder: Path):
+    """Hold the folder of a run: two runs in one would write over each other. Raises ValueError if another run holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run is writing to {folder}: give another --out") from None
+        yield
+
+
 def record(run: Run) -> None:
     """Write config.json: settings, versions, hashes of the data. On resume refuse settings or data that would make it another run.
 
@@ -335,9 +352,8 @@ def record(run: Run) -> None:
         before = json.loads(path.read_text())
         changed = {name: f"{before[name]!r}, now {now[name]!r}" for name in now if name not in FREE | set(files) | RECORDED and before.get(name) != now[name]}
         changed |= {name: "the file's content differs" for name in files if before["data_sha256"].get(name) != now["data_sha256"][name]}
-        for name, how in changed.items():
+        for name, how in sorted(changed.items(), key=lambda x: x[0] not in ("seed", "world")):     # a world's files follow from these two
             raise ValueError(f"{run.out} holds a run with another --{name} ({how}): give another --out, or delete it to start anew")
-    Path(run.out).mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(now | {"versions": versions()}, indent=2))
 
 
@@ -365,6 +381,8 @@ def batch_of(run: Run, step: int, size: int) -> list[int]:
 
 def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log: Log, done: int) -> None:
     """Steps done + 1 .. run.steps, each logged; checkpoints and evaluations as the settings say."""
+    if done >= run.steps:
+        return
     policy, (questions, prompts) = setup.policy, setup.train
     bar = tqdm(range(done, run.steps), initial=done, total=run.steps, desc="APPO" if run.branches else "GRPO")
     sampled = trained = updates = 0
@@ -399,7 +417,7 @@ def start_or_go_on(run: Run, setup: Setup) -> tuple[torch.optim.Optimizer, Log, 
         cold_start(policy, setup.examples, run)
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay)
     if checkpoint:
-        print(f"going on from {checkpoint}" + (f", which is all of --steps {run.steps}" if done >= run.steps else ""), flush=True)
+        print(f"going on from {checkpoint}" + (f"; all of --steps {run.steps} are done" if done >= run.steps else ""), flush=True)
         optimizer.load_state_dict(state["optimizer"])
     else:
         save(run, policy, optimizer, 0)
@@ -417,6 +435,12 @@ def main(argv: list[str]) -> None:
     if run.threads:
         torch.set_num_threads(run.threads)
     setup = prepare_run(run)
+    with locked(Path(run.out)):
+        train(run, setup)
+
+
+def train(run: Run, setup: Setup) -> None:
+    """A run in its folder, from the start or from where it was."""
     record(run)
     print(f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.b}, {run.prompts} prompts a step, {run.minibatch} an update; "
           f"{len(setup.train[0])} questions, {sum(p.numel() for p in setup.policy.model.parameters()) / 1e6:.1f} M parameters on {run.device}, "
@@ -429,5 +453,5 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError) as problem:
+    except (ValueError, OSError) as problem:
         sys.exit(f"train.py: {problem}")

@@ -33,7 +33,8 @@ def test_precedence(tmp_path):
     file.write_text(json.dumps({"preset": "released", "b": 0.7, "branches": 2, "score_clip": [0.9, 1.1], "clip_c": 5}))
     run = read_settings(["--config", str(file), "--branches", "4", "--future_clip", "0.9", "1.3", "--fipo_guards", "false"])
     assert (run.half_life, run.b, run.branches, run.score_clip, run.future_clip, run.fipo_guards, run.clip_c) == (64, 0.7, 4, (0.9, 1.1), (0.9, 1.3), False, 5)
-    assert read_settings(["--preset", "released", "--model", "m", "--data", "d"]).score_half_life == math.inf
+    released = read_settings(["--preset", "released", "--model", "m", "--data", "d"])
+    assert released.score_half_life == math.inf and released.reward == "released"
     grpo = read_settings(["--algo", "grpo", "--config", str(file)])
     assert (grpo.branches, grpo.b) == (0, 0)
 
@@ -43,7 +44,8 @@ def test_every_flag_has_help_with_its_default(capsys):
         read_settings(["--help"])
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
     for f in dataclasses.fields(Run):
-        assert f"--{f.name} " in text and f.metadata["help"] and f"(default {f.default})" in text, f.name
+        assert f"--{f.name} " in text and f.metadata["help"] and (f.default == "" or f"(default {f.default})" in text), f.name
+    assert "(default )" not in text
 
 
 @pytest.mark.parametrize("content, message", [('{"brunches": 3}', "unknown key 'brunches'"), ('{"b": "half"}', "--b must be float, got 'half'.*c.json"), ('{"branches": 1.5}', "--branches must be int"), ('{"fipo_guards": 1}', "--fipo_guards must be bool"), ('{"initial": true}', "--initial must be int"), ("[]", "not an object"), ("5", "not an object"),
@@ -93,7 +95,7 @@ def masked(folder):
 BAD = {"missing data": (lambda t: dict(data=t / "no.jsonl"), "no.jsonl does not exist"), "missing eval": (lambda t: dict(eval_data=t / "no.jsonl"), "no.jsonl does not exist"), "missing corpus": (lambda t: dict(corpus=t / "no.jsonl"), "no.jsonl does not exist"),
        "missing cold start": (lambda t: dict(cold_start=t / "no.jsonl"), "no.jsonl does not exist"), "row without answer": (lambda t: dict(data=t / "rows.jsonl"), "rows.jsonl, row 2 has no answer"), "unknown tool": (lambda t: dict(tools="python,shell"), "unknown tool 'shell'"),
        "long prompt": (lambda t: dict(max_prompt=8), "row 1: the prompt has \\d+ tokens, --max_prompt is 8"), "few questions": (lambda t: dict(data=t / "three.jsonl", max_prompt=2048), "3 questions, fewer than --prompts 16"), "sandbox": (lambda t: dict(sandbox="require"), "kernel-enforced jail"),
-       "sliding window": (lambda t: dict(model=sliding(t / "s")), "sliding-window"), "not causal": (lambda t: dict(model=masked(t / "b")), "not a causal language model"), "bad example": (lambda t: dict(cold_start=t / "rows.jsonl"), "rows.jsonl, row 1"), "no such model": (lambda t: dict(model=t / "nothing"), "--model .*nothing")}
+       "no model there": (lambda t: dict(model=t), "--model .* is neither"), "sliding window": (lambda t: dict(model=sliding(t / "s")), "sliding-window"), "not causal": (lambda t: dict(model=masked(t / "b")), "not a causal language model"), "bad example": (lambda t: dict(cold_start=t / "rows.jsonl"), "rows.jsonl, row 1"), "no such model": (lambda t: dict(model=t / "nothing"), "--model .*nothing")}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -107,7 +109,7 @@ def test_bad_input_is_named_before_a_model_is_loaded(name, world, tmp_path, no_m
 
 
 def test_model_without_data(no_model):
-    with pytest.raises(ValueError, match="--model and --data go together"):
+    with pytest.raises(ValueError, match="--model was given without --data"):
         train.main(["--model", "m"])
 
 
@@ -250,13 +252,38 @@ def test_another_run_in_the_same_folder_is_refused(finished, world, agent_folder
     assert (finished / "config.json").read_text() == before
 
 
+def test_two_runs_in_one_folder_at_once_are_refused(finished, world, agent_folder):
+    import subprocess
+    import sys
+    holder = subprocess.Popen([sys.executable, "-c", f"import fcntl, time; f = open({str(finished / 'lock')!r}, 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    try:
+        with pytest.raises(ValueError, match="another run is writing to"):
+            train.main(arguments(world, finished.parent, model=agent_folder, out=finished, **SMALL))
+    finally:
+        holder.kill(), holder.wait()
+
+
+def test_no_gpu_is_said(world, tmp_path):
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="sees no GPU"):
+            train.main(arguments(world, tmp_path, device="cuda"))
+
+
+def test_an_evaluation_takes_over_the_runs_tools_and_limits(finished, world):
+    import eval as judge
+    inherited = judge.settings_of_run(str(finished))
+    assert inherited["corpus"] == str(world / "corpus.jsonl") and inherited["topk"] == 1 and inherited["max_tokens"] == 96 and "temperature" not in inherited
+    assert judge.settings_of_run(str(finished / "step_000004")) == {} == judge.settings_of_run("")
+
+
 def test_an_evaluation_lost_to_a_kill_is_made_up_for(finished, world, agent_folder, tmp_path, capsys):
     import shutil
     shutil.copytree(finished, tmp_path / "run")
     kept = [x for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines(True) if not ('"step": 4' in x and "eval_greedy" in x)]
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(kept))
     train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL))
-    assert "which is all of --steps 4" in capsys.readouterr().out
+    assert "all of --steps 4 are done" in capsys.readouterr().out
     last = [x for x in lines(tmp_path / "run", "metrics") if "eval_greedy" in x][-1]
     assert last == [x for x in lines(finished, "metrics") if "eval_greedy" in x][-1]
 
