@@ -302,7 +302,7 @@ def test_gppo_has_ppos_value_and_differs_only_where_clipped(batch):
     high, low = mask & (adv > 0) & (ratio > 1.28), mask & (adv < 0) & (ratio < 0.8)
     differs = (grad["ppo"] - grad["gppo"]).abs() > 1e-12
     assert high.any() and low.any() and torch.equal(differs, high | low)
-    weight = 1 / mask.sum(1, keepdim=True) / 6
+    weight = 1 / mask.sum(1, keepdim=True).double() / 6
     expected = -torch.where(high, tensor(1.28), tensor(0.8)) * adv * weight
     torch.testing.assert_close(grad["gppo"][differs], expected[differs], atol=1e-12, rtol=0)
 
