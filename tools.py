@@ -1,26 +1,45 @@
 """What the agent may call: a Python interpreter, a search engine, and how a call is read from the model's text.
 
     parse_call    the last complete <python>..</python> or <search>..</search>
-    PythonTool    runs code in a fresh process forked from a clean, single-threaded worker
+    PythonTool    runs code in a fresh, jailed process forked from a clean, single-threaded worker
     SearchTool    BM25 over a local corpus, by SQLite's FTS5
     defuse        makes tool text harmless: it can never open or close a tag
 
 A tool never raises for what the model wrote: every failure is a ToolResult, whose text the model reads and whose status the log counts.
 
-What PythonTool covers: a clean environment and no inherited files; limits on CPU seconds, memory, file size and open files; output capped while it is
-read; SIGKILL to the call's session at a monotonic deadline. What it does not cover: reading and writing whatever this user may read and write, the
-environment of other processes under /proc, the network, signals to other processes of this user, sessions that the code starts itself, a status that the
-code forges. There is no kernel-enforced jail here, so sandbox="require" refuses: train in a container that holds nothing you cannot lose.
+The jail of PythonTool, enforced by the kernel (Landlock, seccomp, resource limits, no_new_privs) on x86-64 and aarch64 Linux, for root and others alike:
+    reading    | no file but those of the Python installation and the system's libraries
+    writing    | no file and no folder, anywhere
+    metadata   | of no file can it be changed
+    network    | no socket of any kind
+    processes  | none can be started, by fork or exec; threads can
+    others     | no signal to another process, no look into it; where own namespaces are allowed /proc is empty too
+    secrets    | nothing of the trainer's environment, memory and open files
+    privileges | none can be gained, no limit raised, root or not
+    kernel     | system calls that a computation does not need are refused, unknown ones too
+    time       | SIGKILL at a monotonic deadline, whatever is ignored or blocked
+    memory     | an allocation above the limit is a MemoryError
+    output     | capped while it is read; a flood is killed
+    state      | the next call finds everything as if this one had not been
+Not covered: bugs of the kernel, timing channels, use of CPU time up to the deadline, the existence, size and times of files (stat is not governed by
+Landlock), the contents of the Python installation, and the status: code may claim that it ended well. Run it in a container that holds nothing you cannot lose.
 
 Standard library only; this file imports no sibling. By hand: python tools.py python 'print(1+1)', python tools.py search 'query' --source corpus.jsonl
 """
 import argparse
 import ast
+import collections
 import contextlib
+import ctypes
+import gc
 import hashlib
+import inspect
 import io
 import json
+import linecache
 import os
+import platform
+import random
 import re
 import resource
 import select
@@ -35,12 +54,15 @@ import textwrap
 import threading
 import time
 import traceback
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
 TOOL_TAGS = ("python", "search")
 TAGS = ("think", "answer", "result") + TOOL_TAGS
 STATUSES = ("ok", "error", "timeout", "output_limit", "crashed", "infra")
+SANDBOXES = ("require", "best-effort", "off")
+SPARES = 3              # children of the Python worker that wait in the jail for their code
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,10 @@ class ToolResult:
     status: str
     text: str
     seconds: float
+
+
+class Unavailable(OSError):
+    """A server or worker did not do its part; the message names it and the cause."""
 
 
 def parse_call(text: str) -> tuple[str, str] | None:
@@ -74,84 +100,132 @@ def defuse(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------------------------------------------------ python
 
 class PythonTool:
-    """Runs model code: each call in a fresh child, forked from a worker that was started by exec with a clean environment.
+    """Runs model code: each call in a fresh process, forked from a clean worker and locked into the jail before it sees the code.
 
-    Calls share nothing: no variable, no import, no file handle survives. What is printed comes back, then the value of a last bare expression, then the
-    last lines of the traceback; "(no output)" if there is nothing. Safe to call from several threads. Start it before CUDA.
+    Calls share nothing: no variable, no import, no file handle survives, and each starts with the same random state. What is printed comes back, then the
+    value of a last bare expression, then the last lines of the traceback; "(no output)" if there is nothing. numpy and sympy are imported beforehand where
+    they are installed. Safe to call from several threads. Start it before CUDA.
 
-    Args:    timeout: wall-clock seconds per call, up to an hour. sandbox: "best-effort" or "off", which do the same as long as there is no jail (see the
-             top of this file); "require" refuses. memory_mb: address space of a call. output_limit: characters of output that the model gets to read.
-    Raises:  ValueError for an unknown or unavailable sandbox level, or a timeout out of range.
+    Args:    timeout: wall-clock seconds per call, up to an hour. memory_mb: address space of a call. output_limit: characters that the model gets to read.
+             sandbox: "require" refuses to start without the whole jail (see the top of this file); "best-effort" takes what this kernel offers; "off" has
+             limits alone; the http(s):// URL of a SandboxFusion server sends the code there. The attribute `level` says in words what was achieved.
+    Raises:  ValueError for an unknown or unavailable sandbox, or a timeout out of range; OSError if the worker does not start.
     """
     KILL_OUTPUT = 1 << 22       # bytes after which a printing child is killed
 
-    def __init__(self, timeout: float = 5.0, sandbox: str = "best-effort", memory_mb: int = 1024, output_limit: int = 4000):
-        if sandbox == "require":
-            raise ValueError("sandbox='require' needs a kernel-enforced jail, which this version does not have; use sandbox='best-effort' inside a container")
-        if sandbox not in ("best-effort", "off"):
-            raise ValueError(f"sandbox must be 'require', 'best-effort' or 'off', got {sandbox!r}")
+    def __init__(self, timeout: float = 5.0, sandbox: str = "require", memory_mb: int = 1024, output_limit: int = 4000):
+        remote = sandbox.startswith(("http://", "https://"))
+        if sandbox not in SANDBOXES and not remote:
+            raise ValueError(f"sandbox must be {', '.join(SANDBOXES)} or the http:// URL of a SandboxFusion server, got {sandbox!r}")
         if not 0 < timeout <= 3600:
             raise ValueError(f"timeout must be > 0 and at most 3600 seconds, got {timeout}")
-        self.timeout, self.memory_mb, self.output_limit = timeout, memory_mb, output_limit
-        self.lock, self.worker, self.channel = threading.Lock(), None, None
+        self.timeout, self.sandbox, self.memory_mb, self.output_limit = timeout, sandbox, memory_mb, output_limit
+        self.lock, self.worker, self.channel, self.level = threading.Lock(), None, None, "a SandboxFusion server"
+        self._execute = self._remote if remote else self._local
+        if not remote:
+            self._start()
 
     def run(self, code: str) -> ToolResult:
-        """Run code and return what it printed. Never raises for what the code is or does; a dead worker is restarted once, then the status is "infra"."""
+        """Run code and return what it printed. Never raises for what the code is or does; what fails for another reason has the status "infra"."""
         started = time.monotonic()
         if not code.strip():
             return ToolResult("error", "Error: the python block is empty", 0.0)
         try:
-            with contextlib.ExitStack() as stack:
-                status, data, size = self._call(code, stack)
-        except OSError:                                                   # no room for a temporary file, no file handle left: not the model's doing
+            status, data, size = self._execute(code)
+        except OSError:                                                   # no memory, no file handle left, no server: not the model's doing
             status, data, size = "infra", b"", 0
         return ToolResult(status, self._text(status, data.decode("utf-8", "replace"), size), time.monotonic() - started)
-
-    def _call(self, code: str, stack: contextlib.ExitStack) -> tuple[str, bytes, int]:
-        """Hand the code to a child in an unnamed file and watch it; the stack closes what was opened."""
-        source = stack.enter_context(tempfile.TemporaryFile())
-        source.write(code.encode("utf-8", "replace"))
-        source.seek(0)
-        (output, output_child), (verdict, verdict_child) = os.pipe(), os.pipe()
-        stack.callback(os.close, output), stack.callback(os.close, verdict)
-        try:
-            pid = self._fork(source.fileno(), output_child, verdict_child)
-        finally:
-            os.close(output_child), os.close(verdict_child)
-        return ("infra", b"", 0) if pid is None else self._watch(pid, output, verdict, time.monotonic() + self.timeout)
 
     def close(self) -> None:
         """Stop the worker; a later call starts a new one."""
         with self.lock:
             self._stop()
 
-    def _fork(self, *fds: int) -> int | None:
-        """Ask the worker for a child that reads its code from fds[0], prints to fds[1] and writes its verdict to fds[2]; its pid, None if that fails twice."""
+    def _text(self, status: str, text: str, size: int) -> str:
+        text = text.rstrip()
+        if len(text) > self.output_limit:
+            text = f"{text[:self.output_limit]}... [truncated, {size} bytes in all]"
+        ending = {"timeout": f"Error: timed out after {self.timeout:g} s",
+                  "crashed": "Error: the interpreter was killed (out of memory, CPU limit or a crash)",
+                  "output_limit": "Error: killed for printing too much", "infra": "Error: the python tool is not available"}.get(status, "")
+        return "\n".join(part for part in (text, ending) if part) or "(no output)"
+
+    def _remote(self, code: str) -> tuple[str, bytes, int]:
+        """Run code on a SandboxFusion server, by the same rules for what is printed: (status, output, bytes printed)."""
+        program = f"import ast, io, linecache, sys, traceback, types\n{inspect.getsource(_execute)}\nsys.exit(0 if _execute({code!r}) == b'ok' else 1)"
+        url = f"{self.sandbox.rstrip('/').removesuffix('/run_code')}/run_code"
+        answer = post_json(url, {"code": program, "language": "python", "run_timeout": self.timeout}, timeout=self.timeout + 10)
+        try:
+            run = answer["run_result"] or {}
+            failed = "timeout" if run.get("status") == "TimeLimitExceeded" else "error"
+            status = {"Success": "ok", "Failed": failed}.get(answer["status"], "infra")
+            data = f"{run.get('stdout') or ''}{run.get('stderr') or ''}".encode("utf-8", "replace")
+        except (KeyError, TypeError, AttributeError):
+            return "infra", b"", 0
+        return status, data, len(data)
+
+    def _local(self, code: str) -> tuple[str, bytes, int]:
+        """Run code in a child of the worker, and once more if the worker dies under it: (status, kept output, bytes printed)."""
+        with contextlib.ExitStack() as stack:                             # closes what is opened here
+            source = stack.enter_context(_unnamed_file())
+            source.write(code.encode("utf-8", "replace"))
+            source.flush()
+            for _ in range(2):
+                source.seek(0)
+                (output, output_child), (verdict, verdict_child) = os.pipe(), os.pipe()
+                stack.callback(os.close, output), stack.callback(os.close, verdict)
+                try:
+                    pid, worker = self._fork(source.fileno(), output_child, verdict_child)
+                finally:
+                    os.close(output_child), os.close(verdict_child)
+                result = self._watch(pid, output, verdict, time.monotonic() + self.timeout)
+                self._release(pid, worker)
+                if result[0] != "crashed" or not _ended(worker, 0.05):
+                    return result
+        return "infra", b"", 0
+
+    def _fork(self, *fds: int) -> tuple[int, subprocess.Popen]:
+        """Have the worker's next child read its code from fds[0], print to fds[1] and write its verdict to fds[2]: (its pid, the worker)."""
         with self.lock:
             for _ in range(2):
-                try:
+                with contextlib.suppress(OSError):
                     self._start()
-                    socket.send_fds(self.channel, [struct.pack("=di", self.timeout, self.memory_mb)], fds)
+                    socket.send_fds(self.channel, [struct.pack("=ci", b"F", 0)], fds)
                     answer = self.channel.recv(4)
+                    self.channel.settimeout(5)                            # after its first answer, which waits for its imports, it takes milliseconds
                     if len(answer) == 4:
-                        return struct.unpack("=i", answer)[0]
-                except OSError:
-                    pass
+                        return struct.unpack("=i", answer)[0], self.worker
                 self._stop()
-        return None
+        raise Unavailable("the python worker does not answer")
+
+    def _release(self, pid: int, worker: subprocess.Popen) -> None:
+        """Let the worker reap a dead child; until then the pid cannot come to name another process, so the kill was safe."""
+        with self.lock, contextlib.suppress(OSError):
+            if worker is self.worker:
+                self.channel.sendall(struct.pack("=ci", b"R", pid))
 
     def _start(self) -> None:
+        """Start the worker if there is none and learn which parts of the jail hold."""
         if self.worker is not None and self.worker.poll() is None:
             return
         self._stop()
         self.channel, theirs = socket.socketpair()
-        self.channel.settimeout(3)                                        # the worker forks in milliseconds, or has been stopped
         environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
-                       "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+                       "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        command = [sys.executable, "-s", os.path.abspath(__file__), "--worker", self.sandbox, str(self.timeout), str(self.memory_mb)]
         with theirs:
-            self.worker = subprocess.Popen([sys.executable, "-s", os.path.abspath(__file__), "--worker", str(theirs.fileno())], pass_fds=[theirs.fileno()],
-                                           env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
+            self.worker = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, cwd="/",
                                            start_new_session=True)
+        self.channel.settimeout(120)
+        hello = self.channel.recv(4096)
+        if not hello:
+            self._stop()
+            raise Unavailable(f"the python worker did not start: {' '.join(command)}")
+        self.level, missing = json.loads(hello)
+        if missing and self.sandbox == "require":
+            self._stop()
+            raise ValueError(f"sandbox 'require': model code cannot be jailed here, for want of {' and '.join(missing)}. Take sandbox 'best-effort' in a "
+                             "container that holds nothing you cannot lose, or the URL of a SandboxFusion server")
 
     def _stop(self) -> None:
         if self.worker is not None:
@@ -183,52 +257,104 @@ class PythonTool:
                 kill(pid, signal.SIGKILL)
         return status, b"".join(kept), size
 
-    def _text(self, status: str, text: str, size: int) -> str:
-        text = text.rstrip()
-        if len(text) > self.output_limit:
-            text = f"{text[:self.output_limit]}... [truncated, {size} bytes in all]"
-        ending = {"timeout": f"Error: timed out after {self.timeout:g} s",
-                  "crashed": "Error: the interpreter was killed (out of memory, CPU limit or a crash)",
-                  "output_limit": "Error: killed for printing too much", "infra": "Error: the python tool is not available"}.get(status, "")
-        return "\n".join(part for part in (text, ending) if part) or "(no output)"
+
+def _unnamed_file():
+    return os.fdopen(os.memfd_create("code"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
 
 
-def _worker(channel: socket.socket) -> None:
-    """The worker's loop: for each request fork a child, answer with its pid. A process of its own, single-threaded, with nothing of the trainer in it."""
-    here = os.path.dirname(os.path.abspath(__file__))
+def _ended(process: subprocess.Popen, seconds: float) -> bool:
+    """Has a process ended, or does it within some seconds?"""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+        return True
+    return False
+
+
+def _worker(sandbox: str, timeout: float, memory_mb: int) -> None:
+    """The worker's loop, a single-threaded process with nothing of the trainer in it but the channel, its stdin.
+
+    It first says which jail holds. Request "F" with three files: hand them to a child, answer its pid. "R" and a pid: reap that dead child. Children are forked
+    and jailed in advance, when no request waits.
+    """
+    here, spares = os.path.dirname(os.path.abspath(__file__)), collections.deque()
+    os.dup2(1, 3), os.dup2(1, 4)                                          # kept free: a child's line to the worker, the Landlock rules
+    channel = socket.socket(fileno=os.dup(0))
     sys.path[:] = [p for p in sys.path if os.path.abspath(p) != here]    # model code does not import the project's files
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)                         # children are reaped by the kernel
-    size = struct.calcsize("=di")
+    parts, level, missing = _build_jail(sandbox)
+    channel.sendall(json.dumps([level, missing]).encode())
+    _preload()
     while True:
-        request, fds, _, _ = socket.recv_fds(channel, size, 3)
-        if len(request) < size:
-            os._exit(0)                                                   # the trainer is gone
-        pid = os.fork()
-        if pid == 0:
-            try:
-                channel.close()
-                _child(*struct.unpack("=di", request), *fds)
-            finally:
-                os._exit(1)
-        for fd in fds:
-            os.close(fd)
-        channel.sendall(struct.pack("=i", pid))
+        if len(spares) < SPARES and not select.select([channel], [], [], 0)[0]:
+            spares.append(_spare(parts, timeout, memory_mb))
+            continue
+        request, fds, _, _ = socket.recv_fds(channel, 5, 3)
+        if len(request) < 5:
+            os._exit(0)                                                   # the trainer is gone; the children die with their parent
+        action, pid = struct.unpack("=ci", request)
+        if action == b"R":
+            os.waitpid(pid, 0)
+        else:
+            channel.sendall(struct.pack("=i", _hand_over(spares.popleft() if spares else _spare(parts, timeout, memory_mb), fds)))
 
 
-def _child(timeout: float, memory_mb: int, source: int, output: int, verdict: int) -> None:
-    """One call: its own session, limits, then the code, then "ok" or "error" into the verdict pipe."""
+def _spare(parts: dict, timeout: float, memory_mb: int) -> tuple[int, socket.socket]:
+    """A jailed child that waits for its files: (pid, the line to it)."""
+    line, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _child(theirs.fileno(), parts, timeout, memory_mb)
+        finally:
+            os._exit(1)
+    theirs.close()
+    return pid, line
+
+
+def _hand_over(spare: tuple[int, socket.socket], fds: list[int]) -> int:
+    """Give a waiting child its files and close them here; its pid. If it has died, the other end finds that out."""
+    pid, line = spare
+    with line, contextlib.suppress(OSError):
+        socket.send_fds(line, [b"!"], fds)
+    for fd in fds:
+        os.close(fd)
+    return pid
+
+
+def _preload() -> None:
+    """Import once what model code uses most, and use it, so that no call pays for it."""
+    with contextlib.suppress(ImportError):
+        import numpy.random
+        numpy.random.seed(0)
+    with contextlib.suppress(ImportError):
+        import sympy
+        from sympy.parsing import sympy_parser
+        sympy.solve(sympy_parser.parse_expr("x**2 - 2"))
+    gc.collect()
+    gc.freeze()                                                           # a child that collects garbage does not copy these pages
+
+
+def _child(line: int, parts: dict, timeout: float, memory_mb: int) -> None:
+    """One call: its own session, limits, the jail; then wait for the files, run the code, write "ok" or "error" as the verdict."""
     os.setsid()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    code = open(source, "rb", closefd=False).read().decode("utf-8", "replace")
-    os.dup2(output, 1), os.dup2(output, 2)
-    os.dup2(verdict, 9)
-    os.closerange(3, 9), os.closerange(10, 256)
+    os.dup2(1, 0), os.dup2(line, 3)                                       # 1 is /dev/null
+    os.closerange(5, 256)
     seconds = int(timeout) + 1
-    signal.alarm(seconds + 1)                                             # should the trainer die, the child does not stay behind
     limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_AS: memory_mb << 20, resource.RLIMIT_FSIZE: 1 << 24, resource.RLIMIT_NOFILE: 64, resource.RLIMIT_CORE: 0}
     for limit, value in limits.items():
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(limit, (value, value))
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=3)
+    _confine(parts)
+    _, (source, output, verdict), _, _ = socket.recv_fds(channel, 1, 3)
+    signal.alarm(seconds + 1)                                             # should nobody be left to kill it
+    code = open(source, "rb", closefd=False).read().decode("utf-8", "replace")
+    os.dup2(output, 1), os.dup2(output, 2), os.dup2(verdict, 9)
+    for fd in {3, 4, source, output, verdict} - {9}:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
     os.write(9, _execute(code))
 
 
@@ -236,12 +362,13 @@ def _execute(code: str) -> bytes:
     """Run code as __main__ and print its traceback, or the value of its last line if that is a bare expression."""
     out = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True)
     sys.stdout = sys.stderr = out
-    space = {"__name__": "__main__", "__builtins__": __builtins__}
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    linecache.cache["<python>"] = len(code), None, code.splitlines(True), "<python>"
     try:
         body = ast.parse(code, "<python>")
         last = ast.Expression(body.body.pop().value) if body.body and isinstance(body.body[-1], ast.Expr) else None
-        exec(compile(body, "<python>", "exec"), space)
-        value = eval(compile(last, "<python>", "eval"), space) if last else None
+        exec(compile(body, "<python>", "exec"), main.__dict__)
+        value = eval(compile(last, "<python>", "eval"), main.__dict__) if last else None
         if value is not None:
             print(value if isinstance(value, str) else repr(value), file=out)
         return b"ok"
@@ -253,6 +380,136 @@ def _execute(code: str) -> bytes:
             frames = frames.tb_next
         print("".join(traceback.format_exception(type(problem), problem, frames, limit=-2)).rstrip(), file=out)
         return b"error"
+
+
+# -------------------------------------------------------------------------------------------------------------------------------------------------- jail
+
+def _build_jail(sandbox: str) -> tuple[dict, str, list[str]]:
+    """Prepare in the worker what its children enter: (parts for _confine, the level in words, what is missing of the whole jail).
+
+    A part counts only if a trial child found itself confined by it.
+    """
+    parts, hidden, abi = {"landlock": False, "seccomp": False}, False, 0
+    if sandbox != "off":
+        with contextlib.suppress(OSError):
+            _private_view()
+            hidden = True
+        with contextlib.suppress(OSError):
+            abi, rules = _landlock_rules()
+            os.dup2(rules, 4)
+            os.close(rules)
+            parts["landlock"] = True
+        parts["seccomp"] = platform.machine() in _MACHINES and sys.maxsize > 1 << 32
+        parts = {name: wanted and _holds(name) for name, wanted in parts.items()}
+    names = [f"Landlock ABI {abi}"] * parts["landlock"] + ["seccomp"] * parts["seccomp"] + ["own namespaces"] * hidden
+    wants = {"landlock": "Landlock (Linux 5.13 or later with CONFIG_SECURITY_LANDLOCK, and allowed by the container's seccomp profile)",
+             "seccomp": "a seccomp filter (Linux on x86-64 or aarch64)"}
+    missing = [wants[name] for name, held in parts.items() if not held]
+    return parts, f"{'no jail' if missing else 'jail'}: {', '.join(names + ['process limits'])}", missing
+
+
+def _holds(part: str) -> bool:
+    """Does a child that enters this part of the jail find a door shut that is open without it?"""
+    def trial():
+        _confine({"landlock": False, "seccomp": False} | {part: True})
+        socket.socket() if part == "seccomp" else os.open("/", os.O_RDONLY)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            trial()
+        except PermissionError:
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _confine(parts: dict) -> None:
+    """Enter the jail, for good: die with the worker, gain no privileges, then Landlock and seccomp if they are among the parts. OSError if one fails."""
+    if sys.platform == "linux":
+        _libc("prctl", 1, signal.SIGKILL, 0, 0, 0)                        # PR_SET_PDEATHSIG
+        _libc("prctl", 38, 1, 0, 0, 0)                                    # PR_SET_NO_NEW_PRIVS
+    if parts["landlock"]:
+        _libc("syscall", 446, 4, 0)                                       # landlock_restrict_self
+    if parts["seccomp"]:
+        program = ctypes.create_string_buffer(_filter(platform.machine(), os.getpid()))
+        arguments = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(program))
+        _libc("prctl", 22, 2, arguments, 0, 0)                            # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+def _libc(name: str, *arguments) -> int:
+    """Call a function of the C library; OSError if it says -1."""
+    values = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    result = getattr(ctypes.CDLL(None, use_errno=True), name)(*values)
+    if result == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), name)
+    return result
+
+
+def _private_view() -> None:
+    """Give this process its own user, mount, network and IPC namespaces and an empty /proc. OSError where the kernel or a container forbids it."""
+    uid, gid = os.getuid(), os.getgid()
+    _libc("unshare", 0x10000000 | 0x00020000 | 0x40000000 | 0x08000000)   # CLONE_NEWUSER, NEWNS, NEWNET, NEWIPC
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        Path(f"/proc/self/{name}").write_text(text)
+    _libc("mount", None, b"/", None, 0x4000 | 0x40000, None)              # MS_REC, MS_PRIVATE
+    _libc("mount", b"none", b"/proc", b"tmpfs", 1 | 2 | 4 | 8, None)      # MS_RDONLY, NOSUID, NODEV, NOEXEC
+
+
+def _landlock_rules() -> tuple[int, int]:
+    """The kernel's Landlock ABI and a ruleset that lets the libraries be read and nothing else. OSError where there is no Landlock."""
+    abi = _libc("syscall", 444, None, 0, 1)
+    files = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1          # every right of that ABI is taken away ..
+    rules = _libc("syscall", 444, struct.pack("=QQQ", files, 3 * (abi >= 4), 3 * (abi >= 6)), 24, 0)
+    read, list_, write, cut = 1 << 2, 1 << 3, 1 << 1, 1 << 14
+    roots = {f"{prefix}/{lib}" for prefix in (sys.prefix, sys.base_prefix, "/usr", "/usr/local", "") for lib in ("lib", "lib64")}
+    allowed = {root: read | list_ for root in roots | {"/usr/share/zoneinfo"}}
+    allowed |= dict.fromkeys(("/etc/ld.so.cache", "/etc/localtime", "/dev/zero", "/dev/urandom", "/dev/random"), read) | {"/dev/null": read | write | cut}
+    for path, rights in allowed.items():                                  # .. and these are given back
+        with contextlib.suppress(FileNotFoundError):
+            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            _libc("syscall", 445, rules, 1, struct.pack("=Qi", rights & files, place), 0)
+            os.close(place)
+    return abi, rules
+
+
+_MACHINES = {"x86_64": (1, 0xC000003E), "aarch64": (2, 0xC00000B7)}       # column of the table below, AUDIT_ARCH
+# What the jail lets through, "name:x86-64:aarch64", "-" where a machine does not have it: reading what Landlock allows, memory, threads, time, own signals.
+_SYSCALLS = """
+read:0:63 write:1:64 readv:19:65 writev:20:66 pread64:17:67 pwrite64:18:68 close:3:57 lseek:8:62 open:2:- openat:257:56 getdents64:217:61 fstat:5:80 stat:4:-
+lstat:6:- newfstatat:262:79 statx:332:291 access:21:- faccessat:269:48 faccessat2:439:439 getcwd:79:17 ioctl:16:29 fcntl:72:25 dup:32:23 dup2:33:- dup3:292:24
+pipe:22:- pipe2:293:59 poll:7:- ppoll:271:73 select:23:- pselect6:270:72 epoll_create1:291:20 epoll_ctl:233:21 epoll_wait:232:- epoll_pwait:281:22
+eventfd2:290:19 recvmsg:47:212 ftruncate:77:46 fsync:74:82 umask:95:166
+mmap:9:222 munmap:11:215 mprotect:10:226 mremap:25:216 madvise:28:233 mincore:27:232 brk:12:214 membarrier:324:283 arch_prctl:158:-
+clone:56:220 clone3:435:435 exit:60:93 exit_group:231:94 futex:202:98 set_robust_list:273:99 get_robust_list:274:100 rseq:334:293 set_tid_address:218:96
+sched_yield:24:124 sched_getaffinity:204:123 getcpu:309:168 prctl:157:167 prlimit64:302:261 getrlimit:97:163 getrusage:98:165 restart_syscall:219:128
+rt_sigaction:13:134 rt_sigprocmask:14:135 rt_sigreturn:15:139 rt_sigpending:127:136 rt_sigtimedwait:128:137 rt_sigsuspend:130:133 sigaltstack:131:132
+kill:62:129 tgkill:234:131 pause:34:- alarm:37:- setitimer:38:103 getitimer:36:102 timer_create:222:107 timer_settime:223:110 timer_gettime:224:108
+timer_delete:226:111 nanosleep:35:101 clock_nanosleep:230:115 clock_gettime:228:113 clock_getres:229:114 gettimeofday:96:169 time:201:- times:100:153
+getpid:39:172 gettid:186:178 getuid:102:174 geteuid:107:175 getgid:104:176 getegid:108:177 getgroups:115:158 uname:63:160 sysinfo:99:179 getrandom:318:278
+"""
+
+
+def _filter(machine: str, pid: int) -> bytes:
+    """The seccomp filter of the process `pid`, a BPF program (8 bytes per instruction): what is in _SYSCALLS passes, some of it by its arguments; the rest is
+    EPERM. clone3 answers ENOSYS, so that the C library makes its threads by clone, whose flags a filter can read."""
+    column, arch = _MACHINES[machine]
+    load, equal, bits, give = 0x20, 0x15, 0x45, 0x06
+    allow, refuse, absent, kill = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+    # per call: conditions (test, 32-bit word of the arguments, values of which one must pass); argument i is words 2i (low) and 2i + 1
+    conditions = {"clone": [(bits, 0, [0x10000])], "kill": [(equal, 0, [pid])], "tgkill": [(equal, 0, [pid])],       # CLONE_THREAD; itself
+                  "prlimit64": [(equal, 0, [0, pid]), (equal, 4, [0]), (equal, 5, [0])], "prctl": [(equal, 0, [15])],  # reads its own limits; its name
+                  "fcntl": [(equal, 2, [0, 1, 2, 3, 4, 1030])],           # copies and flags: F_SETOWN would send signals
+                  "ioctl": [(equal, 2, [0x5401, 0x541B, 0x5421, 0x5450, 0x5451])], "sched_getaffinity": [(equal, 0, [0, pid])]}
+    program = [(load, 0, 0, 4), (equal, 1, 0, arch), (give, 0, 0, kill), (load, 0, 0, 0)]
+    for name, *numbers in (call.split(":") for call in _SYSCALLS.split()):
+        if numbers[column - 1] != "-":
+            body = []
+            for test, word, values in conditions.get(name, []):
+                body += [(load, 0, 0, 16 + 4 * word)] + [(test, len(values) - k, 0, value) for k, value in enumerate(values)] + [(give, 0, 0, refuse)]
+            body.append((give, 0, 0, absent if name == "clone3" else allow))
+            program += [(equal, 0, len(body), int(numbers[column - 1]))] + body
+    return b"".join(struct.pack("=HBBI", *line) for line in program + [(give, 0, 0, refuse)])
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------------ search
@@ -401,7 +658,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        _worker(socket.socket(fileno=int(sys.argv[2])))
+        _worker(sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))
     try:
         main(sys.argv[1:])
     except (ValueError, OSError) as problem:
