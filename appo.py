@@ -39,7 +39,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from advantage import dual_group_advantage, policy_loss, scale_by_future
 from branching import both_above_average, branching_score, choose_branch_points, future_value, omega_is_constant, token_stats
-from tools import STATUSES, TAGS, ToolResult, defuse, parse_call
+from tools import STATUSES, TAGS, ToolResult, Unavailable, defuse, parse_call
 
 KEY_BLOCK = 16                      # attention sees a multiple of this many slots: a row's bits then do not depend on how long its neighbours are
 FORGED = "<result>"                 # only the environment may open a result: a policy that writes this tag has made one up
@@ -56,8 +56,8 @@ def check_options(config) -> None:
     """Raise ValueError naming the flag whose value has the wrong type, is out of its range or none of its choices."""
     for f in dataclasses.fields(config):
         value, low, choices = getattr(config, f.name), f.metadata["low"], f.metadata["choices"]
-        right = {float: (int, float), tuple[float, float]: tuple}.get(f.type, f.type)
-        pair = isinstance(value, tuple) and not (len(value) == 2 and all(type(x) in (int, float) for x in value))
+        right = {float: (int, float), tuple[float, float]: tuple, tuple[str, ...]: tuple}.get(f.type, f.type)
+        pair = f.type == tuple[float, float] and isinstance(value, tuple) and not (len(value) == 2 and all(type(x) in (int, float) for x in value))
         if not isinstance(value, right) or pair or (isinstance(value, bool) and f.type is not bool):
             raise ValueError(f"--{f.name} must be {'two numbers' if right is tuple else f.type.__name__}, got {value!r}")
         if low is not None and not value >= low:
@@ -73,9 +73,9 @@ def add_flags(parser, kind) -> None:
             raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
         return text.lower() == "true"
     for f in dataclasses.fields(kind):
-        special = {tuple[float, float]: dict(nargs=2, type=float), bool: dict(nargs="?", const=True, type=boolean)}
+        special = {tuple[float, float]: dict(nargs=2, type=float), tuple[str, ...]: dict(nargs="+"), bool: dict(nargs="?", const=True, type=boolean)}
         how = special.get(f.type, dict(type=f.type, choices=f.metadata["choices"]))
-        shown = f"{f.metadata['help']} (default {f.default})" if f.default != "" else f.metadata["help"]
+        shown = f"{f.metadata['help']} (default {f.default})" if f.default not in ("", ()) else f.metadata["help"]
         parser.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=shown.replace("%", "%%"), **how)
 
 
@@ -365,19 +365,30 @@ def uniform(seed: Tensor, position: Tensor) -> Tensor:
     return right(scramble(scramble(seed) + position * -7046029254386353131), 11).double() * 2.0**-53
 
 
-def draw(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one token per row by inverse CDF in float64; greedy at temperature 0, its log-prob and entropy then those of temperature 1.
 
-    Args:    logits: (R, V). u: (R,) in [0, 1).
-    Returns: ids (R,) long, logp (R,), entropy (R,).
+    Args:    logits: (R, V). u: (R,) in [0, 1). top_p, top_k: see `narrowed`; training needs the defaults, everything.
+    Returns: ids (R,) long, logp (R,), entropy (R,): of the whole distribution, whatever top_p and top_k left of it.
     """
     if temperature == 0:
         ids = logits.argmax(-1)
         return ids, *token_stats(logits, ids)
-    cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    cumulative = narrowed(logits.double() / temperature, top_p, top_k).softmax(-1).cumsum(-1)
     ids = torch.searchsorted(cumulative, (u * cumulative[:, -1])[:, None], right=True)[:, 0]   # right: never a token of probability 0
     ids = ids.clamp(max=logits.shape[1] - 1)
     return ids, *token_stats(logits, ids, temperature)
+
+
+def narrowed(logits: Tensor, top_p: float, top_k: int) -> Tensor:
+    """Logits (R, V) with -inf outside the top_k likeliest tokens (0: all), and of these outside the fewest that hold top_p of the probability."""
+    if top_k:
+        logits = logits.masked_fill(logits < logits.topk(min(top_k, logits.shape[-1])).values[:, -1:], -math.inf)
+    if top_p < 1:
+        ranked, order = logits.sort(-1, descending=True, stable=True)
+        before = ranked.softmax(-1).cumsum(-1) - ranked.softmax(-1)      # probability of all likelier tokens
+        logits = logits.masked_fill((before >= top_p).scatter(-1, order, before >= top_p), -math.inf)
+    return logits
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------ rollouts, sampling
@@ -470,16 +481,17 @@ class Sampler:
 
     Args:    tools: name -> object with run(argument) -> ToolResult. rows: live rows, >= 1. max_prompt: tokens of the longest prompt. max_tokens, max_calls,
              max_result_tokens, temperature: see Config; temperature 0 is greedy. chunk: tokens per row and call when prompts and results are read.
-             tool_threads: calls that run at once.
+             tool_threads: calls that run at once. top_p, top_k: see `narrowed`; for evaluation only.
     """
     PATIENCE = 8        # loop steps that a result waits for others to be appended with
 
     def __init__(self, policy: Policy, tools: dict, rows: int, max_prompt: int, max_tokens: int, max_calls: int,
-                 max_result_tokens: int = 2048, temperature: float = 1.0, chunk: int = 16, tool_threads: int = 8):
+                 max_result_tokens: int = 2048, temperature: float = 1.0, chunk: int = 16, tool_threads: int = 8, top_p: float = 1.0, top_k: int = 0):
         if rows < 1 or chunk < 1:
             raise ValueError(f"rows and chunk must be >= 1, got {rows} and {chunk}")
         self.policy, self.tools, self.rows, self.chunk = policy, tools, rows, chunk
         self.max_tokens, self.max_calls, self.max_result_tokens, self.temperature = max_tokens, max_calls, max_result_tokens, temperature
+        self.top_p, self.top_k = top_p, top_k
         self.batch = max(1, rows // 8)       # rows per call when prompts and results are read
         self.cache = Cache(policy, rows, max_prompt + max_tokens + chunk)
         self.pool = ThreadPoolExecutor(tool_threads)
@@ -536,7 +548,7 @@ class Sampler:
         for slot, row in self.running.items():
             seeds[slot], positions[slot] = row.rollout.seed, len(row.rollout.ids)
         logits = self.policy.head(self.hidden).float()                                   # (R, V)
-        ids, logp, entropy = draw(logits, uniform(seeds, positions).to(logits.device), self.now)
+        ids, logp, entropy = draw(logits, uniform(seeds, positions).to(logits.device), self.now, self.top_p, self.top_k)
         drawn = zip(ids.tolist(), logp.tolist(), entropy.tolist())
         self.clock += 1
         self.count += Counter(row_calls=self.rows, useful_row_calls=len(self.running), sampled=len(self.running))
@@ -887,12 +899,14 @@ def step(policy: Policy, optimizer, sampler: Sampler, prompts: list[list[int]], 
              reward: function of (rollout, index of the prompt) -> float. order_seed: decides which prompts share a mini-batch.
              reference: the frozen model of the KL term, needed if config.kl_coef > 0.
     Returns: (metrics, rollouts): one number per name, defined in the README; all initial rollouts, then all branches.
-    Raises:  ValueError if the sampler or the reference does not fit the configuration.
+    Raises:  ValueError if the sampler or the reference does not fit the configuration; Unavailable, before any update, if most tool calls failed for reasons
+             of infrastructure: rewards would be those of broken tools.
     """
     check_step(sampler, prompts, config, reference)
     clock, sampler.count = Clock(), Counter()
     with clock("sample"):
         initial = sample_initial(sampler, prompts, config.initial, seeds)
+        check_calls(initial)
         for r in initial:
             r.reward = reward(r, r.group)
     batches = split_minibatches(initial, config, order_seed)
@@ -919,8 +933,18 @@ def step(policy: Policy, optimizer, sampler: Sampler, prompts: list[list[int]], 
     return summarise(initial, branches, log, sampler, clock, config), initial + branches
 
 
+def check_calls(initial: list[Rollout]) -> None:
+    """Raise Unavailable if more than half of the tool calls of these rollouts failed for reasons of infrastructure."""
+    calls = [c for r in initial for c in r.calls]
+    failed = Counter(c.name for c in calls if c.status == "infra")
+    if 2 * failed.total() > len(calls):
+        raise Unavailable(f"{failed.total()} of {len(calls)} tool calls failed for reasons of infrastructure ({', '.join(f'{name} {n}' for name, n in failed.items())})")
+
+
 def check_step(sampler: Sampler, prompts: list, config: Config, reference: Policy | None) -> None:
     """Refuse what would waste a step or bias it without a word."""
+    if sampler.top_p < 1 or sampler.top_k:
+        raise ValueError("training samples from the whole distribution: the sampler's top_p must be 1 and its top_k 0")
     for name in ("temperature", "max_tokens"):
         if getattr(sampler, name) != getattr(config, name):
             raise ValueError(f"the sampler's {name} is {getattr(sampler, name)}, the configuration's {getattr(config, name)}: they must be the same")

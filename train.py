@@ -28,20 +28,20 @@ from tqdm import tqdm
 import appo
 from appo import ALGOS, Config, Policy, Rollout, Sampler, add_flags, encode_prompt, encode_result, load_tokenizer, mix_seed, option, versions
 from data.world.prepare import MODES, made_as, prepare
-from eval import REWARDS, Question, evaluate, load_questions, reward
-from tools import open_tools
+from eval import REWARDS, Agent, Question, evaluate, load_questions, reward
+from tools import Unavailable
 
 HERE = Path(__file__).parent
 LAPTOP = HERE / "configs" / "laptop.json"
 PRESETS = appo.PRESETS | {"released": appo.PRESETS["released"] | {"reward": "released"}}
-RECORDED = {"versions", "data_sha256"}                 # what config.json holds besides settings
+RECORDED = {"versions", "data_sha256", "sandbox_level"}                 # what config.json holds besides settings
 FREE = {"steps", "out", "save_every", "eval_every", "eval_questions", "eval_samples", "log_trees", "show", "threads", "device",
-        "micro", "rows", "chunk", "tool_timeout"}      # these may change on resume
+        "micro", "rows", "chunk", "tool_timeout", "sandbox", "search_cache"}      # these may change on resume
 
 
 @dataclass(frozen=True)
-class Run(Config):
-    """A run's settings: those of the method (appo.Config) and these."""
+class Run(Agent, Config):
+    """A run's settings: those of the method (appo.Config), what the agent may use (eval.Agent) and these."""
     out: str = option("runs/laptop", "folder of the run; goes on from the newest complete checkpoint in it")
     model: str = option("", "Hugging Face model folder or name; empty: the bundled world's tiny model")
     data: str = option("", "training questions, .jsonl or .parquet; empty: the bundled world's")
@@ -50,12 +50,6 @@ class Run(Config):
     eval_data: str = option("", "held-out questions; empty: the bundled world's, none with another model")
     cold_start: str = option("", "worked examples to imitate first, .jsonl rows with \"messages\"; empty: the bundled world's, none with another model")
     world: str = option("easy", "bundled world, made at first use", choices=tuple(MODES))
-    tools: str = option("python,search", "tools of the agent, comma-separated: python, search")
-    corpus: str = option("", "what search searches: .jsonl, a .json search cache or a folder; empty: the bundled world's")
-    topk: int = option(3, "documents per search", 1)
-    tool_timeout: float = option(5.0, "seconds per python call", 0.01)
-    sandbox: str = option("best-effort", "what confines model code; require refuses to run without a kernel-enforced jail",
-                          choices=("require", "best-effort", "off"))
     reward: str = option("auto", "what is trained on: math or F1 by task, one of them, or the released code's", choices=REWARDS)
     steps: int = option(156, "steps in all, resumed ones included (paper: 2 epochs of 78)", 0)
     seed: int = option(0, "of everything: world, order, sampling", 0)
@@ -67,15 +61,12 @@ class Run(Config):
     cold_optimizer: str = option("adamw", "cold start: AdamW, or Muon for the matrices of a model trained from nothing", choices=("adamw", "muon"))
     muon_lr: float = option(0.02, "cold start: peak learning rate of Muon, decays to 0", 0)
     max_prompt: int = option(2048, "longest prompt, tokens; a longer one is an error", 1)
-    rows: int = option(64, "rows decoded at once: memory and speed", 1)
-    chunk: int = option(64, "tokens per row and call when prompts and tool results are read", 1)
     eval_questions: int = option(200, "held-out questions per evaluation, the first of the file; 0: none", 0)
     eval_samples: int = option(1, "samples per held-out question", 1)
     eval_every: int = option(0, "steps between evaluations; 0: before and after training only", 0)
     save_every: int = option(50, "steps between checkpoints; the last step is always saved", 1)
     log_trees: int = option(1, "prompts per step whose whole tree goes to rollouts.jsonl", 0)
     show: int = option(0, "branch points printed per step", 0)
-    device: str = option("cpu", "cpu or cuda")
     threads: int = option(0, "CPU threads; 0: PyTorch's choice", 0)
     preset: str = option("paper", "the paper's arithmetic or the released code's", choices=tuple(PRESETS))
     algo: str = option("appo", "appo, or grpo: no branches, b = 0", choices=tuple(ALGOS))
@@ -321,7 +312,7 @@ def prepare_run(run: Run) -> Setup:
         raise ValueError(f"--data {run.data} holds {len(train[0])} questions, fewer than --prompts {run.prompts}")
     test = read_data(run, run.eval_data, tokenizer) if run.eval_data and run.eval_questions else ([], [])
     examples = read_examples(run.cold_start, tokenizer) if run.cold_start and not newest(run) else []
-    tools = open_tools(run.tools, run.corpus, run.topk, run.tool_timeout, run.sandbox)
+    tools = run.open_tools()
     policy = Policy.load(str(newest(run) or run.model), device=run.device)
     sampler = Sampler(policy, tools, run.rows, run.max_prompt, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk)
     return Setup(policy, sampler, train, tuple(part[:run.eval_questions] for part in test), examples)
@@ -339,8 +330,8 @@ def locked(folder: Path):
         yield
 
 
-def record(run: Run) -> None:
-    """Write config.json: settings, versions, hashes of the data. On resume refuse settings or data that would make it another run.
+def record(run: Run, sandbox_level: str) -> None:
+    """Write config.json: settings, versions, hashes of the data, what confines model code. On resume refuse settings or data that would make it another run.
 
     Raises: ValueError naming what changed.
     """
@@ -354,7 +345,7 @@ def record(run: Run) -> None:
         changed |= {name: "the file's content differs" for name in files if before["data_sha256"].get(name) != now["data_sha256"][name]}
         for name, how in sorted(changed.items(), key=lambda x: x[0] not in ("seed", "world")):     # a world's files follow from these two
             raise ValueError(f"{run.out} holds a run with another --{name} ({how}): give another --out, or delete it to start anew")
-    path.write_text(json.dumps(now | {"versions": versions()}, indent=2))
+    path.write_text(json.dumps(now | {"versions": versions(), "sandbox_level": sandbox_level}, indent=2))
 
 
 def report(run: Run, sampler: Sampler, test, log: Log, step: int) -> dict:
@@ -379,6 +370,12 @@ def batch_of(run: Run, step: int, size: int) -> list[int]:
     return picked
 
 
+def every_reward(rollouts: list[Rollout], questions: list[Question]) -> dict:
+    """Mean reward of the initial rollouts by every kind of reward, whichever is trained on."""
+    initial = [(r, questions[r.group]) for r in rollouts if r.parent is None]
+    return {f"reward_{kind}": sum(reward(r, q.answers, kind, q.task) for r, q in initial) / len(initial) for kind in REWARDS}
+
+
 def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log: Log, done: int) -> None:
     """Steps done + 1 .. run.steps, each logged; checkpoints and evaluations as the settings say."""
     if done >= run.steps:
@@ -390,8 +387,12 @@ def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log:
         started, picked = time.perf_counter(), batch_of(run, step, len(questions))
         judge = lambda r, i: reward(r, questions[picked[i]].answers, run.reward, questions[picked[i]].task)
         seeds = [mix_seed(run.seed, 0, step, i) for i in range(run.prompts)]
-        metrics, rollouts = appo.step(policy, optimizer, setup.sampler, [prompts[i] for i in picked], seeds, judge, run, mix_seed(run.seed, 3, step), reference)
-        metrics["seconds"] = time.perf_counter() - started
+        try:
+            metrics, rollouts = appo.step(policy, optimizer, setup.sampler, [prompts[i] for i in picked], seeds, judge, run, mix_seed(run.seed, 3, step), reference)
+        except Unavailable as problem:                   # raised before the step's first update
+            save(run, policy, optimizer, step)
+            raise Unavailable(f"step {step + 1}: {problem}; step {step} is saved, the same command goes on from it") from None
+        metrics |= every_reward(rollouts, [questions[i] for i in picked]) | {"seconds": time.perf_counter() - started}
         log.write("metrics", {"step": step + 1} | metrics)
         for row in tree_rows(policy, step + 1, rollouts, min(run.log_trees, run.prompts)):
             log.write("rollouts", row)
@@ -441,10 +442,10 @@ def main(argv: list[str]) -> None:
 
 def train(run: Run, setup: Setup) -> None:
     """A run in its folder, from the start or from where it was."""
-    record(run)
+    record(run, getattr(setup.sampler.tools.get("python"), "level", ""))
     print(f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.b}, {run.prompts} prompts a step, {run.minibatch} an update; "
           f"{len(setup.train[0])} questions, {sum(p.numel() for p in setup.policy.model.parameters()) / 1e6:.1f} M parameters on {run.device}, "
-          f"python sandbox {run.sandbox}; settings in {run.out}/config.json", flush=True)
+          f"settings in {run.out}/config.json", flush=True)
     optimizer, log, done = start_or_go_on(run, setup)
     reference = Policy.load(str(Path(run.out) / "step_000000"), device=run.device) if run.kl_coef else None
     train_loop(run, setup, optimizer, reference, log, done)

@@ -70,6 +70,21 @@ def test_draw_greedy():
     assert ids.tolist() == [1] and logp.item() == pytest.approx(torch.tensor([1.0, 3.0, 2.0]).log_softmax(0)[1].item())
 
 
+@pytest.mark.parametrize("top_p, top_k, temperature", [(1.0, 0, 1.0), (0.9, 0, 1.0), (1.0, 3, 0.7), (0.8, 5, 0.6), (1e-6, 0, 1.0), (0.95, 20, 0.6), (1.0, 1000, 1.0)])
+def test_narrowed_equals_hugging_faces_warpers(top_p, top_k, temperature):
+    from transformers import TopKLogitsWarper, TopPLogitsWarper
+    logits = torch.randn(50, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2
+    expected = logits / temperature
+    expected = TopKLogitsWarper(top_k)(None, expected) if top_k else expected
+    expected = TopPLogitsWarper(top_p)(None, expected) if top_p < 1 else expected
+    assert torch.equal(appo.narrowed(logits / temperature, top_p, top_k), expected)
+    allowed = torch.isfinite(expected)
+    for u in (0.0, 0.5, 1 - 2**-53):
+        ids, logp, _ = draw(logits, torch.full((50,), u, dtype=torch.float64), temperature, top_p, top_k)
+        assert allowed.gather(1, ids[:, None]).all()
+        assert torch.allclose(logp.double(), (logits / temperature).log_softmax(-1).gather(1, ids[:, None])[:, 0], atol=1e-5), "of the whole distribution"
+
+
 # ---- the loop against Hugging Face
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
