@@ -18,6 +18,7 @@ import argparse
 import ast
 import base64
 import contextlib
+import errno
 import fcntl
 import hashlib
 import http.client
@@ -267,7 +268,7 @@ def _execute(code: str) -> bytes:
 # ------------------------------------------------------------------------------------------------------------------------------------------------ search
 
 class SearchTool:
-    """A search engine: the best `topk` documents for a query, one as its bare text, several as "Page 1: ...\\nPage 2: ...". Safe to call from several threads.
+    """The best `topk` documents for a query: one as its bare text, several as "Page 1: ...\\nPage 2: ...". Safe to call from several threads.
 
     Args:    source: where to search, one of
                  a local corpus, by BM25 (see Corpus): a .jsonl, a .json or a folder;
@@ -313,13 +314,12 @@ class SearchTool:
         return ToolResult("ok", text or "No results", time.monotonic() - started)
 
     def probe(self) -> str:
-        """Run one query; a line that says what came back and how fast. Raises ValueError, with the cause and what to do, if the source does not answer."""
-        query = self.source.probe_query()
-        result = self.run(query)
+        """Run one query; a line that says what came back and how fast. Raises ValueError, with cause and advice, if the source does not answer."""
+        result = self.run(self.source.probe)
         if result.status != "ok":
             raise ValueError(f"search does not answer: {self.problem or result.text}. {self.source.advice}")
         first = " ".join(result.text.split())[:60]
-        return f"search {self.source.name}: \"{query}\" -> {first} ({1000 * result.seconds:.0f} ms)"
+        return f"search {self.source.name}: \"{self.source.probe}\" -> {first} ({1000 * result.seconds:.0f} ms)"
 
     def close(self) -> None:
         """Close the cache and the index; call it when no search is under way."""
@@ -333,14 +333,14 @@ def clean_query(text: str) -> str:
     return " ".join(_utf8(text).split()).strip("\"'`“”‘’ ")[:2000]
 
 
-# ------------------------------------------------------------------------------------------------------------------------------------------- search: cache
+# -------------------------------------------------------------------------------------------------------------------------------------- search: cache
 
 class SearchCache:
     """Answers given before, so that a run can be repeated offline and no search is paid for twice.
 
-    Args:    files: comma-separated. A name in .json is the authors' search cache (query -> "Page 1: ...\\nPage 2: ..."), read whole, looked up first by the
-             query alone, never written. Another name is a SQLite file, created if missing and shared by several processes of one machine: one row for each
-             source, topk and query, written after each answered search. In a place that is read-only it is read as it is. "" for no cache.
+    Args:    files: comma-separated, "" for no cache. A .json is the authors' search cache (query -> "Page 1: ...\\nPage 2: ..."): read whole, looked
+             up first and by the query alone, never written. Another name is a SQLite file, created if missing, shared by processes of one machine: a row
+             for each source, topk and query, written after each answered search. In a place that is read-only it is read as it is.
              key: names the source. topk: documents per query.
     Raises:  ValueError naming the file that is neither.
     """
@@ -369,7 +369,7 @@ class SearchCache:
                     db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=NORMAL")
                 db.execute("CREATE TABLE IF NOT EXISTS searches (source, topk, query, documents, PRIMARY KEY (source, topk, query)) WITHOUT ROWID")
-                db.execute(f"PRAGMA user_version={self.VERSION}")
+                version or db.execute(f"PRAGMA user_version={self.VERSION}")
             db.execute("SELECT documents FROM searches LIMIT 1")
         except sqlite3.Error as problem:
             raise ValueError(f"search cache {file}: {problem}; a cache is a SQLite file of this program's or a .json") from None
@@ -379,8 +379,9 @@ class SearchCache:
         """The documents remembered for a cleaned query, None if there are none. A cache that cannot be read remembers nothing."""
         if self.seed.get(query):                                          # "" is what a failed search left there
             return _split_pages(self.seed[query])[:self.topk]
+        find = "SELECT documents FROM searches WHERE source = ? AND topk = ? AND query = ?"
         with self.lock, contextlib.suppress(sqlite3.Error):
-            row = self.db and self.db.execute("SELECT documents FROM searches WHERE source = ? AND topk = ? AND query = ?", (self.key, self.topk, query)).fetchone()
+            row = self.db and self.db.execute(find, (self.key, self.topk, query)).fetchone()
             return json.loads(row[0]) if row else None
 
     def put(self, query: str, documents: list[str]) -> None:
@@ -401,10 +402,13 @@ class SearchCache:
                 self.db.close()
 
 
-# ----------------------------------------------------------------------------------------------------------------------------------------- search: servers
+# ------------------------------------------------------------------------------------------------------------------------------------ search: servers
+
+MAX_ANSWER = 1 << 24     # bytes
+
 
 class Unavailable(OSError):
-    """A server that does not answer as agreed. The message names scheme, host, port and path and the cause: never a key, a query string or a password."""
+    """A server does not answer as agreed. The message is scheme, host, port, path and the cause: never a key, a query string or a password."""
 
     def __init__(self, server: str, cause: str):
         super().__init__(f"{server}: {cause}")
@@ -419,11 +423,11 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def post_json(url: str, payload: object, headers: dict = {}, timeout: float = 30.0, retries: int = 3, backoff: float = 0.5) -> object:
     """POST JSON, return the JSON that is answered.
 
-    Args:    url: http or https; user:password@ becomes basic authentication. timeout: seconds for all of one attempt, however slowly a server trickles.
-             retries: further attempts after HTTP 429, 500, 502, 503, 504, a connection that fails or breaks, or a timeout; before the k-th of
-             them a pause of backoff * 2^(k-1) seconds.
-    Raises:  Unavailable for what is left after the retries and for everything else a server can do: other HTTP statuses, an answer that is not JSON or
-             longer than 16 MB. ValueError for another kind of URL.
+    Args:    url: http or https; user:password@ becomes basic authentication. timeout: seconds for the whole of one attempt.
+             retries: further attempts after HTTP 429, 500, 502, 503, 504, a connection that fails or breaks, a timeout, or an answer of more than
+             16 MB; before the k-th of them a pause of backoff * 2^(k-1) seconds.
+    Raises:  Unavailable for what is left after the retries and for everything else a server can do: another status, an answer that is not JSON.
+             ValueError for another kind of URL.
     """
     server, target, credentials = split_url(url)
     headers = {"Content-Type": "application/json", "User-Agent": "appo", **credentials, **headers}
@@ -436,15 +440,10 @@ def post_json(url: str, payload: object, headers: dict = {}, timeout: float = 30
             if lasting or attempt == retries:
                 raise Unavailable(server, _cause(problem, timeout)) from None
         time.sleep(backoff * 2 ** attempt)
-    if len(data) > MAX_ANSWER:
-        raise Unavailable(server, "the answer is too long")
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
         raise Unavailable(server, "the answer is not JSON") from None
-
-
-MAX_ANSWER = 1 << 24     # bytes
 
 
 def split_url(url: str) -> tuple[str, str, dict]:
@@ -466,10 +465,12 @@ def _attempt(request: urllib.request.Request, timeout: float) -> bytes:
         try:
             with urllib.request.build_opener(_NoRedirect).open(request, timeout=timeout) as response:
                 data = bytearray()
-                while len(data) <= MAX_ANSWER and time.monotonic() < deadline and (piece := response.read1(1 << 16)):
+                while piece := response.read1(1 << 16):
                     data += piece
-                if len(data) <= MAX_ANSWER and response.length:
-                    raise ConnectionError(0, "the answer broke off")
+                    if len(data) > MAX_ANSWER or time.monotonic() > deadline:
+                        raise OSError(errno.EFBIG, "the answer is too long") if len(data) > MAX_ANSWER else TimeoutError
+                if response.length:
+                    raise ConnectionError(errno.ECONNRESET, "the answer broke off")
                 box.append(bytes(data))
         except (OSError, http.client.HTTPException, ValueError) as problem:
             if isinstance(problem, urllib.error.HTTPError):
@@ -480,9 +481,9 @@ def _attempt(request: urllib.request.Request, timeout: float) -> bytes:
     thread.join(timeout)
     if not box:
         raise TimeoutError
-    if isinstance(box[0], Exception):
-        raise box[0]
-    return box[0]
+    if isinstance(box[0], bytes):
+        return box[0]
+    raise box[0]
 
 
 def _cause(problem: Exception, timeout: float) -> str:
@@ -496,17 +497,16 @@ def _cause(problem: Exception, timeout: float) -> str:
 
 
 class Retriever:
-    """Search-R1's protocol: POST {"queries": [..], "topk": k, "return_scores": true} -> {"result": [[hit, ..], ..]}, one list of hits for each query, a hit being
-    {"document": {"contents": text}, "score": x} or {"contents": text}."""
-    advice = "Start the server, or check the address; python tools.py search 'query' --source URL tries it by hand"
+    """Search-R1's protocol: POST {"queries": [..], "topk": k, "return_scores": true} -> {"result": [[hit, ..], ..]}.
+
+    There is one list of hits for each query; a hit is {"document": {"contents": text}, "score": x} or {"contents": text}.
+    """
+    probe, advice = "capital of France", "Start the server, or check the address; python tools.py search 'query' --source URL tries it by hand"
 
     def __init__(self, url: str, topk: int, timeout: float, retries: int):
         self.url, self.topk, self.limits = url, topk, (timeout, retries)
         self.name = split_url(url)[0]
         self.key = f"{self.name} {_digest(url)}" if "?" in url else self.name        # what follows "?" may hold a secret
-
-    def probe_query(self) -> str:
-        return "capital of France"
 
     def __call__(self, queries: list[str]) -> list[list[str]]:
         answer = post_json(self.url, {"queries": queries, "topk": self.topk, "return_scores": True}, {}, *self.limits)
@@ -521,12 +521,13 @@ class Retriever:
 
 
 class Serper:
-    """Google by serper.dev: POST {"q": query, ..} -> {"organic": [{"title", "snippet"}, ..]}, perhaps with an "answerBox" and a "knowledgeGraph", which go first.
+    """Google by serper.dev: POST {"q": query, ..} -> {"organic": [{"title", "snippet"}, ..]}, perhaps an "answerBox" and a "knowledgeGraph".
 
+    A document is title and snippet, one a line; the answer box and the knowledge graph go first.
     The key comes from the environment variable SERPER_API_KEY, another address (a proxy, a test) from SERPER_URL.
     """
-    advice = "Check SERPER_API_KEY, its credit and the network"
     name = key = "serper"
+    probe, advice = "capital of France", "Check SERPER_API_KEY, its credit and the network"
 
     def __init__(self, topk: int, timeout: float, retries: int):
         self.url, self.topk, self.limits = os.environ.get("SERPER_URL", "https://google.serper.dev/search"), topk, (timeout, retries)
@@ -535,13 +536,10 @@ class Serper:
             raise ValueError("search by serper needs a key: set the environment variable SERPER_API_KEY (to anything if the cache holds all answers)")
         split_url(self.url)
 
-    def probe_query(self) -> str:
-        return "capital of France"
-
     def __call__(self, queries: list[str]) -> list[list[str]]:
-        return [self._one(query) for query in queries]
+        return list(map(self._documents, queries))
 
-    def _one(self, query: str) -> list[str]:
+    def _documents(self, query: str) -> list[str]:
         answer = post_json(self.url, {"q": query, "gl": "us", "hl": "en", "num": self.topk}, self.headers, *self.limits)
         try:
             box, graph = answer.get("answerBox") or {}, answer.get("knowledgeGraph") or {}
@@ -553,9 +551,9 @@ class Serper:
 
 
 class Batches:
-    """Calls that come one by one from many threads, handed on together: what waits while a request is in flight goes into the next, 64 queries at most.
+    """Calls that come one by one from many threads, handed on together: what waits while a request is in flight goes into the next.
 
-    Whoever gets the turn leads: it asks for all that wait, itself among them sooner or later. A request that fails, fails for its own queries.
+    Whoever gets the turn leads: it asks for all that wait, `most` at a time, until its own answer is there. A failure is one of its own queries only.
     """
 
     def __init__(self, source, most: int = 64):
@@ -577,7 +575,7 @@ class Batches:
         return mine.result()
 
 
-# ----------------------------------------------------------------------------------------------------------------------------------- search: a local corpus
+# ----------------------------------------------------------------------------------------------------------------------------- search: a local corpus
 
 POSTINGS = 30_000       # rows that one query may rank, about a microsecond each
 BATCH = 10_000          # documents between two commits of a build
@@ -596,12 +594,12 @@ INDEX = """
 class Corpus:
     """BM25 over a local corpus: documents with all words of the query first, then those with some, each by rank, ties in the corpus' order.
 
-    The corpus is indexed once into SQLite FTS5 beside it (<source>.fts5; in the temporary folder if that place is read-only) and again when it changes.
-    Where words are too frequent for a fast answer, the rarest decide: those that together stand in at most POSTINGS documents, 20 times as many as long
-    as documents with all of them are sought, and one word in any case.
+    The corpus is indexed once into SQLite FTS5 beside it (<source>.fts5; in the temporary folder if that is read-only) and again when it changes.
+    Where words are too frequent for a fast answer the rarest decide: those that stand in at most POSTINGS documents together (20 times as many while
+    documents with all of them are sought), and one word in any case, by its first POSTINGS documents.
 
-    Args:    source: a .jsonl file (rows with "contents", or "text" and perhaps "title"), a .json file (the authors' search cache: query -> "Page 1: ...
-             Page 2: ..."; every snippet is a document), or a folder of .jsonl, .txt and .md files. topk: documents per query.
+    Args:    source: a .jsonl file (rows with "contents", or "text" and perhaps "title"), a .json file (the authors' search cache: query ->
+             "Page 1: ...\\nPage 2: ..."; every page is a document), or a folder of .jsonl, .txt and .md files. topk: documents per query.
     Raises:  FileNotFoundError, ValueError naming the file and row that cannot be read, OSError naming the index that cannot be written.
     """
     advice = "Remove the index beside the corpus, it is built again"
@@ -609,21 +607,19 @@ class Corpus:
     def __init__(self, source: str, topk: int):
         self.index, stamp = build_index(Path(source))
         self.name, self.key, self.topk, self.idle = source, f"{Path(source).resolve()} {_digest(stamp)}", topk, []
-        try:
-            self(["probe"])                                               # an index that cannot be read fails here, not at every call of a run
-        except Unavailable as problem:
-            raise ValueError(f"search index {problem}. {self.advice}") from None
-
-    def probe_query(self) -> str:
-        with contextlib.closing(sqlite3.connect(f"{self.index.as_uri()}?mode=ro", uri=True)) as db:
-            texts = (split_words(text) for text, in db.execute("SELECT text FROM pages LIMIT 1000"))
-            return max(next(filter(None, texts), ["?"]), key=len)
+        try:                                                              # an index that cannot be read fails here, not at every call of a run
+            with contextlib.closing(_read_only(self.index)) as db:
+                words = (split_words(text) for text, in db.execute("SELECT text FROM pages LIMIT 1000"))
+                self.probe = max(next(filter(None, words), ["?"]), key=len)
+            self([self.probe])
+        except (sqlite3.Error, Unavailable) as problem:
+            raise ValueError(f"search index {self.index}: {getattr(problem, 'cause', problem)}. {self.advice}") from None
 
     def __call__(self, queries: list[str]) -> list[list[str]]:
         try:
             db = self.idle.pop()
         except IndexError:
-            db = sqlite3.connect(f"{self.index.as_uri()}?mode=ro", uri=True, check_same_thread=False)
+            db = _read_only(self.index)
         try:
             found = [self._match(db, list(dict.fromkeys(split_words(query)))[:64]) for query in queries]
         except sqlite3.Error as problem:
@@ -649,7 +645,7 @@ WORD = re.compile(rf"[{IDEOGRAPHS}]|[^\W_{IDEOGRAPHS}]+")
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text as they are indexed: runs of letters and digits in lower case without accents; each Chinese or Japanese character is a word."""
+    """The words of a text as they are indexed: runs of letters and digits, lower case, no accents; each Chinese or Japanese character is a word."""
     text = text.casefold()
     if not text.isascii():
         text = unicodedata.normalize("NFC", re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text)))
@@ -675,10 +671,11 @@ def corpus_files(source: Path) -> list[Path]:
 
 
 def read_corpus(file: Path, start: int = 0):
-    """Yield (document, position behind it) for each document of a file that ends behind position `start`: bytes in a .jsonl, else characters of documents.
+    """Yield (document, position behind it) for each document of a file that ends behind position `start`.
 
-    Formats and errors: see Corpus.
+    Positions are bytes in a .jsonl, else characters of all documents so far. Formats and errors: see Corpus.
     """
+    pages = []
     if file.suffix == ".jsonl":
         with open(file, "rb") as lines:
             lines.seek(start)
@@ -686,8 +683,10 @@ def read_corpus(file: Path, start: int = 0):
                 start += len(line)
                 if line.strip():
                     yield _document(file, start, line), start
-        return
-    pages = [page for text in _read_json(file).values() for page in _split_pages(text)] if file.suffix == ".json" else [file.read_text("utf-8", "replace")]
+    elif file.suffix == ".json":
+        pages = [page for text in _read_json(file).values() for page in _split_pages(text)]
+    else:
+        pages = [file.read_text("utf-8", "replace")]
     for page, position in zip(pages, accumulate(map(len, pages))):
         if position > start:
             yield _utf8(page), position
@@ -722,7 +721,7 @@ def _split_pages(text: str) -> list[str]:
 def build_index(source: Path) -> tuple[Path, str]:
     """The corpus as an FTS5 index, and the stamp of its files' names, sizes and times, by which an index is reused.
 
-    It is built aside (.part, which a later call goes on with if this one is killed) and renamed; processes that want the same index at once wait for one.
+    It is built aside (.part, with which a later call goes on if this one is killed) and renamed. Processes that want one at the same time wait.
     """
     source, files = source.resolve(), corpus_files(source.resolve())
     stamp = repr((INDEX, [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]))
@@ -746,8 +745,12 @@ def build_index(source: Path) -> tuple[Path, str]:
 
 
 def _stamp_of(index: Path) -> str | None:
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True)) as db:
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_read_only(index)) as db:
         return db.execute("SELECT stamp FROM built").fetchone()[0]
+
+
+def _read_only(index: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True, check_same_thread=False)
 
 
 @contextlib.contextmanager
@@ -767,18 +770,10 @@ def _alone(path: Path):
 
 def _fill(part: Path, files: list[Path], stamp: str, source: Path) -> None:
     """Index the documents into `part`, from the last commit of an interrupted build of the same corpus on."""
-    state, sizes = None, [0, *accumulate(file.stat().st_size for file in files)]
-    with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(part)) as db:
-        state = db.execute("SELECT file, position, documents FROM built WHERE stamp = ?", (stamp,)).fetchone()
-    if state is None:
-        for stale in (part, part.with_name(f"{part.name}-journal")):
-            stale.unlink(missing_ok=True)
-    with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as db:
-        db.execute("PRAGMA synchronous=NORMAL"), db.execute("PRAGMA cache_size=-65536")
-        if state is None:
-            db.executescript(INDEX), db.execute("INSERT INTO built VALUES (?, 0, 0, 0)", (stamp,))
-        first, position, count = state or (0, 0, 0)
-        report = _progress(source.name, sizes[-1])
+    sizes = [0, *accumulate(file.stat().st_size for file in files)]
+    report = _progress(source.name, sizes[-1])
+    with contextlib.closing(_open_part(part, stamp)) as db:
+        first, position, count = db.execute("SELECT file, position, documents FROM built").fetchone()
         db.execute("BEGIN")
         for number in range(first, len(files)):
             for text, position in read_corpus(files[number], position):
@@ -793,8 +788,23 @@ def _fill(part: Path, files: list[Path], stamp: str, source: Path) -> None:
             raise ValueError(f"search corpus {source} holds no document")
         _commit(db, len(files), 0, count)
         db.execute("CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab(main, words, row)")
-        db.execute("INSERT OR REPLACE INTO common SELECT term, doc FROM temp.vocabulary WHERE doc > ?", (POSTINGS // 64,))    # 64 others fit into the budget
+        db.execute("INSERT OR REPLACE INTO common SELECT term, doc FROM temp.vocabulary WHERE doc > ?", (POSTINGS // 64,))     # 64 rarer ones fit
         report(sizes[-1], count, True)
+
+
+def _open_part(part: Path, stamp: str) -> sqlite3.Connection:
+    """A half-made index of this stamp, the one that is there or a new one."""
+    made = None
+    with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(part)) as db:
+        made = db.execute("SELECT stamp FROM built").fetchone()
+    if made != (stamp,):
+        for stale in (part, part.with_name(f"{part.name}-journal")):
+            stale.unlink(missing_ok=True)
+    db = sqlite3.connect(part, isolation_level=None)
+    db.execute("PRAGMA synchronous=NORMAL"), db.execute("PRAGMA cache_size=-65536")
+    if made != (stamp,):
+        db.executescript(INDEX), db.execute("INSERT INTO built VALUES (?, 0, 0, 0)", (stamp,))
+    return db
 
 
 def _commit(db: sqlite3.Connection, number: int, position: int, count: int) -> None:
@@ -803,7 +813,7 @@ def _commit(db: sqlite3.Connection, number: int, position: int, count: int) -> N
 
 
 def _progress(name: str, total: int):
-    """A function of (bytes, documents, finished?) that says on stderr how a build goes, if it lasts: an updating line on a terminal, else a line now and then."""
+    """A function of (bytes, documents, finished?) that says on stderr how a build goes, if it lasts: on a terminal in one line that changes."""
     started, live, shown = time.monotonic(), sys.stderr.isatty(), False
     due = started + PROGRESS[0]
 
