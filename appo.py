@@ -938,7 +938,8 @@ def check_calls(initial: list[Rollout]) -> None:
     calls = [c for r in initial for c in r.calls]
     failed = Counter(c.name for c in calls if c.status == "infra")
     if 2 * failed.total() > len(calls):
-        raise Unavailable(f"{failed.total()} of {len(calls)} tool calls failed for reasons of infrastructure ({', '.join(f'{name} {n}' for name, n in failed.items())})")
+        each = ", ".join(f"{name} {n}" for name, n in failed.items())
+        raise Unavailable("tools", f"{failed.total()} of {len(calls)} calls failed for reasons of infrastructure ({each})")
 
 
 def check_step(sampler: Sampler, prompts: list, config: Config, reference: Policy | None) -> None:

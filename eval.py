@@ -500,7 +500,7 @@ class Judge:
             try:
                 text = str(post_json(self.url, message, headers, timeout=120)["choices"][0]["message"]["content"] or "")
             except (KeyError, IndexError, TypeError):
-                raise Unavailable(f"{self.url} answered in another form than a chat completion") from None
+                raise Unavailable(self.url, "the answer is not a chat completion") from None
             with self.lock, open(self.cache, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, "model": self.model, "reply": text}) + "\n")
                 self.known[key] = text

@@ -2,7 +2,7 @@
 
     parse_call    the last complete <python>..</python> or <search>..</search>
     PythonTool    runs code in a fresh, jailed process forked from a clean, single-threaded worker
-    SearchTool    BM25 over a local corpus, by SQLite's FTS5
+    SearchTool    a local corpus by BM25, a /retrieve server or Google, behind a cache
     defuse        makes tool text harmless: it can never open or close a tag
 
 A tool never raises for what the model wrote: every failure is a ToolResult, whose text the model reads and whose status the log counts.
@@ -28,11 +28,15 @@ Standard library only; this file imports no sibling. By hand: python tools.py py
 """
 import argparse
 import ast
+import base64
 import collections
 import contextlib
 import ctypes
+import errno
+import fcntl
 import gc
 import hashlib
+import http.client
 import inspect
 import io
 import json
@@ -55,7 +59,13 @@ import threading
 import time
 import traceback
 import types
+import unicodedata
+import urllib.error
+import urllib.parse
+import urllib.request
+from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 TOOL_TAGS = ("python", "search")
@@ -74,7 +84,11 @@ class ToolResult:
 
 
 class Unavailable(OSError):
-    """A server or worker did not do its part; the message names it and the cause."""
+    """A server or worker does not do its part. The message is its name and the cause: of a URL scheme, host, port and path, never a key or a password."""
+
+    def __init__(self, server: str, cause: str):
+        super().__init__(f"{server}: {cause}")
+        self.cause = cause
 
 
 def parse_call(text: str) -> tuple[str, str] | None:
@@ -196,7 +210,7 @@ class PythonTool:
                     if len(answer) == 4:
                         return struct.unpack("=i", answer)[0], self.worker
                 self._stop()
-        raise Unavailable("the python worker does not answer")
+        raise Unavailable("the python worker", "does not answer")
 
     def _release(self, pid: int, worker: subprocess.Popen) -> None:
         """Let the worker reap a dead child; until then the pid cannot come to name another process, so the kill was safe."""
@@ -220,7 +234,7 @@ class PythonTool:
         hello = self.channel.recv(4096)
         if not hello:
             self._stop()
-            raise Unavailable(f"the python worker did not start: {' '.join(command)}")
+            raise Unavailable("the python worker", f"did not start: {' '.join(command)}")
         self.level, missing = json.loads(hello)
         if missing and self.sandbox == "require":
             self._stop()
@@ -515,116 +529,558 @@ def _filter(machine: str, pid: int) -> bytes:
 # ------------------------------------------------------------------------------------------------------------------------------------------------ search
 
 class SearchTool:
-    """BM25 over a local corpus: documents with all words of the query first, then those with some, each by rank, the best `topk`.
+    """The best `topk` documents for a query: one as its bare text, several as "Page 1: ...\\nPage 2: ...". Safe to call from several threads.
 
-    The corpus is indexed once into SQLite FTS5 beside it (<source>.fts5; in the temporary folder if that place is read-only) and again when it changes.
-    One hit is returned as its bare text, several as "Page 1: ...\\nPage 2: ...". Safe to call from several threads.
-
-    Args:    source: a .jsonl file (rows with "contents", or "text" and perhaps "title"), a .json file (the authors' search cache: query -> "Page 1: ...
-             Page 2: ..."; every snippet is a document), or a folder of .jsonl, .txt and .md files. topk: documents per query, >= 1. max_chars: of one.
-    Raises:  FileNotFoundError, ValueError naming the file and row that cannot be read.
+    Args:    source: where to search, one of
+                 a local corpus, by BM25 (see Corpus): a .jsonl, a .json or a folder;
+                 http(s)://host:port/retrieve, a server that speaks Search-R1's protocol (see Retriever);
+                 "serper", Google by serper.dev (see Serper), with the key in the environment variable SERPER_API_KEY.
+             topk: documents per query, >= 1. max_chars: of one document. cache: files of earlier answers, comma-separated (see SearchCache).
+             timeout, retries: of a request to a server, see post_json.
+    Fields:  hits, misses: searches answered from the cache, and those that were not. problem: the last failure in full, for a log.
+    Raises:  FileNotFoundError, OSError, ValueError, naming what cannot be opened or read. Opening asks no server: probe() does.
     """
 
-    def __init__(self, source: str, topk: int = 3, max_chars: int = 1000):
+    def __init__(self, source: str, topk: int = 3, max_chars: int = 1000, cache: str = "", timeout: float = 30.0, retries: int = 3):
         if topk < 1:
             raise ValueError(f"topk must be >= 1 documents, got {topk}")
-        self.topk, self.max_chars, self.local = topk, max_chars, threading.local()
-        self.index = _build_index(Path(source))
-        self._match(["probe"])                                            # an index that cannot be read fails here, not at every call of a run
+        if source == "serper":
+            self.source = Serper(topk, timeout, retries)
+        elif source.startswith(("http://", "https://")):
+            self.source = Retriever(source, topk, timeout, retries)
+        else:
+            self.source = Corpus(source, topk)
+        self.ask = Batches(self.source) if isinstance(self.source, Retriever) else lambda query: self.source([query])[0]
+        self.index = getattr(self.source, "index", None)
+        self.cache, self.max_chars = SearchCache(cache, self.source.key, topk), max_chars
+        self.hits, self.misses, self.problem, self.lock = 0, 0, "", threading.Lock()
 
     def run(self, query: str) -> ToolResult:
-        """The best documents for a query; "No results" (status ok) when nothing matches. Never raises for what the query is."""
-        started = time.monotonic()
-        words = re.findall(r"\w+", query)[:64]
-        if not words:
+        """The best documents for a query; "No results" (status ok) when there are none. Never raises for what the query is or what a server does."""
+        started, query = time.monotonic(), clean_query(query)
+        if not split_words(query):
             return ToolResult("error", "Error: the search query is empty", 0.0)
-        try:
-            hits = self._match(words)
-        except sqlite3.Error as problem:
-            return ToolResult("infra", f"Error: the search engine failed ({problem})", time.monotonic() - started)
-        hits = [hit[:self.max_chars] for hit in hits]
-        text = hits[0] if len(hits) == 1 else "\n".join(f"Page {i}: {hit}" for i, hit in enumerate(hits, 1))
+        documents = self.cache.get(query)
+        with self.lock:
+            self.hits, self.misses = self.hits + (documents is not None), self.misses + (documents is None)
+        if documents is None:
+            try:
+                documents = self.ask(query)
+            except Unavailable as problem:
+                self.problem = str(problem)
+                return ToolResult("infra", f"Error: the search engine is not available ({problem.cause})", time.monotonic() - started)
+            self.cache.put(query, documents)
+        pages = [_utf8(document[:self.max_chars]) for document in documents if document.strip()]
+        text = pages[0] if len(pages) == 1 else "\n".join(f"Page {i}: {page}" for i, page in enumerate(pages, 1))
         return ToolResult("ok", text or "No results", time.monotonic() - started)
 
+    def probe(self) -> str:
+        """Run one query; a line that says what came back and how fast. Raises ValueError, with cause and advice, if the source does not answer."""
+        result = self.run(self.source.probe)
+        if result.status != "ok":
+            raise ValueError(f"search does not answer: {self.problem or result.text}. {self.source.advice}")
+        first = " ".join(result.text.split())[:60]
+        return f"search {self.source.name}: \"{self.source.probe}\" -> {first} ({1000 * result.seconds:.0f} ms)"
+
     def close(self) -> None:
-        """Nothing to release: connections are read-only and belong to their threads."""
-
-    def _match(self, words: list[str]) -> list[str]:
-        if not hasattr(self.local, "db"):
-            self.local.db = sqlite3.connect(f"{self.index.as_uri()}?mode=ro", uri=True)
-        found = {}
-        for join in (" ", " OR "):                                        # FTS5: juxtaposed strings are a conjunction
-            if len(found) < self.topk:
-                match = join.join(f'"{word}"' for word in words)
-                rows = self.local.db.execute("SELECT rowid, text FROM docs WHERE docs MATCH ? ORDER BY rank, rowid LIMIT ?", (match, self.topk))
-                for row, text in rows.fetchall():
-                    found.setdefault(row, text)
-        return list(found.values())[:self.topk]
+        """Close the cache and the index; call it when no search is under way."""
+        self.cache.close()
+        while idle := getattr(self.source, "idle", []):
+            idle.pop().close()
 
 
-def read_corpus(source: Path):
-    """Yield the documents of a corpus as strings. Formats and errors: see SearchTool."""
-    if source.is_dir():
-        files = sorted(p for p in source.rglob("*") if p.suffix in (".jsonl", ".txt", ".md"))
-        if not files:
-            raise ValueError(f"{source}: no .jsonl, .txt or .md file in this folder")
-        for file in files:
-            yield from read_corpus(file)
-    elif source.suffix == ".json":
+def clean_query(text: str) -> str:
+    """A query as it is asked and remembered: white space collapsed, surrounding quotes removed, cut to 2000 characters, fit for UTF-8."""
+    return " ".join(_utf8(text).split()).strip("\"'`“”‘’ ")[:2000]
+
+
+# -------------------------------------------------------------------------------------------------------------------------------------- search: cache
+
+class SearchCache:
+    """Answers given before, so that a run can be repeated offline and no search is paid for twice.
+
+    Args:    files: comma-separated, "" for no cache. A .json is the authors' search cache (query -> "Page 1: ...\\nPage 2: ..."): read whole, looked
+             up first and by the query alone, never written. Another name is a SQLite file, created if missing, shared by processes of one machine: a row
+             for each source, topk and query, written after each answered search. In a place that is read-only it is read as it is.
+             key: names the source. topk: documents per query.
+    Raises:  ValueError naming the file that is neither.
+    """
+    VERSION = 1     # of the SQLite file, in its user_version
+
+    def __init__(self, files: str, key: str, topk: int):
+        self.key, self.topk, self.seed, self.db, self.lock, self.failed = key, topk, {}, None, threading.Lock(), False
+        for file in filter(None, map(str.strip, files.split(","))):
+            if file.endswith(".json"):
+                self.seed.update((clean_query(query), text) for query, text in _read_json(Path(file)).items())
+            elif self.db is not None:
+                raise ValueError(f"search cache {files}: only one of these can be written; the others must be .json")
+            else:
+                self.db = self._open(Path(file).resolve())
+
+    def _open(self, file: Path) -> sqlite3.Connection:
+        writable = os.access(file.parent, os.W_OK) and (not file.exists() or os.access(file, os.W_OK))
+        mode = "" if writable else "?mode=ro&immutable=1"               # the files that go with a WAL cannot be made there
         try:
-            pages = list(json.loads(source.read_text("utf-8", "replace")).values())
-            yield from (page.strip() for text in pages for page in re.split(r"(?:^|\n)Page \d+: ", text) if page.strip())
-        except (ValueError, AttributeError, TypeError) as problem:
-            raise ValueError(f"{source}: a .json corpus is an object from queries to strings ({problem!r})") from None
-    elif source.suffix == ".jsonl":
-        with open(source, encoding="utf-8", errors="replace") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _document(source, number, line)
-    else:
-        yield source.read_text("utf-8", "replace")
+            db = sqlite3.connect(file.as_uri() + mode, uri=True, timeout=10, isolation_level=None, check_same_thread=False)
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, self.VERSION):
+                raise ValueError(f"search cache {file} has version {version}, this program reads {self.VERSION}")
+            if writable:
+                with contextlib.suppress(sqlite3.OperationalError):     # another process may be switching to WAL at this moment
+                    db.execute("PRAGMA journal_mode=WAL")
+                db.execute("PRAGMA synchronous=NORMAL")
+                db.execute("CREATE TABLE IF NOT EXISTS searches (source, topk, query, documents, PRIMARY KEY (source, topk, query)) WITHOUT ROWID")
+                version or db.execute(f"PRAGMA user_version={self.VERSION}")
+            db.execute("SELECT documents FROM searches LIMIT 1")
+        except sqlite3.Error as problem:
+            raise ValueError(f"search cache {file}: {problem}; a cache is a SQLite file of this program's or a .json") from None
+        return db
+
+    def get(self, query: str) -> list[str] | None:
+        """The documents remembered for a cleaned query, None if there are none. A cache that cannot be read remembers nothing."""
+        if self.seed.get(query):                                          # "" is what a failed search left there
+            return _split_pages(self.seed[query])[:self.topk]
+        find = "SELECT documents FROM searches WHERE source = ? AND topk = ? AND query = ?"
+        with self.lock, contextlib.suppress(sqlite3.Error):
+            row = self.db and self.db.execute(find, (self.key, self.topk, query)).fetchone()
+            return json.loads(row[0]) if row else None
+
+    def put(self, query: str, documents: list[str]) -> None:
+        """Remember an answer. If that fails (full disk, read-only place), the search does not: one line on stderr says so."""
+        with self.lock:
+            try:
+                if self.db:
+                    self.db.execute("INSERT OR REPLACE INTO searches VALUES (?, ?, ?, ?)", (self.key, self.topk, query, json.dumps(documents)))
+            except sqlite3.Error as problem:
+                if not self.failed:
+                    print(f"search cache: cannot be written ({problem}); the searches go on without", file=sys.stderr)
+                self.failed = True
+
+    def close(self) -> None:
+        """Write the cache out into its one file."""
+        with self.lock, contextlib.suppress(sqlite3.Error):
+            if self.db:
+                self.db.close()
 
 
-def _document(source: Path, number: int, line: str) -> str:
+# ------------------------------------------------------------------------------------------------------------------------------------ search: servers
+
+MAX_ANSWER = 1 << 24     # bytes
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        """A redirect is an error: the headers, with their keys, would go to whatever host it names."""
+
+
+def post_json(url: str, payload: object, headers: dict = {}, timeout: float = 30.0, retries: int = 3, backoff: float = 0.5) -> object:
+    """POST JSON, return the JSON that is answered.
+
+    Args:    url: http or https; user:password@ becomes basic authentication. timeout: seconds for the whole of one attempt.
+             retries: further attempts after HTTP 429, 500, 502, 503, 504, a connection that fails or breaks, a timeout, or an answer of more than
+             16 MB; before the k-th of them a pause of backoff * 2^(k-1) seconds.
+    Raises:  Unavailable for what is left after the retries and for everything else a server can do: another status, an answer that is not JSON.
+             ValueError for another kind of URL.
+    """
+    server, target, credentials = split_url(url)
+    headers = {"Content-Type": "application/json", "User-Agent": "appo", **credentials, **headers}
+    for attempt in range(retries + 1):
+        try:
+            data = _attempt(urllib.request.Request(target, json.dumps(payload).encode(), headers), timeout)
+            break
+        except (OSError, http.client.HTTPException, ValueError) as problem:
+            lasting = isinstance(problem, ValueError) or getattr(problem, "code", 503) not in (429, 500, 502, 503, 504)
+            if lasting or attempt == retries:
+                raise Unavailable(server, _cause(problem, timeout)) from None
+        time.sleep(backoff * 2 ** attempt)
     try:
-        row = json.loads(line)
-        text = row["contents"] if "contents" in row else "\n".join(filter(None, [row.get("title"), row["text"]]))
-        return text.encode("utf-8", "replace").decode()                   # a lone surrogate cannot be stored
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise ValueError(f"{source}, row {number}: a document needs the string \"contents\" or \"text\" ({problem!r})") from None
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise Unavailable(server, "the answer is not JSON") from None
 
 
-def _build_index(source: Path) -> Path:
-    """The corpus as an FTS5 table, written aside and renamed; reused while the corpus' files keep their sizes and times."""
+def split_url(url: str) -> tuple[str, str, dict]:
+    """(what may be shown of a URL, the URL to open, the headers for its user:password). Raises ValueError if it is not an http(s) URL."""
+    parts = urllib.parse.urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    shown = f"{parts.scheme}://{host}{parts.path}"
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", url):
+        raise ValueError(f"not an http(s) URL: {shown}")
+    basic = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+    return shown, parts._replace(netloc=host).geturl(), {"Authorization": f"Basic {basic}"} if user else {}
+
+
+def _attempt(request: urllib.request.Request, timeout: float) -> bytes:
+    """One POST and its whole answer. In a thread of its own, since no socket timeout bounds the look-up of a name or headers that trickle."""
+    deadline, box = time.monotonic() + timeout, []
+
+    def work():
+        try:
+            with urllib.request.build_opener(_NoRedirect).open(request, timeout=timeout) as response:
+                data = bytearray()
+                while piece := response.read1(1 << 16):
+                    data += piece
+                    if len(data) > MAX_ANSWER or time.monotonic() > deadline:
+                        raise OSError(errno.EFBIG, "the answer is too long") if len(data) > MAX_ANSWER else TimeoutError
+                if response.length:
+                    raise ConnectionError(errno.ECONNRESET, "the answer broke off")
+                box.append(bytes(data))
+        except (OSError, http.client.HTTPException, ValueError) as problem:
+            if isinstance(problem, urllib.error.HTTPError):
+                problem.close()
+            box.append(problem)
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if not box:
+        raise TimeoutError
+    if isinstance(box[0], bytes):
+        return box[0]
+    raise box[0]
+
+
+def _cause(problem: Exception, timeout: float) -> str:
+    """What went wrong, in words that hold nothing of the URL and the headers (messages of urllib may quote both)."""
+    if isinstance(problem, urllib.error.HTTPError):
+        return f"HTTP {problem.code} {http.client.responses.get(problem.code, '')}".strip()
+    reason = problem.reason if isinstance(getattr(problem, "reason", None), OSError) else problem
+    if isinstance(reason, TimeoutError):
+        return f"no answer within {timeout:g} s"
+    return getattr(reason, "strerror", None) or type(reason).__name__
+
+
+class Retriever:
+    """Search-R1's protocol: POST {"queries": [..], "topk": k, "return_scores": true} -> {"result": [[hit, ..], ..]}.
+
+    There is one list of hits for each query; a hit is {"document": {"contents": text}, "score": x} or {"contents": text}.
+    """
+    probe, advice = "capital of France", "Start the server, or check the address; python tools.py search 'query' --source URL tries it by hand"
+
+    def __init__(self, url: str, topk: int, timeout: float, retries: int):
+        self.url, self.topk, self.limits = url, topk, (timeout, retries)
+        self.name = split_url(url)[0]
+        self.key = f"{self.name} {_digest(url)}" if "?" in url else self.name        # what follows "?" may hold a secret
+
+    def __call__(self, queries: list[str]) -> list[list[str]]:
+        answer = post_json(self.url, {"queries": queries, "topk": self.topk, "return_scores": True}, {}, *self.limits)
+        try:
+            found = [[hit.get("document", hit)["contents"] for hit in hits][:self.topk] for hits in answer["result"]]
+            fine = len(found) == len(queries) and all(isinstance(text, str) for texts in found for text in texts)
+        except (KeyError, TypeError, AttributeError):
+            fine = False
+        if not fine:
+            raise Unavailable(self.name, "the answer is not {\"result\": a list of {\"contents\": text} for each query}")
+        return found
+
+
+class Serper:
+    """Google by serper.dev: POST {"q": query, ..} -> {"organic": [{"title", "snippet"}, ..]}, perhaps an "answerBox" and a "knowledgeGraph".
+
+    A document is title and snippet, one a line; the answer box and the knowledge graph go first.
+    The key comes from the environment variable SERPER_API_KEY, another address (a proxy, a test) from SERPER_URL.
+    """
+    name = key = "serper"
+    probe, advice = "capital of France", "Check SERPER_API_KEY, its credit and the network"
+
+    def __init__(self, topk: int, timeout: float, retries: int):
+        self.url, self.topk, self.limits = os.environ.get("SERPER_URL", "https://google.serper.dev/search"), topk, (timeout, retries)
+        self.headers = {"X-API-KEY": os.environ.get("SERPER_API_KEY", "").strip()}
+        if not self.headers["X-API-KEY"]:
+            raise ValueError("search by serper needs a key: set the environment variable SERPER_API_KEY (to anything if the cache holds all answers)")
+        split_url(self.url)
+
+    def __call__(self, queries: list[str]) -> list[list[str]]:
+        return list(map(self._documents, queries))
+
+    def _documents(self, query: str) -> list[str]:
+        answer = post_json(self.url, {"q": query, "gl": "us", "hl": "en", "num": self.topk}, self.headers, *self.limits)
+        try:
+            box, graph = answer.get("answerBox") or {}, answer.get("knowledgeGraph") or {}
+            hits = [(box.get("title"), box.get("answer") or box.get("snippet")), (graph.get("title"), graph.get("description"))]
+            hits += [(hit.get("title"), hit.get("snippet")) for hit in answer["organic"]]
+            return ["\n".join(filter(None, hit)) for hit in hits if hit[1]][:self.topk]
+        except (KeyError, TypeError, AttributeError):
+            raise Unavailable(split_url(self.url)[0], "the answer is not {\"organic\": a list of {\"title\", \"snippet\"}}") from None
+
+
+class Batches:
+    """Calls that come one by one from many threads, handed on together: what waits while a request is in flight goes into the next.
+
+    Whoever gets the turn leads: it asks for all that wait, `most` at a time, until its own answer is there. A failure is one of its own queries only.
+    """
+
+    def __init__(self, source, most: int = 64):
+        self.source, self.most, self.waiting, self.lock, self.turn = source, most, [], threading.Lock(), threading.Lock()
+
+    def __call__(self, query: str) -> list[str]:
+        mine = Future()
+        with self.lock:
+            self.waiting.append((query, mine))
+        with self.turn:
+            while not mine.done():
+                with self.lock:
+                    batch, self.waiting = self.waiting[:self.most], self.waiting[self.most:]
+                try:
+                    for (_, future), documents in zip(batch, self.source([query for query, _ in batch]), strict=True):
+                        future.set_result(documents)
+                except BaseException as problem:                          # whatever it is, nobody may wait for ever
+                    [future.set_exception(problem) for _, future in batch if not future.done()]
+        return mine.result()
+
+
+# ----------------------------------------------------------------------------------------------------------------------------- search: a local corpus
+
+POSTINGS = 30_000       # rows that one query may rank, about a microsecond each
+BATCH = 10_000          # documents between two commits of a build
+PROGRESS = (1.0, 10.0)  # seconds until the first line about a build, and between two lines where stderr is not a terminal
+INDEX = """
+    BEGIN;
+    CREATE TABLE pages (text);
+    CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize='ascii');
+    INSERT INTO words (words, rank) VALUES ('hashsize', 33554432);
+    CREATE TABLE common (word PRIMARY KEY, documents) WITHOUT ROWID;
+    CREATE TABLE built (stamp, file, position, documents);
+    COMMIT;
+"""
+
+
+class Corpus:
+    """BM25 over a local corpus: documents with all words of the query first, then those with some, each by rank, ties in the corpus' order.
+
+    The corpus is indexed once into SQLite FTS5 beside it (<source>.fts5; in the temporary folder if that is read-only) and again when it changes.
+    Where words are too frequent for a fast answer the rarest decide: those that stand in at most POSTINGS documents together (20 times as many while
+    documents with all of them are sought), and one word in any case, by its first POSTINGS documents.
+
+    Args:    source: a .jsonl file (rows with "contents", or "text" and perhaps "title"), a .json file (the authors' search cache: query ->
+             "Page 1: ...\\nPage 2: ..."; every page is a document), or a folder of .jsonl, .txt and .md files. topk: documents per query.
+    Raises:  FileNotFoundError, ValueError naming the file and row that cannot be read, OSError naming the index that cannot be written.
+    """
+    advice = "Remove the index beside the corpus, it is built again"
+
+    def __init__(self, source: str, topk: int):
+        self.index, stamp = build_index(Path(source))
+        self.name, self.key, self.topk, self.idle = source, f"{Path(source).resolve()} {_digest(stamp)}", topk, []
+        try:                                                              # an index that cannot be read fails here, not at every call of a run
+            with contextlib.closing(_read_only(self.index)) as db:
+                words = (split_words(text) for text, in db.execute("SELECT text FROM pages LIMIT 1000"))
+                self.probe = max(next(filter(None, words), ["?"]), key=len)
+            self([self.probe])
+        except (sqlite3.Error, Unavailable) as problem:
+            raise ValueError(f"search index {self.index}: {getattr(problem, 'cause', problem)}. {self.advice}") from None
+
+    def __call__(self, queries: list[str]) -> list[list[str]]:
+        try:
+            db = self.idle.pop()
+        except IndexError:
+            db = _read_only(self.index)
+        try:
+            found = [self._match(db, list(dict.fromkeys(split_words(query)))[:64]) for query in queries]
+        except sqlite3.Error as problem:
+            raise Unavailable(str(self.index), str(problem)) from None
+        self.idle.append(db)
+        return found
+
+    def _match(self, db: sqlite3.Connection, words: list[str]) -> list[str]:
+        common = dict(db.execute(f"SELECT word, documents FROM common WHERE word IN ({', '.join('?' * len(words))})", words))
+        words = sorted(words, key=lambda word: common.get(word, 0))
+        totals, found = list(accumulate(common.get(word, 0) for word in words)), {}
+        for join, budget in ((" ", 20 * POSTINGS), (" OR ", POSTINGS)):    # FTS5: juxtaposed strings are a conjunction
+            if len(found) < self.topk:
+                used = words[:max(1, sum(total <= budget for total in totals))]
+                rows = db.execute("SELECT rowid FROM (SELECT rowid, rank FROM words WHERE words MATCH ? LIMIT ?) ORDER BY rank, rowid LIMIT ?",
+                                  (join.join(f'"{word}"' for word in used), POSTINGS, self.topk))
+                found.update(dict.fromkeys(row for row, in rows))
+        return [db.execute("SELECT text FROM pages WHERE rowid = ?", (row,)).fetchone()[0] for row in list(found)[:self.topk]]
+
+
+IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+WORD = re.compile(rf"[{IDEOGRAPHS}]|[^\W_{IDEOGRAPHS}]+")
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text as they are indexed: runs of letters and digits, lower case, no accents; each Chinese or Japanese character is a word."""
+    text = text.casefold()
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text)))
+    return WORD.findall(text)
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()                       # a lone surrogate can be neither stored nor tokenised
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def corpus_files(source: Path) -> list[Path]:
+    """The files of a corpus in the order in which they are read. Raises FileNotFoundError, ValueError if there are none."""
     if not source.exists():
-        raise FileNotFoundError(f"search corpus {source} does not exist")
-    source = source.resolve()
-    files = sorted(source.rglob("*")) if source.is_dir() else [source]
-    stamp = repr([(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.suffix != ".fts5"])
-    index = source.with_name(f"{source.name}.fts5")
-    if not os.access(source.parent, os.W_OK):
-        index = Path(tempfile.gettempdir()) / f"{hashlib.sha256(str(source).encode()).hexdigest()[:16]}-{source.name}.fts5"
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True)) as db:
-        if db.execute("SELECT stamp FROM made").fetchone() == (stamp,):
-            return index
-    aside = index.with_name(f"{index.name}.{os.getpid()}")
-    aside.unlink(missing_ok=True)
+        raise FileNotFoundError(f"search corpus {source} does not exist (a server is http://host:port/retrieve)")
+    files = sorted(p for p in source.rglob("*") if p.suffix in (".jsonl", ".txt", ".md")) if source.is_dir() else [source]
+    if not files:
+        raise ValueError(f"{source}: no .jsonl, .txt or .md file in this folder")
+    return files
+
+
+def read_corpus(file: Path, start: int = 0):
+    """Yield (document, position behind it) for each document of a file that ends behind position `start`.
+
+    Positions are bytes in a .jsonl, else characters of all documents so far. Formats and errors: see Corpus.
+    """
+    pages = []
+    if file.suffix == ".jsonl":
+        with open(file, "rb") as lines:
+            lines.seek(start)
+            for line in lines:
+                start += len(line)
+                if line.strip():
+                    yield _document(file, start, line), start
+    elif file.suffix == ".json":
+        pages = [page for text in _read_json(file).values() for page in _split_pages(text)]
+    else:
+        pages = [file.read_text("utf-8", "replace")]
+    for page, position in zip(pages, accumulate(map(len, pages))):
+        if position > start:
+            yield _utf8(page), position
+
+
+def _document(file: Path, end: int, line: bytes) -> str:
     try:
-        with contextlib.closing(sqlite3.connect(aside)) as db:
-            db.execute("CREATE VIRTUAL TABLE docs USING fts5(text)")
-            db.executemany("INSERT INTO docs VALUES (?)", ((text,) for text in read_corpus(source)))
-            if db.execute("SELECT count(*) FROM docs").fetchone() == (0,):
-                raise ValueError(f"search corpus {source} holds no document")
-            db.execute("CREATE TABLE made (stamp)")
-            db.execute("INSERT INTO made VALUES (?)", (stamp,))
-            db.commit()
-        os.replace(aside, index)
-    finally:
-        aside.unlink(missing_ok=True)
-    return index
+        row = json.loads(line.decode("utf-8", "replace"))
+        text = row["contents"] if "contents" in row else "\n".join(filter(None, [row.get("title"), row["text"]]))
+        return _utf8(text)
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        with open(file, "rb") as lines:
+            number = next(n for n, position in enumerate(accumulate(map(len, lines)), 1) if position >= end)
+        raise ValueError(f"{file}, row {number}: a document needs the string \"contents\" or \"text\" ({problem!r})") from None
 
 
-def open_tools(names: str, corpus: str, topk: int, timeout: float, sandbox: str) -> dict:
+def _read_json(file: Path) -> dict[str, str]:
+    """The authors' search cache. Raises ValueError if it is something else."""
+    try:
+        texts = json.loads(file.read_text("utf-8", "replace"))
+        if not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError("not all of its values are strings")
+        return texts
+    except (OSError, ValueError, AttributeError) as problem:
+        raise ValueError(f"{file}: a .json corpus is, like a .json cache, an object from queries to strings ({problem})") from None
+
+
+def _split_pages(text: str) -> list[str]:
+    return [page.strip() for page in re.split(r"(?:^|\n)Page \d+: ", text) if page.strip()]
+
+
+def build_index(source: Path) -> tuple[Path, str]:
+    """The corpus as an FTS5 index, and the stamp of its files' names, sizes and times, by which an index is reused.
+
+    It is built aside (.part, with which a later call goes on if this one is killed) and renamed. Processes that want one at the same time wait.
+    """
+    source, files = source.resolve(), corpus_files(source.resolve())
+    stamp = repr((INDEX, [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]))
+    beside, aside = source.with_name(f"{source.name}.fts5"), Path(tempfile.gettempdir(), f"{_digest(str(source))}-{source.name}.fts5")
+    index = beside if os.access(source.parent, os.W_OK) else aside
+    for made in (beside, index):
+        if _stamp_of(made) == stamp:
+            return made, stamp
+    with _alone(index.with_name(f"{index.name}.lock")):
+        part = index.with_name(f"{index.name}.part")
+        try:
+            if _stamp_of(index) != stamp:
+                _fill(part, files, stamp, source)
+                os.replace(part, index)
+        except sqlite3.OperationalError as problem:                       # full disk, say: what is done is kept
+            raise OSError(f"{part}: the search index cannot be written ({problem})") from None
+        except (ValueError, sqlite3.DatabaseError):
+            part.unlink(missing_ok=True)
+            raise
+    return index, stamp
+
+
+def _stamp_of(index: Path) -> str | None:
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_read_only(index)) as db:
+        return db.execute("SELECT stamp FROM built").fetchone()[0]
+
+
+def _read_only(index: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True, check_same_thread=False)
+
+
+@contextlib.contextmanager
+def _alone(path: Path):
+    """Hold a lock file, which its holder removes: who has waited for a removed one takes the next."""
+    held = False
+    while not held:
+        with open(path, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            held = os.fstat(file.fileno()).st_nlink > 0
+            if held:
+                try:
+                    yield
+                finally:
+                    path.unlink()
+
+
+def _fill(part: Path, files: list[Path], stamp: str, source: Path) -> None:
+    """Index the documents into `part`, from the last commit of an interrupted build of the same corpus on."""
+    sizes = [0, *accumulate(file.stat().st_size for file in files)]
+    report = _progress(source.name, sizes[-1])
+    with contextlib.closing(_open_part(part, stamp)) as db:
+        first, position, count = db.execute("SELECT file, position, documents FROM built").fetchone()
+        db.execute("BEGIN")
+        for number in range(first, len(files)):
+            for text, position in read_corpus(files[number], position):
+                count += 1
+                db.execute("INSERT INTO pages (rowid, text) VALUES (?, ?)", (count, text))
+                db.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (count, " ".join(split_words(text))))
+                report(sizes[number] + position, count)
+                if count % BATCH == 0:
+                    _commit(db, number, position, count), db.execute("BEGIN")
+            position = 0
+        if count == 0:
+            raise ValueError(f"search corpus {source} holds no document")
+        _commit(db, len(files), 0, count)
+        db.execute("CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab(main, words, row)")
+        db.execute("INSERT OR REPLACE INTO common SELECT term, doc FROM temp.vocabulary WHERE doc > ?", (POSTINGS // 64,))     # 64 rarer ones fit
+        report(sizes[-1], count, True)
+
+
+def _open_part(part: Path, stamp: str) -> sqlite3.Connection:
+    """A half-made index of this stamp, the one that is there or a new one."""
+    made = None
+    with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(part)) as db:
+        made = db.execute("SELECT stamp FROM built").fetchone()
+    if made != (stamp,):
+        for stale in (part, part.with_name(f"{part.name}-journal")):
+            stale.unlink(missing_ok=True)
+    db = sqlite3.connect(part, isolation_level=None)
+    db.execute("PRAGMA synchronous=NORMAL"), db.execute("PRAGMA cache_size=-65536")
+    if made != (stamp,):
+        db.executescript(INDEX), db.execute("INSERT INTO built VALUES (?, 0, 0, 0)", (stamp,))
+    return db
+
+
+def _commit(db: sqlite3.Connection, number: int, position: int, count: int) -> None:
+    db.execute("UPDATE built SET file = ?, position = ?, documents = ?", (number, position, count))
+    db.execute("COMMIT")
+
+
+def _progress(name: str, total: int):
+    """A function of (bytes, documents, finished?) that says on stderr how a build goes, if it lasts: on a terminal in one line that changes."""
+    started, live, shown = time.monotonic(), sys.stderr.isatty(), False
+    due = started + PROGRESS[0]
+
+    def report(done: int, documents: int, finished: bool = False) -> None:
+        nonlocal due, shown
+        now = time.monotonic()
+        if now >= due or (finished and shown):
+            due, shown = now + (0.2 if live else PROGRESS[1]), True
+            line = f"search index of {name}: {100 * done / max(1, total):.0f}%, {documents:,} documents, {now - started:.0f} s"
+            print(f"\r{line}" if live else line, end="\n" if finished or not live else "", file=sys.stderr, flush=True)
+    return report
+
+
+def open_tools(names: str, corpus: str, topk: int, timeout: float, sandbox: str, cache: str = "") -> dict:
     """The tools named in a comma-separated list, ready to run: name -> tool.
 
     Raises: ValueError for an unknown name or search without a corpus, and what the tools raise.
@@ -634,8 +1090,8 @@ def open_tools(names: str, corpus: str, topk: int, timeout: float, sandbox: str)
     if unknown:
         raise ValueError(f"unknown tool {unknown[0]!r}: --tools takes {', '.join(TOOL_TAGS)}")
     if "search" in wanted and not corpus:
-        raise ValueError("the search tool needs --corpus: a .jsonl, a .json search cache or a folder")
-    make = {"python": lambda: PythonTool(timeout, sandbox), "search": lambda: SearchTool(corpus, topk)}
+        raise ValueError("the search tool needs --corpus: a .jsonl, .json or folder of documents, http://host:port/retrieve, or serper")
+    make = {"python": lambda: PythonTool(timeout, sandbox), "search": lambda: SearchTool(corpus, topk, cache=cache)}
     return {name: make[name]() for name in wanted}
 
 
@@ -643,17 +1099,22 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Try a tool by hand.")
     parser.add_argument("tool", choices=TOOL_TAGS)
     parser.add_argument("argument", help="code or query")
-    parser.add_argument("--source", help="search: the corpus, a .jsonl, .json or folder")
+    parser.add_argument("--source", help="search: a corpus (.jsonl, .json, folder), http://host:port/retrieve, or serper")
     parser.add_argument("--topk", type=int, default=3, help="search: documents, >= 1 (default 3)")
+    parser.add_argument("--cache", default="", help="search: files of earlier answers, comma-separated: one SQLite file, search_cache.json")
     parser.add_argument("--timeout", type=float, default=5.0, help="python: seconds (default 5)")
+    parser.add_argument("--sandbox", default="require", help=f"python: {', '.join(SANDBOXES)} or the URL of a SandboxFusion server (default require)")
     args = parser.parse_args(argv)
     if args.tool == "search" and not args.source:
         parser.error("search needs --source")
-    tool = PythonTool(args.timeout) if args.tool == "python" else SearchTool(args.source, args.topk)
+    tool = PythonTool(args.timeout, args.sandbox) if args.tool == "python" else SearchTool(args.source, args.topk, cache=args.cache)
     result = tool.run(args.argument)
     tool.close()
     print(result.text)
-    print(f"[{result.status}, {1000 * result.seconds:.1f} ms]", file=sys.stderr)
+    backend = tool.level if args.tool == "python" else tool.source.name
+    print(f"[{result.status}, {1000 * result.seconds:.1f} ms, {backend}]", file=sys.stderr)
+    if result.status != "ok":
+        sys.exit(getattr(tool, "problem", "") or 1)
 
 
 if __name__ == "__main__":

@@ -391,7 +391,7 @@ def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log:
             metrics, rollouts = appo.step(policy, optimizer, setup.sampler, [prompts[i] for i in picked], seeds, judge, run, mix_seed(run.seed, 3, step), reference)
         except Unavailable as problem:                   # raised before the step's first update
             save(run, policy, optimizer, step)
-            raise Unavailable(f"step {step + 1}: {problem}; step {step} is saved, the same command goes on from it") from None
+            raise Unavailable(f"step {step + 1}", f"{problem}; step {step} is saved, the same command goes on from it") from None
         metrics |= every_reward(rollouts, [questions[i] for i in picked]) | {"seconds": time.perf_counter() - started}
         log.write("metrics", {"step": step + 1} | metrics)
         for row in tree_rows(policy, step + 1, rollouts, min(run.log_trees, run.prompts)):

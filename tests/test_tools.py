@@ -2,10 +2,13 @@
 import json
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -369,13 +372,381 @@ def test_search_from_many_threads(corpus):
     assert results == ["The port of Durnex is Salvik."] * 20
 
 
+@pytest.mark.parametrize("query, text", [("首都", "法国的首都是巴黎"), ("巴黎 France", "法国的首都是巴黎"), ("snake_case", "def snake_case(x)"), ("snake", "def snake_case(x)"), ("_", None), ("ÉCOLE", "une école"),
+                                         ("cafe\u0301", "Le café"), ("とうきょう", "とうきょうタワー"), ("서울", "서울 타워")])
+def test_search_words_of_every_script(tmp_path, query, text):
+    texts = ["法国的首都是巴黎", "日本", "def snake_case(x)", "une école", "Le café", "とうきょうタワー", "서울 타워"]
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts))
+    result = SearchTool(str(tmp_path / "c.jsonl"), topk=1).run(query)
+    assert (result.status, result.text) == (("ok", text) if text else ("error", "Error: the search query is empty"))
+
+
+def test_search_frequent_words_do_not_slow_a_query(tmp_path, monkeypatch):
+    rows = [{"text": f"the of {'rare' if i == 700 else 'plain'} w{i}"} for i in range(800)]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(tools, "POSTINGS", 64)
+    tool, asked = SearchTool(str(tmp_path / "c.jsonl"), topk=2), []
+    tool.source.idle[-1].set_trace_callback(asked.append)
+    assert tool.run("the rare of").text == "the of rare w700", "the frequent words are left out"
+    assert tool.run("the of").text.startswith("Page 1: the of plain w0"), "one word is used in any case, a part of its documents is ranked"
+    assert tool.run("w5 the w6").text == "Page 1: the of plain w5\nPage 2: the of plain w6"
+    matched = [line.split("MATCH ")[1].split(" LIMIT")[0] for line in asked if "MATCH" in line]
+    assert matched == ["'\"rare\" \"the\"'", "'\"rare\"'", "'\"the\"'", "'\"w5\" \"w6\" \"the\"'", "'\"w5\" OR \"w6\"'"] and "LIMIT 64)" in " ".join(asked)
+    monkeypatch.setattr(tools, "POSTINGS", 30_000)
+    assert tool.run("the rare of").text == "Page 1: the of rare w700\nPage 2: the of plain w0", "below the budget every word counts"
+
+
+BUILD = "import sys, tools\ntools.BATCH = 50\ntool = tools.SearchTool(sys.argv[1])\n"
+
+
+def start(code, *args):
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], cwd=Path(tools.__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def write_folder(folder, documents=600):
+    folder.mkdir()
+    rows = [f"w{i % 7} x{i % 11} {'数据' if i % 3 else 'data'} number{i}" for i in range(documents)]
+    (folder / "a.jsonl").write_text("\n".join(json.dumps({"text": row}) for row in rows[:documents // 2]) + "\n\n")
+    (folder / "b.txt").write_text("a text between")
+    (folder / "c.jsonl").write_text("\n".join(json.dumps({"text": row}) for row in rows[documents // 2:]))
+    return folder
+
+
+@pytest.mark.parametrize("killed_at", [1, 49, 130, 305, 600])
+def test_search_killed_build_goes_on(tmp_path, killed_at):
+    once, again = write_folder(tmp_path / "once"), write_folder(tmp_path / "again")
+    kill = f"import os, signal, tools\nsplit, n = tools.split_words, 0\ndef words(text):\n    global n\n    n += 1\n    n == {killed_at} and os.kill(os.getpid(), signal.SIGKILL)\n    return split(text)\ntools.split_words = words\n"
+    child = start(kill + BUILD, again)
+    assert child.wait() == -signal.SIGKILL, child.stderr.read()
+    assert (tmp_path / "again.fts5.part").exists() and not (tmp_path / "again.fts5").exists()
+    count = start("import tools\nsplit, n = tools.split_words, 0\ndef words(text):\n    global n\n    n += 1\n    return split(text)\ntools.split_words = words\n" + BUILD + "print(n)", again)
+    out, err = count.communicate()
+    assert int(out) == 601 - (killed_at - 1) // 50 * 50 + 2, f"only what was not committed is read again (and two words to try) {err}"
+    one, two = SearchTool(str(once), topk=20), SearchTool(str(again), topk=20)
+    for query in ("w3 x4", "data", "数", "number299 number301 number599", "text between", "w1 number4"):
+        assert one.run(query).text == two.run(query).text != "No results"
+    rows = [sqlite3.connect(tool.index).execute("SELECT (SELECT count(*) FROM pages), (SELECT count(*) FROM words), (SELECT count(DISTINCT text) FROM pages)").fetchone() for tool in (one, two)]
+    assert rows == [(601, 601, 601)] * 2
+    assert sorted(p.name for p in tmp_path.glob("again*")) == ["again", "again.fts5"]
+
+
+def test_search_half_an_index_of_another_corpus_or_of_nothing_is_dropped(tmp_path, corpus):
+    for junk in (b"not a database " * 1000, b""):
+        corpus.with_name("corpus.jsonl.fts5.part").write_bytes(junk)
+        corpus.with_name("corpus.jsonl.fts5").write_bytes(junk)
+        assert SearchTool(str(corpus), topk=1).run("port").text == "The port of Durnex is Salvik."
+    index = corpus.with_name("corpus.jsonl.fts5")
+    index.rename(f"{index}.part")
+    corpus.write_text('{"text": "all new"}\n')
+    tool = SearchTool(str(corpus))
+    assert tool.run("new").text == "all new" and tool.run("port").text == "No results"
+
+
+def test_search_opened_by_several_at_once_is_built_once(tmp_path):
+    folder, log = write_folder(tmp_path / "docs"), tmp_path / "log"
+    code = f"import time, tools\nfill = tools._fill\ndef slow(*a):\n    open({str(log)!r}, 'a').write('built\\n')\n    time.sleep(0.5)\n    fill(*a)\ntools._fill = slow\n" + BUILD + "print(tool.run('number7').text)"
+    children = [start(code, folder) for _ in range(4)]
+    texts = [child.communicate() for child in children]
+    assert [out for out, _ in texts] == ["w0 x7 数据 number7\n"] * 4, texts
+    assert log.read_text() == "built\n" and sorted(p.name for p in tmp_path.iterdir()) == ["docs", "docs.fts5", "log"]
+
+
+def test_search_tells_how_a_build_goes(tmp_path, monkeypatch, capsys):
+    folder = write_folder(tmp_path / "docs")
+    SearchTool(str(folder))
+    assert capsys.readouterr().err == "", "quick builds are silent"
+    monkeypatch.setattr(tools, "PROGRESS", (0.0, 0.0))
+    (folder / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    SearchTool(str(folder))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("search index of docs: 0%, 1 documents, ") and lines[-1].startswith("search index of docs: 100%, 303 documents, ")
+    monkeypatch.setattr(tools.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(tools, "PROGRESS", (0.0, 10.0))
+    (folder / "a.jsonl").write_text('{"text": "three"}\n')
+    SearchTool(str(folder))
+    text = capsys.readouterr().err
+    assert text.count("\r") >= 2 and text.count("\n") == 1 and text.endswith("s\n"), "one line on a terminal"
+
+
+def test_search_full_disk_is_named_and_what_was_done_is_kept(tmp_path):
+    folder = write_folder(tmp_path / "docs", 6000)
+    child = start("import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n" + BUILD, folder)
+    _, err = child.communicate()
+    assert "OSError" in err and "docs.fts5.part: the search index cannot be written" in err
+    assert (tmp_path / "docs.fts5.part").exists() and not (tmp_path / "docs.fts5.lock").exists()
+    assert SearchTool(str(folder), topk=1).run("number5999").text.endswith("number5999")
+
+
+# ---- search: servers
+
+class Server(ThreadingHTTPServer):
+    """A server on loopback: answer(handler, payload) returns what is sent as JSON, or None if it has seen to that itself."""
+    daemon_threads, request_queue_size = True, 128
+
+    def __init__(self, answer):
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.server.asked.append((payload, dict(self.headers)))
+                value = answer(self, payload)
+                if value is not None:
+                    body = json.dumps(value).encode()
+                    self.send_response(200), self.send_header("Content-Length", str(len(body))), self.end_headers(), self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked, self.url = [], f"http://127.0.0.1:{self.server_address[1]}/retrieve"
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def handle_error(self, *_):
+        pass
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(tools.post_json, "__defaults__", (*tools.post_json.__defaults__[:-1], 0.01))          # the back-off
+    servers = []
+    yield lambda answer: servers.append(Server(answer)) or servers[-1]
+    for server in servers:
+        server.shutdown(), server.server_close()
+
+
+def with_scores(_, payload):
+    return {"result": [[{"document": {"id": str(k), "contents": f"Title {k}\n{query}"}, "score": 0.5} for k in range(payload["topk"])] for query in payload["queries"]]}
+
+
+def without_scores(_, payload):
+    return {"result": [[{"id": str(k), "contents": f"Title {k}\n{query}"} for k in range(payload["topk"] + 2)] for query in payload["queries"]]}
+
+
+def status(code):
+    return lambda handler, _: (handler.send_response(code, "reason with K3Y"), handler.end_headers(), handler.wfile.write(b'{"result": []}'), None)[-1]
+
+
+def trickle(headers):
+    def answer(handler, _):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"" if headers else b"\r\n{"))
+        for _ in range(100):
+            handler.wfile.write(b"X-A: b\r\n" if headers else b" ")
+            time.sleep(0.05)
+    return answer
+
+
+@pytest.mark.parametrize("answer", [with_scores, without_scores])
+def test_retrieve(serve, answer):
+    server = serve(answer)
+    assert SearchTool(server.url, topk=2).run(' "Who is it?" ').text == "Page 1: Title 0\nWho is it?\nPage 2: Title 1\nWho is it?"
+    assert SearchTool(server.url, topk=1, max_chars=9).run("who").text == "Title 0\nw"
+    assert server.asked[0][0] == {"queries": ["Who is it?"], "topk": 2, "return_scores": True}
+    result = SearchTool(server.url).run(" ?! ")
+    assert result.status == "error" and len(server.asked) == 2, "the model's mistake is not sent"
+
+
+def test_retrieve_nothing_found_and_strange_text(serve):
+    assert SearchTool(serve(lambda *_: {"result": [[]]}).url).run("q").text == "No results"
+    server = serve(lambda *_: {"result": [[{"contents": "lone \ud800 surrogate"}, {"contents": " "}]]})
+    result = SearchTool(server.url).run("\ud800 q \0" + "x" * 5000)
+    assert (result.status, result.text) == ("ok", "lone ? surrogate") and len(server.asked[0][0]["queries"][0]) == 2000
+
+
+@pytest.mark.parametrize("answer, cause, posts", [
+    (lambda *_: {"result": [[], []]}, "the answer is not", 1), (lambda *_: {"result": []}, "the answer is not", 1), (lambda *_: {"error": "x"}, "the answer is not", 1), (lambda *_: [1], "the answer is not", 1),
+    (lambda *_: {"result": [["text"]]}, "the answer is not", 1), (lambda *_: {"result": [[{"contents": 5}]]}, "the answer is not", 1), (lambda *_: {"result": [None]}, "the answer is not", 1),
+    (lambda h, _: h.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n<html>") and None, "the answer is not JSON", 1), (lambda h, _: h.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + b"[" * 100_000) and None, "not JSON", 1),
+    (lambda h, _: h.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + b" " * ((1 << 24) + 1)) and None, "too long", 3),
+    (status(404), "HTTP 404 Not Found", 1), (status(500), "HTTP 500 Internal Server Error", 3), (status(429), "HTTP 429", 3), (status(302), "HTTP 302", 1), (status(799), "HTTP 799", 1),
+    (lambda h, _: h.wfile.write(b"SSH-2.0 garbage\r\n") and None, "BadStatusLine", 3), (lambda h, _: h.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n{}") and None, "broke off", 3),
+    (lambda h, _: h.connection.close(), "", 3), (lambda *_: time.sleep(1.0), "no answer within 0.2 s", 3), (trickle(True), "no answer within 0.2 s", 3), (trickle(False), "", 3)])
+def test_retrieve_from_a_broken_server(serve, answer, cause, posts):
+    server = serve(answer)
+    tool, started = SearchTool(server.url + "?token=K3Y", timeout=5.0 if "long" in cause else 0.2, retries=2), time.monotonic()
+    result = tool.run("q")
+    assert result.status == "infra" and cause in result.text and len(result.text) < 150 and time.monotonic() - started < 2.0
+    assert len(server.asked) == posts and tool.problem.startswith(server.url) and "K3Y" not in tool.problem + result.text
+    with pytest.raises(ValueError, match="search does not answer: http://127.0.0.1.*Start the server"):
+        tool.probe()
+
+
+def test_retrieve_works_after_a_retry_and_probes(serve):
+    server = serve(lambda handler, payload: status(503)(handler, payload) if len(server.asked) < 3 else with_scores(handler, payload))
+    tool = SearchTool(server.url, topk=1)
+    assert tool.run("q").text == "Title 0\nq" and len(server.asked) == 3
+    line = tool.probe()
+    assert line.startswith(f'search {server.url}: "capital of France" -> Title 0 capital of France (') and line.endswith(" ms)")
+
+
+@pytest.mark.parametrize("url, shown", [("http://127.0.0.1:{}/retrieve", "Connection refused"), ("http://user:K3Y@127.0.0.1:{}/retrieve?key=K3Y", "Connection refused"),
+                                        ("http://no-such-host.invalid:{}/retrieve?key=K3Y", "http://no-such-host.invalid")])
+def test_retrieve_with_nobody_there(url, shown, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    tool = SearchTool(url.format(port), timeout=1.0, retries=0)
+    result = tool.run("q")
+    assert result.status == "infra" and shown in tool.problem and str(port) in tool.problem and "K3Y" not in tool.problem + result.text
+
+
+def test_post_json_credentials_and_urls(serve):
+    server = serve(lambda *_: {"result": 1})
+    assert tools.post_json(server.url.replace("//", "//me:p%40ss@"), {}) == {"result": 1}
+    assert server.asked[0][1]["Authorization"] == "Basic bWU6cEBzcw=="
+    for url in ("ftp://x/y", "file:///etc/passwd", "http://", "http://a b/", "x"):
+        with pytest.raises(ValueError, match="not an http"):
+            tools.post_json(url, {})
+    with pytest.raises(ValueError):
+        SearchTool("http://[bad/retrieve")
+    with pytest.raises(tools.Unavailable) as caught:
+        tools.post_json(server.url, {}, {"X-API-KEY": "K3Y\nK3Y"})
+    assert "K3Y" not in str(caught.value)
+
+
+def test_retrieve_batches_what_waits(serve):
+    server = serve(lambda handler, payload: time.sleep(0.1) or with_scores(handler, payload))
+    tool, results = SearchTool(server.url, topk=1), {}
+    threads = [threading.Thread(target=lambda i=i: results.update({i: tool.run(f"query {i}").text})) for i in range(40)]
+    [t.start() for t in threads], [t.join(10) for t in threads]
+    assert results == {i: f"Title 0\nquery {i}" for i in range(40)}
+    sizes = [len(payload["queries"]) for payload, _ in server.asked]
+    assert sum(sizes) == 40 and len(sizes) <= 6
+
+
+def test_batches_fail_alone_and_never_hang():
+    sizes, gate = [], threading.Event()
+
+    def source(queries):
+        gate.wait(5)
+        sizes.append(len(queries))
+        if "bad" in queries:
+            raise tools.Unavailable("s", "broken")
+        if "boom" in queries:
+            raise MemoryError("a bug")
+        return [[query] for query in queries]
+    batches, results = tools.Batches(source, most=4), {}
+
+    def ask(i, query):
+        try:
+            results[i] = batches(query)
+        except (OSError, MemoryError) as problem:
+            results[i] = problem
+    threads = []
+    for i, query in enumerate(["first", "bad", *"abc", "boom", *"defghij"]):
+        threads.append(threading.Thread(target=ask, args=(i, query)))
+        threads[-1].start()
+        time.sleep(0.02)                                                  # so that they queue in this order
+    gate.set()
+    [t.join(5) for t in threads]
+    assert sizes == [1, 4, 4, 4] and len(results) == 13
+    assert results[0] == ["first"] and all("broken" in str(results[i]) for i in range(1, 5)) and all(isinstance(results[i], MemoryError) for i in range(5, 9))
+    assert [results[i] for i in range(9, 13)] == [["g"], ["h"], ["i"], ["j"]] and batches("after") == ["after"]
+
+
+def test_serper(serve, monkeypatch):
+    monkeypatch.delenv("SERPER_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="set the environment variable SERPER_API_KEY"):
+        SearchTool("serper")
+    organic = [{"title": "Paris", "link": "x", "snippet": "Paris is the capital."}, {"title": "France"}, {"title": "Lyon", "snippet": "Not it."}]
+    server = serve(lambda handler, payload: status(403)(handler, payload) if payload["q"] == "denied" else {"organic": organic} if payload["q"] == "plain" else {} if payload["q"] == "odd" else
+                   {"answerBox": {"answer": "42"}, "knowledgeGraph": {"title": "KG", "type": "City", "description": "About it."}, "organic": organic})
+    monkeypatch.setenv("SERPER_API_KEY", " K3Y\n"), monkeypatch.setenv("SERPER_URL", server.url)
+    tool = SearchTool("serper", topk=3, retries=0)
+    assert tool.run("plain").text == "Page 1: Paris\nParis is the capital.\nPage 2: Lyon\nNot it."
+    assert tool.run("rich").text == "Page 1: 42\nPage 2: KG\nAbout it.\nPage 3: Paris\nParis is the capital."
+    assert server.asked[0] == ({"q": "plain", "gl": "us", "hl": "en", "num": 3}, server.asked[0][1]) and {k.lower(): v for k, v in server.asked[0][1].items()}["x-api-key"] == "K3Y"
+    for query, cause in (("denied", "HTTP 403 Forbidden"), ("odd", "the answer is not")):
+        result = tool.run(query)
+        assert result.status == "infra" and cause in result.text and "K3Y" not in result.text + tool.problem + repr(result)
+    assert "K3Y" not in tool.probe()
+
+
+# ---- search: cache
+
+def test_cache_answers_when_the_server_is_gone(serve, tmp_path):
+    server, cache = serve(with_scores), str(tmp_path / "searches.sqlite")
+    tool = SearchTool(server.url, topk=2, cache=cache)
+    first, line = tool.run("q one").text, tool.probe()
+    assert tool.run('  "q  one" ').text == first and len(server.asked) == 2 and (tool.hits, tool.misses) == (1, 2)
+    tool.close()
+    server.shutdown(), server.server_close()
+    assert os.listdir(tmp_path) == ["searches.sqlite"], "one file, closed"
+    warm = SearchTool(server.url, topk=2, cache=cache, retries=0)
+    assert warm.run("q one").text == first and warm.probe().split(" (")[0] == line.split(" (")[0] and (warm.hits, warm.misses) == (2, 0)
+    assert warm.run("q two").status == "infra"
+    for other in (SearchTool(server.url, topk=1, cache=cache, retries=0), SearchTool(server.url + "2", topk=2, cache=cache, retries=0), SearchTool(server.url + "?i=2", topk=2, cache=cache, retries=0)):
+        assert other.run("q one").status == "infra", "the key holds topk and the source"
+
+
+def test_cache_keeps_no_failure(serve, tmp_path):
+    server = serve(lambda handler, payload: status(400)(handler, payload) if len(server.asked) == 1 else {"result": [[]]} if len(server.asked) == 2 else with_scores(handler, payload))
+    tool = SearchTool(server.url, topk=1, cache=str(tmp_path / "c.sqlite"))
+    assert [tool.run("q").status for _ in range(3)] == ["infra", "ok", "ok"] and len(server.asked) == 2 and tool.run("q").text == "No results"
+
+
+def test_cache_of_a_corpus_that_changes(corpus, tmp_path):
+    cache = str(tmp_path / "c.sqlite")
+    assert SearchTool(str(corpus), topk=1, cache=cache).run("port").text == "The port of Durnex is Salvik."
+    again = SearchTool(str(corpus), topk=1, cache=cache)
+    assert again.run("port").text == "The port of Durnex is Salvik." and again.hits == 1
+    corpus.write_text('{"text": "A new port."}\n')
+    assert SearchTool(str(corpus), topk=1, cache=cache).run("port").text == "A new port."
+
+
+def test_cache_seed_of_the_authors(serve, tmp_path):
+    seed, server = tmp_path / "search_cache.json", serve(with_scores)
+    seed.write_text(json.dumps({' "capital of X"': "Page 1: It is Y.\nsecond line\nPage 2: Or Z.", "failed": ""}))
+    before = seed.read_bytes()
+    tool = SearchTool(server.url, topk=1, cache=f"{tmp_path / 'c.sqlite'}, {seed}")
+    assert tool.run("capital of X").text == "It is Y.\nsecond line" and not server.asked
+    assert SearchTool(server.url, topk=3, cache=str(seed)).run("'capital of X'").text == "Page 1: It is Y.\nsecond line\nPage 2: Or Z."
+    assert tool.run("failed").text == "Title 0\nfailed" and tool.run("failed").status == "ok" and len(server.asked) == 1
+    assert seed.read_bytes() == before and (tool.hits, tool.misses) == (2, 1)
+
+
+def test_cache_shared_by_processes(serve, tmp_path):
+    server, cache = serve(with_scores), tmp_path / "c.sqlite"
+    code = "import sys, tools\ntool = tools.SearchTool(sys.argv[1], cache=sys.argv[2])\nprint([tool.run(f'q{i} {sys.argv[3] if i % 2 else 0}').status for i in range(60)].count('ok'), tool.cache.failed)\ntool.close()"
+    children = [start(code, server.url, cache, rank) for rank in range(3)]
+    texts = [child.communicate() for child in children]
+    assert [out for out, _ in texts] == ["60 False\n"] * 3, texts
+    assert sqlite3.connect(cache).execute("SELECT count(*) FROM searches").fetchone() == (30 + 3 * 30,)
+
+
+def test_cache_that_cannot_be_opened(tmp_path, corpus):
+    (tmp_path / "bad.sqlite").write_bytes(b"this is no database" * 100)
+    (tmp_path / "bad.json").write_text("[]")
+    other = sqlite3.connect(tmp_path / "later.sqlite")
+    other.execute("PRAGMA user_version=9"), other.close()
+    for cache, words in (("bad.sqlite", "not a database"), ("bad.json", "bad.json"), ("no.json", "no.json"), ("no/c.sqlite", "unable to open"), ("later.sqlite", "has version 9"), (".", "unable to open")):
+        with pytest.raises(ValueError, match=words) as caught:
+            SearchTool(str(corpus), cache=str(tmp_path / cache))
+        assert str(tmp_path / cache) in str(caught.value)
+    with pytest.raises(ValueError, match="only one"):
+        SearchTool(str(corpus), cache=f"{tmp_path / 'a.sqlite'},{tmp_path / 'b.sqlite'}")
+
+
+def test_cache_that_cannot_be_written_fails_no_search(tmp_path, corpus, monkeypatch, capsys):
+    cache = tmp_path / "c.sqlite"
+    tool = SearchTool(str(corpus), topk=1, cache=str(cache))
+    assert tool.run("port").status == "ok"
+    tool.close()
+    monkeypatch.setattr(tools.os, "access", lambda path, mode: Path(path) not in (cache, tmp_path))
+    tool = SearchTool(str(corpus), topk=1, cache=str(cache))
+    assert tool.run("port").text == "The port of Durnex is Salvik." and tool.hits == 1, "read-only, read as it is"
+    assert tool.run("capital").status == "ok" and tool.run("height").status == "ok" and tool.misses == 2
+    assert capsys.readouterr().err.count("cannot be written") == 1 and os.listdir(tmp_path).count("c.sqlite-wal") == 0
+
+
 # ---- both
 
 def test_open_tools(corpus):
     assert set(open_tools("python, search", str(corpus), 1, 1.0, "off")) == {"python", "search"}
     with pytest.raises(ValueError, match="unknown tool 'browser'"):
         open_tools("python,browser", "", 1, 1.0, "off")
-    with pytest.raises(ValueError, match="needs --corpus"):
+    opened = open_tools("search", str(corpus), 1, 1.0, "off", cache=str(corpus.with_name("c.sqlite")))
+    assert opened["search"].run("port").status == "ok" and opened["search"].run("port").status == "ok" and opened["search"].hits == 1
+    with pytest.raises(ValueError, match="needs --corpus: .*jsonl, .json or folder.*/retrieve, or serper"):
         open_tools("search", "", 1, 1.0, "off")
 
 
@@ -385,3 +756,5 @@ def test_by_hand(corpus):
     assert done.stdout == "2\n" and "ok" in done.stderr
     assert run("search", "capital Durnex", "--source", str(corpus), "--topk", "1").stdout == "The capital of Durnex is Belmor.\n"
     assert run("search", "x").returncode == 2
+    done = run("search", " ", "--source", str(corpus), "--cache", str(corpus.with_name("c.sqlite")))
+    assert done.returncode == 1 and "[error, " in done.stderr and corpus.name in done.stderr and corpus.with_name("c.sqlite").exists()
