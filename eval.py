@@ -634,10 +634,8 @@ class Agent:
     def open_tools(self) -> dict:
         """The tools, ready to run, each having said in one line what it is. ValueError, OSError if one does not work."""
         opened = open_tools(self.tools, self.corpus, self.topk, self.tool_timeout, self.sandbox, self.search_cache)
-        if "python" in opened:
-            print(f"python: {opened['python'].level}", flush=True)
-        if "search" in opened:
-            print(opened["search"].probe(), flush=True)
+        for tool in opened.values():
+            print(tool.probe(), flush=True)
         return opened
 
 

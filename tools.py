@@ -134,7 +134,8 @@ class PythonTool:
         if not 0 < timeout <= 3600:
             raise ValueError(f"timeout must be > 0 and at most 3600 seconds, got {timeout}")
         self.timeout, self.sandbox, self.memory_mb, self.output_limit = timeout, sandbox, memory_mb, output_limit
-        self.lock, self.worker, self.channel, self.level = threading.Lock(), None, None, "a SandboxFusion server"
+        self.lock, self.worker, self.channel = threading.Lock(), None, None
+        self.level = f"SandboxFusion at {split_url(sandbox)[0]}" if remote else ""
         self._execute = self._remote if remote else self._local
         if not remote:
             self._start()
@@ -149,6 +150,13 @@ class PythonTool:
         except OSError:                                                   # no memory, no file handle left, no server: not the model's doing
             status, data, size = "infra", b"", 0
         return ToolResult(status, self._text(status, data.decode("utf-8", "replace"), size), time.monotonic() - started)
+
+    def probe(self) -> str:
+        """Run one line; what confines code, what came back and how fast. Raises ValueError if nothing comes back."""
+        result = self.run("6 * 7")
+        if result.text != "42":
+            raise ValueError(f"python does not answer ({self.level}): {result.text}")
+        return f"python, {self.level}: 6 * 7 -> 42 ({1000 * result.seconds:.0f} ms)"
 
     def close(self) -> None:
         """Stop the worker; a later call starts a new one."""
@@ -168,14 +176,17 @@ class PythonTool:
         """Run code on a SandboxFusion server, by the same rules for what is printed: (status, output, bytes printed)."""
         program = f"import ast, io, linecache, sys, traceback, types\n{inspect.getsource(_execute)}\nsys.exit(0 if _execute({code!r}) == b'ok' else 1)"
         url = f"{self.sandbox.rstrip('/').removesuffix('/run_code')}/run_code"
-        answer = post_json(url, {"code": program, "language": "python", "run_timeout": self.timeout}, timeout=self.timeout + 10)
-        try:
-            run = answer["run_result"] or {}
-            failed = "timeout" if run.get("status") == "TimeLimitExceeded" else "error"
-            status = {"Success": "ok", "Failed": failed}.get(answer["status"], "infra")
-            data = f"{run.get('stdout') or ''}{run.get('stderr') or ''}".encode("utf-8", "replace")
-        except (KeyError, TypeError, AttributeError):
-            return "infra", b"", 0
+        for _ in range(2):                                                # "SandboxError" is the server's own trouble: once more
+            answer = post_json(url, {"code": program, "language": "python", "run_timeout": self.timeout}, timeout=self.timeout + 10)
+            try:
+                run = answer["run_result"] or {}
+                failed = "timeout" if run.get("status") == "TimeLimitExceeded" else "error"
+                status = {"Success": "ok", "Failed": failed}.get(answer["status"], "infra")
+                data = f"{run.get('stdout') or ''}{run.get('stderr') or ''}".encode("utf-8", "replace")
+            except (KeyError, TypeError, AttributeError):
+                raise Unavailable(self.level, "the answer is not that of /run_code") from None
+            if status != "infra":
+                break
         return status, data, len(data)
 
     def _local(self, code: str) -> tuple[str, bytes, int]:

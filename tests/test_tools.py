@@ -513,6 +513,35 @@ def serve(monkeypatch):
         server.shutdown(), server.server_close()
 
 
+def run_code(_, payload):
+    """What SandboxFusion answers, by running the program it was sent."""
+    assert payload["language"] == "python"
+    try:
+        done = subprocess.run([sys.executable, "-c", payload["code"]], capture_output=True, text=True, timeout=payload["run_timeout"])
+    except subprocess.TimeoutExpired as late:
+        return {"status": "Failed", "message": "", "run_result": {"status": "TimeLimitExceeded", "stdout": (late.stdout or b"").decode(), "stderr": "", "return_code": None}}
+    return {"status": "Failed" if done.returncode else "Success", "run_result": {"status": "Finished", "return_code": done.returncode, "stdout": done.stdout, "stderr": done.stderr}}
+
+
+@pytest.mark.parametrize("code", ["print(1+1)", "64 * 3", "x = 1", "print('before')\n1/0", "def f(:", "exit(3)", "print('é \"\"\" \\\\ 数')", "'a' * 9000"])
+def test_sandbox_fusion_answers_as_the_jail_does(serve, python, code):
+    remote, here = PythonTool(2.0, serve(run_code).url.replace("/retrieve", "")).run(code), python.run(code)
+    assert (remote.status, remote.text) == (here.status, here.text)
+
+
+def test_sandbox_fusion_troubles(serve):
+    tool = lambda answer: PythonTool(0.5, serve(answer).url.replace("/retrieve", "/run_code"))
+    late = tool(run_code).run("print('kept')\nwhile True: pass")
+    assert late.status == "timeout" and late.text == "kept\nError: timed out after 0.5 s"
+    sick = serve(lambda *_: {"status": "SandboxError", "run_result": None})
+    assert PythonTool(0.5, sick.url).run("1").status == "infra" and len(sick.asked) == 2, "the server's own trouble: asked once more"
+    assert tool(lambda *_: {"oops": 1}).run("1").status == "infra" and tool(lambda *_: [1]).run("1").status == "infra"
+    secret = PythonTool(0.5, "http://user:hush@127.0.0.1:9/")
+    with pytest.raises(ValueError, match="python does not answer") as problem:
+        secret.probe()
+    assert "hush" not in str(problem.value) + secret.level + secret.run("1").text
+
+
 def with_scores(_, payload):
     return {"result": [[{"document": {"id": str(k), "contents": f"Title {k}\n{query}"}, "score": 0.5} for k in range(payload["topk"])] for query in payload["queries"]]}
 
