@@ -549,6 +549,7 @@ class SearchTool:
              topk: documents per query, >= 1. max_chars: of one document. cache: files of earlier answers, comma-separated (see SearchCache).
              timeout, retries: of a request to a server, see post_json.
     Fields:  hits, misses: searches answered from the cache, and those that were not. problem: the last failure in full, for a log.
+             index: the file of a local corpus' index, else None.
     Raises:  FileNotFoundError, OSError, ValueError, naming what cannot be opened or read. Opening asks no server: probe() does.
     """
 
@@ -611,8 +612,8 @@ class SearchCache:
     """Answers given before, so that a run can be repeated offline and no search is paid for twice.
 
     Args:    files: comma-separated, "" for no cache. A .json is the authors' search cache (query -> "Page 1: ...\\nPage 2: ..."): read whole, looked
-             up first and by the query alone, never written. Another name is a SQLite file, created if missing, shared by processes of one machine: a row
-             for each source, topk and query, written after each answered search. In a place that is read-only it is read as it is.
+             up first and by the query alone, never written. Another name is a SQLite file, created if missing, shared by processes of one machine:
+             a row for each source, topk and query, written after each answered search. In a place that is read-only it is read as it is.
              key: names the source. topk: documents per query.
     Raises:  ValueError naming the file that is neither.
     """
@@ -1000,10 +1001,11 @@ def build_index(source: Path) -> tuple[Path, str]:
             if _stamp_of(index) != stamp:
                 _fill(part, files, stamp, source)
                 os.replace(part, index)
-        except sqlite3.OperationalError as problem:                       # full disk, say: what is done is kept
-            raise OSError(f"{part}: the search index cannot be written ({problem})") from None
-        except (ValueError, sqlite3.DatabaseError):
-            part.unlink(missing_ok=True)
+        except (ValueError, sqlite3.Error) as problem:
+            if not isinstance(problem, sqlite3.OperationalError):         # after a full disk, say, what is done is kept
+                part.unlink(missing_ok=True)
+            if isinstance(problem, sqlite3.Error):
+                raise OSError(f"{part}: the search index cannot be written ({problem})") from None
             raise
     return index, stamp
 

@@ -486,12 +486,14 @@ class Server(ThreadingHTTPServer):
     def __init__(self, answer):
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                payload = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}")
                 self.server.asked.append((payload, dict(self.headers)))
                 value = answer(self, payload)
                 if value is not None:
                     body = json.dumps(value).encode()
                     self.send_response(200), self.send_header("Content-Length", str(len(body))), self.end_headers(), self.wfile.write(body)
+
+            do_GET = do_POST
 
             def log_message(self, *_):
                 pass
@@ -630,6 +632,24 @@ def test_post_json_credentials_and_urls(serve):
     with pytest.raises(tools.Unavailable) as caught:
         tools.post_json(server.url, {}, {"X-API-KEY": "K3Y\nK3Y"})
     assert "K3Y" not in str(caught.value)
+
+
+def test_post_json_follows_nobody_with_a_key(serve):
+    other = serve(lambda *_: {"stolen": True})
+
+    def send_away(handler, _):
+        handler.send_response(302), handler.send_header("Location", other.url), handler.end_headers()
+    with pytest.raises(tools.Unavailable, match="HTTP 302 Found"):
+        tools.post_json(serve(send_away).url, {}, {"X-API-KEY": "K3Y"})
+    assert not other.asked
+
+
+def test_post_json_leaves_no_thread_to_a_server_that_trickles(serve):
+    server = serve(trickle(False))
+    with pytest.raises(tools.Unavailable, match="no answer within 0.1 s"):
+        tools.post_json(server.url, {}, timeout=0.1, retries=0)
+    time.sleep(0.3)
+    assert not [thread for thread in threading.enumerate() if "(work)" in thread.name]
 
 
 def test_retrieve_batches_what_waits(serve):
