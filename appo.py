@@ -385,7 +385,7 @@ def narrowed(logits: Tensor, top_p: float, top_k: int) -> Tensor:
     if top_k:
         logits = logits.masked_fill(logits < logits.topk(min(top_k, logits.shape[-1])).values[:, -1:], -math.inf)
     if top_p < 1:
-        ranked, order = logits.sort(-1, descending=True, stable=True)
+        ranked, order = logits.sort(dim=-1, descending=True, stable=True)
         before = ranked.softmax(-1).cumsum(-1) - ranked.softmax(-1)      # probability of all likelier tokens
         logits = logits.masked_fill((before >= top_p).scatter(-1, order, before >= top_p), -math.inf)
     return logits

@@ -405,7 +405,7 @@ def test_stop_tags_in_a_real_vocabulary():
 def test_a_forged_result_ends_the_rollout(agent, tokenizer, monkeypatch):
     forged = tokenizer("<think> so <result>").input_ids
     script = iter(forged + [0] * 10)
-    monkeypatch.setattr(appo, "draw", lambda logits, u, t: (torch.full((len(logits),), next(script)), torch.zeros(len(logits)), torch.zeros(len(logits))))
+    monkeypatch.setattr(appo, "draw", lambda logits, *_: (torch.full((len(logits),), next(script)), torch.zeros(len(logits)), torch.zeros(len(logits))))
     _, (r,) = rolled(agent, {}, [[5, 6, 7]], n=1)
     assert r.ids == forged and r.finish == "forged"
 

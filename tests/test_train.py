@@ -94,7 +94,8 @@ def masked(folder):
 
 BAD = {"missing data": (lambda t: dict(data=t / "no.jsonl"), "no.jsonl does not exist"), "missing eval": (lambda t: dict(eval_data=t / "no.jsonl"), "no.jsonl does not exist"), "missing corpus": (lambda t: dict(corpus=t / "no.jsonl"), "no.jsonl does not exist"),
        "missing cold start": (lambda t: dict(cold_start=t / "no.jsonl"), "no.jsonl does not exist"), "row without answer": (lambda t: dict(data=t / "rows.jsonl"), "rows.jsonl, row 2 has no answer"), "unknown tool": (lambda t: dict(tools="python,shell"), "unknown tool 'shell'"),
-       "long prompt": (lambda t: dict(max_prompt=8), "row 1: the prompt has \\d+ tokens, --max_prompt is 8"), "few questions": (lambda t: dict(data=t / "three.jsonl", max_prompt=2048), "3 questions, fewer than --prompts 16"), "sandbox": (lambda t: dict(sandbox="require"), "kernel-enforced jail"),
+       "long prompt": (lambda t: dict(max_prompt=8), "row 1: the prompt has \\d+ tokens, --max_prompt is 8"), "few questions": (lambda t: dict(data=t / "three.jsonl", max_prompt=2048), "3 questions, fewer than --prompts 16"), "sandbox": (lambda t: dict(sandbox="yes"), "sandbox must be require, best-effort, off or the http"), "no sandbox server": (lambda t: dict(sandbox="http://127.0.0.1:9"), "python does not answer"),
+       "no search server": (lambda t: dict(corpus="http://127.0.0.1:9/retrieve"), "search does not answer: http://127.0.0.1:9/retrieve: Connection refused"), "no key": (lambda t: dict(corpus="serper"), "SERPER_API_KEY"),
        "no model there": (lambda t: dict(model=t), "--model .* is neither"), "sliding window": (lambda t: dict(model=sliding(t / "s")), "sliding-window"), "not causal": (lambda t: dict(model=masked(t / "b")), "not a causal language model"), "bad example": (lambda t: dict(cold_start=t / "rows.jsonl"), "rows.jsonl, row 1"), "no such model": (lambda t: dict(model=t / "nothing"), "--model .*nothing")}
 
 
@@ -190,13 +191,14 @@ def test_the_runs_folder(finished):
     for x in steps:
         assert {"tokens_sampled", "tokens_trained", "optimizer_steps", "seconds_sample", "seconds_branch", "seconds_score", "seconds_update", "degenerate"} <= set(x)
         assert all(math.isfinite(v) for v in x.values())
+        assert x["reward_auto"] == x["reward"] and {"reward_f1", "reward_math", "reward_released"} <= set(x)
         assert x["degenerate_first"] == 1 and x["degenerate_later"] < 0.5 and x["computed_per_unique"] <= 1
     evaluations = [x["step"] for x in lines(finished, "metrics") if "eval_greedy" in x]
     assert evaluations == [0, 4] and (finished / "eval_000004.json").exists()
     assert (finished / "latest").read_text() == "step_000004" and {p.name for p in finished.glob("step_*")} == {"step_000000", "step_000002", "step_000004"}
     config = json.loads((finished / "config.json").read_text())
     assert set(config["data_sha256"]) == {"data", "eval_data", "corpus"} and read_settings(["--config", str(finished / "config.json")]).prompts == 4
-    assert config["prompts"] == 4 and config["versions"]["torch"] == torch.__version__ and config["b"] == 0.5
+    assert config["sandbox_level"] and config["prompts"] == 4 and config["versions"]["torch"] == torch.__version__ and config["b"] == 0.5
 
 
 def test_rollouts_file_holds_whole_trees(finished):
@@ -237,6 +239,23 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(finished, world, agent_f
     assert all(torch.equal(x, y) for x, y in zip(a, b))
     plain = lambda out: [{k: v for k, v in x.items() if not k.startswith(("seconds", "occupancy"))} for x in lines(out, "metrics") if "reward" in x]
     assert plain(finished) == plain(tmp_path / "run")
+
+
+def test_broken_tools_stop_a_run_that_then_goes_on(finished, world, agent_folder, tmp_path, monkeypatch):
+    """From the third step on no search is answered: nothing is trained on that, two steps are saved, and with the search back the run ends as if nothing had been."""
+    import tools
+    args = arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(save_every=50))
+    original, step = tools.SearchTool.run, train.appo.step
+    steps = []
+    monkeypatch.setattr(train.appo, "step", lambda *a: steps.append(1) or step(*a))
+    monkeypatch.setattr(tools.SearchTool, "run", lambda self, query: original(self, query) if len(steps) < 3 else tools.ToolResult("infra", "Error: no", 0.0))
+    with pytest.raises(tools.Unavailable, match=r"step 3: tools: \d+ of \d+ calls failed for reasons of infrastructure \(search \d+\); step 2 is saved"):
+        train.main(args)
+    assert (tmp_path / "run" / "latest").read_text() == "step_000002"
+    monkeypatch.undo()
+    train.main(args)
+    a, b = (Policy.load(str(out / "step_000004")).model.parameters() for out in (finished, tmp_path / "run"))
+    assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
 def test_another_run_in_the_same_folder_is_refused(finished, world, agent_folder, tmp_path):
@@ -316,7 +335,7 @@ def test_a_hugging_face_model_on_real_formats(tokenizer, tmp_path, capsys):
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (tmp_path / "cache.json").write_text(json.dumps({"q": "Page 1: one\nPage 2: two"}))
     train.main(["--model", str(tmp_path / "model"), "--data", str(tmp_path / "train.jsonl"), "--corpus", str(tmp_path / "cache.json"), "--out", str(tmp_path / "run"), "--steps", "3", "--prompts", "2", "--minibatch", "1", "--initial", "2", "--branches", "2",
-                "--max_tokens", "24", "--rows", "4", "--show", "3", "--lr", "1e-3", "--reward", "released"])
+                "--max_tokens", "24", "--rows", "4", "--show", "3", "--lr", "1e-3", "--sandbox", "best-effort", "--reward", "released"])
     printed = capsys.readouterr().out
     assert "repaired the backspace in \\boxed in 4 of 4 prompts" in printed
     assert len(re.findall(r"branch at token \d+ of \d+: .* entropy \d\.\d+ Omega \d\.\d+ score [+-]\d", printed)) == 9
