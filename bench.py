@@ -2,25 +2,34 @@
 
     python bench.py laptop --seeds 101 102 103       the laptop run, cold start included, once per seed: mean and spread
     python bench.py smollm2 --data F --corpus C      three APPO steps of SmolLM2-135M-Instruct on real questions: seconds per phase, tokens computed / unique
+    python bench.py python                           the Python jail: latency against a fresh interpreter, throughput, deadlines, what is left behind
+    python bench.py search                           a million generated documents: building the index, latency of a query
+    python bench.py eval --data F1 F2 --corpus C     SmolLM2-135M-Instruct, untrained, on files of questions with tools
 
-Each figure of a run comes from the run's own metrics.jsonl. --json FILE stores what was printed: {name: {"value", "low", "high", "n", "unit"}}.
+Each figure of a run comes from the run's own files. --json FILE stores what was printed: {name: {"value", "low", "high", "n", "unit"}}; --light: small
+sizes, seconds, for the tests.
 """
 import argparse
 import importlib.util
 import json
 import os
 import platform
+import random
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 
 from appo import versions
 from data.world.prepare import Mode, prepare
+from tools import SPARES, PythonTool, SearchTool
 
 HERE = Path(__file__).parent
 
@@ -88,7 +97,7 @@ def smollm2(args) -> dict:
     out = Path(args.out)
     folder = smollm2_folder(out / "smollm2-135m")
     world = prepare(Mode(copies=0, traces=160, faultless=160), 0, out / "format")       # worked examples of another task: they teach the tags, no answer
-    lines, seconds = run_training(out / "smollm2", "--config", str(HERE / "configs" / "smollm2.json"), "--model", str(folder), "--data", args.data,
+    lines, seconds = run_training(out / "smollm2", "--config", str(HERE / "configs" / "smollm2.json"), "--model", str(folder), "--data", args.data[0],
                                   "--corpus", args.corpus, "--cold_start", str(world / "traces.jsonl"), *args.flags)
     steps = [x for x in lines if "reward" in x]
     names = {k: "s" for k in steps[0] if k.startswith("seconds")} | {
@@ -97,22 +106,110 @@ def smollm2(args) -> dict:
     return {f"smollm2: {name} per step": figure([x[name] for x in steps], unit) for name, unit in names.items()} | {"smollm2: whole run": figure([seconds], "s")}
 
 
+def python_tool(args) -> dict:
+    """PythonTool: a trivial call with numpy and sympy at hand, in turn with a fresh interpreter that imports them; calls per second on one core; lateness of
+    timeouts, alone and fifty at once; processes and memory left behind."""
+    calls, fresh, many = (30, 2, 100) if args.light else (500, 15, 10_000)
+    tool, warm, cold = PythonTool(5.0, "best-effort"), [], []
+    tool.run("1")
+    for k in range(calls):
+        warm.append(1000 * tool.run("print(1 + 1)").seconds)
+        if k % (calls // fresh) == 0 and len(cold) < fresh:
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", "import numpy, sympy; print(1 + 1)"], check=True, capture_output=True)
+            cold.append(1000 * (time.perf_counter() - started))
+    cuts = statistics.quantiles(warm, n=100)
+    quick = PythonTool(0.5, "best-effort")
+    quick.run("1")
+    alone = [1000 * (quick.run("while True: pass").seconds - 0.5) for _ in range(3 if args.light else 10)]
+    with ThreadPoolExecutor(50) as pool:
+        crowd = [1000 * (result.seconds - 0.5) for result in pool.map(quick.run, ["while True: pass"] * (10 if args.light else 50))]
+    before = resident()
+    for code in ("while True: print('x' * 10**6)", "import os\nwhile True: os.write(2, b'y' * 65536)", "print('z' * 10**8)"):
+        tool.run(code)
+    grown = (resident() - before) / 2**20
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})                                # a worker that starts now stays on this core with its children
+    pinned, started = PythonTool(5.0, "best-effort"), time.perf_counter()
+    pinned.run("1")
+    started = time.perf_counter()
+    done = [pinned.run("print(1 + 1)").status for _ in range(many)]
+    rate = many / (time.perf_counter() - started)
+    os.sched_setaffinity(0, cores)
+    time.sleep(0.2)
+    left = len(Path(f"/proc/{pinned.worker.pid}/task/{pinned.worker.pid}/children").read_text().split()) - SPARES
+    print(f"python, {tool.level}; {done.count('ok')} of {many} calls ok")
+    for each in (tool, quick, pinned):
+        each.close()
+    return {"python: trivial call, p50": figure([cuts[49]], "ms"), "python: trivial call, p95": figure([cuts[94]], "ms"), "python: fresh interpreter with numpy and sympy": figure(cold, "ms"),
+            "python: fresh interpreter / trivial call (p50)": figure([c / cuts[49] for c in cold], "ratio"), "python: calls per second on one core": figure([rate], "1/s"),
+            "python: lateness of a timeout": figure(alone, "ms"), "python: lateness of fifty timeouts at once": figure(crowd, "ms"),
+            "python: memory of the caller after floods of output": figure([grown], "MiB more"), f"python: processes left after {many} calls": figure([max(0, left)], "")}
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def generated_corpus(path: Path, documents: int, queries: int) -> list[str]:
+    """Write documents of 40 to 80 words, drawn by Zipf's law from 200,000; return queries of 3 to 12 words: half from one document, half from the vocabulary."""
+    rng, syllables = random.Random(0), [a + b for a in "bcdfghklmnprstvz" for b in "aeiou"]
+    vocabulary = sorted({"".join(rng.choices(syllables, k=rng.choice((1, 2, 2, 3, 3, 4)))) for _ in range(330_000)}, key=len)[:200_000]
+    weights, asked = list(accumulate(1 / rank for rank in range(1, len(vocabulary) + 1))), []        # the first word is in nearly every document
+    words = lambda n: rng.choices(vocabulary, cum_weights=weights, k=n)
+    with open(path, "w") as out:
+        for number in range(documents):
+            text = words(rng.randint(40, 80))
+            out.write(json.dumps({"contents": " ".join(text)}) + "\n")
+            if number % max(1, 2 * documents // queries) == 0:
+                asked.append(" ".join(rng.sample(text, rng.randint(3, 12))))
+    return rng.sample(asked, len(asked)) + [" ".join(words(rng.randint(3, 12))) for _ in range(queries - len(asked))]
+
+
+def search_tool(args) -> dict:
+    """SearchTool on generated documents: seconds to index them, size, latency of a query; one process, one thread, no cache."""
+    documents, queries = (2000, 100) if args.light else (1_000_000, 2000)
+    with tempfile.TemporaryDirectory() as place:
+        corpus = Path(place, "corpus.jsonl")
+        asked = generated_corpus(corpus, documents, queries)
+        started = time.perf_counter()
+        tool = SearchTool(str(corpus))
+        seconds = time.perf_counter() - started
+        latency = [1000 * tool.run(query).seconds for query in asked]
+        size = sum(file.stat().st_size for file in Path(place).glob("*.fts5"))
+        tool.close()
+    cuts, name = statistics.quantiles(latency, n=100), f"search: {documents:,} documents,"
+    return {f"{name} indexed in": figure([seconds], "s"), f"{name} index": figure([size / 1e6], "MB"), f"{name} query p50": figure([cuts[49]], "ms"),
+            f"{name} query p95": figure([cuts[94]], "ms"), f"{name} slowest query": figure([max(latency)], "ms")}
+
+
+def evaluation(args) -> dict:
+    """SmolLM2-135M-Instruct as it comes, with tools, on files of questions; eval.py itself prints the table."""
+    out, started = Path(args.out), time.perf_counter()
+    subprocess.run([sys.executable, str(HERE / "eval.py"), "--model", str(smollm2_folder(out / "smollm2-135m")), "--data", *args.data, "--corpus", args.corpus, "--out", str(out),
+                    *args.flags], check=True)
+    return {"eval: seconds in all": figure([time.perf_counter() - started], "s")}
+
+
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="Print the figures that the README quotes. Unknown flags go to train.py.", allow_abbrev=False)
-    parser.add_argument("what", choices=("laptop", "smollm2"))
+    parts = {"laptop": laptop, "smollm2": smollm2, "python": python_tool, "search": search_tool, "eval": evaluation}
+    parser = argparse.ArgumentParser(description="Print the figures that the README quotes. Unknown flags go to train.py, those of eval to eval.py.", allow_abbrev=False)
+    parser.add_argument("what", choices=tuple(parts))
+    parser.add_argument("--light", action="store_true", help="python, search: small sizes, for the tests")
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103], help="laptop: world and training seeds (default 101 102 103)")
-    parser.add_argument("--data", help="smollm2: questions, .jsonl or .parquet")
-    parser.add_argument("--corpus", help="smollm2: what search searches")
+    parser.add_argument("--data", nargs="+", help="smollm2, eval: questions, .jsonl or .parquet")
+    parser.add_argument("--corpus", help="smollm2, eval: what search searches")
     parser.add_argument("--out", default="runs/bench", help="folder for the runs (default runs/bench)")
     parser.add_argument("--json", help="file for the figures")
     args, args.flags = parser.parse_known_args(argv)
-    if args.what == "smollm2" and not (args.data and args.corpus):
-        parser.error("smollm2 needs --data and --corpus")
-    figures = {"laptop": laptop, "smollm2": smollm2}[args.what](args)
+    if args.what in ("smollm2", "eval") and not (args.data and args.corpus):
+        parser.error(f"{args.what} needs --data and --corpus")
+    figures = parts[args.what](args)
     print(machine())
     for name, f in figures.items():
         spread = f"  ({f['low']:.4g} .. {f['high']:.4g}, n = {f['n']})" if f["n"] > 1 else ""
-        print(f"{name:44s} {f['value']:12.5g} {f['unit']}{spread}")
+        print(f"{name:56s} {f['value']:12.5g} {f['unit']}{spread}")
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1))
 

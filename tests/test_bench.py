@@ -21,3 +21,18 @@ def test_laptop_figures(tmp_path, capfd):
 
 def test_figure():
     assert bench.figure([1.0, 2.0, 6.0], "s") == {"value": 3.0, "low": 1.0, "high": 6.0, "n": 3, "unit": "s"}
+
+
+def test_tool_figures(tmp_path, capfd):
+    for what in ("python", "search"):
+        bench.main([what, "--light", "--json", str(tmp_path / "f.json")])
+        figures = json.loads((tmp_path / "f.json").read_text())
+        assert all(f["low"] <= f["value"] <= f["high"] for f in figures.values()) and all(name in capfd.readouterr().out for name in list(figures)[:1])
+    assert figures["search: 2,000 documents, query p95"]["value"] < 50
+
+
+def test_generated_corpus_is_the_same_again(tmp_path):
+    first, second = (bench.generated_corpus(tmp_path / name, 50, 20) for name in ("a", "b"))
+    assert first == second and len(first) == 20 and (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
+    words = [len(json.loads(line)["contents"].split()) for line in open(tmp_path / "a")]
+    assert len(words) == 50 and all(40 <= n <= 80 for n in words) and all(3 <= len(q.split()) <= 12 for q in first)
