@@ -319,9 +319,10 @@ def test_the_reference_of_a_resumed_run_is_the_starting_model(world, agent_folde
 def test_every_logged_number_is_defined_in_the_readme(finished):
     text = README.read_text()
     names = {name for x in lines(finished, "metrics") for name in x}
-    missing = [n for n in sorted(names) if f"`{n}`" not in text and f"`{re.sub('@.*', '@k', n)}`" not in text and not n.startswith(("tool_", "seconds_"))]
+    missing = [n for n in sorted(names) if f"`{n}`" not in text and f"`{re.sub('@[0-9]+', '@k', n)}`" not in text
+               and not n.startswith(("tool_", "seconds_", "eval_python_", "eval_search_"))]
     assert not missing
-    assert "`tool_STATUS`" in text and "`seconds_PHASE`" in text
+    assert "`tool_STATUS`" in text and "`seconds_PHASE`" in text and "`eval_TOOL_STATUS`" in text
 
 
 # ---- a real model's path, in small
