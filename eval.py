@@ -6,6 +6,7 @@
     exact_match, token_f1, math_equal, last_boxed
     evaluate          avg@k, pass@k, tool calls per question
     python eval.py --model M --data bench.jsonl --samples 5
+    python eval.py --overlap train.parquet bench1.jsonl bench2.jsonl        which questions they share
 
 Differs from the released code in: the answer is read from the policy's own text, so that a search result holding "<answer>" neither breaks nor makes a
 format; -5 is not 5 and 1/2 is 0.5.
@@ -56,15 +57,18 @@ class Question:
 
 # ------------------------------------------------------------------------------------------------------------------------------------------- questions
 
-def load_questions(path: str, skip_bad: bool = False, task: str = "auto") -> list[Question]:
+def load_questions(path: str, skip_bad: bool = False, task: str = "auto", dedupe: bool = False) -> list[Question]:
     """Read questions from a .jsonl or .parquet file.
 
     A row is one of: verl/ARPO ({"prompt": [messages], "reward_model": {"ground_truth": ...}, ...}), ARPO evaluation ("question",
-    "Question" or "problem" with "answer"), TRL ("prompt" as messages or text, with "answer" or "ground_truth"). An answer is a string,
-    a number or a list of them; "... #### 18" (GSM8K) counts as "18". The backspace that stands for the \\b of \\boxed in the authors'
-    files is repaired; meta["repaired"] says where.
+    "Question" or "problem" with "answer"), TRL ("prompt" as messages or text, with "answer" or "ground_truth"), Search-R1 (ground_truth
+    {"target": [...]}), verifiers ("question", with "answer" there or in "info"). An answer is a string, a number or a list of them, also one written
+    as a string, if all its items are quoted: "['a', 'b']", but not the interval "[1, 2]". "... #### 18" (GSM8K) counts as "18", 18.0 as "18", true
+    and false as "yes" and "no"; NaN, the infinities and null are no answer. The backspace that stands for the \\b of \\boxed in the authors' files is
+    repaired; meta["repaired"] says where.
 
     Args:   skip_bad: leave out rows without a question or an answer and print which, instead of raising.
+            dedupe: leave out each question that was asked before in the file (see question_key) and print how many.
             task: "math" or "qa" for all rows; "auto": the row's own "task" or "ability", else guessed from the answers (see guess_task).
     Raises: FileNotFoundError; ValueError with a line per bad row (file, row, what is missing), or for a file that cannot be read.
     """
@@ -84,7 +88,10 @@ def load_questions(path: str, skip_bad: bool = False, task: str = "auto") -> lis
         print(f"left out: {problem}")
     if not questions:
         raise ValueError(f"{path} holds no question")
-    return questions
+    first = {question_key(q) or q.id: q for q in reversed(questions)}
+    if dedupe and len(first) < len(questions):
+        print(f"left out: {len(questions) - len(first)} questions of {path} that repeat an earlier one")
+    return [q for q in questions if first[question_key(q) or q.id] is q] if dedupe else questions
 
 
 def _rows(file: Path):
@@ -112,7 +119,8 @@ def _question(row: dict | str, where: str, number: int, task: str = "auto") -> Q
         row = json.loads(row) if isinstance(row, str) else row
         asked = next((row[key] for key in ("prompt", "question", "Question", "problem") if row.get(key)), None)
         messages = _messages(asked) if asked else []
-        places = [(row.get("reward_model") or {}).get("ground_truth"), *(row.get(key) for key in ("answer", "answers", "ground_truth", "golden_answers"))]
+        places = [(row.get("reward_model") or {}).get("ground_truth"), *(row.get(key) for key in ("answer", "answers", "ground_truth", "golden_answers")),
+                  row["info"].get("answer") if isinstance(row.get("info"), dict) else None]
         answers = next((found for found in map(_answers, places) if found), [])
     except json.JSONDecodeError as problem:
         raise ValueError(f"{where} is not JSON: {problem}") from None
@@ -140,13 +148,45 @@ def _messages(asked) -> list[dict]:
 
 
 def _answers(value) -> list[str]:
-    """Any of the field's answer forms as a list of non-empty strings."""
+    """Any of the field's answer forms (see load_questions) as a list of non-empty strings."""
     if isinstance(value, dict):
         value = value.get("target")
     if isinstance(value, (list, tuple)):
         return [a for v in value for a in _answers(v)]
-    text = "" if value is None else str(value).split("####")[-1].strip()
+    if isinstance(value, float):
+        value = "" if not math.isfinite(value) else int(value) if value.is_integer() else value
+    text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else "" if value is None else str(value).split("####")[-1].strip()
+    if re.match(r"\[\s*['\"]", text):
+        try:
+            items = ast.literal_eval(text)
+            if isinstance(items, list) and all(isinstance(item, str) for item in items):
+                return [a for item in items for a in _answers(item)]
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pass                                                # text that only begins like a list
     return [text] if text else []
+
+
+def question_key(question: Question) -> str:
+    """What two questions share that count as the same: the user's text in lower case without characters that are no letter, digit or _ (Unicode)."""
+    return re.sub(r"\W+", "", "".join(m["content"] for m in question.messages if m["role"] == "user").lower())
+
+
+def overlap(files: list[str]) -> list[tuple[str, list[tuple[int, int]]]]:
+    """Which questions of the first file occur in each other one: per other file its name and the pairs (row in the first, row in the other) that ask the same.
+
+    The same: equal question_key, which is not empty. A question that repeats gives the first row that asks it. Rows without a question or answer are left out.
+    """
+    rows = [{key: q.meta["row"] for q in reversed(load_questions(file, skip_bad=True)) if (key := question_key(q))} for file in files]
+    return [(file, sorted((rows[0][key], there[key]) for key in rows[0].keys() & there.keys())) for file, there in zip(files[1:], rows[1:])]
+
+
+def print_overlap(files: list[str]) -> None:
+    """The lines of `python eval.py --overlap`."""
+    if len(files) < 2:
+        raise ValueError("--overlap needs two files or more: the first is compared with each other one")
+    for file, pairs in overlap(files):
+        some = ", ".join(f"{a}={b}" for a, b in pairs[:5]) + (", ..." if len(pairs) > 5 else "")
+        print(f"{len(pairs)} questions of {files[0]} are in {file}" + (f" (rows {some})" if pairs else ""))
 
 
 def guess_task(answers: list[str]) -> str:
@@ -229,7 +269,7 @@ SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
 WORDS = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
 TOKEN = rf"[0-9]+\.?[0-9]*|\.[0-9]+|\\(?:[A-Za-z]+){SUBSCRIPT}|(?:{WORDS}|pi)(?![A-Za-z])|[A-Za-z]{SUBSCRIPT}|[-+*/^!|(){{}}\[\]°]"
 OPEN = {"(": ")", "[": "]", "{": "}", "|": "|", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
-NAME = r"(?!.*\\(?:frac|sqrt))[^\W\d|\\(][\w\\|'(),{}]*|[|\\(][\w\\|'(),{}]+"       # the left side of an equation that only names its right side
+NAME = r"(?!.*\\(?:frac|sqrt))[^\W\d][\w\\|'(),{} ]*|[|\\(][\w\\|'(),{} ]+"       # the left side of an equation that only names its right side
 WORD = rf"(?<![A-Za-z\\])(?!(?:{WORDS})(?![A-Za-z]))[^\W\d_]{{4,}}|^[0-9A-Z]+_[0-9]+$"    # text, or a number in another base: no algebra
 UNITS = {"inche": "in", "inch": "in", "feet": "ft", "foot": "ft", "meter": "m", "metre": "m", "centimeter": "cm", "kilometer": "km", "mile": "mi", "hour": "h",
          "hr": "h", "minute": "min", "second": "sec", "degree": "°", "pound": "lb", "gram": "g", "kilogram": "kg", "dollar": "$", "th": "", "st": "", "nd": "",
@@ -251,22 +291,24 @@ def math_equal(pred: str, gold: str) -> bool:
     matrices in order and with their brackets; sets, unions, bare lists and plus-minus in any order. "x =" in front may be left out. Expressions and
     equations (up to a constant factor) by their values at a few points; what our grammar does not know by Math-Verify, if installed.
     """
-    a, b = _plain_math(pred), _plain_math(gold)
-    if a == b or max(len(pred), len(gold)) > MATH_LIMIT:
+    longest = max(len(pred), len(gold))
+    a, b = (text.strip() if longest > 20 * MATH_LIMIT else _plain_math(text) for text in (pred, gold))
+    if a == b or longest > MATH_LIMIT:
         return a == b != ""
     try:
-        return _same_math(pred, gold)
+        return _same_math(*sorted((pred, gold)))
     except ConnectionError:             # no verdict: not to be remembered
         return False
 
 
 @functools.lru_cache(1 << 14)
-def _same_math(pred: str, gold: str) -> bool:
-    a, b = _tree(_plain_math(pred)), _tree(_plain_math(gold))
-    labels = [re.match(r"\s*([A-E])[.:)]\s+(.+)", text, re.DOTALL) for text in (pred, gold)]
+def _same_math(first: str, second: str) -> bool:
+    """Steps (b) to (d) of math_equal. Raises ConnectionError if there is no sandbox."""
+    labels = [re.match(r"\s*([A-E])[.:)]\s+(.+)", text, re.DOTALL) for text in (first, second)]
     if sum(map(bool, labels)) == 1:                             # "C: 7" is both C and 7
-        label, other = (labels[0], gold) if labels[0] else (labels[1], pred)
+        label, other = (labels[0], second) if labels[0] else (labels[1], first)
         return any(math_equal(part, other) for part in label.groups())
+    a, b = _tree(_plain_math(first)), _tree(_plain_math(second))
     left, right = list(_leaves(a)), list(_leaves(b))
     if max(len(left), len(right)) > LEAVES:
         return False
@@ -277,7 +319,7 @@ def _same_math(pred: str, gold: str) -> bool:
         return False
     codes = [[_leaf_code(x) for x in leaves] for leaves in (left, right)]
     if importlib.util.find_spec("math_verify") and any(code == "(None, None, 0)" for side in codes for code in side):
-        return _jail(MATH_VERIFY.format(repr(f"${pred}$"), repr(f"${gold}$"))) == "1"
+        return _jail(MATH_VERIFY.format(repr(f"${first}$"), repr(f"${second}$"))) == "1"
     bits = iter(_jail(SAME_VALUES + "print(*['01'[same(p, q)] for p in [{}] for q in [{}]], sep='')".format(*map(", ".join, codes))))
     equal = {(x, y): next(bits, "0") == "1" for x in left for y in right}
     return _match(a, b, lambda x, y: equal[x, y] if known[x, y] is None else known[x, y])
@@ -287,7 +329,7 @@ def _plain_math(text: str) -> str:
     """LaTeX in one spelling, linear in its length: no layout, spaces, $ or thousands separators; \\text{x} becomes «x», "and" a comma."""
     text = "".join(SPELLINGS.get(c, c) for c in last_boxed(text) or text)
     text = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}", _plain_text, text)
-    text = re.sub(r"\\(?:[A-Za-z]+|.)|[$~]", lambda m: COMMANDS.get(m[0], m[0]), text).replace("{,}", ",").replace("**", "^").strip()
+    text = re.sub(r"\\(?:[A-Za-z]+|.)|[$~]", lambda m: COMMANDS.get(m[0], m[0]), text).replace("{,}", ",").replace("**", "^").replace("+\\infty", "\\infty").strip()
     text = re.sub(r"\^\s*(?:°|\{\s*°\s*\})|\s(?:and|or)\s", lambda m: "°" if m[0][0] == "^" else ",", text).rstrip(" .,;")
     if re.fullmatch(r"[^,\d()\[\]{}]*\d{1,3}(?:,\d{3})+(?![\d,])[^,]*", text):
         text = text.replace(",", "")
@@ -346,7 +388,7 @@ def _sides(leaf: str) -> tuple[str, str, str]:
         unit = unit.rstrip("23") if len(unit) < 3 else unit.rstrip("23").removesuffix("s")
         if unit in UNITS or units[2][0] in "«°" or re.fullmatch("[a-z]{4,}", units[2]):
             return name, units[1], UNITS.get(unit, unit) + power
-    return name, re.sub(r"^\(([A-Za-z])\)$", r"\1", re.sub(r"^«([^»]*)»$", r"\1", value)), ""
+    return name, re.sub(r"^\(([A-Za-z])\)$", r"\1", re.sub("[«»]", "", value)), ""
 
 
 def _tree(text: str):
@@ -477,7 +519,7 @@ def _code(text: str) -> str | None:
         reader = _Reader(tokens)
         code = reader.sum()
         return code if reader.rest == [""] else None
-    except (ValueError, IndexError, KeyError):
+    except (ValueError, IndexError, KeyError, RecursionError):
         return None
 
 
@@ -730,6 +772,8 @@ def settings_of_run(model: str) -> dict:
 
 
 def main(argv: list[str]) -> None:
+    if argv[:1] == ["--overlap"]:
+        return print_overlap(argv[1:])
     parser = argparse.ArgumentParser(description="Evaluate a model with tools on one file of questions; writes one self-describing JSON file.", allow_abbrev=False)
     add_flags(parser, Evaluation)
     flags = vars(parser.parse_args(argv))
