@@ -68,7 +68,7 @@ def load_questions(path: str, skip_bad: bool = False, task: str = "auto", dedupe
     repaired; meta["repaired"] says where.
 
     Args:   skip_bad: leave out rows without a question or an answer and print which, instead of raising.
-            dedupe: leave out each question that was asked before in the file (see question_key) and print how many.
+            dedupe: leave out each question that was asked before in the file (equal question_key with -+*/^=<> kept) and print how many.
             task: "math" or "qa" for all rows; "auto": the row's own "task" or "ability", else guessed from the answers (see guess_task).
     Raises: FileNotFoundError; ValueError with a line per bad row (file, row, what is missing), or for a file that cannot be read.
     """
@@ -88,10 +88,14 @@ def load_questions(path: str, skip_bad: bool = False, task: str = "auto", dedupe
         print(f"left out: {problem}")
     if not questions:
         raise ValueError(f"{path} holds no question")
-    first = {question_key(q) or q.id: q for q in reversed(questions)}
-    if dedupe and len(first) < len(questions):
-        print(f"left out: {len(questions) - len(first)} questions of {path} that repeat an earlier one")
-    return [q for q in questions if first[question_key(q) or q.id] is q] if dedupe else questions
+    if dedupe:
+        first = {}
+        for q in questions:
+            first.setdefault(question_key(q, "-+*/^=<>") or q.id, q)
+        if len(first) < len(questions):
+            print(f"left out: {len(questions) - len(first)} questions of {path} that repeat an earlier one")
+        questions = list(first.values())
+    return questions
 
 
 def _rows(file: Path):
@@ -166,9 +170,9 @@ def _answers(value) -> list[str]:
     return [text] if text else []
 
 
-def question_key(question: Question) -> str:
-    """What two questions share that count as the same: the user's text in lower case without characters that are no letter, digit or _ (Unicode)."""
-    return re.sub(r"\W+", "", "".join(m["content"] for m in question.messages if m["role"] == "user").lower())
+def question_key(question: Question, keep: str = "") -> str:
+    """What two questions share that count as the same: the user's text in lower case, only its letters, digits and _ (Unicode) and characters of `keep`."""
+    return re.sub(rf"[^\w{re.escape(keep)}]+", "", "".join(m["content"] for m in question.messages if m["role"] == "user").lower())
 
 
 def overlap(files: list[str]) -> list[tuple[str, list[tuple[int, int]]]]:
@@ -263,6 +267,7 @@ MATH_LIMIT = 500        # characters; longer answers are compared as strings
 LEAVES, DEPTH = 64, 30  # elements of an answer and nesting of brackets, above which it is compared as a string
 FUNCTIONS = {f: f for f in "sin cos tan cot sec csc sinh cosh tanh exp log".split()} | {"ln": "log", "lg": "log", "sqrt": "sqrt"} | {
     f"arc{f}": f"a{f}" for f in ("sin", "cos", "tan", "cot")}
+NO_CODE = "(None, None, 0)"
 GREEK = set("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega Gamma Delta "
             "Theta Lambda Xi Sigma Phi Psi Omega".split())
 SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
@@ -275,7 +280,8 @@ UNITS = {"inche": "in", "inch": "in", "feet": "ft", "foot": "ft", "meter": "m", 
          "hr": "h", "minute": "min", "second": "sec", "degree": "°", "pound": "lb", "gram": "g", "kilogram": "kg", "dollar": "$", "th": "", "st": "", "nd": "",
          "rd": ""} | {u: u for u in "cm mm km dm kg mg ml mL mph ft in oz lb lbs hrs min sec".split()}
 SPELLINGS = {"−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "/", "∞": "\\infty ", "π": "\\pi ", "θ": "\\theta ", "√": "\\sqrt ",
-             "∪": "\\cup ", "∈": "\\in ", "±": "\\pm ", "∓": "\\mp ", "²": "^2", "³": "^3", "º": "°", "，": ",", "（": "(", "）": ")", "％": "%", "：": ":"}
+             "∪": "\\cup ", "∈": "\\in ", "±": "\\pm ", "∓": "\\mp ", "²": "^2", "³": "^3", "º": "°", "，": ",", "（": "(", "）": ")", "％": "%", "：": ":",
+             "＜": "<", "＞": ">"}
 COMMANDS = {"\\leq": "≤", "\\le": "≤", "\\leqslant": "≤", "\\geq": "≥", "\\ge": "≥", "\\geqslant": "≥", "\\lt": "<", "\\gt": ">", "\\dfrac": "\\frac",
             "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\lvert": "|", "\\rvert": "|", "\\vert": "|",
             "\\lbrace": "\\{", "\\rbrace": "\\}", "\\degree": "°", "\\circ": "°", "\\%": "%", "\\_": "_", "\\colon": ":", "\\\\": "\\\\", "\\{": "\\{",
@@ -315,10 +321,11 @@ def _same_math(first: str, second: str) -> bool:
     known = {(x, y): _leaf_equal(x, y) for x in left for y in right}
     if _match(a, b, lambda x, y: known[x, y]):
         return True
-    if None not in known.values():
+    undecided = {x for pair, verdict in known.items() if verdict is None for x in pair}
+    codes = [[_leaf_code(x) if x in undecided else NO_CODE for x in leaves] for leaves in (left, right)]
+    if not undecided:
         return False
-    codes = [[_leaf_code(x) for x in leaves] for leaves in (left, right)]
-    if importlib.util.find_spec("math_verify") and any(code == "(None, None, 0)" for side in codes for code in side):
+    if any(_leaf_code(x) == NO_CODE for x in undecided) and importlib.util.find_spec("math_verify"):
         return _jail(MATH_VERIFY.format(repr(f"${first}$"), repr(f"${second}$"))) == "1"
     bits = iter(_jail(SAME_VALUES + "print(*['01'[same(p, q)] for p in [{}] for q in [{}]], sep='')".format(*map(", ".join, codes))))
     equal = {(x, y): next(bits, "0") == "1" for x in left for y in right}
@@ -335,7 +342,7 @@ def _plain_math(text: str) -> str:
         text = text.replace(",", "")
     text = re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\{[^{}]*\}|\d)", lambda m: f"\\frac{{{m[1].strip('{}')}}}{{{m[2].strip('{}')}}}", text)
     text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+", lambda m: m[1] + " " if m[1] else "", re.sub(r"\\sqrt\s*(\d+)", r"\\sqrt{\1}", text))
-    text = re.sub(r"^([0-9A-Z]+)_\{(\d+)\}$", r"\1_\2", re.sub(r"_\{(\w)\}", r"_\1", text))
+    text = re.sub(r"^\(?([0-9A-Z]+)\)?_\{?(\d+)\}?$", r"\1_\2", re.sub(r"_\{(\w)\}", r"_\1", text))
     return re.sub(r"^([£€¥])(.*)", r"\2«\1»", text)
 
 
@@ -372,6 +379,8 @@ def _leaf_equal(a: str, b: str) -> bool | None:
         return close(x, y) or (a.endswith("%") > b.endswith("%") and close(100 * x, y)) or (a.endswith("%") < b.endswith("%") and close(x, 100 * y))
     if a.replace("°", "") == b.replace("°", ""):
         return a != ""
+    if "\\infty" in (a.lstrip("-"), b.lstrip("-")):
+        return False
     words = [bool(re.search(WORD, text)) or text.isalpha() and 1 < len(text) and text != text.lower() for text in (a, b)]
     if any(words) or (a.isalpha() and b.isalpha() and len(a) > 1):
         return a.casefold() == b.casefold() or (None if not any(words) else False)
@@ -466,10 +475,11 @@ def grader_jail() -> PythonTool:
 
 
 def _jail(code: str) -> str:
+    """The last line that our own code prints in the sandbox (warnings come before it), "" if it fails or takes too long."""
     result = grader_jail().run(code)
     if result.status == "infra":
         raise ConnectionError("no sandbox")
-    return result.text.strip() if result.status == "ok" else ""
+    return result.text.splitlines()[-1] if result.status == "ok" else ""
 
 
 # A leaf is (value, left side minus right side of an equation, rough). Values at five points, two of them positive in every symbol and one negative in all.
@@ -502,12 +512,12 @@ print(int(verify(g, p, timeout_seconds=None) or verify(p, g, timeout_seconds=Non
 
 
 def _leaf_code(leaf: str) -> str:
-    """A leaf as the Python triple that SAME_VALUES compares; "(None, None, 0)" if it is outside the grammar."""
+    """A leaf as the Python triple that SAME_VALUES compares; NO_CODE if it is outside the grammar."""
     name, value, _ = _sides(leaf)
     value, left = _code(value), _code(name)
     equation = f"lambda v: {left} - {value}" if name and value and left else None
     plain = f"lambda v: {value}" if value and re.fullmatch(NAME, name or "x") else None
-    return f"({plain}, {equation}, {int('.' in leaf)})"
+    return f"({plain}, {equation}, {int('.' in leaf)})" if plain or equation else NO_CODE
 
 
 def _code(text: str) -> str | None:
