@@ -6,14 +6,19 @@
     exact_match, token_f1, math_equal, last_boxed
     evaluate          avg@k, pass@k, tool calls per question
     python eval.py --model M --data bench.jsonl --samples 5
+    python eval.py --overlap train.parquet bench1.jsonl bench2.jsonl        which questions they share
 
 Differs from the released code in: the answer is read from the policy's own text, so that a search result holding "<answer>" neither breaks nor makes a
 format; -5 is not 5 and 1/2 is 0.5.
 """
 import argparse
+import ast
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import importlib.util
+import itertools
 import json
 import math
 import os
@@ -23,6 +28,7 @@ import string
 import sys
 import threading
 import time
+import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,7 +40,7 @@ import transformers
 from tqdm import tqdm
 
 from appo import Call, Policy, Rollout, Sampler, add_flags, check_options, encode_prompt, mix_seed, option, sample_initial, versions
-from tools import Unavailable, open_tools, post_json
+from tools import PythonTool, Unavailable, open_tools, post_json
 
 SYSTEM_PROMPT = (
     "Answer the question by reasoning in steps. Two tools are at hand: a search engine over an encyclopedia and a Python interpreter. "
@@ -59,15 +65,18 @@ class Question:
 
 # ------------------------------------------------------------------------------------------------------------------------------------------- questions
 
-def load_questions(path: str, skip_bad: bool = False, task: str = "auto") -> list[Question]:
+def load_questions(path: str, skip_bad: bool = False, task: str = "auto", dedupe: bool = False) -> list[Question]:
     """Read questions from a .jsonl or .parquet file.
 
     A row is one of: verl/ARPO ({"prompt": [messages], "reward_model": {"ground_truth": ...}, ...}), ARPO evaluation ("question",
-    "Question" or "problem" with "answer"), TRL ("prompt" as messages or text, with "answer" or "ground_truth"). An answer is a string,
-    a number or a list of them; "... #### 18" (GSM8K) counts as "18". The backspace that stands for the \\b of \\boxed in the authors'
-    files is repaired; meta["repaired"] says where.
+    "Question" or "problem" with "answer"), TRL ("prompt" as messages or text, with "answer" or "ground_truth"), Search-R1 (ground_truth
+    {"target": [...]}), verifiers ("question", with "answer" there or in "info"). An answer is a string, a number or a list of them, also one written
+    as a string, if all its items are quoted: "['a', 'b']", but not the interval "[1, 2]". "... #### 18" (GSM8K) counts as "18", 18.0 as "18", true
+    and false as "yes" and "no"; NaN, the infinities and null are no answer. The backspace that stands for the \\b of \\boxed in the authors' files is
+    repaired; meta["repaired"] says where.
 
     Args:   skip_bad: leave out rows without a question or an answer and print which, instead of raising.
+            dedupe: leave out each question that was asked before in the file (equal question_key with -+*/^=<> kept) and print how many.
             task: "math" or "qa" for all rows; "auto": the row's own "task" or "ability", else guessed from the answers (see guess_task).
     Raises: FileNotFoundError; ValueError with a line per bad row (file, row, what is missing), or for a file that cannot be read.
     """
@@ -87,6 +96,13 @@ def load_questions(path: str, skip_bad: bool = False, task: str = "auto") -> lis
         print(f"left out: {problem}")
     if not questions:
         raise ValueError(f"{path} holds no question")
+    if dedupe:
+        first = {}
+        for q in questions:
+            first.setdefault(question_key(q, "-+*/^=<>") or q.id, q)
+        if len(first) < len(questions):
+            print(f"left out: {len(questions) - len(first)} questions of {path} that repeat an earlier one")
+        questions = list(first.values())
     return questions
 
 
@@ -115,7 +131,8 @@ def _question(row: dict | str, where: str, number: int, task: str = "auto") -> Q
         row = json.loads(row) if isinstance(row, str) else row
         asked = next((row[key] for key in ("prompt", "question", "Question", "problem") if row.get(key)), None)
         messages = _messages(asked) if asked else []
-        places = [(row.get("reward_model") or {}).get("ground_truth"), *(row.get(key) for key in ("answer", "answers", "ground_truth", "golden_answers"))]
+        places = [(row.get("reward_model") or {}).get("ground_truth"), *(row.get(key) for key in ("answer", "answers", "ground_truth", "golden_answers")),
+                  row["info"].get("answer") if isinstance(row.get("info"), dict) else None]
         answers = next((found for found in map(_answers, places) if found), [])
     except json.JSONDecodeError as problem:
         raise ValueError(f"{where} is not JSON: {problem}") from None
@@ -128,7 +145,9 @@ def _question(row: dict | str, where: str, number: int, task: str = "auto") -> Q
     mended = [m | {"content": m["content"].replace("\x08oxed", "\\boxed")} for m in messages]
     named = str(row.get("task") or row.get("ability") or "").lower()
     kind = task if task != "auto" else named if named in ("math", "qa") else guess_task(answers)
-    meta = {k: row[k] for k in ("level", "Level", "data_source", "type") if row.get(k) is not None} | {"row": number, "repaired": mended != messages}
+    info = row.get("info") if isinstance(row.get("info"), dict) else {}
+    levels = [row.get("level"), row.get("Level"), info.get("difficulty_level"), row.get("category")]
+    meta = {"level": next((level for level in levels if level is not None), None), "row": number, "repaired": mended != messages}
     return Question(str(row.get("id", row.get("task_id", number))), mended, answers, kind, meta)
 
 
@@ -143,13 +162,47 @@ def _messages(asked) -> list[dict]:
 
 
 def _answers(value) -> list[str]:
-    """Any of the field's answer forms as a list of non-empty strings."""
+    """Any of the field's answer forms (see load_questions) as a list of non-empty strings."""
     if isinstance(value, dict):
         value = value.get("target")
     if isinstance(value, (list, tuple)):
         return [a for v in value for a in _answers(v)]
-    text = "" if value is None else str(value).split("####")[-1].strip()
+    if isinstance(value, float):
+        value = "" if not math.isfinite(value) else int(value) if value.is_integer() else value
+    text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else "" if value is None else str(value).split("####")[-1].strip()
+    if re.match(r"\[\s*['\"]", text):
+        try:
+            items = ast.literal_eval(text)
+            if isinstance(items, list) and all(isinstance(item, str) for item in items):
+                return [a for item in items for a in _answers(item)]
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pass                                                # text that only begins like a list
     return [text] if text else []
+
+
+def question_key(question: Question, keep: str = "") -> str:
+    """What two questions share that count as the same: the user's text in lower case, only its letters, digits and _ (Unicode) and characters of `keep`."""
+    return re.sub(rf"[^\w{re.escape(keep)}]+", "", "".join(m["content"] for m in question.messages if m["role"] == "user").lower())
+
+
+def overlap(files: list[str]) -> list[tuple[str, list[tuple[int, int]]]]:
+    """Which questions of the first file occur in each other one: per other file its name and the pairs (row in the first, row in the other) that ask the same.
+
+    The same: equal question_key, which is not empty. A question that repeats gives the first row that asks it. Rows without a question or answer are left out.
+    """
+    rows = [{key: q.meta["row"] for q in reversed(load_questions(file, skip_bad=True)) if (key := question_key(q))} for file in files]
+    return [(file, sorted((rows[0][key], there[key]) for key in rows[0].keys() & there.keys())) for file, there in zip(files[1:], rows[1:])]
+
+
+def overlap_lines(files: list[str]) -> str:
+    """What `python eval.py --overlap` prints."""
+    if len(files) < 2:
+        raise ValueError("--overlap needs two files or more: the first is compared with each other one")
+    lines = []
+    for file, pairs in overlap(files):
+        some = ", ".join(f"{a}={b}" for a, b in pairs[:5]) + (", ..." if len(pairs) > 5 else "")
+        lines.append(f"{len(pairs)} questions of {files[0]} are in {file}" + (f" (rows {some})" if pairs else ""))
+    return "\n".join(lines)
 
 
 def guess_task(answers: list[str]) -> str:
@@ -180,55 +233,140 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(pred: str, golds: list[str]) -> bool:
-    """Does the prediction equal one of the golds in normal form? If a gold has no normal form (punctuation alone), as it is written."""
-    same = lambda gold: normalize_answer(pred) == normalize_answer(gold) if normalize_answer(gold) else pred.strip() == gold.strip()
+    """Does the prediction equal one of the golds in SQuAD's normal form (CJK: see _words)?
+
+    Two bare numbers are compared as numbers, since the normal form of -5 is that of 5. A gold without a normal form (punctuation alone) counts as written.
+    """
+    def same(gold):
+        x, y = _number(_plain_math(pred)), _number(_plain_math(gold))
+        if x is not None and y is not None:
+            return x == y
+        return _words(pred) == _words(gold) if _words(gold) else pred.strip() == gold.strip()
     return any(same(gold) for gold in golds)
 
 
 def token_f1(pred: str, golds: list[str]) -> float:
-    """Best F1 over the golds of the bags of words in normal form; yes, no and noanswer must match exactly. In [0, 1]."""
-    best, words = 0.0, normalize_answer(pred)
-    for gold in map(normalize_answer, golds):
-        if words != gold and {words, gold} & {"yes", "no", "noanswer"}:
-            continue
-        common = (Counter(words.split()) & Counter(gold.split())).total()
-        if common:
-            best = max(best, 2 * common / (len(words.split()) + len(gold.split())))
-    return best
+    """Best F1 over the golds of the bags of words (see _words); yes, no and noanswer must match exactly. In [0, 1]."""
+    return max((_f1(_words(pred), _words(gold)) for gold in golds), default=0.0)
+
+
+def _f1(pred: list[str], gold: list[str]) -> float:
+    if pred != gold and any(words in (["yes"], ["no"], ["noanswer"]) for words in (pred, gold)):
+        return 0.0
+    common = (Counter(pred) & Counter(gold)).total()
+    return 2 * common / (len(pred) + len(gold)) if common else 0.0
+
+
+def _words(text: str) -> list[str]:
+    """The words of SQuAD's normal form, and 12% is not the word 12.
+
+    In text with a Chinese, Japanese or Korean character, which has no spaces to split at, each such character is a word, full-width forms are ASCII and
+    every Unicode punctuation is dropped.
+    """
+    if re.search(CJK, text):
+        text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c)[0] != "P" or c == "%")
+        return re.findall(rf"{CJK}|[^\s{CJK[1:]}+", normalize_answer(re.sub(r"(?<=\d)\s*%", "％", text)))
+    percent = re.fullmatch(r"\s*[-+]?[\d.,]*\d\s*%\s*", text)
+    return [normalize_answer(text) + "%"] if percent else normalize_answer(text).split()
+
+
+# A mathematical answer is compared in four steps: (a) _plain_math, one spelling; (b) _leaf_equal, strings and rationals; (c) _tree and _match, the
+# elements of tuples, intervals, sets, lists and matrices; (d) what is left, algebra, as numbers at a few points: _code translates each expression from
+# a fixed vocabulary into Python, which the sandbox runs with sympy. Of the model's text nothing is ever evaluated, neither here nor there.
+
+CJK = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
+MATH_LIMIT = 500        # characters; longer answers are compared as strings
+LEAVES, DEPTH = 64, 30  # elements of an answer and nesting of brackets, above which it is compared as a string
+FUNCTIONS = {f: f for f in "sin cos tan cot sec csc sinh cosh tanh exp log".split()} | {"ln": "log", "lg": "log", "sqrt": "sqrt"} | {
+    f"arc{f}": f"a{f}" for f in ("sin", "cos", "tan", "cot")}
+NO_CODE = "(None, None, 0)"
+GREEK = set("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega Gamma Delta "
+            "Theta Lambda Xi Sigma Phi Psi Omega".split())
+SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
+WORDS = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
+TOKEN = rf"[0-9]+\.?[0-9]*|\.[0-9]+|\\(?:[A-Za-z]+){SUBSCRIPT}|(?:{WORDS}|pi)(?![A-Za-z])|[A-Za-z]{SUBSCRIPT}|[-+*/^!|(){{}}\[\]°]"
+OPEN = {"(": ")", "[": "]", "{": "}", "|": "|", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
+NAME = r"(?!.*\\(?:frac|sqrt))[^\W\d][\w\\|'(),{} ]*|[|\\(][\w\\|'(),{} ]+"       # the left side of an equation that only names its right side
+WORD = rf"(?<![A-Za-z\\])(?!(?:{WORDS})(?![A-Za-z]))[^\W\d_]{{4,}}|^[0-9A-Z]+_[0-9]+$"    # text, or a number in another base: no algebra
+UNITS = {"inche": "in", "inch": "in", "feet": "ft", "foot": "ft", "meter": "m", "metre": "m", "centimeter": "cm", "kilometer": "km", "mile": "mi", "hour": "h",
+         "hr": "h", "minute": "min", "second": "sec", "degree": "°", "pound": "lb", "gram": "g", "kilogram": "kg", "dollar": "$", "th": "", "st": "", "nd": "",
+         "rd": ""} | {u: u for u in "cm mm km dm kg mg ml mL mph ft in oz lb lbs hrs min sec".split()}
+SPELLINGS = {"−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "/", "∞": "\\infty ", "π": "\\pi ", "θ": "\\theta ", "√": "\\sqrt ",
+             "∪": "\\cup ", "∈": "\\in ", "±": "\\pm ", "∓": "\\mp ", "²": "^2", "³": "^3", "º": "°", "，": ",", "（": "(", "）": ")", "％": "%", "：": ":",
+             "＜": "<", "＞": ">"}
+COMMANDS = {"\\leq": "≤", "\\le": "≤", "\\leqslant": "≤", "\\geq": "≥", "\\ge": "≥", "\\geqslant": "≥", "\\lt": "<", "\\gt": ">", "\\dfrac": "\\frac",
+            "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\lvert": "|", "\\rvert": "|", "\\vert": "|",
+            "\\lbrace": "\\{", "\\rbrace": "\\}", "\\degree": "°", "\\circ": "°", "\\%": "%", "\\_": "_", "\\colon": ":", "\\\\": "\\\\", "\\{": "\\{",
+            "\\}": "\\}", "\\div": "/"} | dict.fromkeys(
+    [f"\\{c}" for c in "left right big Big bigl bigr Bigl Bigr displaystyle textstyle quad qquad thinspace limits".split()] +
+    ["\\" + c for c in ",;:> ()[]"] + ["~"], " ") | dict.fromkeys(["\\!", "\\$", "$"], "")
 
 
 def math_equal(pred: str, gold: str) -> bool:
-    """Do two short mathematical answers mean the same?
+    """Do two short mathematical answers mean the same? False, never an error, for what is none.
 
-    Numbers, fractions, mixed numbers and percent exactly, as rationals (a percent sign on one side only may mean either); else the strings, freed of
-    LaTeX's layout. Evaluates nothing, so that "x+1" and "1+x" differ.
+    Rationals exactly; 1e-6 relative if one side has a decimal point. A percent sign or unit on one side only may be left out. Tuples, intervals and
+    matrices in order and with their brackets; sets, unions, bare lists and plus-minus in any order. "x =" in front may be left out. Expressions and
+    equations (up to a constant factor) by their values at a few points; what our grammar does not know by Math-Verify, if installed.
     """
-    a, b = _plain_math(pred), _plain_math(gold)
-    if a == b:
-        return bool(a)
-    x, y = _number(a), _number(b)
-    if x is None or y is None:
+    longest = max(len(pred), len(gold))
+    a, b = (text.strip() if longest > 20 * MATH_LIMIT else _plain_math(text) for text in (pred, gold))
+    if a == b or longest > MATH_LIMIT:
+        return a == b != ""
+    try:
+        return _same_math(*sorted((pred, gold)))
+    except ConnectionError:             # no verdict: not to be remembered
         return False
-    one_percent = a.endswith("%") != b.endswith("%")
-    return x == y or (one_percent and (x == y / 100 or y == x / 100))
+
+
+@functools.lru_cache(1 << 14)
+def _same_math(first: str, second: str) -> bool:
+    """Steps (b) to (d) of math_equal. Raises ConnectionError if there is no sandbox."""
+    labels = [re.match(r"\s*([A-E])[.:)]\s+(.+)", text, re.DOTALL) for text in (first, second)]
+    if sum(map(bool, labels)) == 1:                             # "C: 7" is both C and 7
+        label, other = (labels[0], second) if labels[0] else (labels[1], first)
+        return any(math_equal(part, other) for part in label.groups())
+    a, b = _tree(_plain_math(first)), _tree(_plain_math(second))
+    left, right = list(_leaves(a)), list(_leaves(b))
+    if max(len(left), len(right)) > LEAVES:
+        return False
+    known = {(x, y): _leaf_equal(x, y) for x in left for y in right}
+    if _match(a, b, lambda x, y: known[x, y]):
+        return True
+    undecided = {x for pair, verdict in known.items() if verdict is None for x in pair}
+    codes = [[_leaf_code(x) if x in undecided else NO_CODE for x in leaves] for leaves in (left, right)]
+    if not undecided:
+        return False
+    if any(_leaf_code(x) == NO_CODE for x in undecided) and importlib.util.find_spec("math_verify"):
+        return _jail(MATH_VERIFY.format(repr(f"${first}$"), repr(f"${second}$"))) == "1"
+    bits = iter(_jail(SAME_VALUES + "print(*['01'[same(p, q)] for p in [{}] for q in [{}]], sep='')".format(*map(", ".join, codes))))
+    equal = {(x, y): next(bits, "0") == "1" for x in left for y in right}
+    return _match(a, b, lambda x, y: equal[x, y] if known[x, y] is None else known[x, y])
 
 
 def _plain_math(text: str) -> str:
-    """LaTeX without layout: one spelling for fractions and roots, no spaces, no currency, no thousands separators."""
-    text = re.sub(r"\\(?:left|right|!|,|;|:|quad|displaystyle)(?![A-Za-z])|\\ |\\?\$|\^\\circ|\^\{\\circ\}|\\degree", "", text.strip().rstrip("."))
-    text = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}", r"\1", text).replace("−", "-").replace("\\%", "%").replace("{,}", ",")
-    text = re.sub(r"\\[dt]frac", r"\\frac", text)
-    text = re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\{[^{}]*\}|\d)", lambda m: f"\\frac{{{m[1].strip('{}')}}}{{{m[2].strip('{}')}}}", text)
-    text = re.sub(r"\\sqrt\s*(\d)", r"\\sqrt{\1}", text)
-    if re.fullmatch(r"\s*[-+]?\d{1,3}(,\d{3})+(\.\d+)?\s*%?\s*", text):
+    """LaTeX in one spelling, linear in its length: no layout, spaces, $ or thousands separators; \\text{x} becomes «x», "and" a comma."""
+    text = "".join(SPELLINGS.get(c, c) for c in last_boxed(text) or text)
+    text = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}", _plain_text, text)
+    text = re.sub(r"\\(?:[A-Za-z]+|.)|[$~]", lambda m: COMMANDS.get(m[0], m[0]), text).replace("{,}", ",").replace("**", "^").replace("+\\infty", "\\infty").strip()
+    text = re.sub(r"\^\s*(?:°|\{\s*°\s*\})|\s(?:and|or)\s", lambda m: "°" if m[0][0] == "^" else ",", text).rstrip(" .,;")
+    if re.fullmatch(r"[^,\d()\[\]{}]*\d{1,3}(?:,\d{3})+(?![\d,])[^,]*", text):
         text = text.replace(",", "")
-    return re.sub(r"\s+", "", re.sub(r"^[A-Za-z]\s*=\s*", "", text))
+    text = re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\{[^{}]*\}|\d)", lambda m: f"\\frac{{{m[1].strip('{}')}}}{{{m[2].strip('{}')}}}", text)
+    text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+", lambda m: m[1] + " " if m[1] else "", re.sub(r"\\sqrt\s*(\d+)", r"\\sqrt{\1}", text))
+    text = re.sub(r"^\(?([0-9A-Z]+)\)?_\{?(\d+)\}?$", r"\1_\2", re.sub(r"_\{(\w)\}", r"_\1", text))
+    return re.sub(r"^([£€¥])(.*)", r"\2«\1»", text)
+
+
+def _plain_text(match: re.Match) -> str:
+    words = match[1].strip()
+    return f"\\{words} " if words in FUNCTIONS else "," if words in ("and", "or") else words if words in ("", "e", "i") else f"«{words}»"
 
 
 def _number(text: str) -> Fraction | None:
     """The rational that a plain string denotes: integer, decimal, a/b, \\frac{a}{b}, mixed number, scientific notation, percent; None if it is none."""
     scale = Fraction(1, 100) if text.endswith("%") else 1
-    text = text.removesuffix("%")
+    text = re.sub(r"(?<=[\d.])\\(?:times|cdot)10\^\{?([-+]?\d{1,3})\}?$", r"e\1", text.removesuffix("%"))
     fraction = re.fullmatch(r"([-+]?)(\d{0,400})\\frac\{([-+]?)(\d{1,400})\}\{(\d{1,400})\}", text)
     if fraction and int(fraction[5]) and not (fraction[2] and fraction[3]):
         value = int(fraction[2] or 0) + Fraction(int(fraction[4]), int(fraction[5]))
@@ -237,6 +375,267 @@ def _number(text: str) -> Fraction | None:
     if not match or (match[3] and int(match[3]) == 0):
         return None
     return Fraction(match[1]) * Fraction(10) ** int(match[2] or 0) / int(match[3] or 1) * scale
+
+
+def _leaf_equal(a: str, b: str) -> bool | None:
+    """Are two elements equal? None where neither strings nor rationals decide."""
+    (name_a, a, unit_a), (name_b, b, unit_b) = _sides(a), _sides(b)
+    if name_a and name_b and name_a != name_b:
+        return None if _code(name_a) and _code(name_b) else False
+    if (unit_a and unit_b and unit_a != unit_b) or (name_a != name_b and not re.fullmatch(NAME, name_a or name_b)):
+        return False
+    x, y = _number(a), _number(b)
+    if x is not None and y is not None:
+        exact = x.denominator == y.denominator == 1 or "." not in a + b
+        close = lambda x, y: x == y if exact else abs(x - y) <= max(abs(x), abs(y)) / 10**6
+        return close(x, y) or (a.endswith("%") > b.endswith("%") and close(100 * x, y)) or (a.endswith("%") < b.endswith("%") and close(x, 100 * y))
+    if a.replace("°", "") == b.replace("°", ""):
+        return a != ""
+    if "\\infty" in (a.lstrip("-"), b.lstrip("-")):
+        return False
+    words = [bool(re.search(WORD, text)) or text.isalpha() and 1 < len(text) and text != text.lower() for text in (a, b)]
+    if any(words) or (a.isalpha() and b.isalpha() and len(a) > 1):
+        return a.casefold() == b.casefold() or (None if not any(words) else False)
+    return None
+
+
+def _sides(leaf: str) -> tuple[str, str, str]:
+    """(what stands before a single "=", the value, its unit in the singular or as a symbol); "" for what is not there."""
+    name, _, value = leaf.rpartition("=") if leaf.count("=") == 1 else ("", "", leaf)
+    units = re.fullmatch(r"(.*?[\d)}.])((?:«[^»]*»[/^{}\d-]*)+|°[CFK]?|[A-Za-z]+)((?:\^\{?\d\}?)?)", value)
+    if units and not (units[2] == "°" and re.search("sin|cos|tan|cot|sec|csc", units[1])):
+        unit = re.sub(r"^(?:square|sq)(.+)", r"\g<1>2", re.sub(r"[«»{}^.]", "", units[2] + units[3]))
+        power = unit[len(unit.rstrip("23")):]
+        unit = unit.rstrip("23") if len(unit) < 3 else unit.rstrip("23").removesuffix("s")
+        if unit in UNITS or units[2][0] in "«°" or re.fullmatch("[a-z]{4,}", units[2]):
+            return name, units[1], UNITS.get(unit, unit) + power
+    return name, re.sub(r"^\(([A-Za-z])\)$", r"\1", re.sub("[«»]", "", value)), ""
+
+
+def _tree(text: str):
+    """An answer as a leaf (its text) or (kind, elements); kind: "set" (any order; also lists and unions), the two brackets, or a matrix's form."""
+    depths = list(itertools.accumulate((c in "([{") - (c in ")]}") for c in text))
+    if max(depths, default=0) > DEPTH:
+        return text
+    text = re.sub(r"^\\\{[A-Za-z](?:\\in\\mathbb\{?R\}?)?(?:\\mid|\\vert|:|\|)(.*)\\\}$", r"\1", text)
+    text = _interval(re.sub(r"^(?:[A-Za-z]\w*\\in(?![A-Za-z])|[A-Za-z]\w*=(?=[(\[]|\\\{|\\begin)|\([A-Za-z](?:,[A-Za-z])+\)=(?=[(\[]))", "", text))
+    matrix = re.fullmatch(r"\\begin\{([pbv]?)matrix\}(.*)\\end\{\1matrix\}", text)
+    if matrix:
+        rows = [row.split("&") for row in matrix[2].removesuffix("\\\\").split("\\\\")]
+        return f"{'|' * (matrix[1] == 'v')}matrix {[len(row) for row in rows]}", [_tree(cell) for row in rows for cell in row]
+    parts = _split(text)
+    if len(parts) > 1 or "\\pm" in text:
+        parts = parts if len(parts) > 1 else [text.replace("\\pm", s).replace("\\mp", t) for s, t in ("+-", "-+")]
+        return "set", [x for tree in map(_tree, parts) for x in (tree[1] if tree[:1] == ("set",) else [tree])]
+    if text[:2] == "\\{" and text[-2:] == "\\}" and len(text) > 4:
+        inner = _tree(text[2:-2])
+        return inner if inner[:1] == ("set",) else ("set", [inner])
+    inner = _split(text[1:-1]) if text[:1] in ("(", "[") and text[-1:] in (")", "]") else []
+    return (text[0] + text[-1], [_tree(part) for part in inner]) if len(inner) > 1 else text
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas, semicolons and unions outside all brackets; the whole where brackets do not pair."""
+    depths = list(itertools.accumulate((c in "([{") - (c in ")]}") for c in text))
+    if not depths or min(depths) < 0 or depths[-1]:
+        return [text]
+    cuts = [m.span() for m in re.finditer(r"[,;]|\\cup(?![A-Za-z])", text) if depths[m.start()] == 0]
+    return [text[i:j] for i, j in zip([0] + [end for _, end in cuts], [start for start, _ in cuts] + [len(text)])]
+
+
+def _interval(text: str) -> str:
+    """-2 < x <= 1 as (-2,1] and x > 3 as (3,\\infty); other text as it is."""
+    flip, letter = str.maketrans("<>≤≥", "><≥≤"), r"[A-Za-z]\w*|\\[a-z]+"
+    parts = re.split("([<>≤≥])", text)
+    if len(parts) == 3 and re.fullmatch(letter, parts[0]):
+        parts = [parts[2], parts[1].translate(flip), parts[0]]
+    if len(parts) == 3:
+        parts += ["<", "\\infty"] if parts[1] in "<≤" else [">", "-\\infty"]
+    if len(parts) == 5 and parts[1] in ">≥" and parts[3] in ">≥":
+        parts = [part.translate(flip) if k % 2 else part for k, part in enumerate(parts)][::-1]
+    if len(parts) == 5 and parts[1] in "<≤" and parts[3] in "<≤" and re.fullmatch(letter, parts[2]):
+        return f"{'(['[parts[1] == '≤']}{parts[0]},{parts[4]}{')]'[parts[3] == '≤']}"
+    return text
+
+
+def _leaves(tree):
+    yield from [tree] if isinstance(tree, str) else (leaf for part in tree[1] for leaf in _leaves(part))
+
+
+def _match(a, b, same) -> bool:
+    """Are two trees equal, if same(x, y) says which leaves are? A set of one element equals the element."""
+    a, b = (tree[1][0] if tree[:1] == ("set",) and len(tree[1]) == 1 else tree for tree in (a, b))
+    if isinstance(a, str) or isinstance(b, str):
+        return isinstance(a, str) and isinstance(b, str) and bool(same(a, b))
+    if a[0] != b[0] or len(a[1]) != len(b[1]):
+        return False
+    if a[0] != "set":
+        return all(_match(x, y, same) for x, y in zip(a[1], b[1]))
+    rest = list(b[1])
+    for x in a[1]:
+        found = next((k for k, y in enumerate(rest) if _match(x, y, same)), None)
+        if found is None:
+            return False
+        del rest[found]
+    return True
+
+
+@functools.cache
+def grader_jail() -> PythonTool:
+    """The sandbox of this process in which algebra is decided. Its SIGKILL is the only clock that also stops sympy."""
+    return PythonTool(2.5, "best-effort")                                 # nothing but our own words reaches it
+
+
+def _jail(code: str) -> str:
+    """The last line that our own code prints in the sandbox (warnings come before it), "" if it fails or takes too long."""
+    result = grader_jail().run(code)
+    if result.status == "infra":
+        raise ConnectionError("no sandbox")
+    return result.text.splitlines()[-1] if result.status == "ok" else ""
+
+
+# A leaf is (value, left side minus right side of an equation, rough). Values at five points, two of them positive in every symbol and one negative in all.
+# Without symbols numbers stay exact, so that 2^99 differs from 2^99 + 1.
+SAME_VALUES = """
+from random import Random
+from sympy import *
+def at(k):
+    def v(name):
+        r = Random(f"{name} {k}")
+        return Float(str(r.uniform(0.5, 2)), 60) * (1 if k < 2 else -1 if k == 2 else r.choice((-1, 1)))
+    return v
+def near(x, y, rough=0):
+    if (x - y).is_Rational and not rough:
+        return x - y == 0
+    size, gap = max(abs(N(x, 30)), abs(N(y, 30))), abs(N(x - y, 30))
+    return bool(gap <= (size / 10**6 if rough else Float("1e-40") + min(1, size) / 10**25))
+def same(p, q):
+    if p[1] and q[1]:
+        x, y = ([f[1](at(k)) for k in range(5)] for f in (p, q))
+        return N(x[0], 30) != 0 and N(y[0], 30) != 0 and all(near(x[k] * y[0], y[k] * x[0], p[2] or q[2]) for k in range(5))
+    return bool(p[0] and q[0]) and all(near(p[0](at(k)), q[0](at(k)), p[2] or q[2]) for k in range(5))
+"""
+# latex2sympy builds its objects from a grammar; only the LaTeX reader is used, since the one for plain expressions evaluates them.
+MATH_VERIFY = """
+from math_verify import LatexExtractionConfig, parse, verify
+p, g = (parse(text, [LatexExtractionConfig()], parsing_timeout=None) for text in ({}, {}))
+print(int(verify(g, p, timeout_seconds=None) or verify(p, g, timeout_seconds=None)))
+"""
+
+
+def _leaf_code(leaf: str) -> str:
+    """A leaf as the Python triple that SAME_VALUES compares; NO_CODE if it is outside the grammar."""
+    name, value, _ = _sides(leaf)
+    value, left = _code(value), _code(name)
+    equation = f"lambda v: {left} - {value}" if name and value and left else None
+    plain = f"lambda v: {value}" if value and re.fullmatch(NAME, name or "x") else None
+    return f"({plain}, {equation}, {int('.' in leaf)})" if plain or equation else NO_CODE
+
+
+def _code(text: str) -> str | None:
+    """Plain LaTeX as a Python expression made of our own words (sympy's functions, numbers, v("x") for a symbol); None if a token is not one of ours."""
+    tokens = re.findall(TOKEN, text)
+    if not tokens or "".join(tokens) != text.replace(" ", "") or max(itertools.accumulate((t in OPEN) - (t in OPEN.values()) for t in tokens)) > DEPTH:
+        return None
+    try:
+        reader = _Reader(tokens)
+        code = reader.sum()
+        return code if reader.rest == [""] else None
+    except (ValueError, IndexError, KeyError, RecursionError):
+        return None
+
+
+class _Reader:
+    """Recursive descent over tokens of LaTeX; each method reads one construct and returns it as Python. ValueError, IndexError, KeyError: none of ours."""
+
+    def __init__(self, tokens: list[str]):
+        self.rest, self.bars = [""] + tokens[::-1], 0           # the next token comes last
+
+    def take(self, *wanted: str) -> str:
+        if wanted and self.rest[-1] not in wanted:
+            raise ValueError(self.rest[-1])
+        return self.rest.pop()
+
+    def sum(self) -> str:
+        code = self.take() if self.rest[-1] in ("+", "-") else ""
+        code += self.product()
+        while self.rest[-1] in ("+", "-"):
+            code += self.take() + self.product()
+        return f"({code})"
+
+    def product(self) -> str:
+        code = self.power()
+        while True:
+            if self.rest[-1] in ("*", "/", "\\times", "\\cdot"):
+                code += "/" if self.take() == "/" else "*"
+                code += f"(-{self.power()})" if self.rest[-1] == "-" and self.take() else self.power()
+            elif self.factor_follows():
+                code += "*" + self.power()
+            else:
+                return code
+
+    def factor_follows(self) -> bool:
+        token = self.rest[-1]
+        return token in OPEN and not (token == "|" and self.bars) or token[:1].isalnum() or (token[:1] == "\\" and token not in OPEN.values()
+                                                                                            and token not in ("\\times", "\\cdot"))
+
+    def power(self) -> str:
+        code = self.atom()
+        if self.rest[-1] == "!":
+            self.take()
+            code = f"factorial({code})"
+        if self.rest[-1] == "^":
+            self.take()
+            code = f"({code}**{self.argument()})"
+        return f"({code}*pi/180)" if self.rest[-1] == "°" and self.take() else code
+
+    def argument(self) -> str:
+        sign = self.take() if self.rest[-1] in ("+", "-") else ""
+        return f"({sign}{self.atom()})"
+
+    def atom(self) -> str:
+        token = self.take()
+        if token[:1].isdigit() or token[:1] == ".":
+            mixed = token.isdigit() and self.rest[-7:][::-1] if self.rest[-1] == "\\frac" else []
+            number = f"Rational('{token}')" if "." in token else f"Integer({int(token)})"
+            return f"({number} + {self.atom()})" if len(mixed) == 7 and mixed[2].isdigit() and mixed[5].isdigit() else number
+        if token in OPEN:
+            self.bars += token == "|"
+            code = self.sum()
+            self.bars -= self.take(OPEN[token]) == "|"
+            return {"|": "Abs", "\\lfloor": "floor", "\\lceil": "ceiling"}.get(token, "") + code
+        if token in ("\\frac", "\\binom"):
+            a, b = self.argument(), self.argument()
+            return f"({a}/{b})" if token == "\\frac" else f"binomial({a}, {b})"
+        name = token.lstrip("\\")
+        if name == "sqrt" and self.rest[-1] == "[":
+            index = self.atom()
+            return f"real_root({self.argument()}, {index})"
+        return self.function(name) if name.partition("_")[0] in FUNCTIONS else self.symbol(token, name)
+
+    def symbol(self, token: str, name: str) -> str:
+        if name in ("pi", "e", "i"):
+            return {"pi": "pi", "e": "E", "i": "I"}[name]
+        letter = name.partition("_")[0]
+        if not (letter in GREEK if token[:1] == "\\" else len(letter) == 1 and letter.isalpha()):
+            raise ValueError(token)
+        return f'v("{name}")'
+
+    def function(self, name: str) -> str:
+        name, base = name.partition("_")[0], name.partition("_")[2].strip("{}")
+        if base and (name != "log" or not base.isdigit()):
+            raise ValueError(base)
+        exponent = self.argument() if self.rest[-1] == "^" and self.take() else ""
+        if "-" in exponent:                                     # sin^{-1}: the inverse or the reciprocal?
+            raise ValueError(exponent)
+        if self.rest[-1] in ("(", "[", "{", "|"):
+            code = self.atom()
+        else:
+            code = self.power()
+            while self.factor_follows() and self.rest[-1] not in ("(", "[") and self.rest[-1].lstrip("\\").partition("_")[0] not in FUNCTIONS:
+                code += "*" + self.power()
+        code = f"{FUNCTIONS[name]}({code}" + (f", {base})" if base else ", 10)" if name == "lg" else ")")
+        return f"({code}**{exponent})" if exponent else code
 
 
 def released_reward(response: str, golds: list[str]) -> float:
@@ -251,7 +650,7 @@ def released_reward(response: str, golds: list[str]) -> float:
     answer = last_boxed(block[block.rfind("\\boxed{"):])
     if answer is None:
         return -1.0
-    f1 = token_f1(answer, golds)
+    f1 = max((_f1(normalize_answer(answer).split(), normalize_answer(gold).split()) for gold in golds), default=0.0)
     return f1 + BONUS if f1 > 0 and "</search>" in response and "</python>" in response else f1
 
 
@@ -745,7 +1144,7 @@ def main(argv: list[str]) -> None:
     other.add_argument("--compare", help="two result files: paired bootstrap of the difference", **how | dict(nargs=2))
     other.add_argument("--regrade", help="result files: grade their samples anew, with --task or --judge", **how)
     flags = vars(parser.parse_args(argv))
-    actions = {"benchmarks": lambda _: benchmark_table(), "overlap": overlap, "compare": lambda files: compare(*files), "regrade": lambda files: table(regrade_all(files, flags))}
+    actions = {"benchmarks": lambda _: benchmark_table(), "overlap": overlap_lines, "compare": lambda files: compare(*files), "regrade": lambda files: table(regrade_all(files, flags))}
     for name, action in actions.items():
         if name in flags:
             return print(action(flags[name]))
