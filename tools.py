@@ -842,7 +842,7 @@ class Batches:
 
 # ----------------------------------------------------------------------------------------------------------------------------- search: a local corpus
 
-POSTINGS = 30_000       # rows that one query may rank, about a microsecond each
+POSTINGS = 20_000       # rows that one query may rank, about a microsecond each
 BATCH = 10_000          # documents between two commits of a build
 PROGRESS = (1.0, 10.0)  # seconds until the first line about a build, and between two lines where stderr is not a terminal
 INDEX = """
