@@ -153,7 +153,7 @@ def resident() -> int:
 
 
 def generated_corpus(path: Path, documents: int, queries: int) -> list[str]:
-    """Write documents of 40 to 80 words, drawn by Zipf's law from 200,000; return queries of 3 to 12 words: half from one document, half from the vocabulary."""
+    """Write documents of 40 to 80 words, drawn by Zipf's law from some 160,000; return queries of 3 to 12 words: half from one document, half from the vocabulary."""
     rng, syllables = random.Random(0), [a + b for a in "bcdfghklmnprstvz" for b in "aeiou"]
     vocabulary = sorted({"".join(rng.choices(syllables, k=rng.choice((1, 2, 2, 3, 3, 4)))) for _ in range(330_000)}, key=len)[:200_000]
     weights, asked = list(accumulate(1 / rank for rank in range(1, len(vocabulary) + 1))), []        # the first word is in nearly every document

@@ -870,6 +870,7 @@ class Judge:
     Args:    url: of the API, such as http://host:8000/v1. The key, if it wants one, is read from the environment variable OPENAI_API_KEY.
     Raises:  ValueError if the endpoint does not answer a trial question.
     """
+    PATIENCE = dict(timeout=120.0, retries=3)            # of a request
 
     def __init__(self, url: str, model: str, cache: Path):
         self.url, self.model, self.cache, self.lock = f"{url.rstrip('/')}/chat/completions", model, cache, threading.Lock()
@@ -897,7 +898,7 @@ class Judge:
             headers = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"} if os.environ.get("OPENAI_API_KEY") else {}
             message = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
             try:
-                text = str(post_json(self.url, message, headers, timeout=120)["choices"][0]["message"]["content"] or "")
+                text = str(post_json(self.url, message, headers, **self.PATIENCE)["choices"][0]["message"]["content"] or "")
             except (KeyError, IndexError, TypeError):
                 raise Unavailable(self.url, "the answer is not a chat completion") from None
             with self.lock, open(self.cache, "a", encoding="utf-8") as file:
@@ -1063,7 +1064,7 @@ class Evaluation(Agent):
 
     def __post_init__(self):
         check_options(self)
-        if not self.model or not self.data:
+        if not self.model or not self.data or not all(self.data):
             raise ValueError("--model and --data are needed")
         if bool(self.judge) != bool(self.judge_model):
             raise ValueError("--judge and --judge_model go together")
