@@ -415,7 +415,7 @@ def _build_jail(sandbox: str) -> tuple[dict, str, list[str]]:
     A part counts only if a trial child found itself confined by it.
     """
     parts, hidden, abi = {"landlock": False, "seccomp": False}, False, 0
-    if sandbox != "off":
+    if sandbox != "off" and sys.platform == "linux":
         with contextlib.suppress(OSError):
             _private_view()
             hidden = True
@@ -450,10 +450,11 @@ def _holds(part: str) -> bool:
 
 
 def _confine(parts: dict) -> None:
-    """Enter the jail, for good: die with the worker, gain no privileges, then Landlock and seccomp if they are among the parts. OSError if one fails."""
+    """Enter the jail, for good: die with the worker, have and gain no privileges, then Landlock and seccomp if they are among the parts. OSError if one fails."""
     if sys.platform == "linux":
         _libc("prctl", 1, signal.SIGKILL, 0, 0, 0)                        # PR_SET_PDEATHSIG
         _libc("prctl", 38, 1, 0, 0, 0)                                    # PR_SET_NO_NEW_PRIVS
+        _drop_capabilities()
     if parts["landlock"]:
         _libc("syscall", 446, 4, 0)                                       # landlock_restrict_self
     if parts["seccomp"]:
@@ -472,13 +473,24 @@ def _libc(name: str, *arguments) -> int:
 
 
 def _private_view() -> None:
-    """Give this process its own user, mount, network and IPC namespaces and an empty /proc. OSError where the kernel or a container forbids it."""
-    uid, gid = os.getuid(), os.getgid()
-    _libc("unshare", 0x10000000 | 0x00020000 | 0x40000000 | 0x08000000)   # CLONE_NEWUSER, NEWNS, NEWNET, NEWIPC
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        Path(f"/proc/self/{name}").write_text(text)
+    """Give this process its own mount, network and IPC namespaces and an empty /proc. OSError where the kernel or a container forbids it."""
+    uid, gid, spaces = os.getuid(), os.getgid(), 0x00020000 | 0x40000000 | 0x08000000      # CLONE_NEWNS, NEWNET, NEWIPC
+    try:
+        _libc("unshare", spaces)
+    except PermissionError:                                               # a user namespace gives the right; in it files of other users stay theirs
+        _libc("unshare", spaces | 0x10000000)                             # CLONE_NEWUSER
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+            Path(f"/proc/self/{name}").write_text(text)
     _libc("mount", None, b"/", None, 0x4000 | 0x40000, None)              # MS_REC, MS_PRIVATE
     _libc("mount", b"none", b"/proc", b"tmpfs", 1 | 2 | 4 | 8, None)      # MS_RDONLY, NOSUID, NODEV, NOEXEC
+
+
+def _drop_capabilities() -> None:
+    """Keep of root's rights only that of reading what belongs to others, which a Python installed by another user needs."""
+    header, held = struct.pack("=Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
+    _libc("capget", header, held)
+    kept = struct.unpack_from("=II", held)[1] & 0b110                     # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    _libc("capset", header, struct.pack("=6I", kept, kept, 0, 0, 0, 0))
 
 
 def _landlock_rules() -> tuple[int, int]:

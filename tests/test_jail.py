@@ -141,6 +141,19 @@ def test_another_architecture_is_killed():
     assert judge(tools._filter("x86_64", 1), 1, arch=0x40000003) == KILL and judge(tools._filter("aarch64", 1), 64, arch=0x40000028) == KILL
 
 
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root has something to drop")
+def test_roots_capabilities_are_dropped():
+    read, write = os.pipe()
+    if os.fork() == 0:
+        tools._confine({"landlock": False, "seccomp": False})
+        os.write(write, Path("/proc/self/status").read_bytes())
+        os._exit(0)
+    os.wait(), os.close(write)
+    status = dict(line.split(":\t", 1) for line in os.fdopen(read).read().split("\n") if ":\t" in line)
+    left = {name: int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")}
+    assert left["CapInh"] == left["CapAmb"] == 0 and left["CapEff"] == left["CapPrm"] and left["CapEff"] & ~0b110 == 0 and status["NoNewPrivs"] == "1"
+
+
 # ---- the levels
 
 WITHOUT = """
