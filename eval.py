@@ -123,8 +123,9 @@ def _question(row: dict | str, where: str, number: int, task: str = "auto") -> Q
         row = json.loads(row) if isinstance(row, str) else row
         asked = next((row[key] for key in ("prompt", "question", "Question", "problem") if row.get(key)), None)
         messages = _messages(asked) if asked else []
-        places = [(row.get("reward_model") or {}).get("ground_truth"), *(row.get(key) for key in ("answer", "answers", "ground_truth", "golden_answers")),
-                  row["info"].get("answer") if isinstance(row.get("info"), dict) else None]
+        info = row["info"] if isinstance(row.get("info"), dict) else {}
+        places = [(row.get("reward_model") or {}).get("ground_truth"), info.get("answer"),
+                  *(row.get(key) for key in ("answer", "answers", "ground_truth", "golden_answers"))]
         answers = next((found for found in map(_answers, places) if found), [])
     except json.JSONDecodeError as problem:
         raise ValueError(f"{where} is not JSON: {problem}") from None
@@ -171,14 +172,14 @@ def _answers(value) -> list[str]:
 
 
 def question_key(question: Question, keep: str = "") -> str:
-    """What two questions share that count as the same: the user's text in lower case, only its letters, digits and _ (Unicode) and characters of `keep`."""
+    """What two questions share that count as the same: the user's text in lower case, of it letters, digits and _ (Unicode) and what is in `keep`."""
     return re.sub(rf"[^\w{re.escape(keep)}]+", "", "".join(m["content"] for m in question.messages if m["role"] == "user").lower())
 
 
 def overlap(files: list[str]) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Which questions of the first file occur in each other one: per other file its name and the pairs (row in the first, row in the other) that ask the same.
+    """Which questions of the first file each other one has too: its name and the pairs (row in the first, row in the other) that ask the same.
 
-    The same: equal question_key, which is not empty. A question that repeats gives the first row that asks it. Rows without a question or answer are left out.
+    The same: equal question_key, not empty. A question that repeats counts by its first row. Rows without a question or answer are left out.
     """
     rows = [{key: q.meta["row"] for q in reversed(load_questions(file, skip_bad=True)) if (key := question_key(q))} for file in files]
     return [(file, sorted((rows[0][key], there[key]) for key in rows[0].keys() & there.keys())) for file, there in zip(files[1:], rows[1:])]
@@ -214,6 +215,9 @@ def last_boxed(text: str) -> str | None:
     return best[1]
 
 
+CJK = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"     # one Chinese, Japanese or Korean character
+
+
 def normalize_answer(text: str) -> str:
     """SQuAD's normal form: lower case, no punctuation, no a/an/the, single spaces."""
     text = "".join(c for c in text.lower() if c not in string.punctuation)
@@ -223,7 +227,8 @@ def normalize_answer(text: str) -> str:
 def exact_match(pred: str, golds: list[str]) -> bool:
     """Does the prediction equal one of the golds in SQuAD's normal form (CJK: see _words)?
 
-    Two bare numbers are compared as numbers, since the normal form of -5 is that of 5. A gold without a normal form (punctuation alone) counts as written.
+    Two bare numbers are compared as numbers, since the normal form of -5 is that of 5. A gold without a normal form (punctuation alone) counts as
+    it is written.
     """
     def same(gold):
         x, y = _number(_plain_math(pred)), _number(_plain_math(gold))
@@ -248,8 +253,8 @@ def _f1(pred: list[str], gold: list[str]) -> float:
 def _words(text: str) -> list[str]:
     """The words of SQuAD's normal form, and 12% is not the word 12.
 
-    In text with a Chinese, Japanese or Korean character, which has no spaces to split at, each such character is a word, full-width forms are ASCII and
-    every Unicode punctuation is dropped.
+    In text with a Chinese, Japanese or Korean character, which has no spaces to split at, each such character is a word, full-width forms are ASCII
+    and every Unicode punctuation is dropped.
     """
     if re.search(CJK, text):
         text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c)[0] != "P" or c == "%")
@@ -259,35 +264,33 @@ def _words(text: str) -> list[str]:
 
 
 # A mathematical answer is compared in four steps: (a) _plain_math, one spelling; (b) _leaf_equal, strings and rationals; (c) _tree and _match, the
-# elements of tuples, intervals, sets, lists and matrices; (d) what is left, algebra, as numbers at a few points: _code translates each expression from
-# a fixed vocabulary into Python, which the sandbox runs with sympy. Of the model's text nothing is ever evaluated, neither here nor there.
+# elements of tuples, intervals, sets, lists and matrices; (d) what is left, algebra, as numbers at a few points: _code translates an expression into
+# Python made of a fixed vocabulary, which the sandbox runs with sympy. Of the model's text nothing is ever evaluated, neither here nor there.
 
-CJK = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
 MATH_LIMIT = 500        # characters; longer answers are compared as strings
-LEAVES, DEPTH = 64, 30  # elements of an answer and nesting of brackets, above which it is compared as a string
-FUNCTIONS = {f: f for f in "sin cos tan cot sec csc sinh cosh tanh exp log".split()} | {"ln": "log", "lg": "log", "sqrt": "sqrt"} | {
-    f"arc{f}": f"a{f}" for f in ("sin", "cos", "tan", "cot")}
-NO_CODE = "(None, None, 0)"
-GREEK = set("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega Gamma Delta "
-            "Theta Lambda Xi Sigma Phi Psi Omega".split())
-SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
-WORDS = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
-TOKEN = rf"[0-9]+\.?[0-9]*|\.[0-9]+|\\(?:[A-Za-z]+){SUBSCRIPT}|(?:{WORDS}|pi)(?![A-Za-z])|[A-Za-z]{SUBSCRIPT}|[-+*/^!|(){{}}\[\]°]"
+LEAVES, DEPTH = 64, 30  # elements of an answer, above which only equal strings are equal, and nesting of brackets, above which there is one element
+FUNCTIONS = {f: f for f in "sin cos tan cot sec csc sinh cosh tanh exp log sqrt".split()} | {"ln": "log", "lg": "log"} | {
+    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot"}
+GREEK = set("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega".split()
+            + "Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega".split())
 OPEN = {"(": ")", "[": "]", "{": "}", "|": "|", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
-NAME = r"(?!.*\\(?:frac|sqrt))[^\W\d][\w\\|'(),{} ]*|[|\\(][\w\\|'(),{} ]+"       # the left side of an equation that only names its right side
+NO_CODE = "(None, None, 0)"
+
+_pairs = lambda table: dict(pair.split("=") for pair in table.split())
+CHARACTERS = str.maketrans(_pairs("−=- –=- ÷=/ ²=^2 ³=^3 º=° ，=, （=( ）=) ％=% ：=: ＜=< ＞=>") | {c: f"\\{name} " for c, name in _pairs(
+    "×=times ·=cdot ⋅=cdot ∞=infty π=pi θ=theta √=sqrt ∪=cup ∈=in ±=pm ∓=mp").items()})
+COMMANDS = _pairs(r"\leq=≤ \le=≤ \leqslant=≤ \geq=≥ \ge=≥ \geqslant=≥ \lt=< \gt=> \dfrac=\frac \tfrac=\frac \cfrac=\frac \dbinom=\binom "
+                  r"\tbinom=\binom \lvert=| \rvert=| \vert=| \lbrace=\{ \rbrace=\} \degree=° \circ=° \%=% \_=_ \colon=: \div=/ \!= \$= $=") | dict.fromkeys(
+    [r"\,", r"\;", r"\:", r"\>", "\\ ", r"\(", r"\)", r"\[", r"\]", "~", r"\left", r"\right", r"\big", r"\Big", r"\bigl", r"\bigr",
+     r"\Bigl", r"\Bigr", r"\displaystyle", r"\textstyle", r"\quad", r"\qquad", r"\thinspace", r"\limits"], " ")
+UNITS = _pairs("inch=in inche=in feet=ft foot=ft meter=m metre=m centimeter=cm kilometer=km mile=mi hour=h hr=h minute=min second=sec degree=° "
+               "pound=lb gram=g kilogram=kg dollar=$ th= st= nd= rd=") | {u: u for u in "cm mm km dm kg mg ml mL mph ft in oz lb lbs hrs min sec".split()}
+
+WORDS = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
+SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
+TOKEN = rf"[0-9]+\.?[0-9]*|\.[0-9]+|\\[A-Za-z]+{SUBSCRIPT}|(?:{WORDS}|pi)(?![A-Za-z])|[A-Za-z]{SUBSCRIPT}|[-+*/^!|(){{}}\[\]°]"
+NAME = r"(?!.*\\(?:frac|sqrt))[^\W\d][\w\\|'(),{} ]*|[|\\(][\w\\|'(),{} ]+"     # left of "=": it only names what is right
 WORD = rf"(?<![A-Za-z\\])(?!(?:{WORDS})(?![A-Za-z]))[^\W\d_]{{4,}}|^[0-9A-Z]+_[0-9]+$"    # text, or a number in another base: no algebra
-UNITS = {"inche": "in", "inch": "in", "feet": "ft", "foot": "ft", "meter": "m", "metre": "m", "centimeter": "cm", "kilometer": "km", "mile": "mi", "hour": "h",
-         "hr": "h", "minute": "min", "second": "sec", "degree": "°", "pound": "lb", "gram": "g", "kilogram": "kg", "dollar": "$", "th": "", "st": "", "nd": "",
-         "rd": ""} | {u: u for u in "cm mm km dm kg mg ml mL mph ft in oz lb lbs hrs min sec".split()}
-SPELLINGS = {"−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "/", "∞": "\\infty ", "π": "\\pi ", "θ": "\\theta ", "√": "\\sqrt ",
-             "∪": "\\cup ", "∈": "\\in ", "±": "\\pm ", "∓": "\\mp ", "²": "^2", "³": "^3", "º": "°", "，": ",", "（": "(", "）": ")", "％": "%", "：": ":",
-             "＜": "<", "＞": ">"}
-COMMANDS = {"\\leq": "≤", "\\le": "≤", "\\leqslant": "≤", "\\geq": "≥", "\\ge": "≥", "\\geqslant": "≥", "\\lt": "<", "\\gt": ">", "\\dfrac": "\\frac",
-            "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\lvert": "|", "\\rvert": "|", "\\vert": "|",
-            "\\lbrace": "\\{", "\\rbrace": "\\}", "\\degree": "°", "\\circ": "°", "\\%": "%", "\\_": "_", "\\colon": ":", "\\\\": "\\\\", "\\{": "\\{",
-            "\\}": "\\}", "\\div": "/"} | dict.fromkeys(
-    [f"\\{c}" for c in "left right big Big bigl bigr Bigl Bigr displaystyle textstyle quad qquad thinspace limits".split()] +
-    ["\\" + c for c in ",;:> ()[]"] + ["~"], " ") | dict.fromkeys(["\\!", "\\$", "$"], "")
 
 
 def math_equal(pred: str, gold: str) -> bool:
@@ -310,7 +313,7 @@ def math_equal(pred: str, gold: str) -> bool:
 @functools.lru_cache(1 << 14)
 def _same_math(first: str, second: str) -> bool:
     """Steps (b) to (d) of math_equal. Raises ConnectionError if there is no sandbox."""
-    labels = [re.match(r"\s*([A-E])[.:)]\s+(.+)", text, re.DOTALL) for text in (first, second)]
+    labels = [re.match(r"\s*([A-E])[.:)]\s+(.+)", (last_boxed(text) or text).lstrip("$"), re.DOTALL) for text in (first, second)]
     if sum(map(bool, labels)) == 1:                             # "C: 7" is both C and 7
         label, other = (labels[0], second) if labels[0] else (labels[1], first)
         return any(math_equal(part, other) for part in label.groups())
@@ -334,9 +337,10 @@ def _same_math(first: str, second: str) -> bool:
 
 def _plain_math(text: str) -> str:
     """LaTeX in one spelling, linear in its length: no layout, spaces, $ or thousands separators; \\text{x} becomes «x», "and" a comma."""
-    text = "".join(SPELLINGS.get(c, c) for c in last_boxed(text) or text)
+    text = (last_boxed(text) or text).translate(CHARACTERS)
     text = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}", _plain_text, text)
-    text = re.sub(r"\\(?:[A-Za-z]+|.)|[$~]", lambda m: COMMANDS.get(m[0], m[0]), text).replace("{,}", ",").replace("**", "^").replace("+\\infty", "\\infty").strip()
+    text = re.sub(r"\\(?:[A-Za-z]+|.)|[$~]", lambda m: COMMANDS.get(m[0], m[0]), text)
+    text = text.replace("{,}", ",").replace("**", "^").replace("+\\infty", "\\infty").strip()
     text = re.sub(r"\^\s*(?:°|\{\s*°\s*\})|\s(?:and|or)\s", lambda m: "°" if m[0][0] == "^" else ",", text).rstrip(" .,;")
     if re.fullmatch(r"[^,\d()\[\]{}]*\d{1,3}(?:,\d{3})+(?![\d,])[^,]*", text):
         text = text.replace(",", "")
@@ -406,7 +410,7 @@ def _tree(text: str):
     if max(depths, default=0) > DEPTH:
         return text
     text = re.sub(r"^\\\{[A-Za-z](?:\\in\\mathbb\{?R\}?)?(?:\\mid|\\vert|:|\|)(.*)\\\}$", r"\1", text)
-    text = _interval(re.sub(r"^(?:[A-Za-z]\w*\\in(?![A-Za-z])|[A-Za-z]\w*=(?=[(\[]|\\\{|\\begin)|\([A-Za-z](?:,[A-Za-z])+\)=(?=[(\[]))", "", text))
+    text = _interval(re.sub(r"^[A-Za-z]\w*\\in(?![A-Za-z])", "", text))
     matrix = re.fullmatch(r"\\begin\{([pbv]?)matrix\}(.*)\\end\{\1matrix\}", text)
     if matrix:
         rows = [row.split("&") for row in matrix[2].removesuffix("\\\\").split("\\\\")]
@@ -415,6 +419,9 @@ def _tree(text: str):
     if len(parts) > 1 or "\\pm" in text:
         parts = parts if len(parts) > 1 else [text.replace("\\pm", s).replace("\\mp", t) for s, t in ("+-", "-+")]
         return "set", [x for tree in map(_tree, parts) for x in (tree[1] if tree[:1] == ("set",) else [tree])]
+    name, _, value = text.partition("=")
+    if re.fullmatch(NAME, name) and isinstance(named := _tree(value), tuple):
+        return named                                            # A = {1, 2}, (m, n) = (3, 2)
     if text[:2] == "\\{" and text[-2:] == "\\}" and len(text) > 4:
         inner = _tree(text[2:-2])
         return inner if inner[:1] == ("set",) else ("set", [inner])
@@ -482,7 +489,7 @@ def _jail(code: str) -> str:
     return result.text.splitlines()[-1] if result.status == "ok" else ""
 
 
-# A leaf is (value, left side minus right side of an equation, rough). Values at five points, two of them positive in every symbol and one negative in all.
+# A leaf is (value, left side minus right side of an equation, rough). Values at five points: two positive in every symbol, one negative in all.
 # Without symbols numbers stay exact, so that 2^99 differs from 2^99 + 1.
 SAME_VALUES = """
 from random import Random
@@ -521,20 +528,21 @@ def _leaf_code(leaf: str) -> str:
 
 
 def _code(text: str) -> str | None:
-    """Plain LaTeX as a Python expression made of our own words (sympy's functions, numbers, v("x") for a symbol); None if a token is not one of ours."""
+    """Plain LaTeX as Python made of our own words (sympy's functions, numbers, v("x") for a symbol); None if a token is not one of ours."""
     tokens = re.findall(TOKEN, text)
-    if not tokens or "".join(tokens) != text.replace(" ", "") or max(itertools.accumulate((t in OPEN) - (t in OPEN.values()) for t in tokens)) > DEPTH:
+    depths = itertools.accumulate((t in OPEN) - (t in OPEN.values()) for t in tokens)
+    if "".join(tokens) != text.replace(" ", "") or max(depths, default=DEPTH + 1) > DEPTH:
         return None
     try:
         reader = _Reader(tokens)
         code = reader.sum()
         return code if reader.rest == [""] else None
-    except (ValueError, IndexError, KeyError, RecursionError):
+    except (ValueError, IndexError, RecursionError):
         return None
 
 
 class _Reader:
-    """Recursive descent over tokens of LaTeX; each method reads one construct and returns it as Python. ValueError, IndexError, KeyError: none of ours."""
+    """Recursive descent over tokens of LaTeX: each method reads one construct and returns it as Python. ValueError, IndexError: none of ours."""
 
     def __init__(self, tokens: list[str]):
         self.rest, self.bars = [""] + tokens[::-1], 0           # the next token comes last
