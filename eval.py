@@ -268,7 +268,7 @@ def _words(text: str) -> list[str]:
 # Python made of a fixed vocabulary, which the sandbox runs with sympy. Of the model's text nothing is ever evaluated, neither here nor there.
 
 MATH_LIMIT = 500        # characters; longer answers are compared as strings
-LEAVES, DEPTH = 64, 30  # elements of an answer, above which only equal strings are equal, and nesting of brackets, above which there is one element
+LEAVES, DEPTH = 60, 30  # elements of an answer, above which only equal strings are equal, and nesting of brackets, above which there is one element
 FUNCTIONS = {f: f for f in "sin cos tan cot sec csc sinh cosh tanh exp log sqrt".split()} | {"ln": "log", "lg": "log"} | {
     "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot"}
 GREEK = set("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega".split()
@@ -278,9 +278,9 @@ NO_CODE = "(None, None, 0)"
 
 _pairs = lambda table: dict(pair.split("=") for pair in table.split())
 CHARACTERS = str.maketrans(_pairs("−=- –=- ÷=/ ²=^2 ³=^3 º=° ，=, （=( ）=) ％=% ：=: ＜=< ＞=>") | {c: f"\\{name} " for c, name in _pairs(
-    "×=times ·=cdot ⋅=cdot ∞=infty π=pi θ=theta √=sqrt ∪=cup ∈=in ±=pm ∓=mp").items()})
+    "×=times ·=cdot ⋅=cdot ∞=infty π=pi θ=theta √=sqrt ∪=cup ∅=emptyset ∈=in ±=pm ∓=mp").items()})
 COMMANDS = _pairs(r"\leq=≤ \le=≤ \leqslant=≤ \geq=≥ \ge=≥ \geqslant=≥ \lt=< \gt=> \dfrac=\frac \tfrac=\frac \cfrac=\frac \dbinom=\binom "
-                  r"\tbinom=\binom \lvert=| \rvert=| \vert=| \lbrace=\{ \rbrace=\} \degree=° \circ=° \%=% \_=_ \colon=: \div=/ \!= \$= $=") | dict.fromkeys(
+                  r"\tbinom=\binom \lvert=| \rvert=| \vert=| \lbrace=\{ \rbrace=\} \degree=° \circ=° \%=% \_=_ \colon=: \varnothing=\emptyset \div=/ \!= \$= $=") | dict.fromkeys(
     [r"\,", r"\;", r"\:", r"\>", "\\ ", r"\(", r"\)", r"\[", r"\]", "~", r"\left", r"\right", r"\big", r"\Big", r"\bigl", r"\bigr",
      r"\Bigl", r"\Bigr", r"\displaystyle", r"\textstyle", r"\quad", r"\qquad", r"\thinspace", r"\limits"], " ")
 UNITS = _pairs("inch=in inche=in feet=ft foot=ft meter=m metre=m centimeter=cm kilometer=km mile=mi hour=h hr=h minute=min second=sec degree=° "
@@ -312,11 +312,11 @@ def math_equal(pred: str, gold: str) -> bool:
 
 @functools.lru_cache(1 << 14)
 def _same_math(first: str, second: str) -> bool:
-    """Steps (b) to (d) of math_equal. Raises ConnectionError if there is no sandbox."""
+    """Steps (b) to (d) of math_equal, on sorted arguments. Raises ConnectionError if there is no sandbox."""
     labels = [re.match(r"\s*([A-E])[.:)]\s+(.+)", (last_boxed(text) or text).lstrip("$"), re.DOTALL) for text in (first, second)]
     if sum(map(bool, labels)) == 1:                             # "C: 7" is both C and 7
         label, other = (labels[0], second) if labels[0] else (labels[1], first)
-        return any(math_equal(part, other) for part in label.groups())
+        return any(_same_math(*sorted((part, other))) for part in label.groups())
     a, b = _tree(_plain_math(first)), _tree(_plain_math(second))
     left, right = list(_leaves(a)), list(_leaves(b))
     if max(len(left), len(right)) > LEAVES:
@@ -324,13 +324,13 @@ def _same_math(first: str, second: str) -> bool:
     known = {(x, y): _leaf_equal(x, y) for x in left for y in right}
     if _match(a, b, lambda x, y: known[x, y]):
         return True
-    undecided = {x for pair, verdict in known.items() if verdict is None for x in pair}
-    codes = [[_leaf_code(x) if x in undecided else NO_CODE for x in leaves] for leaves in (left, right)]
-    if not undecided:
+    codes = {x: _leaf_code(x) for pair, verdict in known.items() if verdict is None for x in pair}
+    if not codes:
         return False
-    if any(_leaf_code(x) == NO_CODE for x in undecided) and importlib.util.find_spec("math_verify"):
+    if NO_CODE in codes.values() and importlib.util.find_spec("math_verify"):
         return _jail(MATH_VERIFY.format(repr(f"${first}$"), repr(f"${second}$"))) == "1"
-    bits = iter(_jail(SAME_VALUES + "print(*['01'[same(p, q)] for p in [{}] for q in [{}]], sep='')".format(*map(", ".join, codes))))
+    bits = iter(_jail(SAME_VALUES + "print(*['01'[same(p, q)] for p in [{}] for q in [{}]], sep='')".format(*[
+        ", ".join(codes.get(x, NO_CODE) for x in leaves) for leaves in (left, right)])))
     equal = {(x, y): next(bits, "0") == "1" for x in left for y in right}
     return _match(a, b, lambda x, y: equal[x, y] if known[x, y] is None else known[x, y])
 
@@ -344,6 +344,7 @@ def _plain_math(text: str) -> str:
     text = re.sub(r"\^\s*(?:°|\{\s*°\s*\})|\s(?:and|or)\s", lambda m: "°" if m[0][0] == "^" else ",", text).rstrip(" .,;")
     if re.fullmatch(r"[^,\d()\[\]{}]*\d{1,3}(?:,\d{3})+(?![\d,])[^,]*", text):
         text = text.replace(",", "")
+    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\{[^{}]*\}|\d)", lambda m: f"\\frac{{{m[1].strip('{}')}}}{{{m[2].strip('{}')}}}", text)
     text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+", lambda m: m[1] + " " if m[1] else "", re.sub(r"\\sqrt\s*(\d+)", r"\\sqrt{\1}", text))
     text = re.sub(r"^\(?([0-9A-Z]+)\)?_\{?(\d+)\}?$", r"\1_\2", re.sub(r"_\{(\w)\}", r"_\1", text))
@@ -352,7 +353,7 @@ def _plain_math(text: str) -> str:
 
 def _plain_text(match: re.Match) -> str:
     words = match[1].strip()
-    return f"\\{words} " if words in FUNCTIONS else "," if words in ("and", "or") else words if words in ("", "e", "i") else f"«{words}»"
+    return f"\\{words} " if words in FUNCTIONS else "," if words.strip(" ,") in ("and", "or") else words if words in ("", "e", "i") else f"«{words}»"
 
 
 def _number(text: str) -> Fraction | None:
@@ -394,6 +395,7 @@ def _leaf_equal(a: str, b: str) -> bool | None:
 def _sides(leaf: str) -> tuple[str, str, str]:
     """(what stands before a single "=", the value, its unit in the singular or as a symbol); "" for what is not there."""
     name, _, value = leaf.rpartition("=") if leaf.count("=") == 1 else ("", "", leaf)
+    name, value = (value, name) if len(value) == 1 and value.isalpha() and len(name) > 1 else (name, value)       # 2x+1 = y
     units = re.fullmatch(r"(.*?[\d)}.])((?:«[^»]*»[/^{}\d-]*)+|°[CFK]?|[A-Za-z]+)((?:\^\{?\d\}?)?)", value)
     if units and not (units[2] == "°" and re.search("sin|cos|tan|cot|sec|csc", units[1])):
         unit = re.sub(r"^(?:square|sq)(.+)", r"\g<1>2", re.sub(r"[«»{}^.]", "", units[2] + units[3]))
@@ -435,7 +437,8 @@ def _split(text: str) -> list[str]:
     if not depths or min(depths) < 0 or depths[-1]:
         return [text]
     cuts = [m.span() for m in re.finditer(r"[,;]|\\cup(?![A-Za-z])", text) if depths[m.start()] == 0]
-    return [text[i:j] for i, j in zip([0] + [end for _, end in cuts], [start for start, _ in cuts] + [len(text)])]
+    parts = [text[i:j] for i, j in zip([0] + [end for _, end in cuts], [start for start, _ in cuts] + [len(text)])]
+    return [part for part in parts if part] or [text]           # "1, 2, and 3" has an empty one
 
 
 def _interval(text: str) -> str:
@@ -486,7 +489,7 @@ def _jail(code: str) -> str:
     result = grader_jail().run(code)
     if result.status == "infra":
         raise ConnectionError("no sandbox")
-    return result.text.splitlines()[-1] if result.status == "ok" else ""
+    return result.text.rpartition("\n")[2] if result.status == "ok" else ""
 
 
 # A leaf is (value, left side minus right side of an equation, rough). Values at five points: two positive in every symbol, one negative in all.
@@ -592,9 +595,9 @@ class _Reader:
     def atom(self) -> str:
         token = self.take()
         if token[:1].isdigit() or token[:1] == ".":
-            mixed = token.isdigit() and self.rest[-7:][::-1] if self.rest[-1] == "\\frac" else []
             number = f"Rational('{token}')" if "." in token else f"Integer({int(token)})"
-            return f"({number} + {self.atom()})" if len(mixed) == 7 and mixed[2].isdigit() and mixed[5].isdigit() else number
+            mixed = token.isdigit() and re.fullmatch(r"\\frac\{[0-9]+\}\{[0-9]+\}", "".join(self.rest[-7:][::-1]))
+            return f"({number} + {self.atom()})" if mixed else number
         if token in OPEN:
             self.bars += token == "|"
             code = self.sum()

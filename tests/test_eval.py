@@ -222,7 +222,14 @@ p = \frac{7}{11}, \; q = \frac{4}{11} | q = 4/11, p = 7/11
 C: 7 | 7 | C
 A: ab-a-b+1 | (a-1)(b-1) | A
 \cos C = -\frac{1}{2} | -0.5
-\varnothing | \varnothing
+\varnothing | \emptyset | ∅
+1, 2, and 3 | 3, 2, 1 | 1, 2 \text{, and } 3
+\frac{\frac12}{3} | \frac16 | \frac{1/2}{3}
+2.0 \times 10^8 \text{ m/s} | 200000000 | 2\cdot 10^8\ \mathrm{m/s}
+8.0 \mathrm{~m} | 8 \text{ meters}
+2x+1=y | y = 2x + 1 | 1+2x
+f(x) = 3x^2 - 2 | 3x^2-2
+\begin{cases} a=0 \\ b=2 \end{cases} | \begin{cases}a = 0\\b = 2\end{cases}
 2a/5 + 1 \text{ or } \frac{2a+5}{5} | \frac{2a}{5}+1, 1+\frac{2a}{5}
 0.5x | \frac{x}{2}
 2\cdot(-3) | -6
@@ -335,6 +342,10 @@ C: 7 | B
 x_1 | x_2
 4\!:\!51\!:\!06 \text{ p.m.} | 4:51:07 p.m.
 12345678.0 | 12345679
+1, 2, and 3 | 1, 2
+p = \frac12, q = \frac13 | p = \frac13, q = \frac12
+(1,2)(3,4) | (1,2),(3,4)
+\{1\} \cup \{2\} | \{1\}
 \text{Saint-Pierre} | \text{Pierre-Saint}
 """
 
@@ -503,7 +514,7 @@ def test_golds_grade_as_right():
                     same = math_equal(f"$\\boxed{{{gold}}}$ " if gold.count("{") == gold.count("}") else gold, gold)
                     opposite = judge._number(gold) not in (None, 0) and math_equal(f"-{gold}" if gold[0] != "-" else gold[1:], gold)
                 else:
-                    same, opposite = exact_match(f" {gold}. ", [gold]) and token_f1(gold.upper(), ["?", gold]) == 1, exact_match(f"{gold} not", [gold])
+                    same, opposite = exact_match(f" {gold}. ", [gold]) and token_f1(f" {gold} ", ["?", gold]) == 1, exact_match(f"{gold} not", [gold])
                 wrong += [(file.name, q.task, gold)] if opposite or not same else []
     assert golds > 0 and not wrong, wrong[:20]
 
@@ -587,6 +598,59 @@ def test_bad_rows_can_be_left_out(tmp_path, capsys):
         load_questions(path)
     assert [q.answers for q in load_questions(path, skip_bad=True)] == [["1"], ["2"]]
     assert capsys.readouterr().out.count("left out:") == 2
+
+
+@pytest.mark.parametrize("answer, golds, task", [
+    ("['Vienna', 'Wien']", ["Vienna", "Wien"], "qa"), ('["a, b", "c"]', ["a, b", "c"], "qa"), ("['it']", ["it"], "qa"), (["['x']", "y"], ["x", "y"], "qa"), ("[1, 2]", ["[1, 2]"], None), ("[-2,\\infty)", ["[-2,\\infty)"], "math"),
+    ("['a', 2]", ["['a', 2]"], "qa"), ("['a'", ["['a'"], "qa"), ("['a'] + ['b']", ["['a'] + ['b']"], "qa"), ("[" * 3000 + "'", ["[" * 3000 + "'"], "qa"), ("['", ["['"], "qa"), (["[]", "z"], ["[]", "z"], "qa"),
+    ({"target": ["a", "b"]}, ["a", "b"], "qa"), (18.0, ["18"], "math"), (18, ["18"], "math"), (-0.25, ["-0.25"], "math"), (1e300, [str(int(1e300))], None), (True, ["yes"], "qa"), (False, ["no"], "qa"), ([True, None, "x"], ["yes", "x"], "qa"),
+    ("5 + 13 = 18\n#### 1,018", ["1,018"], "math"), ("\U00020000\U0001f600", ["\U00020000\U0001f600"], "qa")])
+def test_answer_forms(tmp_path, answer, golds, task):
+    for row in ({"question": "q", "answer": answer}, {"question": "q", "answer": "", "info": {"answer": answer}}, {"prompt": [{"role": "user", "content": "q"}], "ground_truth": answer}, {"question": "q", "reward_model": {"ground_truth": answer}}):
+        question, = load_questions(write(tmp_path / "row.jsonl", row))
+        assert question.answers == golds and (task is None or question.task == task)
+
+
+@pytest.mark.parametrize("answer", ["NaN", "Infinity", "-Infinity", "[NaN]", "null", '["", null]', "{}"])
+def test_what_is_no_answer(tmp_path, answer):
+    with pytest.raises(ValueError, match="row 1 has no answer"):
+        load_questions(write(tmp_path / "row.jsonl", f'{{"question": "q", "answer": {answer}}}\n'))
+
+
+def test_dedupe_keeps_the_first(tmp_path, capsys):
+    asked = ["Who is  he?", "What is 2+3?", "who is he", "What is 2-3?", "Was ist Größe?", "WAS IST GRÖSSE?", "?", "?", "Qui?", "谁是他？", "谁是他", "Who is he?"]
+    path = write(tmp_path / "d.jsonl", *({"question": text, "answer": str(k)} for k, text in enumerate(asked)))
+    assert [q.answers[0] for q in load_questions(path)] == [str(k) for k in range(12)] and "left out" not in capsys.readouterr().out
+    assert [q.answers[0] for q in load_questions(path, dedupe=True)] == ["0", "1", "3", "4", "5", "6", "7", "8", "9"]
+    assert f"left out: 3 questions of {path} that repeat an earlier one" in capsys.readouterr().out
+
+
+def test_overlap(tmp_path, capsys):
+    first = write(tmp_path / "first.jsonl", *({"question": text, "answer": "1"} for text in ("Who wrote “Faust”?", "谁写了《浮士德》？", "Only here?", "?", "Who wrote Faust")))
+    chat = [{"role": "system", "content": "Only here?"}, {"role": "user", "content": "WHO wrote -- Faust?"}]
+    second = write(tmp_path / "second.jsonl", {"question": "new"}, {"prompt": chat, "answer": "2"}, {"question": "!", "answer": "3"}, {"question": "谁写了浮士德", "answer": "4"})
+    third = write(tmp_path / "third.jsonl", {"question": "Who wrote Fausta?", "answer": "1"})
+    assert judge.overlap([first, second, third]) == [(second, [(1, 2), (2, 4)]), (third, [])]
+    capsys.readouterr()
+    judge.main(["--overlap", first, second, third])
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"2 questions of {first} are in {second} (rows 1=2, 2=4)", f"0 questions of {first} are in {third}"]
+    with pytest.raises(ValueError, match="two files or more"):
+        judge.main(["--overlap", first])
+    with pytest.raises(FileNotFoundError, match="no.jsonl does not exist"):
+        judge.main(["--overlap", first, str(tmp_path / "no.jsonl")])
+
+
+def test_overlap_of_the_authors_files():
+    """The published figures: all AIME24 questions are in the validation set; 442 of the deep-search questions are in the training set."""
+    folder = Path(os.environ.get("APPO_DATA", "nowhere"))
+    if not (folder / "valid.parquet").is_file():
+        pytest.skip("APPO_DATA names no folder with valid.parquet")
+    pytest.importorskip("pyarrow")
+    aime = str(folder / "benchmarks" / "aime24.jsonl")
+    (_, pairs), = judge.overlap([str(folder / "valid.parquet"), aime])
+    assert sorted(b for _, b in pairs) == [q.meta["row"] for q in load_questions(aime)]
+    (_, pairs), = judge.overlap([str(folder / "hard_search_1k.parquet"), str(folder / "train_10k.parquet")])
+    assert len(pairs) == 442
 
 
 def test_bad_files(tmp_path):
