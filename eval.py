@@ -9,7 +9,7 @@
     python eval.py --overlap train.parquet bench1.jsonl bench2.jsonl        which questions they share
 
 Differs from the released code in: the answer is read from the policy's own text, so that a search result holding "<answer>" neither breaks nor makes a
-format; -5 is not 5 and 1/2 is 0.5.
+format; -5 is not 5, 1/2 is 0.5 and x+1 is 1+x; a Chinese, Japanese or Korean character is a word.
 """
 import argparse
 import ast
@@ -280,11 +280,13 @@ _pairs = lambda table: dict(pair.split("=") for pair in table.split())
 CHARACTERS = str.maketrans(_pairs("−=- –=- ÷=/ ²=^2 ³=^3 º=° ，=, （=( ）=) ％=% ：=: ＜=< ＞=>") | {c: f"\\{name} " for c, name in _pairs(
     "×=times ·=cdot ⋅=cdot ∞=infty π=pi θ=theta √=sqrt ∪=cup ∅=emptyset ∈=in ±=pm ∓=mp").items()})
 COMMANDS = _pairs(r"\leq=≤ \le=≤ \leqslant=≤ \geq=≥ \ge=≥ \geqslant=≥ \lt=< \gt=> \dfrac=\frac \tfrac=\frac \cfrac=\frac \dbinom=\binom "
-                  r"\tbinom=\binom \lvert=| \rvert=| \vert=| \lbrace=\{ \rbrace=\} \degree=° \circ=° \%=% \_=_ \colon=: \varnothing=\emptyset \div=/ \!= \$= $=") | dict.fromkeys(
+                  r"\tbinom=\binom \lvert=| \rvert=| \vert=| \lbrace=\{ \rbrace=\} \degree=° \circ=° \%=% \_=_ \colon=: "
+                  r"\varnothing=\emptyset \div=/ \!= \$= $=") | dict.fromkeys(
     [r"\,", r"\;", r"\:", r"\>", "\\ ", r"\(", r"\)", r"\[", r"\]", "~", r"\left", r"\right", r"\big", r"\Big", r"\bigl", r"\bigr",
      r"\Bigl", r"\Bigr", r"\displaystyle", r"\textstyle", r"\quad", r"\qquad", r"\thinspace", r"\limits"], " ")
 UNITS = _pairs("inch=in inche=in feet=ft foot=ft meter=m metre=m centimeter=cm kilometer=km mile=mi hour=h hr=h minute=min second=sec degree=° "
-               "pound=lb gram=g kilogram=kg dollar=$ th= st= nd= rd=") | {u: u for u in "cm mm km dm kg mg ml mL mph ft in oz lb lbs hrs min sec".split()}
+               "pound=lb gram=g kilogram=kg dollar=$ th= st= nd= rd=") | {
+    u: u for u in "cm mm km dm kg mg ml mL mph ft in oz lb lbs hrs min sec".split()}
 
 WORDS = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
 SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
@@ -388,7 +390,7 @@ def _leaf_equal(a: str, b: str) -> bool | None:
         return False
     words = [bool(re.search(WORD, text)) or text.isalpha() and 1 < len(text) and text != text.lower() for text in (a, b)]
     if any(words) or (a.isalpha() and b.isalpha() and len(a) > 1):
-        return a.casefold() == b.casefold() or (None if not any(words) else False)
+        return a.casefold() == b.casefold() or (False if any(words) else None)
     return None
 
 
