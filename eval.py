@@ -398,7 +398,7 @@ def _sides(leaf: str) -> tuple[str, str, str]:
     """(what stands before a single "=", the value, its unit in the singular or as a symbol); "" for what is not there."""
     name, _, value = leaf.rpartition("=") if leaf.count("=") == 1 else ("", "", leaf)
     name, value = (value, name) if len(value) == 1 and value.isalpha() and len(name) > 1 else (name, value)       # 2x+1 = y
-    units = re.fullmatch(r"(.*?[\d)}.])((?:«[^»]*»[/^{}\d-]*)+|°[CFK]?|[A-Za-z]+)((?:\^\{?\d\}?)?)", value)
+    units = re.fullmatch(r"(.*?[\d)}.]|.+?(?=«))((?:«[^»]*»[/^{}\d-]*)+|°[CFK]?|[A-Za-z]+)((?:\^\{?\d\}?)?)", value)
     if units and not (units[2] == "°" and re.search("sin|cos|tan|cot|sec|csc", units[1])):
         unit = re.sub(r"^(?:square|sq)(.+)", r"\g<1>2", re.sub(r"[«»{}^.]", "", units[2] + units[3]))
         power = unit[len(unit.rstrip("23")):]

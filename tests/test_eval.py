@@ -158,6 +158,7 @@ x > 3 | (3, \infty) | 3 < x
 320000 \mbox{ acres} | 320000 | 320,000 acres | 320{,}000
 1st | 1
 £5 | 5
+36\pi \text{ square units} | 36\pi | 36\pi\text{ units}^2
 \frac{3}{2} \text{ hours} | 1.5 hours | 1.5
 \text{Evelyn} | Evelyn | evelyn | \mathrm{Evelyn} | \textbf{EVELYN}
 \text{(B)} | B | (B) | \text{B} | (\mathrm{B}) | \mathbf{B}
