@@ -9,7 +9,7 @@
     python eval.py --overlap train.parquet bench1.jsonl bench2.jsonl        which questions they share
 
 Differs from the released code in: the answer is read from the policy's own text, so that a search result holding "<answer>" neither breaks nor makes a
-format; -5 is not 5 and 1/2 is 0.5.
+format; -5 is not 5, 1/2 is 0.5 and x+1 is 1+x; a Chinese, Japanese or Korean character is a word.
 """
 import argparse
 import ast
@@ -131,8 +131,9 @@ def _question(row: dict | str, where: str, number: int, task: str = "auto") -> Q
         row = json.loads(row) if isinstance(row, str) else row
         asked = next((row[key] for key in ("prompt", "question", "Question", "problem") if row.get(key)), None)
         messages = _messages(asked) if asked else []
-        places = [(row.get("reward_model") or {}).get("ground_truth"), *(row.get(key) for key in ("answer", "answers", "ground_truth", "golden_answers")),
-                  row["info"].get("answer") if isinstance(row.get("info"), dict) else None]
+        info = row["info"] if isinstance(row.get("info"), dict) else {}
+        places = [(row.get("reward_model") or {}).get("ground_truth"), info.get("answer"),
+                  *(row.get(key) for key in ("answer", "answers", "ground_truth", "golden_answers"))]
         answers = next((found for found in map(_answers, places) if found), [])
     except json.JSONDecodeError as problem:
         raise ValueError(f"{where} is not JSON: {problem}") from None
@@ -181,14 +182,14 @@ def _answers(value) -> list[str]:
 
 
 def question_key(question: Question, keep: str = "") -> str:
-    """What two questions share that count as the same: the user's text in lower case, only its letters, digits and _ (Unicode) and characters of `keep`."""
+    """What two questions share that count as the same: the user's text in lower case, of it letters, digits and _ (Unicode) and what is in `keep`."""
     return re.sub(rf"[^\w{re.escape(keep)}]+", "", "".join(m["content"] for m in question.messages if m["role"] == "user").lower())
 
 
 def overlap(files: list[str]) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Which questions of the first file occur in each other one: per other file its name and the pairs (row in the first, row in the other) that ask the same.
+    """Which questions of the first file each other one has too: its name and the pairs (row in the first, row in the other) that ask the same.
 
-    The same: equal question_key, which is not empty. A question that repeats gives the first row that asks it. Rows without a question or answer are left out.
+    The same: equal question_key, not empty. A question that repeats counts by its first row. Rows without a question or answer are left out.
     """
     rows = [{key: q.meta["row"] for q in reversed(load_questions(file, skip_bad=True)) if (key := question_key(q))} for file in files]
     return [(file, sorted((rows[0][key], there[key]) for key in rows[0].keys() & there.keys())) for file, there in zip(files[1:], rows[1:])]
@@ -226,6 +227,9 @@ def last_boxed(text: str) -> str | None:
     return best[1]
 
 
+CJK = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"     # one Chinese, Japanese or Korean character
+
+
 def normalize_answer(text: str) -> str:
     """SQuAD's normal form: lower case, no punctuation, no a/an/the, single spaces."""
     text = "".join(c for c in text.lower() if c not in string.punctuation)
@@ -235,7 +239,8 @@ def normalize_answer(text: str) -> str:
 def exact_match(pred: str, golds: list[str]) -> bool:
     """Does the prediction equal one of the golds in SQuAD's normal form (CJK: see _words)?
 
-    Two bare numbers are compared as numbers, since the normal form of -5 is that of 5. A gold without a normal form (punctuation alone) counts as written.
+    Two bare numbers are compared as numbers, since the normal form of -5 is that of 5. A gold without a normal form (punctuation alone) counts as
+    it is written.
     """
     def same(gold):
         x, y = _number(_plain_math(pred)), _number(_plain_math(gold))
@@ -260,8 +265,8 @@ def _f1(pred: list[str], gold: list[str]) -> float:
 def _words(text: str) -> list[str]:
     """The words of SQuAD's normal form, and 12% is not the word 12.
 
-    In text with a Chinese, Japanese or Korean character, which has no spaces to split at, each such character is a word, full-width forms are ASCII and
-    every Unicode punctuation is dropped.
+    In text with a Chinese, Japanese or Korean character, which has no spaces to split at, each such character is a word, full-width forms are ASCII
+    and every Unicode punctuation is dropped.
     """
     if re.search(CJK, text):
         text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c)[0] != "P" or c == "%")
@@ -271,35 +276,35 @@ def _words(text: str) -> list[str]:
 
 
 # A mathematical answer is compared in four steps: (a) _plain_math, one spelling; (b) _leaf_equal, strings and rationals; (c) _tree and _match, the
-# elements of tuples, intervals, sets, lists and matrices; (d) what is left, algebra, as numbers at a few points: _code translates each expression from
-# a fixed vocabulary into Python, which the sandbox runs with sympy. Of the model's text nothing is ever evaluated, neither here nor there.
+# elements of tuples, intervals, sets, lists and matrices; (d) what is left, algebra, as numbers at a few points: _code translates an expression into
+# Python made of a fixed vocabulary, which the sandbox runs with sympy. Of the model's text nothing is ever evaluated, neither here nor there.
 
-CJK = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
 MATH_LIMIT = 500        # characters; longer answers are compared as strings
-LEAVES, DEPTH = 64, 30  # elements of an answer and nesting of brackets, above which it is compared as a string
-FUNCTIONS = {f: f for f in "sin cos tan cot sec csc sinh cosh tanh exp log".split()} | {"ln": "log", "lg": "log", "sqrt": "sqrt"} | {
-    f"arc{f}": f"a{f}" for f in ("sin", "cos", "tan", "cot")}
-NO_CODE = "(None, None, 0)"
-GREEK = set("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega Gamma Delta "
-            "Theta Lambda Xi Sigma Phi Psi Omega".split())
-SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
-WORDS = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
-TOKEN = rf"[0-9]+\.?[0-9]*|\.[0-9]+|\\(?:[A-Za-z]+){SUBSCRIPT}|(?:{WORDS}|pi)(?![A-Za-z])|[A-Za-z]{SUBSCRIPT}|[-+*/^!|(){{}}\[\]°]"
+LEAVES, DEPTH = 60, 30  # elements of an answer, above which only equal strings are equal, and nesting of brackets, above which there is one element
+FUNCTIONS = {f: f for f in "sin cos tan cot sec csc sinh cosh tanh exp log sqrt".split()} | {"ln": "log", "lg": "log"} | {
+    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot"}
+GREEK = set("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega".split()
+            + "Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega".split())
 OPEN = {"(": ")", "[": "]", "{": "}", "|": "|", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
-NAME = r"(?!.*\\(?:frac|sqrt))[^\W\d][\w\\|'(),{} ]*|[|\\(][\w\\|'(),{} ]+"       # the left side of an equation that only names its right side
+NO_CODE = "(None, None, 0)"
+
+_pairs = lambda table: dict(pair.split("=") for pair in table.split())
+CHARACTERS = str.maketrans(_pairs("−=- –=- ÷=/ ²=^2 ³=^3 º=° ，=, （=( ）=) ％=% ：=: ＜=< ＞=>") | {c: f"\\{name} " for c, name in _pairs(
+    "×=times ·=cdot ⋅=cdot ∞=infty π=pi θ=theta √=sqrt ∪=cup ∅=emptyset ∈=in ±=pm ∓=mp").items()})
+COMMANDS = _pairs(r"\leq=≤ \le=≤ \leqslant=≤ \geq=≥ \ge=≥ \geqslant=≥ \lt=< \gt=> \dfrac=\frac \tfrac=\frac \cfrac=\frac \dbinom=\binom "
+                  r"\tbinom=\binom \lvert=| \rvert=| \vert=| \lbrace=\{ \rbrace=\} \degree=° \circ=° \%=% \_=_ \colon=: "
+                  r"\varnothing=\emptyset \div=/ \!= \$= $=") | dict.fromkeys(
+    [r"\,", r"\;", r"\:", r"\>", "\\ ", r"\(", r"\)", r"\[", r"\]", "~", r"\left", r"\right", r"\big", r"\Big", r"\bigl", r"\bigr",
+     r"\Bigl", r"\Bigr", r"\displaystyle", r"\textstyle", r"\quad", r"\qquad", r"\thinspace", r"\limits"], " ")
+UNITS = _pairs("inch=in inche=in feet=ft foot=ft meter=m metre=m centimeter=cm kilometer=km mile=mi hour=h hr=h minute=min second=sec degree=° "
+               "pound=lb gram=g kilogram=kg dollar=$ th= st= nd= rd=") | {
+    u: u for u in "cm mm km dm kg mg ml mL mph ft in oz lb lbs hrs min sec".split()}
+
+WORDS = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
+SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
+TOKEN = rf"[0-9]+\.?[0-9]*|\.[0-9]+|\\[A-Za-z]+{SUBSCRIPT}|(?:{WORDS}|pi)(?![A-Za-z])|[A-Za-z]{SUBSCRIPT}|[-+*/^!|(){{}}\[\]°]"
+NAME = r"(?!.*\\(?:frac|sqrt))[^\W\d][\w\\|'(),{} ]*|[|\\(][\w\\|'(),{} ]+"     # left of "=": it only names what is right
 WORD = rf"(?<![A-Za-z\\])(?!(?:{WORDS})(?![A-Za-z]))[^\W\d_]{{4,}}|^[0-9A-Z]+_[0-9]+$"    # text, or a number in another base: no algebra
-UNITS = {"inche": "in", "inch": "in", "feet": "ft", "foot": "ft", "meter": "m", "metre": "m", "centimeter": "cm", "kilometer": "km", "mile": "mi", "hour": "h",
-         "hr": "h", "minute": "min", "second": "sec", "degree": "°", "pound": "lb", "gram": "g", "kilogram": "kg", "dollar": "$", "th": "", "st": "", "nd": "",
-         "rd": ""} | {u: u for u in "cm mm km dm kg mg ml mL mph ft in oz lb lbs hrs min sec".split()}
-SPELLINGS = {"−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "/", "∞": "\\infty ", "π": "\\pi ", "θ": "\\theta ", "√": "\\sqrt ",
-             "∪": "\\cup ", "∈": "\\in ", "±": "\\pm ", "∓": "\\mp ", "²": "^2", "³": "^3", "º": "°", "，": ",", "（": "(", "）": ")", "％": "%", "：": ":",
-             "＜": "<", "＞": ">"}
-COMMANDS = {"\\leq": "≤", "\\le": "≤", "\\leqslant": "≤", "\\geq": "≥", "\\ge": "≥", "\\geqslant": "≥", "\\lt": "<", "\\gt": ">", "\\dfrac": "\\frac",
-            "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\lvert": "|", "\\rvert": "|", "\\vert": "|",
-            "\\lbrace": "\\{", "\\rbrace": "\\}", "\\degree": "°", "\\circ": "°", "\\%": "%", "\\_": "_", "\\colon": ":", "\\\\": "\\\\", "\\{": "\\{",
-            "\\}": "\\}", "\\div": "/"} | dict.fromkeys(
-    [f"\\{c}" for c in "left right big Big bigl bigr Bigl Bigr displaystyle textstyle quad qquad thinspace limits".split()] +
-    ["\\" + c for c in ",;:> ()[]"] + ["~"], " ") | dict.fromkeys(["\\!", "\\$", "$"], "")
 
 
 def math_equal(pred: str, gold: str) -> bool:
@@ -321,11 +326,11 @@ def math_equal(pred: str, gold: str) -> bool:
 
 @functools.lru_cache(1 << 14)
 def _same_math(first: str, second: str) -> bool:
-    """Steps (b) to (d) of math_equal. Raises ConnectionError if there is no sandbox."""
-    labels = [re.match(r"\s*([A-E])[.:)]\s+(.+)", text, re.DOTALL) for text in (first, second)]
+    """Steps (b) to (d) of math_equal, on sorted arguments. Raises ConnectionError if there is no sandbox."""
+    labels = [re.match(r"\s*([A-E])[.:)]\s+(.+)", (last_boxed(text) or text).lstrip("$"), re.DOTALL) for text in (first, second)]
     if sum(map(bool, labels)) == 1:                             # "C: 7" is both C and 7
         label, other = (labels[0], second) if labels[0] else (labels[1], first)
-        return any(math_equal(part, other) for part in label.groups())
+        return any(_same_math(*sorted((part, other))) for part in label.groups())
     a, b = _tree(_plain_math(first)), _tree(_plain_math(second))
     left, right = list(_leaves(a)), list(_leaves(b))
     if max(len(left), len(right)) > LEAVES:
@@ -333,25 +338,27 @@ def _same_math(first: str, second: str) -> bool:
     known = {(x, y): _leaf_equal(x, y) for x in left for y in right}
     if _match(a, b, lambda x, y: known[x, y]):
         return True
-    undecided = {x for pair, verdict in known.items() if verdict is None for x in pair}
-    codes = [[_leaf_code(x) if x in undecided else NO_CODE for x in leaves] for leaves in (left, right)]
-    if not undecided:
+    codes = {x: _leaf_code(x) for pair, verdict in known.items() if verdict is None for x in pair}
+    if not codes:
         return False
-    if any(_leaf_code(x) == NO_CODE for x in undecided) and importlib.util.find_spec("math_verify"):
+    if NO_CODE in codes.values() and importlib.util.find_spec("math_verify"):
         return _jail(MATH_VERIFY.format(repr(f"${first}$"), repr(f"${second}$"))) == "1"
-    bits = iter(_jail(SAME_VALUES + "print(*['01'[same(p, q)] for p in [{}] for q in [{}]], sep='')".format(*map(", ".join, codes))))
+    bits = iter(_jail(SAME_VALUES + "print(*['01'[same(p, q)] for p in [{}] for q in [{}]], sep='')".format(*[
+        ", ".join(codes.get(x, NO_CODE) for x in leaves) for leaves in (left, right)])))
     equal = {(x, y): next(bits, "0") == "1" for x in left for y in right}
     return _match(a, b, lambda x, y: equal[x, y] if known[x, y] is None else known[x, y])
 
 
 def _plain_math(text: str) -> str:
     """LaTeX in one spelling, linear in its length: no layout, spaces, $ or thousands separators; \\text{x} becomes «x», "and" a comma."""
-    text = "".join(SPELLINGS.get(c, c) for c in last_boxed(text) or text)
+    text = (last_boxed(text) or text).translate(CHARACTERS)
     text = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}", _plain_text, text)
-    text = re.sub(r"\\(?:[A-Za-z]+|.)|[$~]", lambda m: COMMANDS.get(m[0], m[0]), text).replace("{,}", ",").replace("**", "^").replace("+\\infty", "\\infty").strip()
+    text = re.sub(r"\\(?:[A-Za-z]+|.)|[$~]", lambda m: COMMANDS.get(m[0], m[0]), text)
+    text = text.replace("{,}", ",").replace("**", "^").replace("+\\infty", "\\infty").strip()
     text = re.sub(r"\^\s*(?:°|\{\s*°\s*\})|\s(?:and|or)\s", lambda m: "°" if m[0][0] == "^" else ",", text).rstrip(" .,;")
     if re.fullmatch(r"[^,\d()\[\]{}]*\d{1,3}(?:,\d{3})+(?![\d,])[^,]*", text):
         text = text.replace(",", "")
+    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\{[^{}]*\}|\d)", lambda m: f"\\frac{{{m[1].strip('{}')}}}{{{m[2].strip('{}')}}}", text)
     text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+", lambda m: m[1] + " " if m[1] else "", re.sub(r"\\sqrt\s*(\d+)", r"\\sqrt{\1}", text))
     text = re.sub(r"^\(?([0-9A-Z]+)\)?_\{?(\d+)\}?$", r"\1_\2", re.sub(r"_\{(\w)\}", r"_\1", text))
@@ -360,7 +367,7 @@ def _plain_math(text: str) -> str:
 
 def _plain_text(match: re.Match) -> str:
     words = match[1].strip()
-    return f"\\{words} " if words in FUNCTIONS else "," if words in ("and", "or") else words if words in ("", "e", "i") else f"«{words}»"
+    return f"\\{words} " if words in FUNCTIONS else "," if words.strip(" ,") in ("and", "or") else words if words in ("", "e", "i") else f"«{words}»"
 
 
 def _number(text: str) -> Fraction | None:
@@ -395,14 +402,15 @@ def _leaf_equal(a: str, b: str) -> bool | None:
         return False
     words = [bool(re.search(WORD, text)) or text.isalpha() and 1 < len(text) and text != text.lower() for text in (a, b)]
     if any(words) or (a.isalpha() and b.isalpha() and len(a) > 1):
-        return a.casefold() == b.casefold() or (None if not any(words) else False)
+        return a.casefold() == b.casefold() or (False if any(words) else None)
     return None
 
 
 def _sides(leaf: str) -> tuple[str, str, str]:
     """(what stands before a single "=", the value, its unit in the singular or as a symbol); "" for what is not there."""
     name, _, value = leaf.rpartition("=") if leaf.count("=") == 1 else ("", "", leaf)
-    units = re.fullmatch(r"(.*?[\d)}.])((?:«[^»]*»[/^{}\d-]*)+|°[CFK]?|[A-Za-z]+)((?:\^\{?\d\}?)?)", value)
+    name, value = (value, name) if len(value) == 1 and value.isalpha() and len(name) > 1 else (name, value)       # 2x+1 = y
+    units = re.fullmatch(r"(.*?[\d)}.]|.+?(?=«))((?:«[^»]*»[/^{}\d-]*)+|°[CFK]?|[A-Za-z]+)((?:\^\{?\d\}?)?)", value)
     if units and not (units[2] == "°" and re.search("sin|cos|tan|cot|sec|csc", units[1])):
         unit = re.sub(r"^(?:square|sq)(.+)", r"\g<1>2", re.sub(r"[«»{}^.]", "", units[2] + units[3]))
         power = unit[len(unit.rstrip("23")):]
@@ -418,7 +426,7 @@ def _tree(text: str):
     if max(depths, default=0) > DEPTH:
         return text
     text = re.sub(r"^\\\{[A-Za-z](?:\\in\\mathbb\{?R\}?)?(?:\\mid|\\vert|:|\|)(.*)\\\}$", r"\1", text)
-    text = _interval(re.sub(r"^(?:[A-Za-z]\w*\\in(?![A-Za-z])|[A-Za-z]\w*=(?=[(\[]|\\\{|\\begin)|\([A-Za-z](?:,[A-Za-z])+\)=(?=[(\[]))", "", text))
+    text = _interval(re.sub(r"^[A-Za-z]\w*\\in(?![A-Za-z])", "", text))
     matrix = re.fullmatch(r"\\begin\{([pbv]?)matrix\}(.*)\\end\{\1matrix\}", text)
     if matrix:
         rows = [row.split("&") for row in matrix[2].removesuffix("\\\\").split("\\\\")]
@@ -427,6 +435,9 @@ def _tree(text: str):
     if len(parts) > 1 or "\\pm" in text:
         parts = parts if len(parts) > 1 else [text.replace("\\pm", s).replace("\\mp", t) for s, t in ("+-", "-+")]
         return "set", [x for tree in map(_tree, parts) for x in (tree[1] if tree[:1] == ("set",) else [tree])]
+    name, _, value = text.partition("=")
+    if re.fullmatch(NAME, name) and isinstance(named := _tree(value), tuple):
+        return named                                            # A = {1, 2}, (m, n) = (3, 2)
     if text[:2] == "\\{" and text[-2:] == "\\}" and len(text) > 4:
         inner = _tree(text[2:-2])
         return inner if inner[:1] == ("set",) else ("set", [inner])
@@ -440,7 +451,8 @@ def _split(text: str) -> list[str]:
     if not depths or min(depths) < 0 or depths[-1]:
         return [text]
     cuts = [m.span() for m in re.finditer(r"[,;]|\\cup(?![A-Za-z])", text) if depths[m.start()] == 0]
-    return [text[i:j] for i, j in zip([0] + [end for _, end in cuts], [start for start, _ in cuts] + [len(text)])]
+    parts = [text[i:j] for i, j in zip([0] + [end for _, end in cuts], [start for start, _ in cuts] + [len(text)])]
+    return [part for part in parts if part] or [text]           # "1, 2, and 3" has an empty one
 
 
 def _interval(text: str) -> str:
@@ -491,10 +503,10 @@ def _jail(code: str) -> str:
     result = grader_jail().run(code)
     if result.status == "infra":
         raise ConnectionError("no sandbox")
-    return result.text.splitlines()[-1] if result.status == "ok" else ""
+    return result.text.rpartition("\n")[2] if result.status == "ok" else ""
 
 
-# A leaf is (value, left side minus right side of an equation, rough). Values at five points, two of them positive in every symbol and one negative in all.
+# A leaf is (value, left side minus right side of an equation, rough). Values at five points: two positive in every symbol, one negative in all.
 # Without symbols numbers stay exact, so that 2^99 differs from 2^99 + 1.
 SAME_VALUES = """
 from random import Random
@@ -533,20 +545,21 @@ def _leaf_code(leaf: str) -> str:
 
 
 def _code(text: str) -> str | None:
-    """Plain LaTeX as a Python expression made of our own words (sympy's functions, numbers, v("x") for a symbol); None if a token is not one of ours."""
+    """Plain LaTeX as Python made of our own words (sympy's functions, numbers, v("x") for a symbol); None if a token is not one of ours."""
     tokens = re.findall(TOKEN, text)
-    if not tokens or "".join(tokens) != text.replace(" ", "") or max(itertools.accumulate((t in OPEN) - (t in OPEN.values()) for t in tokens)) > DEPTH:
+    depths = itertools.accumulate((t in OPEN) - (t in OPEN.values()) for t in tokens)
+    if "".join(tokens) != text.replace(" ", "") or max(depths, default=DEPTH + 1) > DEPTH:
         return None
     try:
         reader = _Reader(tokens)
         code = reader.sum()
         return code if reader.rest == [""] else None
-    except (ValueError, IndexError, KeyError, RecursionError):
+    except (ValueError, IndexError, RecursionError):
         return None
 
 
 class _Reader:
-    """Recursive descent over tokens of LaTeX; each method reads one construct and returns it as Python. ValueError, IndexError, KeyError: none of ours."""
+    """Recursive descent over tokens of LaTeX: each method reads one construct and returns it as Python. ValueError, IndexError: none of ours."""
 
     def __init__(self, tokens: list[str]):
         self.rest, self.bars = [""] + tokens[::-1], 0           # the next token comes last
@@ -596,9 +609,9 @@ class _Reader:
     def atom(self) -> str:
         token = self.take()
         if token[:1].isdigit() or token[:1] == ".":
-            mixed = token.isdigit() and self.rest[-7:][::-1] if self.rest[-1] == "\\frac" else []
             number = f"Rational('{token}')" if "." in token else f"Integer({int(token)})"
-            return f"({number} + {self.atom()})" if len(mixed) == 7 and mixed[2].isdigit() and mixed[5].isdigit() else number
+            mixed = token.isdigit() and re.fullmatch(r"\\frac\{[0-9]+\}\{[0-9]+\}", "".join(self.rest[-7:][::-1]))
+            return f"({number} + {self.atom()})" if mixed else number
         if token in OPEN:
             self.bars += token == "|"
             code = self.sum()
