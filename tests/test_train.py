@@ -12,7 +12,7 @@ from conftest import untrained
 
 import appo
 import train
-from appo import Policy, Rollout
+from appo import Policy
 from train import Run, batch_of, read_settings
 
 README = Path(train.__file__).parent / "README.md"
