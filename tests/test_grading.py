@@ -1,5 +1,6 @@
 """grading.py: tables of equal and unequal answers, properties, texts that hang or attack, words in other scripts."""
 import ast
+import importlib.util
 import time
 from fractions import Fraction
 
@@ -342,7 +343,8 @@ HOSTILE = ["__import__('os').system('touch {file}')", "open('{file}', 'w')", "pr
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_wrong_and_never_runs(text, tmp_path):
     text = text.replace("{file}", str(tmp_path / "ran"))
-    for gold in ("1", "x+1", "\\sqrt{2}", "1, x", "\\sum_{k=1}^{1} k"):
+    quoted = text in ("'1'", '"1"', "\\text{1}'") and importlib.util.find_spec("math_verify")      # Math-Verify reads a quoted 1 as 1
+    for gold in ("1", "x+1", "\\sqrt{2}", "1, x", "\\sum_{k=1}^{2} k")[1 if quoted else 0:]:
         assert math_equal(text, gold) is False and math_equal(gold, text) is False
     assert not list(tmp_path.iterdir())
 
