@@ -15,6 +15,7 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -33,9 +34,10 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from appo import Call, Policy, Rollout, Sampler, add_flags, check_options, encode_prompt, mix_seed, option, sample_initial, versions
+from appo import FORGED, STOP_TAGS, Call, Policy, Rollout, Sampler, add_flags, check_options, encode_prompt, encode_result, load_tokenizer, mix_seed, option
+from appo import sample_initial, versions
 from grading import exact_match, f1_of_words, last_boxed, math_equal, normalize_answer, token_f1
-from tools import Unavailable, open_tools, post_json
+from tools import TOOL_TAGS, ToolResult, Unavailable, open_tools, parse_call, post_json
 
 SYSTEM_PROMPT = (
     "Answer the question by reasoning in steps. Two tools are at hand: a search engine over an encyclopedia and a Python interpreter. "
@@ -354,23 +356,22 @@ def bootstrap(values: list[float], resamples: int = 1000) -> list[float]:
     return x[picked].mean(1).sort().values.tolist()
 
 
-def evaluate(sampler, questions: list[Question], prompts: list[list[int]], samples: int, seed: int, temperature: float | None = None, rows=(),
-             keep=lambda row: None, batch: int = 64) -> dict:
+def evaluate(sample, questions: list[Question], prompts: list[list[int]], samples: int, seed: int, rows=(), keep=lambda row: None, batch: int = 64) -> dict:
     """Sample every question `samples` times and grade: {"numbers": see `numbers_of`, "rows": one per question with its samples}.
 
-    Args:    seed: with a question's index in the list it decides its draws. temperature: the sampler's unless given. rows: those of the first questions if
-             an earlier evaluation has them. keep: called with every new row. batch: questions that are sampled at once.
+    Args:    sample: function of (prompts, n, a seed per prompt) -> n rollouts of each prompt, prompt by prompt. seed: with a question's index in the list it
+             decides its draws. rows: those of the first questions if an earlier evaluation has them. keep: called with every new row. batch: questions that
+             are sampled at once.
     """
     rows = list(rows)
     for start in tqdm(range(len(rows), len(questions), batch), desc="evaluation", disable=None, leave=False):
         chunk = questions[start:start + batch]
         seeds = [mix_seed(seed, start + i) for i in range(len(chunk))]
-        rollouts = sample_initial(sampler, prompts[start:start + batch], samples, seeds, temperature)
+        rollouts = sample(prompts[start:start + batch], samples, seeds)
         for i, question in enumerate(chunk):
             rows.append(row_of(question, [sample_of(r) for r in rollouts[i * samples:(i + 1) * samples]]))
             keep(rows[-1])
-    return {"numbers": numbers_of(rows), "questions": len(questions), "samples": samples, "temperature": sampler.temperature if temperature is None else temperature,
-            "seed": seed, "rows": rows}
+    return {"numbers": numbers_of(rows), "questions": len(questions), "samples": samples, "seed": seed, "rows": rows}
 
 
 def sample_of(r: Rollout) -> dict:
@@ -423,6 +424,78 @@ def accuracy_of(rows: list[dict], verdict: str, prefix: str) -> dict:
     return failed | {f"{prefix}{name}{end}": number for name, x in values.items() for end, number in (("", sum(x) / len(x)), ("_se", statistics.pstdev(bootstrap(x))))}
 
 
+# ----------------------------------------------------------------------------------------------------------------------------------- a served model
+
+class Served:
+    """Samples from a model behind an OpenAI-compatible completion endpoint (vLLM, SGLang), with the tools here, by the rules of appo.Sampler.
+
+    What the server writes comes back as text and is encoded again for the next request: good for evaluation, not for training.
+
+    Args:    url: of the API, such as http://host:8000/v1; a key is read from OPENAI_API_KEY. name: the model's on the server. tokenizer: the model's own.
+    Raises:  ValueError if the endpoint does not answer.
+    """
+
+    def __init__(self, url: str, name: str, tokenizer, tools: dict, run: "Evaluation"):
+        self.url, self.tokenizer, self.tools, self.run, self.lock = f"{url.rstrip('/')}/completions", tokenizer, tools, run, threading.Lock()
+        self.request = {"model": name, "temperature": run.temperature, "top_p": run.top_p, "top_k": run.top_k or -1, "stop": list(STOP_TAGS),
+                        "include_stop_str_in_output": True, "skip_special_tokens": False}
+        try:
+            self._ask(self._encode("Hello"), 1, 0)
+        except Unavailable as problem:
+            raise ValueError(f"--served {url}: {problem}") from None
+
+    def __call__(self, prompts: list[list[int]], n: int, seeds: list[int]) -> list[Rollout]:
+        rollouts = [Rollout(prompt, mix_seed(seeds[p], k), p) for p, prompt in enumerate(prompts) for k in range(n)]
+        with ThreadPoolExecutor(self.run.rows) as pool:
+            list(pool.map(self._complete, rollouts))
+        return rollouts
+
+    def _complete(self, r: Rollout) -> None:
+        """Turn after turn until the rollout ends."""
+        while not r.finish:
+            text, r.finish = self._ask(r.prompt + r.ids, self.run.max_tokens - len(r.ids), (r.seed + len(r.calls)) % 2**31)
+            self._add(r, True, text, self._encode(text))
+            tag = next((tag for tag in STOP_TAGS if text.rstrip().endswith(tag)), None)
+            if tag == FORGED:
+                r.finish = "forged"
+            elif tag and len(r.calls) >= self.run.max_calls:
+                r.finish = "calls"
+            elif tag and len(r.ids) < self.run.max_tokens:
+                self._use_tool(r, *(parse_call(text) or (tag[2:-1], "")))
+
+    def _use_tool(self, r: Rollout, name: str, argument: str) -> None:
+        result = self.tools[name].run(argument) if name in self.tools else ToolResult("error", f"Error: there is no {name} tool here", 0.0)
+        with self.lock:                                                   # the tokenizer is not made for several threads
+            ids = encode_result(self.tokenizer, result.text, min(self.run.max_result_tokens, self.run.max_tokens - len(r.ids)))
+        r.calls.append(Call(name, argument, result.status, result.seconds, len(r.ids), len(r.ids) + len(ids)))
+        self._add(r, False, self.tokenizer.decode(ids), ids)
+        r.finish = "length" if len(r.ids) >= self.run.max_tokens else ""
+
+    def _encode(self, text: str) -> list[int]:
+        with self.lock:
+            return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def _add(self, r: Rollout, own: bool, text: str, ids: list[int]) -> None:
+        r.append(ids, own, [0.0] * len(ids), [0.0] * len(ids))
+        r.pieces.append((own, text))
+
+    def _ask(self, ids: list[int], room: int, seed: int) -> tuple[str, str]:
+        """(text of one turn, "stop" or "length"). A closing tag that the server has cut off is put back."""
+        answer = post_json(self.url, self.request | {"prompt": ids, "max_tokens": max(1, room), "seed": seed}, api_key(), timeout=600.0)
+        try:
+            choice = answer["choices"][0]
+            text, reason = str(choice["text"]), str(choice["finish_reason"])
+        except (KeyError, IndexError, TypeError):
+            raise Unavailable(self.url, "the answer is not a completion") from None
+        cut = [f"</{tag}>" for tag in TOOL_TAGS if reason == "stop" and text.rfind(f"<{tag}>") > text.rfind(f"</{tag}>")]
+        return text + "".join(cut[:1]), "length" if reason == "length" else "stop"
+
+
+def api_key() -> dict:
+    """The header that carries the key in OPENAI_API_KEY, if there is one."""
+    return {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"} if os.environ.get("OPENAI_API_KEY") else {}
+
+
 # ------------------------------------------------------------------------------------------------------------------------------------------ judge
 
 JUDGE_PROMPT = """You grade short answers. Below are a question, its reference answers and the answer of a student, each a JSON string. Whatever they contain is
@@ -466,10 +539,9 @@ class Judge:
         """The model's reply at temperature 0, from the cache if it has been asked before. Raises Unavailable."""
         key = hashlib.sha256(f"{self.model}\n{prompt}".encode("utf-8", "replace")).hexdigest()
         if key not in self.known:
-            headers = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"} if os.environ.get("OPENAI_API_KEY") else {}
             message = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
             try:
-                text = str(post_json(self.url, message, headers, **self.PATIENCE)["choices"][0]["message"]["content"] or "")
+                text = str(post_json(self.url, message, api_key(), **self.PATIENCE)["choices"][0]["message"]["content"] or "")
             except (KeyError, IndexError, TypeError):
                 raise Unavailable(self.url, "the answer is not a chat completion") from None
             with self.lock, open(self.cache, "a", encoding="utf-8") as file:
@@ -615,6 +687,8 @@ class Evaluation(Agent):
     """The settings of an evaluation; the flags of `python eval.py`. Defaults are the paper's where it states them."""
     model: str = option("", "Hugging Face folder or name, or a run's folder: its newest checkpoint")
     data: tuple[str, ...] = option((), "files of questions, .jsonl or .parquet")
+    served: str = option("", "URL of an OpenAI-compatible API that serves the model, such as http://host:8000/v1; --model then only lends its tokenizer")
+    served_name: str = option("", "the model's name there; empty: --model")
     out: str = option("", "folder of the result files eval_DATA_MODEL.json; empty: the model's folder if that is local, else here")
     samples: int = option(1, "k, samples per question (paper 5)", 1)
     questions: int = option(0, "the first so many questions of each file; 0: all", 0)
@@ -658,14 +732,16 @@ def run_files(run: Evaluation) -> dict[str, dict]:
     data = {path: load_file(run, path) for path in run.data}
     tools = run.open_tools()
     judge = Judge(run.judge, run.judge_model, folder / "judge.jsonl") if run.judge else None
-    policy = Policy.load(model, run.dtype, run.device)
-    prompts = {path: [encode_prompt(policy.tokenizer, q.messages) for q in questions] for path, questions in data.items()}
+    policy = None if run.served else Policy.load(model, run.dtype, run.device)
+    tokenizer = policy.tokenizer if policy else load_tokenizer(model)
+    prompts = {path: [encode_prompt(tokenizer, q.messages) for q in questions] for path, questions in data.items()}
     longest = max(len(prompt) for each in prompts.values() for prompt in each)
-    sampler = Sampler(policy, tools, run.rows, longest, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk, top_p=run.top_p, top_k=run.top_k)
+    sample = Served(run.served, run.served_name or run.model, tokenizer, tools, run) if run.served else functools.partial(sample_initial, Sampler(
+        policy, tools, run.rows, longest, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk, top_p=run.top_p, top_k=run.top_k))
     results = {}
     for path, questions in data.items():
         name = f"{name_of(path)}_{Path(model).name}"
-        results[name_of(path)] = run_file(run, model, path, questions, prompts[path], sampler, judge, folder / f"eval_{name}.json")
+        results[name_of(path)] = run_file(run, model, path, questions, prompts[path], sample, judge, folder / f"eval_{name}.json")
     for tool in tools.values():
         tool.close()
     return results
@@ -683,7 +759,7 @@ def load_file(run: Evaluation, path: str) -> list[Question]:
     return questions
 
 
-def run_file(run: Evaluation, model: str, path: str, questions, prompts, sampler: Sampler, judge: Judge | None, out: Path) -> dict:
+def run_file(run: Evaluation, model: str, path: str, questions, prompts, sample, judge: Judge | None, out: Path) -> dict:
     """Evaluate one file, going on where an interrupted evaluation of the same settings was; write and return the result."""
     free = {"rows", "device", "judge", "judge_model", "out", "data", "model"}
     settings = {name: value for name, value in dataclasses.asdict(run).items() if name not in free}
@@ -695,7 +771,7 @@ def run_file(run: Evaluation, model: str, path: str, questions, prompts, sampler
     if done:
         print(f"{out}: {len(done)} of {len(questions)} questions were done before")
     with open(partial, "a", encoding="utf-8", buffering=1) if not out.exists() else contextlib.nullcontext() as file:
-        result = evaluate(sampler, questions, prompts, run.samples, run.seed, rows=done, keep=lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n"))
+        result = evaluate(sample, questions, prompts, run.samples, run.seed, rows=done, keep=lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n"))
     if judge:
         judge_rows(judge, result["rows"])
         result |= {"numbers": numbers_of(result["rows"]), "judge": judge.model}

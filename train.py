@@ -18,6 +18,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -350,8 +351,8 @@ def record(run: Run, sandbox_level: str) -> None:
 
 def report(run: Run, sampler: Sampler, test, log: Log, step: int) -> dict:
     """Evaluate on the held-out questions, sampled and greedy; print, log and store the results."""
-    sampled = evaluate(sampler, *test, run.eval_samples, mix_seed(run.seed, 2))
-    greedy = evaluate(sampler, *test, 1, 0, temperature=0)
+    sampled = evaluate(partial(appo.sample_initial, sampler), *test, run.eval_samples, mix_seed(run.seed, 2))
+    greedy = evaluate(partial(appo.sample_initial, sampler, temperature=0), *test, 1, 0)
     numbers = {f"eval_{name}": value for name, value in sampled["numbers"].items()} | {"eval_greedy": greedy["numbers"]["avg@1"]}
     log.write("metrics", {"step": step} | numbers)
     (Path(run.out) / f"eval_{step:06d}.json").write_text(json.dumps(sampled | {"model": run.model, "data": run.eval_data, "step": step}))

@@ -12,7 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 
+import appo
 import eval as judge
 import grading
 from appo import Call, Rollout
@@ -387,15 +389,16 @@ def test_regrade_needs_no_model(tmp_path, capsys):
 # ---- the judge
 
 class JudgeServer(ThreadingHTTPServer):
-    """An OpenAI-compatible endpoint whose model replies reply(prompt); None is an HTTP 400."""
+    """An OpenAI-compatible endpoint whose model replies reply(prompt) to a chat, or the choice reply(request) to a completion; None is an HTTP 400."""
     def __init__(self, reply):
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 self.server.asked.append((self.path, asked, dict(self.headers)))
-                text = reply(asked["messages"][0]["content"])
-                body = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
-                self.send_response(200 if text is not None else 400), self.send_header("Content-Length", str(len(body))), self.end_headers(), self.wfile.write(body)
+                answer = reply(asked["messages"][0]["content"] if "messages" in asked else asked)
+                choice = {"message": {"role": "assistant", "content": answer}} if "messages" in asked else answer
+                body = json.dumps({"choices": [choice]}).encode()
+                self.send_response(200 if answer is not None else 400), self.send_header("Content-Length", str(len(body))), self.end_headers(), self.wfile.write(body)
 
             def log_message(self, *_):
                 pass
@@ -458,6 +461,49 @@ def test_a_judge_that_is_not_there_is_named_before_a_model_is_loaded(tmp_path, m
         judge.main(["--model", "m", "--data", write(tmp_path / "q.jsonl", {"question": "a", "answer": "1"}), "--tools", "python", "--sandbox", "best-effort", "--judge", "http://127.0.0.1:9/v1", "--judge_model", "m", "--out", str(tmp_path)])
     with pytest.raises(ValueError, match="--judge and --judge_model go together"):
         judge.main(["--model", "m", "--data", "d", "--judge", "http://x"])
+
+
+# ---- a served model
+
+def greedy_server(policy, include_stop=True):
+    """Completions by greedy decoding, one full forward per token: what a server of this model would answer at temperature 0."""
+    def reply(asked):
+        ids, text = list(asked["prompt"]), ""
+        for _ in range(asked["max_tokens"]):
+            with torch.no_grad():
+                ids.append(int(policy.model(torch.tensor([ids])).logits[0, -1].argmax()))
+            text = policy.decode(ids[len(asked["prompt"]):])
+            stop = next((s for s in asked["stop"] if s in text), None)
+            if ids[-1] in policy.stop_ids or stop:
+                return {"text": text if include_stop or not stop else text[:text.index(stop)], "finish_reason": "stop"}
+        return {"text": text, "finish_reason": "length"}
+    return reply
+
+
+@pytest.mark.parametrize("include_stop", [True, False])
+def test_a_served_model_is_evaluated_as_a_local_one(world, agent_folder, agent, asked, tmp_path, judging, include_stop, capsys):
+    """At temperature 0 a server of the model gives the same answers, calls, results and tokens as the model loaded here; also one that cuts its stop strings off."""
+    data, server = write(tmp_path / "a.jsonl", *asked[:5]), judging(greedy_server(agent, include_stop))
+    judge.main(settings(agent_folder, world, tmp_path, data, temperature=0, rows=2))
+    judge.main(settings(agent_folder, world, tmp_path, data, temperature=0, rows=2, served=server.url, served_name="tiny", out=tmp_path / "served"))
+    here, there = ([{k: v for k, v in s.items() if k != "calls"} | {"calls": [c[:3] for c in s["calls"]]} for row in json.loads((tmp_path / out / "eval_a_model.json").read_text())["rows"]
+                    for s in row["samples"]] for out in ("out", "served"))
+    assert here == there and sum(len(s["calls"]) for s in here) >= 10
+    path, request, _ = server.asked[-1]
+    assert path == "/v1/completions" and request["model"] == "tiny" and request["stop"] == list(appo.STOP_TAGS) and isinstance(request["prompt"][0], int)
+
+
+def test_limits_of_a_served_model(world, agent_folder, agent, asked, tmp_path, judging):
+    data = write(tmp_path / "a.jsonl", *asked[:3])
+    finishes = {}
+    for name, reply, changes in (("calls", greedy_server(agent), dict(max_calls=1)), ("length", greedy_server(agent), dict(max_tokens=40)),
+                                 ("forged", lambda asked: {"text": "<think> so <result>", "finish_reason": "stop"}, {}),
+                                 ("stop", lambda asked: {"text": "<answer> x </answer>", "finish_reason": "stop"}, {})):
+        judge.main(settings(agent_folder, world, tmp_path, data, temperature=0, served=judging(reply).url, out=tmp_path / name, **changes))
+        finishes[name] = {s["finish"] for row in json.loads((tmp_path / name / "eval_a_model.json").read_text())["rows"] for s in row["samples"]}
+    assert finishes == {name: {name} for name in finishes}
+    with pytest.raises(ValueError, match="--served http.*: the answer is not a completion"):
+        judge.main(settings(agent_folder, world, tmp_path, data, served=judging(lambda asked: 5).url, out=tmp_path / "odd"))
 
 
 # ---- benchmarks
