@@ -22,6 +22,7 @@ import dataclasses
 import math
 import platform
 import time
+import types
 import unicodedata
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -29,9 +30,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 import transformers
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -124,6 +128,7 @@ class Config:
     minibatch: int = option(16, "prompts per update (paper 16: 8 updates a step)", 1)
     ppo_epochs: int = option(1, "passes over the step's rollouts; branches are drawn anew in each", 1)
     micro: int = option(8, "rollouts per forward or backward pass: memory only", 1)
+    checkpointing: bool = option(False, "recompute each layer's activations in the backward pass: memory for a third more time")
     clip_grad: float = option(1.0, "the gradient norm is clipped to this", 0)
 
     def __post_init__(self):
@@ -190,6 +195,39 @@ def load_tokenizer(path: str):
     return read(AutoTokenizer)
 
 
+class Ranks:
+    """The processes that share a step, each with prompts of its own. One alone needs no torch.distributed. Every method is a collective: all ranks call it."""
+
+    def __init__(self):
+        alone = not dist.is_initialized()
+        self.rank, self.world = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Element by element over the ranks, in float64."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max(self, values: list[float]) -> list[float]:
+        return self._reduce(values, dist.ReduceOp.MAX)
+
+    def _reduce(self, values: list[float], how) -> list[float]:
+        total = torch.tensor(values, dtype=torch.float64)
+        if self.world > 1:
+            dist.all_reduce(total, how)
+        return total.tolist()
+
+    def gather(self, thing) -> list:
+        """What each rank holds, in the order of ranks, on all of them."""
+        things = [thing]
+        if self.world > 1:
+            things = [None] * self.world
+            dist.all_gather_object(things, thing)
+        return things
+
+    def share(self, items: list) -> list:
+        """This rank's part of a list that all ranks have: every world-th item."""
+        return items[self.rank::self.world]
+
+
 class Policy:
     """A causal language model with what the loop needs to know of it.
 
@@ -202,7 +240,8 @@ class Policy:
         check_config(model.config, type(model).__name__)
         model.set_attn_implementation("folded")
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.decoder, self.head, self.device = model.get_decoder(), model.get_output_embeddings(), model.device
+        self.decoder, self.head, self.device, self.dtype = model.get_decoder(), model.get_output_embeddings(), model.device, model.dtype
+        self.shards, self.through = [], lambda function, *arguments: function(*arguments)
         self.vocabulary = model.config.vocab_size
         size = min(len(tokenizer), self.vocabulary)
         self.text = [tokenizer.decode([i]) for i in range(size)] + [""] * (self.vocabulary - size)
@@ -220,6 +259,54 @@ class Policy:
             raise ValueError(f"--device {device}: this PyTorch sees no GPU; use --device cpu")
         tokenizer = load_tokenizer(path)
         return cls(AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="folded").to(device), tokenizer)
+
+    def shard(self, dtype: str, mesh=None) -> "Policy":
+        """Split the float32 weights over the ranks (FSDP2), and with them their gradients and the optimiser's state; at work they are whole and in `dtype`.
+
+        Gradients are summed over the ranks, not averaged. Outside `gathered` every call must go through `through`, on all ranks alike. mesh: a device mesh of
+        one dimension, or of two to copy the shards over the first (HSDP); all ranks by default.
+        """
+        mixed = MixedPrecisionPolicy(param_dtype=getattr(torch, dtype), reduce_dtype=torch.float32)
+        for module in [*self.decoder.layers, self.model]:                 # embedding, last norm and head in one group: tied weights stay tied
+            fully_shard(module, mesh=mesh, mp_policy=mixed)
+        self.shards = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
+        for module in self.shards:
+            module.set_force_sum_reduction_for_comms(True)                # gloo has no division in its reductions
+            module.set_gradient_divide_factor(1.0)
+        self.model.run = types.MethodType(lambda model, function, *arguments: function(*arguments), self.model)
+        register_fsdp_forward_method(self.model, "run")
+        self.through, self.dtype = self.model.run, getattr(torch, dtype)
+        with torch.no_grad():                                             # the very first call has to go through the root
+            self.through(lambda: self.decoder(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device)).last_hidden_state)
+        return self
+
+    @contextmanager
+    def gathered(self):
+        """Whole weights on every rank: any number of forward passes, each rank its own, without a word between them."""
+        for module in self.shards:
+            module.unshard()
+        if self.shards:
+            self.model.set_reshard_after_forward(False)
+        with torch.no_grad():
+            yield
+        if self.shards:
+            self.model.set_reshard_after_forward(True)
+        for module in self.shards:
+            module.reshard()
+
+    def passes(self, rows: int, micro: int):
+        """Slices of at most `micro` of `rows` rows; the ranks exchange sharded gradients in the backward pass of the last."""
+        for start in range(0, rows, micro):
+            for module in self.shards:
+                module.set_requires_gradient_sync(start + micro >= rows)
+            yield slice(start, start + micro)
+
+    def reduce_gradients(self, ranks: Ranks) -> None:
+        """Sum the gradients of copied weights over the ranks; those of sharded weights have been summed by the backward pass."""
+        if ranks.world > 1 and not self.shards:
+            for p in self.model.parameters():
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                dist.all_reduce(p.grad)
 
     def _stop_ids(self) -> set[int]:
         """Ids that end a turn: what the model's configuration names, and the usual chat markers if the vocabulary has them."""
@@ -257,7 +344,7 @@ class Cache:
         dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
         slots = round_up(slots, KEY_BLOCK)
         shape = (c.num_hidden_layers, rows + 1, c.num_key_value_heads, slots, dim)
-        self.k = torch.zeros(shape, dtype=policy.model.dtype, device=policy.device)      # zeros: a NaN under the mask would still spread
+        self.k = torch.zeros(shape, dtype=policy.dtype, device=policy.device)      # zeros: a NaN under the mask would still spread
         self.v = torch.zeros_like(self.k)
         self.length = torch.zeros(rows + 1, dtype=torch.long)                            # on the CPU: no synchronisation to know the key length
         self.slots, self.scratch, self.fresh, self.computed = slots, rows, False, 0   # computed: tokens read through append
@@ -625,7 +712,7 @@ class Sampler:
 
 def response_tensors(rollouts: list[Rollout], device) -> tuple[Tensor, Tensor]:
     """ids (N, T) long and mask (N, T) bool of the responses, right-padded."""
-    T = max(1, max(len(r.ids) for r in rollouts))
+    T = max([1, *(len(r.ids) for r in rollouts)])
     ids, mask = torch.zeros(len(rollouts), T, dtype=torch.long), torch.zeros(len(rollouts), T, dtype=torch.bool)
     for n, r in enumerate(rollouts):
         ids[n, :len(r.ids)], mask[n, :len(r.ids)] = torch.tensor(r.ids, dtype=torch.long), torch.tensor(r.mask, dtype=torch.bool)
@@ -672,15 +759,18 @@ def score_rows(policy: Policy, rollouts: list[Rollout], temperature: float, widt
     """One pass: logp, entropy (N, T) at the policy tokens, 0 elsewhere, and hidden (N, T, D). The trainer and the scoring pass both come through here."""
     ids, mask = response_tensors(rollouts, policy.device)
     ids, mask = F.pad(ids, (0, T - ids.shape[1])), F.pad(mask, (0, T - mask.shape[1]))
-    hidden = response_hidden(policy, rollouts, width, T, cache)
-    logp, entropy = chunked_stats(policy, hidden[mask], ids[mask], temperature)
+
+    def whole_pass():
+        hidden = response_hidden(policy, rollouts, width, T, cache)
+        return *chunked_stats(policy, hidden[mask], ids[mask], temperature), hidden
+    logp, entropy, hidden = policy.through(whole_pass)
     zeros = torch.zeros(mask.shape, dtype=logp.dtype, device=mask.device)
     return zeros.masked_scatter(mask, logp), zeros.masked_scatter(mask, entropy), hidden
 
 
 def padded_shape(rollouts: list[Rollout]) -> tuple[int, int]:
     """(width, T) for a set of rollouts: prompt and response rounded up, and the longest response."""
-    return round_up(max(len(r.prompt) + len(r.ids) for r in rollouts), KEY_BLOCK), max(1, max(len(r.ids) for r in rollouts))
+    return round_up(max([1, *(len(r.prompt) + len(r.ids) for r in rollouts)]), KEY_BLOCK), max([1, *(len(r.ids) for r in rollouts)])
 
 
 @torch.no_grad()
@@ -690,6 +780,8 @@ def score(policy: Policy, rollouts: list[Rollout], temperature: float, micro: in
     The same rollouts in the same order give the same bits as long as the weights are the same: this is what makes Omega exactly 1 before the first update.
     """
     width, T = padded_shape(rollouts)
+    if not rollouts:                                                      # a rank without a share of this mini-batch
+        return Scored(*torch.zeros(2, 0, T, device=policy.device), None, None)
     cache = Cache(policy, len(rollouts), width) if keep_cache else None
     parts = []
     for start in range(0, len(rollouts), micro):
@@ -818,58 +910,81 @@ def credit(rollouts: list[Rollout], branches: list[Rollout], omega: Tensor, rati
 
 
 def update(policy: Policy, optimizer, rollouts: list[Rollout], logp_old: Tensor, adv: Tensor, mask: Tensor, config: Config,
-           logp_ref: Tensor | None = None) -> dict:
-    """One optimiser step on the initial rollouts. However they are split into passes, the gradient is that of the whole: the normaliser is the mini-batch's.
+           logp_ref: Tensor | None = None, ranks: Ranks = Ranks()) -> dict:
+    """One optimiser step on the initial rollouts. However they are split into passes and over ranks, the gradient is that of the whole: the normaliser is the
+    mini-batch's. Every rank makes the same number of passes; one with fewer rollouts makes up for them with rows that have no policy token.
 
-    Args:    logp_old, adv: (N, T), no gradient through them. mask: (N, T) bool. logp_ref: (N, T) under the reference, needed if config.kl_coef > 0.
-    Returns: stats of policy_loss over the whole mini-batch, "loss", and "grad_norm" before clipping.
+    A gradient that is not finite changes nothing: "skipped" is 1 then, on all ranks.
+
+    Args:    rollouts: this rank's of the mini-batch. logp_old, adv: (N, T), no gradient through them. mask: (N, T) bool. logp_ref: (N, T) under the reference,
+             needed if config.kl_coef > 0.
+    Returns: stats of policy_loss over the whole mini-batch, "loss", "skipped", and "grad_norm" before clipping.
     """
-    width, T = padded_shape(rollouts)
-    tokens = int(mask.sum())
-    total = tokens if config.aggregate == "token-mean" else len(rollouts) * ((config.branches + 1) if config.norm == "budget" else 1)
+    tokens, count = ranks.sum([int(mask.sum()), len(rollouts)])
+    most = int(ranks.max([len(rollouts)])[0])                             # rollouts of the rank that has most
+    total = tokens if config.aggregate == "token-mean" else count * ((config.branches + 1) if config.norm == "budget" else 1)
+    padded = rollouts + [Rollout([0], 0, ids=[0], mask=[False])] * (most - len(rollouts))
+    width, T = padded_shape(padded)
+    logp_old, adv, mask, logp_ref = (x if x is None else F.pad(x, (0, T - x.shape[1], 0, most - len(x))) for x in (logp_old, adv, mask, logp_ref))
     sums, top = Counter(), 0.0
     optimizer.zero_grad(set_to_none=True)
-    for start in range(0, len(rollouts), config.micro):
-        rows = slice(start, start + config.micro)
-        logp, _, _ = score_rows(policy, rollouts[rows], config.temperature, width, T)
+    policy.model.train(config.checkpointing)
+    for rows in policy.passes(most, config.micro):
+        logp, _, _ = score_rows(policy, padded[rows], config.temperature, width, T)
         loss, stats = policy_loss(logp, logp_old[rows], adv[rows], mask[rows], config.clip_low, config.clip_high, config.clip_c, config.aggregate, total,
                                   None if logp_ref is None else logp_ref[rows], config.kl_coef, 1 if config.fipo_guards else None, config.surrogate)
         loss.backward()
         share = stats.pop("tokens") / max(tokens, 1)
         top = max(top, stats.pop("ratio_max"))
         sums.update({name: share * value for name, value in stats.items()} | {"loss": loss.item()})
-    norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.clip_grad)
-    optimizer.step()
-    return dict(sums) | {"ratio_max": top, "grad_norm": float(norm)}
+    policy.model.eval()
+    norm = apply_gradients(policy, [optimizer], config.clip_grad, ranks)
+    return dict(zip(sums, ranks.sum(list(sums.values())))) | {"ratio_max": ranks.max([top])[0], "grad_norm": norm, "skipped": float(not math.isfinite(norm))}
+
+
+def apply_gradients(policy: Policy, optimizers: list, clip: float, ranks: Ranks) -> float:
+    """Sum the gradients over the ranks, clip their norm and step, unless it is not finite; the norm before clipping, the same on all ranks."""
+    policy.reduce_gradients(ranks)
+    norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), clip)
+    norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    for optimizer in optimizers:
+        if math.isfinite(norm):
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return norm
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------------------- one step
 
-def sample_initial(sampler: Sampler, prompts: list[list[int]], n: int, seeds: list[int], temperature: float | None = None) -> list[Rollout]:
-    """n rollouts of every prompt, prompt by prompt; each prompt is read once. seeds: one per prompt. temperature: the sampler's unless given."""
+def sample_initial(sampler: Sampler, prompts: list[list[int]], n: int, seeds: list[int], temperature: float | None = None, groups=None) -> list[Rollout]:
+    """n rollouts of every prompt, prompt by prompt; each prompt is read once. seeds: one per prompt. temperature: the sampler's unless given. groups: what
+    the rollouts of each prompt carry as their group, its index by default."""
+    if not prompts:
+        return []
     cache, hidden = sampler.prefill(prompts)
-    starts = [Start(Rollout(prompt, mix_seed(seeds[p], k), p), cache, p, hidden[p]) for p, prompt in enumerate(prompts) for k in range(n)]
+    groups = range(len(prompts)) if groups is None else groups
+    starts = [Start(Rollout(prompt, mix_seed(seeds[p], k), groups[p]), cache, p, hidden[p]) for p, prompt in enumerate(prompts) for k in range(n)]
     sampler.run(starts, temperature)
     return [s.rollout for s in starts]
 
 
-def split_minibatches(initial: list[Rollout], config: Config, seed: int) -> list[list[Rollout]]:
-    """Mini-batches of whole prompts, in an order drawn from the seed, once per PPO epoch. All N rollouts of a prompt stay together: they are a group."""
-    batches = []
-    for epoch in range(config.ppo_epochs):
-        order = torch.randperm(len(initial) // config.initial, generator=torch.Generator().manual_seed(mix_seed(seed, epoch))).tolist()
-        for start in range(0, len(order), config.minibatch):
-            batches.append([initial[p * config.initial + k] for p in order[start:start + config.minibatch] for k in range(config.initial)])
-    return batches
+def split_minibatches(prompts: int, config: Config, seed: int) -> list[list[int]]:
+    """Mini-batches of the indices of prompts, drawn from the seed; for each further PPO epoch the same ones in a new order. A prompt's N rollouts stay together:
+    they are a group."""
+    drawn = lambda n, epoch: torch.randperm(n, generator=torch.Generator().manual_seed(mix_seed(seed, epoch))).tolist()
+    order = drawn(prompts, 0)
+    batches = [order[start:start + config.minibatch] for start in range(0, prompts, config.minibatch)]
+    return batches + [batches[k] for epoch in range(1, config.ppo_epochs) for k in drawn(len(batches), epoch)]
 
 
 class Clock:
-    """Seconds per phase: `with clock("sample"): ...` adds to clock.seconds["sample"]."""
-    def __init__(self):
-        self.seconds = Counter()
+    """Seconds per phase: `with clock("sample"): ...` adds to clock.seconds["sample"], and tells note(phase) that it begins."""
+    def __init__(self, note):
+        self.seconds, self.note = Counter(), note
 
     @contextmanager
     def __call__(self, phase: str):
+        self.note(phase)
         started = time.perf_counter()
         yield
         if torch.cuda.is_available():
@@ -883,6 +998,8 @@ def grow(policy: Policy, sampler: Sampler, rollouts: list[Rollout], now: Look, r
 
     Returns: branches, the numbers (N, T) that ranked the tokens, and the share of rollouts whose Omega was constant, so that entropy alone chose.
     """
+    if not rollouts:
+        return [], now.scored.entropy, 0.0
     points, scores = branch_points(policy, rollouts, now, config)
     branches = grow_branches(sampler, rollouts, now.scored, points, config, epoch) if config.branches else []
     now.scored.cache = now.scored.hidden = None
@@ -892,54 +1009,67 @@ def grow(policy: Policy, sampler: Sampler, rollouts: list[Rollout], now: Look, r
 
 
 def step(policy: Policy, optimizer, sampler: Sampler, prompts: list[list[int]], seeds: list[int], reward, config: Config, order_seed: int,
-         reference: Policy | None = None) -> tuple[dict, list[Rollout]]:
+         reference: Policy | None = None, ranks: Ranks = Ranks(), note=lambda phase: None) -> tuple[dict, list[Rollout]]:
     """One step of APPO: initial rollouts of all prompts, then an update per mini-batch of prompts, each with branches drawn from the policy as it is then.
 
-    Args:    prompts: token ids; their number is a multiple of config.minibatch. seeds: one integer per prompt: mix_seed(run seed, step, prompt index).
-             reward: function of (rollout, index of the prompt) -> float. order_seed: decides which prompts share a mini-batch.
-             reference: the frozen model of the KL term, needed if config.kl_coef > 0.
-    Returns: (metrics, rollouts): one number per name, defined in the README; all initial rollouts, then all branches.
-    Raises:  ValueError if the sampler or the reference does not fit the configuration; Unavailable, before any update, if most tool calls failed for reasons
-             of infrastructure: rewards would be those of broken tools.
+    Of several ranks each takes its share of every mini-batch's prompts, with their rollouts and branches. They meet before the first update, in each update
+    and at the end; none waits for another while it samples.
+
+    Args:    prompts: token ids of all ranks; their number is a multiple of config.minibatch. seeds: one integer per prompt: mix_seed(run seed, step, prompt
+             index). reward: function of (rollout, index of the prompt) -> float. order_seed: decides which prompts share a mini-batch.
+             reference: the frozen model of the KL term, needed if config.kl_coef > 0. note: told the name of each phase as it begins.
+    Returns: (metrics, rollouts): one number per name, over all ranks, defined in the README; this rank's initial rollouts, then its branches.
+    Raises:  ValueError if the sampler or the reference does not fit the configuration; Unavailable, on all ranks and before any update, if most tool calls
+             failed for reasons of infrastructure: rewards would be those of broken tools.
     """
     check_step(sampler, prompts, config, reference)
-    clock, sampler.count = Clock(), Counter()
-    with clock("sample"):
-        initial = sample_initial(sampler, prompts, config.initial, seeds)
-        check_calls(initial)
+    clock, sampler.count = Clock(note), Counter()
+    batches = [ranks.share(batch) for batch in split_minibatches(len(prompts), config, order_seed)]
+    mine = sorted({p for batch in batches for p in batch})
+    with clock("sample"), policy.gathered():
+        initial = sample_initial(sampler, [prompts[p] for p in mine], config.initial, [seeds[p] for p in mine], groups=mine)
         for r in initial:
             r.reward = reward(r, r.group)
-    batches = split_minibatches(initial, config, order_seed)
+    with clock("wait"):
+        check_calls(initial, ranks)
+    batches = [[r for p in batch for r in initial if r.group == p] for batch in batches]
     with clock("score"):
-        old = [score(policy, rows, config.temperature, config.micro).logp for rows in batches]
-        ref = [score(reference, rows, config.temperature, config.micro).logp if config.kl_coef else None for rows in batches]
+        with policy.gathered():
+            old = [score(policy, rows, config.temperature, config.micro).logp for rows in batches]
+        ref = [None] * len(batches)
+        if config.kl_coef:
+            with reference.gathered():
+                ref = [score(reference, rows, config.temperature, config.micro).logp for rows in batches]
     early, branches, log = [], [], []
     if config.branch_when == "step":
-        with clock("branch"):
+        with clock("branch"), policy.gathered():
             early = [grow(policy, sampler, rows, look(policy, rows, logp, config, True), reward, config) for rows, logp in zip(batches, old)]
     for i, (rows, logp_old) in enumerate(zip(batches, old)):
-        with clock("score"):
-            now = look(policy, rows, logp_old, config, keep_cache=config.branches > 0 and not early)
-        with clock("branch"):
-            grown, scores, degenerate = early[i] if early else grow(policy, sampler, rows, now, reward, config, i * config.ppo_epochs // len(batches))
+        with policy.gathered():
+            with clock("score"):
+                now = look(policy, rows, logp_old, config, keep_cache=config.branches > 0 and not early)
+            with clock("branch"):
+                grown, scores, degenerate = early[i] if early else grow(policy, sampler, rows, now, reward, config, i * config.ppo_epochs // len(batches))
         adv = credit(rows, grown, now.omega, now.log_ratio.exp(), now.mask, config)
         with clock("update"):
-            stats = update(policy, optimizer, rows, logp_old, adv, now.mask, config, ref[i])
+            stats = update(policy, optimizer, rows, logp_old, adv, now.mask, config, ref[i], ranks)
         for n, r in enumerate(rows):
             per_token = {"logp_old": logp_old, "future_value": now.omega, "branching_score": scores, "advantage": adv}
             r.notes = {name: x[n, :len(r.ids)] for name, x in per_token.items()}
         branches += grown
-        log.append(stats | watch(now, logp_old, rows) | {"degenerate": degenerate})
-    return summarise(initial, branches, log, sampler, clock, config), initial + branches
+        log.append(stats | watch(now, logp_old, rows) | {"degenerate": degenerate, "rows": len(rows)})
+    note("wait")
+    return summarise(initial, branches, log, sampler, clock, ranks), initial + branches
 
 
-def check_calls(initial: list[Rollout]) -> None:
-    """Raise Unavailable if more than half of the tool calls of these rollouts failed for reasons of infrastructure."""
-    calls = [c for r in initial for c in r.calls]
-    failed = Counter(c.name for c in calls if c.status == "infra")
-    if 2 * failed.total() > len(calls):
+def check_calls(initial: list[Rollout], ranks: Ranks) -> None:
+    """Raise Unavailable, on all ranks alike, if more than half of the tool calls of these rollouts failed for reasons of infrastructure."""
+    calls = Counter((c.name, c.status == "infra") for r in initial for c in r.calls)
+    calls = sum(ranks.gather(calls), Counter())
+    failed = {name: n for (name, infra), n in calls.items() if infra}
+    if 2 * sum(failed.values()) > calls.total():
         each = ", ".join(f"{name} {n}" for name, n in failed.items())
-        raise Unavailable("tools", f"{failed.total()} of {len(calls)} calls failed for reasons of infrastructure ({each})")
+        raise Unavailable("tools", f"{sum(failed.values())} of {calls.total()} calls failed for reasons of infrastructure ({each})")
 
 
 def check_step(sampler: Sampler, prompts: list, config: Config, reference: Policy | None) -> None:
@@ -958,38 +1088,42 @@ def check_step(sampler: Sampler, prompts: list, config: Config, reference: Polic
 def watch(now: Look, logp_old: Tensor, rollouts: list[Rollout]) -> dict:
     """Numbers of one mini-batch before its update, over its policy tokens."""
     mask = now.mask
-    omega = now.omega[mask]
-    sampled = torch.tensor([x for r in rollouts for x, own in zip(r.logp, r.mask) if own], device=mask.device)
-    return {"entropy": float(now.scored.entropy[mask].mean()), "omega": float(omega.mean()), "omega_std": float(omega.std(correction=0)),
-            "omega_max": float(omega.max()), "drift": float(now.log_ratio[mask].abs().mean()),
-            "sampler_gap": float((sampled - logp_old[mask]).abs().max()), "trained": len(omega)}
+    mean = lambda x: float(x.mean()) if len(x) else 0.0
+    omega, sampled = now.omega[mask], torch.tensor([x for r in rollouts for x, own in zip(r.logp, r.mask) if own], device=mask.device)
+    return {"entropy": mean(now.scored.entropy[mask]), "omega": mean(omega), "omega_std": float(omega.std(correction=0)) if len(omega) else 0.0,
+            "omega_max": float(omega.max()) if len(omega) else 0.0, "drift": mean(now.log_ratio[mask].abs()),
+            "sampler_gap": float((sampled - logp_old[mask]).abs().max()) if len(omega) else 0.0, "trained": len(omega)}
 
 
-def summarise(initial: list[Rollout], branches: list[Rollout], log: list[dict], sampler: Sampler, clock: Clock, config: Config) -> dict:
-    """The numbers of one step; each is defined in the README."""
-    mean = lambda values: sum(values) / len(values) if len(values) else 0.0
-    groups = [[r.reward for r in initial[k:k + config.initial]] for k in range(0, len(initial), config.initial)]
-    calls = [c for r in initial for c in r.calls] + [c for r in branches for c in r.calls if c.start > r.fork_at]
-    count = sampler.count
-    unique = sum(len(r.prompt) for r in initial[::config.initial]) + sum(len(r.ids) for r in initial) + sum(len(r.ids) - r.fork_at for r in branches)
+def summarise(initial: list[Rollout], branches: list[Rollout], log: list[dict], sampler: Sampler, clock: Clock, ranks: Ranks) -> dict:
+    """The numbers of one step over all ranks; each is defined in the README. What is gathered is a few numbers per rollout."""
+    facts = [{"group": r.group, "reward": r.reward, "finish": r.finish, "length": len(r.ids), "prompt": len(r.prompt), "calls": len(r.calls)} for r in initial]
+    forks = [{"reward": r.reward, "at": r.fork_at, "length": len(r.ids), "parent": len(r.parent.ids)} for r in branches]
+    statuses = [c.status for r in initial for c in r.calls] + [c.status for r in branches for c in r.calls if c.start > r.fork_at]
+    every = ranks.gather((facts, forks, statuses, log, sampler.count, clock.seconds))
+    facts, forks, statuses = (sum((part[k] for part in every), []) for k in range(3))
+    log, first, count = [e for part in every for e in part[3]], [part[3][0] for part in every], sum((part[4] for part in every), Counter())
+    later, mean = [e for part in every for e in part[3][1:]], lambda values: sum(values) / len(values) if len(values) else 0.0
+    groups = {f["group"]: [g["reward"] for g in facts if g["group"] == f["group"]] for f in facts}.values()
+    unique = sum({f["group"]: f["prompt"] for f in facts}.values()) + sum(f["length"] for f in facts) + sum(f["length"] - f["at"] for f in forks)
     numbers = {
-        "reward": mean([r.reward for r in initial]), "reward_std": mean([torch.tensor(g).std(correction=0).item() for g in groups]),
-        "reward_branch": mean([r.reward for r in branches]), "zero_std": mean([max(g) == min(g) for g in groups]),
-        "format_errors": mean([r.reward < 0 for r in initial]), "truncated": mean([r.truncated for r in initial]),
-        "forged": mean([r.finish == "forged" for r in initial]), "length": mean([len(r.ids) for r in initial]), "calls": mean([len(r.calls) for r in initial]),
-        "branches": len(branches), "fork_depth": mean([x.fork_at / len(x.parent.ids) for x in branches]),
-        "degenerate_first": log[0]["degenerate"], "degenerate_later": mean([entry["degenerate"] for entry in log[1:]]),
-        "tokens_sampled": count["sampled"], "tokens_trained": sum(entry["trained"] for entry in log), "optimizer_steps": len(log),
+        "reward": mean([f["reward"] for f in facts]), "reward_std": mean([torch.tensor(g).std(correction=0).item() for g in groups]),
+        "reward_branch": mean([f["reward"] for f in forks]), "zero_std": mean([max(g) == min(g) for g in groups]),
+        "format_errors": mean([f["reward"] < 0 for f in facts]), "truncated": mean([f["finish"] in ("length", "calls") for f in facts]),
+        "forged": mean([f["finish"] == "forged" for f in facts]), "length": mean([f["length"] for f in facts]), "calls": mean([f["calls"] for f in facts]),
+        "branches": len(forks), "fork_depth": mean([f["at"] / f["parent"] for f in forks]),
+        "degenerate_first": over_minibatches("degenerate", first), "degenerate_later": over_minibatches("degenerate", later),
+        "tokens_sampled": count["sampled"], "tokens_trained": sum(entry["trained"] for entry in log), "optimizer_steps": len(every[0][3]),
         "tokens_computed": count["computed"], "tokens_unique": unique, "computed_per_unique": count["computed"] / unique,
         "occupancy": count["useful_row_calls"] / max(count["row_calls"], 1)}
-    numbers |= {f"tool_{status}": mean([c.status == status for c in calls]) for status in STATUSES}
-    numbers |= {name: over_minibatches(name, log) for name in log[0] if name != "trained"}
-    return numbers | {f"seconds_{phase}": seconds for phase, seconds in clock.seconds.items()}
+    numbers |= {f"tool_{status}": mean([s == status for s in statuses]) for status in STATUSES}
+    numbers |= {name: over_minibatches(name, log) for name in log[0] if name not in ("trained", "rows")}
+    return numbers | {f"seconds_{phase}": max(part[5][phase] for part in every) for phase in clock.seconds}
 
 
 def over_minibatches(name: str, log: list[dict]) -> float:
     """One number of a step from those of its mini-batches: the maximum, the mean over updates, or the mean over policy tokens, as its definition says."""
     if name.endswith(("_max", "_gap")):
         return max(entry[name] for entry in log)
-    weights = [1 if name in ("loss", "grad_norm", "degenerate") else entry["trained"] for entry in log]
-    return sum(w * entry[name] for w, entry in zip(weights, log)) / sum(weights)
+    weights = [{"loss": 1, "grad_norm": 1, "skipped": 1, "degenerate": entry["rows"]}.get(name, entry["trained"]) for entry in log]
+    return sum(w * entry[name] for w, entry in zip(weights, log)) / max(sum(weights), 1)

@@ -356,22 +356,23 @@ def bootstrap(values: list[float], resamples: int = 1000) -> list[float]:
     return x[picked].mean(1).sort().values.tolist()
 
 
-def evaluate(sample, questions: list[Question], prompts: list[list[int]], samples: int, seed: int, rows=(), keep=lambda row: None, batch: int = 64) -> dict:
+def evaluate(sample, questions: list[Question], prompts: list[list[int]], samples: int, seed: int, rows=(), keep=lambda row: None, batch: int = 64,
+             places: list[int] | None = None) -> dict:
     """Sample every question `samples` times and grade: {"numbers": see `numbers_of`, "rows": one per question with its samples}.
 
     Args:    sample: function of (prompts, n, a seed per prompt) -> n rollouts of each prompt, prompt by prompt. seed: with a question's index in the list it
              decides its draws. rows: those of the first questions if an earlier evaluation has them. keep: called with every new row. batch: questions that
-             are sampled at once.
+             are sampled at once. places: the questions' indices, if they are part of a longer list.
     """
-    rows = list(rows)
+    rows, places = list(rows), places or list(range(len(questions)))
     for start in tqdm(range(len(rows), len(questions), batch), desc="evaluation", disable=None, leave=False):
         chunk = questions[start:start + batch]
-        seeds = [mix_seed(seed, start + i) for i in range(len(chunk))]
+        seeds = [mix_seed(seed, place) for place in places[start:start + batch]]
         rollouts = sample(prompts[start:start + batch], samples, seeds)
         for i, question in enumerate(chunk):
             rows.append(row_of(question, [sample_of(r) for r in rollouts[i * samples:(i + 1) * samples]]))
             keep(rows[-1])
-    return {"numbers": numbers_of(rows), "questions": len(questions), "samples": samples, "seed": seed, "rows": rows}
+    return {"numbers": numbers_of(rows) if rows else {}, "questions": len(questions), "samples": samples, "seed": seed, "rows": rows}
 
 
 def sample_of(r: Rollout) -> dict:

@@ -73,6 +73,7 @@ TAGS = ("think", "answer", "result") + TOOL_TAGS
 STATUSES = ("ok", "error", "timeout", "output_limit", "crashed", "infra")
 SANDBOXES = ("require", "best-effort", "off")
 SPARES = 3              # children of the Python worker that wait in the jail for their code
+THREADS = 64            # of a Python call; looked at every 50 ms
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def parse_call(text: str) -> tuple[str, str] | None:
 
 def defuse(text: str) -> str:
     """Tool text in which no tag is left: the "<" of every <tag> and </tag> of this protocol becomes "‹" (U+2039), whatever its case."""
-    return re.sub(rf"<(?=\s*/?\s*(?:{'|'.join(TAGS)})\s*>)", "‹", text, flags=re.IGNORECASE)
+    return re.sub(rf"<(?=\s{{0,9}}/?\s{{0,9}}(?:{'|'.join(TAGS)})\s{{0,9}}>)", "‹", text, flags=re.IGNORECASE)
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------------ python
@@ -131,10 +132,11 @@ class PythonTool:
         remote = sandbox.startswith(("http://", "https://"))
         if sandbox not in SANDBOXES and not remote:
             raise ValueError(f"sandbox must be {', '.join(SANDBOXES)} or the http:// URL of a SandboxFusion server, got {sandbox!r}")
-        if not 0 < timeout <= 3600:
-            raise ValueError(f"timeout must be > 0 and at most 3600 seconds, got {timeout}")
+        for name, value, low, high in (("timeout", timeout, 1e-3, 3600), ("memory_mb", memory_mb, 64, 1 << 20), ("output_limit", output_limit, 100, 1 << 20)):
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be between {low} and {high}, got {value}")
         self.timeout, self.sandbox, self.memory_mb, self.output_limit = timeout, sandbox, memory_mb, output_limit
-        self.lock, self.worker, self.channel = threading.Lock(), None, None
+        self.lock, self.worker, self.channel, self.closed = threading.Lock(), None, None, 0
         self.level = f"SandboxFusion at {split_url(sandbox)[0]}" if remote else ""
         self._execute = self._remote if remote else self._local
         if not remote:
@@ -149,7 +151,7 @@ class PythonTool:
             status, data, size = self._execute(code)
         except OSError:                                                   # no memory, no file handle left, no server: not the model's doing
             status, data, size = "infra", b"", 0
-        return ToolResult(status, self._text(status, data.decode("utf-8", "replace"), size), time.monotonic() - started)
+        return ToolResult(status, self._text(status, data, size), time.monotonic() - started)
 
     def probe(self) -> str:
         """Run one line; what confines code, what came back and how fast. Raises ValueError if nothing comes back."""
@@ -159,25 +161,32 @@ class PythonTool:
         return f"python, {self.level}: 6 * 7 -> 42 ({1000 * result.seconds:.0f} ms)"
 
     def close(self) -> None:
-        """Stop the worker; a later call starts a new one."""
+        """Stop the worker and with it the calls under way, whose status is "infra"; a later call starts a new one."""
         with self.lock:
+            self.closed += 1
             self._stop()
 
-    def _text(self, status: str, text: str, size: int) -> str:
-        text = text.rstrip()
-        if len(text) > self.output_limit:
-            text = f"{text[:self.output_limit]}... [truncated, {size} bytes in all]"
+    def _text(self, status: str, data: bytes, size: int) -> str:
+        """The output for the model: if it is too long its beginning and its end, where the traceback is, with a mark between."""
+        text, tail = data.decode("utf-8", "replace").rstrip(), self.output_limit // 4
+        if size > len(data) or len(text) > self.output_limit:
+            text = f"{text[:self.output_limit - tail]}\n... [truncated, {size} bytes in all] ...\n{text[-tail:]}"
         ending = {"timeout": f"Error: timed out after {self.timeout:g} s",
-                  "crashed": "Error: the interpreter was killed (out of memory, CPU limit or a crash)",
+                  "crashed": "Error: the interpreter was killed (out of memory, too many threads, CPU limit or a crash)",
                   "output_limit": "Error: killed for printing too much", "infra": "Error: the python tool is not available"}.get(status, "")
         return "\n".join(part for part in (text, ending) if part) or "(no output)"
 
     def _remote(self, code: str) -> tuple[str, bytes, int]:
         """Run code on a SandboxFusion server, by the same rules for what is printed: (status, output, bytes printed)."""
-        program = f"import ast, io, linecache, sys, traceback, types\n{inspect.getsource(_execute)}\nsys.exit(0 if _execute({code!r}) == b'ok' else 1)"
+        program = f"import ast, io, linecache, os, sys, traceback, types\n{inspect.getsource(_execute)}\nsys.exit(0 if _execute({code!r}) == b'ok' else 1)"
         url = f"{self.sandbox.rstrip('/').removesuffix('/run_code')}/run_code"
         for _ in range(2):                                                # "SandboxError" is the server's own trouble: once more
-            answer = post_json(url, {"code": program, "language": "python", "run_timeout": self.timeout}, timeout=self.timeout + 10)
+            try:
+                answer = post_json(url, {"code": program, "language": "python", "run_timeout": self.timeout}, timeout=self.timeout + 10, retries=0)
+            except Unavailable as problem:
+                if problem.cause == TOO_LONG:
+                    return "output_limit", b"", MAX_ANSWER
+                raise
             try:
                 run = answer["run_result"] or {}
                 failed = "timeout" if run.get("status") == "TimeLimitExceeded" else "error"
@@ -195,36 +204,52 @@ class PythonTool:
             source = stack.enter_context(_unnamed_file())
             source.write(code.encode("utf-8", "replace"))
             source.flush()
+            closed = self.closed
             for _ in range(2):
                 source.seek(0)
-                (output, output_child), (verdict, verdict_child) = os.pipe(), os.pipe()
-                stack.callback(os.close, output), stack.callback(os.close, verdict)
+                ends = []
+                for _ in range(2):                                        # output, verdict
+                    ends += os.pipe()
+                    stack.callback(os.close, ends[-2])
+                    writer = stack.enter_context(os.fdopen(ends[-1], "wb", 0))
+                    ends[-1] = writer
+                output, output_child, verdict, verdict_child = ends
+                pid, worker = self._fork(source.fileno(), output_child.fileno(), verdict_child.fileno())
+                output_child.close(), verdict_child.close()
                 try:
-                    pid, worker = self._fork(source.fileno(), output_child, verdict_child)
+                    result = self._watch(pid, output, verdict, time.monotonic() + self.timeout)
                 finally:
-                    os.close(output_child), os.close(verdict_child)
-                result = self._watch(pid, output, verdict, time.monotonic() + self.timeout)
-                self._release(pid, worker)
+                    self._kill(pid, worker)
                 if result[0] != "crashed" or not _ended(worker, 0.05):
                     return result
+                if closed != self.closed:
+                    break
         return "infra", b"", 0
 
     def _fork(self, *fds: int) -> tuple[int, subprocess.Popen]:
         """Have the worker's next child read its code from fds[0], print to fds[1] and write its verdict to fds[2]: (its pid, the worker)."""
         with self.lock:
             for _ in range(2):
-                with contextlib.suppress(OSError):
+                answer = b""
+                try:
                     self._start()
                     socket.send_fds(self.channel, [struct.pack("=ci", b"F", 0)], fds)
                     answer = self.channel.recv(4)
                     self.channel.settimeout(5)                            # after its first answer, which waits for its imports, it takes milliseconds
-                    if len(answer) == 4:
-                        return struct.unpack("=i", answer)[0], self.worker
-                self._stop()
+                except OSError:
+                    pass
+                finally:
+                    if len(answer) < 4:                                   # also when Ctrl-C came between: a late answer would be taken for the next one
+                        self._stop()
+                if len(answer) == 4:
+                    return struct.unpack("=i", answer)[0], self.worker
         raise Unavailable("the python worker", "does not answer")
 
-    def _release(self, pid: int, worker: subprocess.Popen) -> None:
-        """Let the worker reap a dead child; until then the pid cannot come to name another process, so the kill was safe."""
+    def _kill(self, pid: int, worker: subprocess.Popen) -> None:
+        """Kill a child and its group, then let the worker reap it: until then the pid cannot come to name another process."""
+        for kill in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                kill(pid, signal.SIGKILL)
         with self.lock, contextlib.suppress(OSError):
             if worker is self.worker:
                 self.channel.sendall(struct.pack("=ci", b"R", pid))
@@ -238,14 +263,15 @@ class PythonTool:
         environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
                        "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         command = [sys.executable, "-s", os.path.abspath(__file__), "--worker", self.sandbox, str(self.timeout), str(self.memory_mb)]
-        with theirs:
-            self.worker = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, cwd="/",
-                                           start_new_session=True)
-        self.channel.settimeout(120)
-        hello = self.channel.recv(4096)
-        if not hello:
-            self._stop()
-            raise Unavailable("the python worker", f"did not start: {' '.join(command)}")
+        with theirs, _unnamed_file() as errors:
+            self.worker = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=errors, env=environment, cwd="/", start_new_session=True)
+            theirs.close()
+            self.channel.settimeout(120)
+            hello = self.channel.recv(4096)
+            if not hello:
+                self._stop()
+                errors.seek(0)
+                raise Unavailable("the python worker", f"did not start: {errors.read().decode('utf-8', 'replace').strip()[-500:]}")
         self.level, missing = json.loads(hello)
         if missing and self.sandbox == "require":
             self._stop()
@@ -260,27 +286,34 @@ class PythonTool:
         self.worker = self.channel = None
 
     def _watch(self, pid: int, output: int, verdict: int, deadline: float) -> tuple[str, bytes, int]:
-        """Read the child's output until it ends, prints too much or runs out of time, then kill its group: (status, kept bytes, bytes printed)."""
-        kept, size, status, poll = [], 0, None, select.poll()
+        """Read the child's output until it ends, prints too much or runs out of time: (status, the beginning and the end of what it printed, bytes printed)."""
+        head, tail, size, status, poll, room = b"", b"", 0, None, select.poll(), 4 * self.output_limit
         poll.register(output), poll.register(verdict)
         while status is None:
-            ready = [fd for fd, _ in poll.poll(max(0.0, 1000 * (deadline - time.monotonic())))]
+            ready = [fd for fd, _ in poll.poll(max(0.0, min(50.0, 1000 * (deadline - time.monotonic()))))]
             if output in ready:
                 chunk = os.read(output, 1 << 16)
                 size += len(chunk)
-                kept.append(chunk if size <= 4 * self.output_limit + (1 << 16) else b"")
+                head, tail = head + chunk[:room - len(head)], (tail + chunk[max(0, room - len(head)):])[-room:]
                 if not chunk:
                     poll.unregister(output)
                 if size > self.KILL_OUTPUT:
                     status = "output_limit"
-            elif verdict in ready:      # output is empty now, so everything that was printed before has been read
+            elif verdict in ready and output not in [fd for fd, _ in poll.poll(0)]:         # everything that was printed before has been read
                 status = {b"ok": "ok", b"error": "error"}.get(os.read(verdict, 16), "crashed")
+            elif not ready and _threads(pid) > THREADS:
+                status = "crashed"
             if status is None and time.monotonic() >= deadline:
                 status = "timeout"
-        for kill in (os.killpg, os.kill):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                kill(pid, signal.SIGKILL)
-        return status, b"".join(kept), size
+        return status, head + tail, size
+
+
+def _threads(pid: int) -> int:
+    """Threads of a process; 0 where there is no /proc to tell."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0
 
 
 def _unnamed_file():
@@ -319,7 +352,12 @@ def _worker(sandbox: str, timeout: float, memory_mb: int) -> None:
         if action == b"R":
             os.waitpid(pid, 0)
         else:
-            channel.sendall(struct.pack("=i", _hand_over(spares.popleft() if spares else _spare(parts, timeout, memory_mb), fds)))
+            pid = 0
+            while not pid:
+                pid = _hand_over(spares.popleft() if spares else _spare(parts, timeout, memory_mb), fds)
+            channel.sendall(struct.pack("=i", pid))
+            for fd in fds:
+                os.close(fd)
 
 
 def _spare(parts: dict, timeout: float, memory_mb: int) -> tuple[int, socket.socket]:
@@ -336,24 +374,28 @@ def _spare(parts: dict, timeout: float, memory_mb: int) -> tuple[int, socket.soc
 
 
 def _hand_over(spare: tuple[int, socket.socket], fds: list[int]) -> int:
-    """Give a waiting child its files and close them here; its pid. If it has died, the other end finds that out."""
+    """Give a waiting child its files: its pid, or 0 if it has died while it waited, killed for want of memory, say."""
     pid, line = spare
-    with line, contextlib.suppress(OSError):
-        socket.send_fds(line, [b"!"], fds)
-    for fd in fds:
-        os.close(fd)
-    return pid
+    with line:
+        try:
+            socket.send_fds(line, [b"!"], fds)
+            return pid
+        except OSError:
+            os.waitpid(pid, 0)
+            return 0
 
 
 def _preload() -> None:
     """Import once what model code uses most, and use it, so that no call pays for it."""
+    random.seed(0)                                                        # sympy draws the numbers of its dummies when it is imported
     with contextlib.suppress(ImportError):
         import numpy.random
         numpy.random.seed(0)
     with contextlib.suppress(ImportError):
-        import sympy
+        import sympy.core.random
         from sympy.parsing import sympy_parser
         sympy.solve(sympy_parser.parse_expr("x**2 - 2"))
+        sympy.core.random.seed(0)
     gc.collect()
     gc.freeze()                                                           # a child that collects garbage does not copy these pages
 
@@ -361,12 +403,14 @@ def _preload() -> None:
 def _child(line: int, parts: dict, timeout: float, memory_mb: int) -> None:
     """One call: its own session, limits, the jail; then wait for the files, run the code, write "ok" or "error" as the verdict."""
     os.setsid()
-    os.dup2(1, 0), os.dup2(line, 3)                                       # 1 is /dev/null
+    os.dup2(os.open("/dev/null", os.O_RDONLY), 0), os.dup2(line, 3)       # its own: the flags of an inherited one would be shared
     os.closerange(5, 256)
     seconds = int(timeout) + 1
     limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_AS: memory_mb << 20, resource.RLIMIT_FSIZE: 1 << 24, resource.RLIMIT_NOFILE: 64, resource.RLIMIT_CORE: 0}
     for limit, value in limits.items():
-        with contextlib.suppress(ValueError, OSError):
+        most = resource.getrlimit(limit)[1]
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
+        with contextlib.suppress(*[] if sys.platform == "linux" else [ValueError, OSError]):
             resource.setrlimit(limit, (value, value))
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=3)
     _confine(parts)
@@ -384,9 +428,18 @@ def _child(line: int, parts: dict, timeout: float, memory_mb: int) -> None:
 
 
 def _execute(code: str) -> bytes:
-    """Run code as __main__ and print its traceback, or the value of its last line if that is a bare expression."""
-    out = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True)
-    sys.stdout = sys.stderr = out
+    """Run code as __main__ and print its traceback, or the value of its last line if that is a bare expression.
+
+    The traceback is short: the last two of the code's own lines and, if it was raised in a library, the last line there. What the code may have replaced,
+    print and sys.stdout among it, is not used afterwards.
+    """
+    write, fill, report, summary = os.write, memoryview, traceback.TracebackException, traceback.StackSummary
+
+    def show(text):
+        rest = fill((text + "\n").encode("utf-8", "backslashreplace"))
+        while rest:
+            rest = rest[write(1, rest):]
+    sys.stdout = sys.stderr = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True)
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     linecache.cache["<python>"] = len(code), None, code.splitlines(True), "<python>"
     try:
@@ -395,15 +448,19 @@ def _execute(code: str) -> bytes:
         exec(compile(body, "<python>", "exec"), main.__dict__)
         value = eval(compile(last, "<python>", "eval"), main.__dict__) if last else None
         if value is not None:
-            print(value if isinstance(value, str) else repr(value), file=out)
+            show(value if isinstance(value, str) else repr(value))
         return b"ok"
     except SystemExit as stop:
+        if isinstance(stop.code, str):
+            show(stop.code)
         return b"ok" if stop.code in (None, 0) else b"error"
     except BaseException as problem:                                      # whatever the model's code raises is text for the model
-        frames = problem.__traceback__
-        while frames and frames.tb_frame.f_code.co_filename != "<python>":
-            frames = frames.tb_next
-        print("".join(traceback.format_exception(type(problem), problem, frames, limit=-2)).rstrip(), file=out)
+        problem.__cause__ = problem.__context__ = None
+        told = report.from_exception(problem)
+        own = [frame for frame in told.stack if frame.filename == "<python>"][-2:]
+        library = [frame for frame in told.stack[-1:] if own and frame.filename != "<python>"]
+        told.stack = summary.from_list(own + library)
+        show("".join(told.format()).rstrip())
         return b"error"
 
 
@@ -486,10 +543,10 @@ def _private_view() -> None:
 
 
 def _drop_capabilities() -> None:
-    """Keep of root's rights only that of reading what belongs to others, which a Python installed by another user needs."""
+    """Keep of root's rights only that of reading what belongs to others, which a Python installed by another user may need."""
     header, held = struct.pack("=Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
     _libc("capget", header, held)
-    kept = struct.unpack_from("=II", held)[1] & 0b110                     # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    kept = struct.unpack_from("=II", held)[1] & 0b100                     # CAP_DAC_READ_SEARCH
     _libc("capset", header, struct.pack("=6I", kept, kept, 0, 0, 0, 0))
 
 
@@ -690,6 +747,7 @@ class SearchCache:
 # ------------------------------------------------------------------------------------------------------------------------------------ search: servers
 
 MAX_ANSWER = 1 << 24     # bytes
+TOO_LONG = "the answer is too long"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -745,7 +803,7 @@ def _attempt(request: urllib.request.Request, timeout: float) -> bytes:
                 while piece := response.read1(1 << 16):
                     data += piece
                     if len(data) > MAX_ANSWER or time.monotonic() > deadline:
-                        raise OSError(errno.EFBIG, "the answer is too long") if len(data) > MAX_ANSWER else TimeoutError
+                        raise OSError(errno.EFBIG, TOO_LONG) if len(data) > MAX_ANSWER else TimeoutError
                 if response.length:
                     raise ConnectionError(errno.ECONNRESET, "the answer broke off")
                 box.append(bytes(data))

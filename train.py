@@ -7,29 +7,37 @@ Settings come from, each overriding the one before: the paper's defaults, --pres
 configs/laptop.json is taken. A run whose folder holds a complete checkpoint goes on from it.
 """
 import argparse
+import contextlib
 import dataclasses
+import datetime
 import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import transformers
 from jinja2.exceptions import TemplateError
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 import appo
-from appo import ALGOS, Config, Policy, Rollout, Sampler, add_flags, encode_prompt, encode_result, load_tokenizer, mix_seed, option, versions
+from appo import ALGOS, Config, Policy, Ranks, Rollout, Sampler, add_flags, encode_prompt, encode_result, load_tokenizer, mix_seed, option, versions
 from data.world.prepare import MODES, made_as, prepare
-from eval import REWARDS, Agent, Question, evaluate, load_questions, reward
+from eval import REWARDS, Agent, Question, evaluate, load_questions, numbers_of, reward, write_result
 from tools import Unavailable
 
 HERE = Path(__file__).parent
@@ -37,7 +45,7 @@ LAPTOP = HERE / "configs" / "laptop.json"
 PRESETS = appo.PRESETS | {"released": appo.PRESETS["released"] | {"reward": "released"}}
 RECORDED = {"versions", "data_sha256", "sandbox_level"}                 # what config.json holds besides settings
 FREE = {"steps", "out", "save_every", "eval_every", "eval_questions", "eval_samples", "log_trees", "show", "threads", "device",
-        "micro", "rows", "chunk", "tool_timeout", "sandbox", "search_cache"}      # these may change on resume
+        "micro", "rows", "chunk", "tool_timeout", "sandbox", "search_cache", "keep", "patience", "max_skipped", "checkpointing"}   # these may change on resume
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ class Run(Agent, Config):
     weight_decay: float = option(0.01, "AdamW weight decay", 0)
     cold_steps: int = option(0, "cold start: optimizer steps; 0: one pass over the file", 0)
     cold_batch: int = option(8, "cold start: examples per step", 1)
+    cold_micro: int = option(0, "cold start: examples per pass, memory only; 0: all of the process's share at once", 0)
     cold_lr: float = option(7e-6, "cold start: peak learning rate of AdamW, decays to 0 (paper 7e-6)", 0)
     cold_optimizer: str = option("adamw", "cold start: AdamW, or Muon for the matrices of a model trained from nothing", choices=("adamw", "muon"))
     muon_lr: float = option(0.02, "cold start: peak learning rate of Muon, decays to 0", 0)
@@ -66,11 +75,21 @@ class Run(Agent, Config):
     eval_samples: int = option(1, "samples per held-out question", 1)
     eval_every: int = option(0, "steps between evaluations; 0: before and after training only", 0)
     save_every: int = option(50, "steps between checkpoints; the last step is always saved", 1)
+    keep: int = option(0, "newest checkpoints to keep, older ones are deleted when a newer one is complete; 0: all", 0)
+    shard: bool = option(False, "split weights, gradients and optimizer state over the processes (FSDP2); else every process holds a copy")
+    dtype: str = option("float32", "of the weights at work; bfloat16 needs --shard, which keeps float32 ones for the optimizer", choices=("float32", "bfloat16"))
+    patience: float = option(7200, "seconds that a process waits for the others before it gives up", 1)
+    max_skipped: int = option(3, "steps in a row with a skipped update after which the run stops", 1)
     log_trees: int = option(1, "prompts per step whose whole tree goes to rollouts.jsonl", 0)
     show: int = option(0, "branch points printed per step", 0)
     threads: int = option(0, "CPU threads; 0: PyTorch's choice", 0)
     preset: str = option("paper", "the paper's arithmetic or the released code's", choices=tuple(PRESETS))
     algo: str = option("appo", "appo, or grpo: no branches, b = 0", choices=tuple(ALGOS))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dtype == "bfloat16" and not self.shard:
+            raise ValueError("--dtype bfloat16 needs --shard: AdamW's small steps would vanish in bfloat16 weights without float32 ones beside them")
 
 
 # -------------------------------------------------------------------------------------------------------------------------------------------- settings
@@ -152,16 +171,25 @@ def read_examples(path: str, tokenizer) -> list[tuple[list[int], list[bool]]]:
             if not line.strip():
                 continue
             try:
-                *before, last = json.loads(line)["messages"]
+                *before, last = chat_of(json.loads(line))
                 if last["role"] != "assistant":
                     raise ValueError("the last message is not the assistant's")
                 examples.append(encode_example(tokenizer, before, last["content"]))
             except (ValueError, KeyError, TypeError, TemplateError) as problem:
                 raise ValueError(f"--cold_start {path}, row {number}: {problem!r}; a row is "
-                                 '{"messages": [..., {"role": "assistant", "content": ...}]}') from None
+                                 '{"messages": [..., {"role": "assistant", "content": ...}]} or ShareGPT\'s {"conversations": [...]}') from None
     if not examples:
         raise ValueError(f"--cold_start {path} holds no example")
     return examples
+
+
+def chat_of(row: dict) -> list[dict]:
+    """The messages of a row, in OpenAI's form ("messages") or ShareGPT's ("conversations" of "from" and "value", perhaps "system")."""
+    if "messages" in row:
+        return row["messages"]
+    names = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    return system + [{"role": names[m["from"]], "content": m["value"]} for m in row["conversations"]]
 
 
 def encode_example(tokenizer, before: list[dict], response: str) -> tuple[list[int], list[bool]]:
@@ -174,32 +202,36 @@ def encode_example(tokenizer, before: list[dict], response: str) -> tuple[list[i
     return ids + [tokenizer.eos_token_id], mask + [True]
 
 
-def cold_start(policy: Policy, examples: list[tuple[list[int], list[bool]]], run: Run, progress: bool = True) -> float:
+def cold_start(policy: Policy, examples: list[tuple[list[int], list[bool]]], run: Run, progress: bool = True, ranks: Ranks = Ranks()) -> float:
     """Imitate examples in their order, once unless --cold_steps says otherwise; the learning rate falls linearly to 0. Returns the last loss, nats a token."""
     steps = run.cold_steps or -(-len(examples) // run.cold_batch)
     optimizers = cold_optimizers(policy.model, run)
     peaks = [[g["lr"] for g in o.param_groups] for o in optimizers]
-    bar = tqdm(range(steps), desc="cold start", disable=not progress, mininterval=1)
+    bar = tqdm(range(steps), desc="cold start", disable=not progress or ranks.rank > 0, mininterval=1)
     for i in bar:
         batch = [examples[(i * run.cold_batch + k) % len(examples)] for k in range(run.cold_batch)]
         for o, peak in zip(optimizers, peaks):
             for g, lr in zip(o.param_groups, peak):
                 g["lr"] = lr * (1 - i / steps)
-        loss = imitation_loss(policy, batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.model.parameters(), run.clip_grad)
-        for o in optimizers:
-            o.step()
-            o.zero_grad(set_to_none=True)
-        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    return loss.item()
+        loss = imitate(policy, optimizers, batch, run, ranks)
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+    return loss
 
 
-def imitation_loss(policy: Policy, batch: list[tuple[list[int], list[bool]]]) -> torch.Tensor:
-    """Mean negative log-prob of the tokens to imitate."""
-    rollouts = [Rollout(ids[:1], 0, ids=ids[1:], mask=mask[1:]) for ids, mask in batch]
-    logp, _, _ = appo.score_rows(policy, rollouts, 1.0, *appo.padded_shape(rollouts))
-    return -logp.sum() / sum(sum(r.mask) for r in rollouts)
+def imitate(policy: Policy, optimizers: list, batch: list[tuple[list[int], list[bool]]], run: Run, ranks: Ranks = Ranks()) -> float:
+    """One optimizer step on the mean negative log-prob of the tokens to imitate in a batch that all ranks have; that loss, nats a token."""
+    mine, most, tokens = ranks.share(batch), -(-len(batch) // ranks.world), sum(sum(mask[1:]) for _, mask in batch)
+    rows = [Rollout(ids[:1], 0, ids=ids[1:], mask=mask[1:]) for ids, mask in mine]
+    rows += [Rollout([0], 0, ids=[0], mask=[False])] * (most - len(rows))
+    loss = 0.0
+    policy.model.train(run.checkpointing)
+    for part in policy.passes(most, run.cold_micro or most):
+        logp, _, _ = appo.score_rows(policy, rows[part], 1.0, *appo.padded_shape(rows[part]))
+        (-logp.sum() / tokens).backward()
+        loss -= logp.detach().sum().item() / tokens
+    policy.model.eval()
+    appo.apply_gradients(policy, optimizers, run.clip_grad, ranks)
+    return ranks.sum([loss])[0]
 
 
 def cold_optimizers(model, run: Run) -> list:
@@ -215,25 +247,119 @@ def cold_optimizers(model, run: Run) -> list:
 
 # ----------------------------------------------------------------------------------------------------------------------------------------- checkpoints
 
-def save(run: Run, policy: Policy, optimizer, step: int) -> None:
-    """A Hugging Face checkpoint with the trainer's state, written aside and renamed; then `latest` names it."""
+def local(x):
+    """This rank's part of a sharded tensor; anything else as it is."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def save(run: Run, policy: Policy, optimizer, step: int, ranks: Ranks = Ranks()) -> None:
+    """A Hugging Face checkpoint with the trainer's state: written aside, listed in a manifest, renamed; then `latest` names it. Every rank calls it.
+
+    Raises: OSError, on all ranks, if the disk has no room or a rank cannot write; what was saved before stays.
+    """
     folder = Path(run.out) / f"step_{step:06d}"
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    policy.model.save_pretrained(aside)
-    policy.tokenizer.save_pretrained(aside)
-    torch.save({"step": step, "optimizer": optimizer.state_dict()}, aside / "trainer.pt")
+    aside, problem = folder.with_name(folder.name + ".tmp"), ""
+    if ranks.rank == 0:
+        shutil.rmtree(aside, ignore_errors=True)
+        problem = no_room(run, policy, ranks.world)
+    weights = whole_weights(policy, keep=ranks.rank == 0 and not problem)
+    try:
+        if ranks.rank == 0 and not problem:
+            policy.model.save_pretrained(aside, state_dict=weights)
+            mend_dtype(aside, policy.dtype)
+            policy.tokenizer.save_pretrained(aside)
+        problems = list(filter(None, ranks.gather(problem)))
+        if not problems and (policy.shards or ranks.rank == 0):
+            torch.save(trainer_state(policy, optimizer, step, ranks), aside / f"trainer_{ranks.rank}.pt")
+    except OSError as failed:
+        problem = f"rank {ranks.rank}: {failed}"
+    problems = list(filter(None, ranks.gather(problem)))
+    if problems:
+        if ranks.rank == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+        raise OSError(f"no checkpoint of step {step}: {problems[0]}; the newest complete one is {newest(run)}")
+    if ranks.rank == 0:
+        publish(run, aside, folder)
+    ranks.gather(None)
+
+
+def no_room(run: Run, policy: Policy, world: int) -> str:
+    """What is missing on the disk for a checkpoint, in words; "" if there is room."""
+    numbers = sum(p.numel() for p in policy.model.parameters())
+    needed = numbers * (policy.dtype.itemsize + (12 if policy.shards else 8)) + (64 << 20)         # weights; AdamW's two moments, float32 weights of shards
+    free = shutil.disk_usage(run.out).free
+    return "" if free >= needed else f"{run.out} has {free / 1e9:.2f} GB free, a checkpoint takes {needed / 1e9:.2f}: {(needed - free) / 1e9:.2f} GB are missing"
+
+
+def whole_weights(policy: Policy, keep: bool) -> dict | None:
+    """The weights as save_pretrained wants them, in the dtype they work in; None for those of an unsharded model, which it takes itself. A collective."""
+    if not policy.shards:
+        return None
+    weights = {}
+    for name, p in policy.model.named_parameters():                       # a tied head comes once
+        whole = p.full_tensor() if isinstance(p, DTensor) else p.detach()
+        if keep:
+            weights[name] = whole.to(policy.dtype).cpu()
+    return weights
+
+
+def mend_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """config.json says in which dtype the weights are: save_pretrained takes it from the shards."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}, indent=2))
+
+
+def trainer_state(policy: Policy, optimizer, step: int, ranks: Ranks) -> dict:
+    """What a checkpoint needs besides the weights: AdamW's moments, and the float32 weights if others are exported. Of sharded tensors this rank's part."""
+    parameters = list(policy.model.parameters())
+    return {"step": step, "world": ranks.world, "sharded": bool(policy.shards), "weights": [local(p.detach()) for p in parameters] if policy.shards else [],
+            "moments": [{name: local(x) for name, x in optimizer.state[p].items()} for p in parameters]}
+
+
+@torch.no_grad()
+def load_state(policy: Policy, optimizer, folder: Path, ranks: Ranks) -> None:
+    """Put a checkpoint's trainer state back, bit for bit. ValueError if it was sharded over another number of processes."""
+    state = torch.load(folder / f"trainer_{ranks.rank if policy.shards else 0}.pt", weights_only=True) if not policy.shards or (
+        folder / f"trainer_{ranks.rank}.pt").exists() else {"sharded": True, "world": len(list(folder.glob("trainer_*.pt")))}
+    if state["sharded"] != bool(policy.shards) or (policy.shards and state["world"] != ranks.world):
+        raise ValueError(f"{folder} was saved by {state['world']} processes{' with --shard' * state['sharded']}: start as many, with the same --shard")
+    for p, weights in zip(policy.model.parameters(), state["weights"]):
+        local(p).copy_(weights)
+    for p, moments in zip(policy.model.parameters(), state["moments"]):
+        as_is = lambda x: DTensor.from_local(x, p.device_mesh, p.placements, shape=p.shape, stride=p.stride()) if x.ndim and isinstance(p, DTensor) else x
+        optimizer.state[p] = {name: as_is(x.to(p.device) if x.ndim else x) for name, x in moments.items()}
+
+
+def publish(run: Run, aside: Path, folder: Path) -> None:
+    """Make a finished checkpoint the newest: manifest, disk, rename, marker; then delete what --keep no longer wants."""
+    sizes = {file.name: file.stat().st_size for file in sorted(aside.iterdir())}
+    (aside / "manifest.json").write_text(json.dumps(sizes, indent=1))
+    for file in [*aside.iterdir(), aside]:
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor), os.close(descriptor)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(aside, folder)
     marker = Path(run.out) / "latest.tmp"
     marker.write_text(folder.name)
     os.replace(marker, Path(run.out) / "latest")
+    old = [f for f in sorted(Path(run.out).glob("step_??????")) if complete(f)][:-run.keep] if run.keep else []
+    for f in old:
+        if f.name != "step_000000" or not run.kl_coef:                    # the reference of the KL term
+            shutil.rmtree(f)
+
+
+def complete(folder: Path) -> bool:
+    """Is every file of the manifest there, at its full length?"""
+    try:
+        sizes = json.loads((folder / "manifest.json").read_text())
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def newest(run: Run) -> Path | None:
     """Folder of the newest complete checkpoint of this run, if any."""
-    marker = Path(run.out) / "latest"
-    return Path(run.out) / marker.read_text().strip() if marker.exists() else None
+    return next((folder for folder in sorted(Path(run.out).glob("step_??????"), reverse=True) if complete(folder)), None)
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------------ log
@@ -300,9 +426,18 @@ class Setup:
     train: tuple[list[Question], list[list[int]]]
     test: tuple[list[Question], list[list[int]]]
     examples: list
+    ranks: Ranks
 
 
-def prepare_run(run: Run) -> Setup:
+def load_policy(run: Run, path: str, ranks: Ranks) -> Policy:
+    """The model on this process's device, whole or its shard."""
+    policy = Policy.load(path, device=run.device)
+    if run.checkpointing:
+        policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return policy.shard(run.dtype, mesh_of(run, ranks)) if run.shard else policy
+
+
+def prepare_run(run: Run, ranks: Ranks = Ranks()) -> Setup:
     """Check everything that can be wrong without a model; then load it."""
     for name in ("data", "eval_data", "cold_start"):
         if getattr(run, name) and not Path(getattr(run, name)).is_file():
@@ -314,9 +449,9 @@ def prepare_run(run: Run) -> Setup:
     test = read_data(run, run.eval_data, tokenizer) if run.eval_data and run.eval_questions else ([], [])
     examples = read_examples(run.cold_start, tokenizer) if run.cold_start and not newest(run) else []
     tools = run.open_tools()
-    policy = Policy.load(str(newest(run) or run.model), device=run.device)
+    policy = load_policy(run, str(newest(run) or run.model), ranks)
     sampler = Sampler(policy, tools, run.rows, run.max_prompt, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk)
-    return Setup(policy, sampler, train, tuple(part[:run.eval_questions] for part in test), examples)
+    return Setup(policy, sampler, train, tuple(part[:run.eval_questions] for part in test), examples, ranks)
 
 
 @contextmanager
@@ -349,16 +484,24 @@ def record(run: Run, sandbox_level: str) -> None:
     path.write_text(json.dumps(now | {"versions": versions(), "sandbox_level": sandbox_level}, indent=2))
 
 
-def report(run: Run, sampler: Sampler, test, log: Log, step: int) -> dict:
-    """Evaluate on the held-out questions, sampled and greedy; print, log and store the results."""
-    sampled = evaluate(partial(appo.sample_initial, sampler), *test, run.eval_samples, mix_seed(run.seed, 2))
-    greedy = evaluate(partial(appo.sample_initial, sampler, temperature=0), *test, 1, 0)
-    numbers = {f"eval_{name}": value for name, value in sampled["numbers"].items()} | {"eval_greedy": greedy["numbers"]["avg@1"]}
+def report(run: Run, setup: "Setup", log: "Log | None", step: int) -> None:
+    """Evaluate on the held-out questions, each rank its share, sampled and greedy; print, log and store the results."""
+    (questions, prompts), ranks = setup.test, setup.ranks
+    places = ranks.share(list(range(len(questions))))
+    mine = [questions[i] for i in places], [prompts[i] for i in places]
+    with setup.policy.gathered():
+        sampled = evaluate(partial(appo.sample_initial, setup.sampler), *mine, run.eval_samples, mix_seed(run.seed, 2), places=places)["rows"]
+        greedy = evaluate(partial(appo.sample_initial, setup.sampler, temperature=0), *mine, 1, 0, places=places)["rows"]
+    parts = ranks.gather((places, sampled, greedy))
+    merged = [[row for _, row in sorted((place, row) for part in parts for place, row in zip(part[0], part[k]))] for k in (1, 2)] if ranks.world > 1 else [sampled, greedy]
+    if ranks.rank:
+        return
+    numbers = {f"eval_{name}": value for name, value in numbers_of(merged[0]).items()} | {"eval_greedy": numbers_of(merged[1])["avg@1"]}
     log.write("metrics", {"step": step} | numbers)
-    (Path(run.out) / f"eval_{step:06d}.json").write_text(json.dumps(sampled | {"model": run.model, "data": run.eval_data, "step": step}))
+    result = {"numbers": numbers_of(merged[0]), "rows": merged[0], "questions": len(questions), "samples": run.eval_samples, "settings": dataclasses.asdict(run)}
+    write_result(Path(run.out) / f"eval_{step:06d}.json", result | {"data": run.eval_data, "step": step, "versions": versions()})
     tqdm.write(f"step {step}: held-out accuracy {numbers[f'eval_avg@{run.eval_samples}']:.3f} sampled, {numbers['eval_greedy']:.3f} greedy, "
-               f"format errors {numbers['eval_format_errors']:.3f}, {numbers['eval_calls']:.2f} calls per question ({len(test[0])} questions x {run.eval_samples})")
-    return numbers
+               f"format errors {numbers['eval_format_errors']:.3f}, {numbers['eval_calls']:.2f} calls per question ({len(questions)} questions x {run.eval_samples})")
 
 
 def batch_of(run: Run, step: int, size: int) -> list[int]:
@@ -371,84 +514,188 @@ def batch_of(run: Run, step: int, size: int) -> list[int]:
     return picked
 
 
-def every_reward(rollouts: list[Rollout], questions: list[Question]) -> dict:
+def every_reward(rollouts: list[Rollout], questions: list[Question], ranks: Ranks) -> dict:
     """Mean reward of the initial rollouts by every kind of reward, whichever is trained on."""
     initial = [(r, questions[r.group]) for r in rollouts if r.parent is None]
-    return {f"reward_{kind}": sum(reward(r, q.answers, kind, q.task) for r, q in initial) / len(initial) for kind in REWARDS}
+    *sums, count = ranks.sum([sum(reward(r, q.answers, kind, q.task) for r, q in initial) for kind in REWARDS] + [len(initial)])
+    return {f"reward_{kind}": total / count for kind, total in zip(REWARDS, sums)}
 
 
-def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log: Log, done: int) -> None:
-    """Steps done + 1 .. run.steps, each logged; checkpoints and evaluations as the settings say."""
-    if done >= run.steps:
-        return
-    policy, (questions, prompts) = setup.policy, setup.train
-    bar = tqdm(range(done, run.steps), initial=done, total=run.steps, desc="APPO" if run.branches else "GRPO")
-    sampled = trained = updates = 0
+def alarms(metrics: dict) -> list[str]:
+    """What a look at a step's numbers should not miss, in words; empty if all is well."""
+    tests = {"entropy has collapsed": metrics["entropy"] < 0.01, "more than 90% of the prompts give no credit: all their rewards are equal": metrics["zero_std"] > 0.9,
+             "more than half of the rollouts are cut off": metrics["truncated"] > 0.5, "tools fail for reasons of infrastructure": metrics["tool_infra"] > 0.1,
+             "sampler and trainer disagree on log-probs": metrics["sampler_gap"] > (1e-3 if metrics["sampler_gap_exact"] else 1.0),
+             "an update was skipped: its gradient was not finite": metrics["skipped"] > 0}
+    return [text for text, true in tests.items() if true]
+
+
+class Stop:
+    """SIGTERM and SIGINT ask for a stop at the next step's end; a second one is obeyed at once."""
+
+    def __init__(self):
+        self.asked = False
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self.ask)
+
+    def ask(self, number, frame) -> None:
+        self.asked = True
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+
+
+class Heartbeat:
+    """Tells who keeps the others waiting: each rank notes its phase in a file, and rank 0 names the slowest when it has waited long.
+
+    Args: folder: heartbeat_N files go there. every: seconds of waiting after which a line is printed, and again.
+    """
+
+    def __init__(self, folder: Path, ranks: Ranks, every: float = 120.0):
+        self.file, self.folder, self.ranks, self.every, self.ended = folder / f"heartbeat_{ranks.rank}", folder, ranks, every, threading.Event()
+        self("start")
+        if ranks.rank == 0 and ranks.world > 1:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def __call__(self, phase: str) -> None:
+        self.phase, self.since = phase, time.time()
+        with contextlib.suppress(OSError):                                # a full disk is the checkpoint's business
+            self.file.write_text(f"{self.since} {phase}")
+
+    def _watch(self) -> None:
+        while not self.ended.wait(self.every):
+            if self.phase.endswith(("wait", "update")) and time.time() - self.since >= self.every:
+                tqdm.write(self.slowest())
+
+    def slowest(self) -> str:
+        """A line that names the rank whose phase has lasted longest."""
+        beats = [(*file.read_text().split(" ", 1), file.name) for file in self.folder.glob("heartbeat_*")]
+        others = [beat for beat in beats if not beat[1].endswith(("wait", "update"))] or beats
+        since, phase, name = min(others, key=lambda beat: float(beat[0]))
+        return f"waiting for rank {name.rpartition('_')[2]}: in {phase} for {time.time() - float(since):.0f} s"
+
+
+def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log: "Log | None", done: int) -> None:
+    """Steps done + 1 .. run.steps, each logged; checkpoints and evaluations as the settings say. Ends early, with a checkpoint, when asked to stop."""
+    ranks, policy, (questions, prompts) = setup.ranks, setup.policy, setup.train
+    beat, stop, total, skipped = Heartbeat(Path(run.out), ranks), Stop(), Counter(), 0
+    bar = tqdm(range(done, run.steps), initial=done, total=run.steps, desc="APPO" if run.branches else "GRPO", disable=ranks.rank > 0 or done >= run.steps)
     for step in bar:
         started, picked = time.perf_counter(), batch_of(run, step, len(questions))
         judge = lambda r, i: reward(r, questions[picked[i]].answers, run.reward, questions[picked[i]].task)
         seeds = [mix_seed(run.seed, 0, step, i) for i in range(run.prompts)]
         try:
-            metrics, rollouts = appo.step(policy, optimizer, setup.sampler, [prompts[i] for i in picked], seeds, judge, run, mix_seed(run.seed, 3, step), reference)
+            metrics, rollouts = appo.step(policy, optimizer, setup.sampler, [prompts[i] for i in picked], seeds, judge, run, mix_seed(run.seed, 3, step), reference,
+                                          ranks, lambda phase: beat(f"step {step + 1}, {phase}"))
         except Unavailable as problem:                   # raised before the step's first update
-            save(run, policy, optimizer, step)
+            save(run, policy, optimizer, step, ranks)
             raise Unavailable(f"step {step + 1}", f"{problem}; step {step} is saved, the same command goes on from it") from None
-        metrics |= every_reward(rollouts, [questions[i] for i in picked]) | {"seconds": time.perf_counter() - started}
-        log.write("metrics", {"step": step + 1} | metrics)
-        for row in tree_rows(policy, step + 1, rollouts, min(run.log_trees, run.prompts)):
-            log.write("rollouts", row)
-        for line in branch_lines(policy, rollouts, run.show):
-            tqdm.write(line)
-        sampled, trained, updates = sampled + metrics["tokens_sampled"], trained + metrics["tokens_trained"], updates + metrics["optimizer_steps"]
-        phases = "/".join(f"{metrics[f'seconds_{phase}']:.1f}" for phase in ("sample", "score", "branch", "update"))
-        shown = ", ".join(f"{name} {metrics[name]:.2f}" for name in ("reward", "entropy", "truncated", "degenerate"))
-        bar.set_postfix_str(f"{shown}, length {metrics['length']:.0f}, sampled {sampled}, trained {trained}, updates {updates}, s {phases}", refresh=False)
-        last = step + 1 == run.steps
-        if last or (step + 1) % run.save_every == 0:
-            save(run, policy, optimizer, step + 1)
-        if setup.test[0] and (last or (run.eval_every and (step + 1) % run.eval_every == 0)):
-            report(run, setup.sampler, setup.test, log, step + 1)
+        metrics |= every_reward(rollouts, [questions[i] for i in picked], ranks) | {"seconds": time.perf_counter() - started}
+        if ranks.rank == 0:
+            write_step(run, policy, log, step + 1, metrics, rollouts, total, bar)
+        skipped = skipped + 1 if metrics["skipped"] else 0
+        if skipped >= run.max_skipped:
+            give_up(run, policy, rollouts, step + 1, skipped, ranks)
+        last, asked = step + 1 == run.steps, ranks.max([stop.asked])[0] > 0
+        if last or asked or (step + 1) % run.save_every == 0:
+            save(run, policy, optimizer, step + 1, ranks)
+        if setup.test[0] and not asked and (last or (run.eval_every and (step + 1) % run.eval_every == 0)):
+            report(run, setup, log, step + 1)
+        if asked:
+            print(f"asked to stop: step {step + 1} is saved, the same command goes on from it", flush=True)
+            break
+    beat.ended.set()
 
 
-def start_or_go_on(run: Run, setup: Setup) -> tuple[torch.optim.Optimizer, Log, int]:
+def write_step(run: Run, policy: Policy, log: "Log", step: int, metrics: dict, rollouts: list[Rollout], total: Counter, bar) -> None:
+    """A step's line in metrics.jsonl, its trees in rollouts.jsonl, its branch points and alarms on the screen, its numbers in the bar."""
+    warnings = alarms(metrics | {"sampler_gap_exact": policy.dtype == torch.float32})
+    log.write("metrics", {"step": step} | metrics | ({"alarms": warnings} if warnings else {}))
+    for row in tree_rows(policy, step, rollouts, min(run.log_trees, run.prompts)):
+        log.write("rollouts", row)
+    for line in branch_lines(policy, rollouts, run.show) + [f"step {step}: {text}" for text in warnings]:
+        tqdm.write(line)
+    total.update({name: metrics[f"tokens_{name}"] for name in ("sampled", "trained")} | {"updates": metrics["optimizer_steps"]})
+    phases = "/".join(f"{metrics[f'seconds_{phase}']:.1f}" for phase in ("sample", "score", "branch", "update"))
+    shown = ", ".join(f"{name} {metrics[name]:.2f}" for name in ("reward", "entropy", "truncated", "degenerate"))
+    bar.set_postfix_str(f"{shown}, length {metrics['length']:.0f}, " + ", ".join(f"{name} {n}" for name, n in total.items()) + f", s {phases}", refresh=False)
+
+
+def give_up(run: Run, policy: Policy, rollouts: list[Rollout], step: int, skipped: int, ranks: Ranks) -> None:
+    """Leave the rollouts that gave gradients which are not finite on disk, and stop."""
+    path = Path(run.out) / f"skipped_{step:06d}_{ranks.rank}.jsonl"
+    groups = sorted({r.group for r in rollouts})
+    path.write_text("".join(json.dumps(row) + "\n" for row in tree_rows(policy, step, rollouts, groups[-1] + 1)))
+    raise ValueError(f"the gradients of {skipped} steps in a row were not finite; the last step's rollouts are in {path}, the weights are those before")
+
+
+def start_or_go_on(run: Run, setup: Setup) -> tuple[torch.optim.Optimizer, "Log | None", int]:
     """A new run: cold start, checkpoint of step 0. An old one: its optimizer. Either way the evaluation that is due: (optimizer, log, steps done)."""
-    checkpoint, policy = newest(run), setup.policy
-    state = torch.load(checkpoint / "trainer.pt", weights_only=True) if checkpoint else {"step": 0}
-    log, done = Log(run, state["step"]), state["step"]
+    checkpoint, policy, ranks = newest(run), setup.policy, setup.ranks
     if setup.examples:
-        cold_start(policy, setup.examples, run)
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay)
+        cold_start(policy, setup.examples, run, ranks=ranks)
+    optimizer, done = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay), 0
     if checkpoint:
+        done = int(checkpoint.name.removeprefix("step_"))
+        load_state(policy, optimizer, checkpoint, ranks)
         print(f"going on from {checkpoint}" + (f"; all of --steps {run.steps} are done" if done >= run.steps else ""), flush=True)
-        optimizer.load_state_dict(state["optimizer"])
     else:
-        save(run, policy, optimizer, 0)
-    evaluated = {line["step"] for line in map(json.loads, open(Path(run.out) / "metrics.jsonl")) if "eval_greedy" in line}
-    if setup.test[0] and done in (0, run.steps) and done not in evaluated:
-        report(run, setup.sampler, setup.test, log, done)
+        save(run, policy, optimizer, 0, ranks)
+    log = Log(run, done) if ranks.rank == 0 else None
+    evaluated = log and {line["step"] for line in map(json.loads, open(Path(run.out) / "metrics.jsonl")) if "eval_greedy" in line}
+    if setup.test[0] and done in (0, run.steps) and not ranks.gather(evaluated and done in evaluated)[0]:
+        report(run, setup, log, done)
     return optimizer, log, done
+
+
+def join_ranks(run: Run) -> tuple[Run, Ranks]:
+    """Join the other processes if torchrun started several (and be one process of one where --shard needs it): the run on this process's device, the ranks."""
+    several, cuda = int(os.environ.get("WORLD_SIZE", 1)) > 1, run.device.startswith("cuda")
+    backend, patience = "cpu:gloo,cuda:nccl" if cuda else "gloo", datetime.timedelta(seconds=run.patience)
+    if several and cuda:
+        run = dataclasses.replace(run, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+        torch.cuda.set_device(run.device)
+    if several:
+        dist.init_process_group(backend, timeout=patience)
+    elif run.shard and not dist.is_initialized():
+        dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
+    ranks = Ranks()
+    if ranks.rank:
+        sys.stdout = open(os.devnull, "w")                                # rank 0 speaks for all
+    return run, ranks
+
+
+def mesh_of(run: Run, ranks: Ranks):
+    """Shards within a node, copies across nodes (HSDP); None, all processes, on a single node."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
+    return init_device_mesh(run.device.split(":")[0], (ranks.world // here, here)) if ranks.world > here else None
 
 
 def main(argv: list[str]) -> None:
     transformers.utils.logging.disable_progress_bar()
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError("started as one of several processes, which is not supported yet: run `python train.py`, without torchrun")
-    run = with_world(read_settings(argv))
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    setup = prepare_run(run)
-    with locked(Path(run.out)):
-        train(run, setup)
+    run, ranks = join_ranks(read_settings(argv))
+    try:
+        run = with_world(run) if ranks.rank == 0 else run
+        run = dataclasses.replace(ranks.gather(run)[0], device=run.device)               # the bundled world is made once
+        if run.threads:
+            torch.set_num_threads(run.threads)
+        setup = prepare_run(run, ranks)
+        with locked(Path(run.out)) if ranks.rank == 0 else contextlib.nullcontext():
+            train(run, setup)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def train(run: Run, setup: Setup) -> None:
     """A run in its folder, from the start or from where it was."""
-    record(run, getattr(setup.sampler.tools.get("python"), "level", ""))
+    if setup.ranks.rank == 0:
+        record(run, getattr(setup.sampler.tools.get("python"), "level", ""))
     print(f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.b}, {run.prompts} prompts a step, {run.minibatch} an update; "
-          f"{len(setup.train[0])} questions, {sum(p.numel() for p in setup.policy.model.parameters()) / 1e6:.1f} M parameters on {run.device}, "
+          f"{len(setup.train[0])} questions, {sum(p.numel() for p in setup.policy.model.parameters()) / 1e6:.1f} M parameters on {setup.ranks.world} x {run.device}, "
           f"settings in {run.out}/config.json", flush=True)
     optimizer, log, done = start_or_go_on(run, setup)
-    reference = Policy.load(str(Path(run.out) / "step_000000"), device=run.device) if run.kl_coef else None
+    reference = load_policy(run, str(Path(run.out) / "step_000000"), setup.ranks) if run.kl_coef else None
     train_loop(run, setup, optimizer, reference, log, done)
 
 

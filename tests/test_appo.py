@@ -552,7 +552,8 @@ def test_without_branches_and_b_it_is_grpo(agent_folder, tools, prompts):
         return torch.distributions.Categorical(logits=logits).log_prob(torch.tensor(r.ids))
     with torch.no_grad():
         old = {id(r): logp_of(r) for r in rollouts}
-    for batch in appo.split_minibatches(rollouts, config, 0):
+    for indices in appo.split_minibatches(8, config, 0):
+        batch = [r for r in rollouts if r.group in indices]
         optimizer.zero_grad()
         for r in batch:
             R = torch.tensor([x.reward for x in batch if x.group == r.group], dtype=torch.float64)
@@ -569,10 +570,16 @@ def test_without_branches_and_b_it_is_grpo(agent_folder, tools, prompts):
     assert moved > 1e-3 and apart < 1e-6, (moved, apart)
 
 
+class Keep(torch.optim.SGD):
+    """Changes nothing and keeps the gradients it was given."""
+    def step(self):
+        self.seen = [p.grad.clone() for group in self.param_groups for p in group["params"]]
+
+
 def gradients(policy, rollouts, adv, mask, old, config):
-    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
+    optimizer = Keep(policy.model.parameters(), lr=0.0)
     appo.update(policy, optimizer, rollouts, old, adv, mask, config)
-    return [p.grad.clone() for p in policy.model.parameters()]
+    return optimizer.seen
 
 
 @pytest.mark.parametrize("aggregate", ["seq-mean", "token-mean"])
@@ -670,8 +677,8 @@ def test_norm_and_kl_reach_the_gradient(agent, rollouts):
 
 
 def test_numbers_of_a_step_are_means_over_tokens():
-    log = [{"entropy": 1.0, "loss": 1.0, "ratio_max": 2.0, "trained": 10}, {"entropy": 4.0, "loss": 4.0, "ratio_max": 1.0, "trained": 30}]
-    assert [appo.over_minibatches(name, log) for name in ("entropy", "loss", "ratio_max")] == [3.25, 2.5, 2.0]
+    log = [{"entropy": 1.0, "loss": 1.0, "ratio_max": 2.0, "degenerate": 1.0, "trained": 10, "rows": 1}, {"entropy": 4.0, "loss": 4.0, "ratio_max": 1.0, "degenerate": 0.0, "trained": 30, "rows": 3}]
+    assert [appo.over_minibatches(name, log) for name in ("entropy", "loss", "ratio_max", "degenerate")] == [3.25, 2.5, 2.0, 0.25]
 
 
 def test_caches_are_given_back(agent, tools, prompts, monkeypatch):

@@ -269,9 +269,9 @@ def test_python_children_die_with_a_killed_trainer(tmp_path):
 
 
 def test_python_settings():
-    with pytest.raises(ValueError, match="timeout must be > 0"):
+    with pytest.raises(ValueError, match="timeout must be between 0.001 and 3600, got 0"):
         PythonTool(timeout=0)
-    with pytest.raises(ValueError, match="at most 3600"):
+    with pytest.raises(ValueError, match="between 0.001 and 3600"):
         PythonTool(timeout=float("inf"))
 
 

@@ -114,12 +114,6 @@ def test_model_without_data(no_model):
         train.main(["--model", "m"])
 
 
-def test_several_processes(no_model, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="not supported yet"):
-        train.main([])
-
-
 # ---- cold start
 
 def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
@@ -137,7 +131,8 @@ def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
             assert ids[skip:] == r.ids and mask[skip:] == r.mask
 
 
-def test_imitation_loss_by_hand(agent, world):
+@pytest.mark.parametrize("micro", [0, 1, 2])
+def test_imitation_loss_by_hand(agent, world, micro):
     example = train.read_examples(str(world / "traces.jsonl"), agent.tokenizer)[-3:]
     total, count = 0.0, 0
     for ids, mask in example:
@@ -145,7 +140,8 @@ def test_imitation_loss_by_hand(agent, world):
         for t in range(1, len(ids)):
             if mask[t]:
                 total, count = total - logp[t - 1, ids[t]].item(), count + 1
-    assert train.imitation_loss(agent, example).item() == pytest.approx(total / count, abs=1e-5)
+    run, still = dataclasses.replace(read_settings([]), cold_micro=micro), torch.optim.SGD(agent.model.parameters(), lr=0.0)
+    assert train.imitate(agent, [still], example, run) == pytest.approx(total / count, abs=1e-5)
 
 
 def test_bad_examples_are_named(agent, tmp_path):
