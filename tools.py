@@ -387,7 +387,6 @@ def _hand_over(spare: tuple[int, socket.socket], fds: list[int]) -> int:
 
 def _preload() -> None:
     """Import once what model code uses most, and use it, so that no call pays for it."""
-    random.seed(0)                                                        # sympy draws the numbers of its dummies when it is imported
     with contextlib.suppress(ImportError):
         import numpy.random
         numpy.random.seed(0)
@@ -623,8 +622,9 @@ class SearchTool:
     """
 
     def __init__(self, source: str, topk: int = 3, max_chars: int = 1000, cache: str = "", timeout: float = 30.0, retries: int = 3):
-        if topk < 1:
-            raise ValueError(f"topk must be >= 1 documents, got {topk}")
+        for name, value in (("topk", topk), ("max_chars", max_chars)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number >= 1, got {value}")
         if source == "serper":
             self.source = Serper(topk, timeout, retries)
         elif source.startswith(("http://", "https://")):
@@ -634,26 +634,39 @@ class SearchTool:
         self.ask = Batches(self.source) if isinstance(self.source, Retriever) else lambda query: self.source([query])[0]
         self.index = getattr(self.source, "index", None)
         self.cache, self.max_chars = SearchCache(cache, self.source.key, topk), max_chars
-        self.hits, self.misses, self.problem, self.lock = 0, 0, "", threading.Lock()
+        self.hits, self.misses, self.problem, self.lock, self.flying = 0, 0, "", threading.Lock(), {}
 
     def run(self, query: str) -> ToolResult:
         """The best documents for a query; "No results" (status ok) when there are none. Never raises for what the query is or what a server does."""
         started, query = time.monotonic(), clean_query(query)
         if not split_words(query):
             return ToolResult("error", "Error: the search query is empty", 0.0)
-        documents = self.cache.get(query)
-        with self.lock:
-            self.hits, self.misses = self.hits + (documents is not None), self.misses + (documents is None)
-        if documents is None:
-            try:
-                documents = self.ask(query)
-            except Unavailable as problem:
-                self.problem = str(problem)
-                return ToolResult("infra", f"Error: the search engine is not available ({problem.cause})", time.monotonic() - started)
-            self.cache.put(query, documents)
+        try:
+            documents = self._look_up(query)
+        except Unavailable as problem:
+            self.problem = str(problem)
+            return ToolResult("infra", f"Error: the search engine is not available ({problem.cause})", time.monotonic() - started)
         pages = [_utf8(document[:self.max_chars]) for document in documents if document.strip()]
         text = pages[0] if len(pages) == 1 else "\n".join(f"Page {i}: {page}" for i, page in enumerate(pages, 1))
         return ToolResult("ok", text or "No results", time.monotonic() - started)
+
+    def _look_up(self, query: str) -> list[str]:
+        """The documents from the cache, from a thread that is asking the same at this moment, or from the source."""
+        documents = self.cache.get(query)
+        with self.lock:
+            self.hits, self.misses = self.hits + (documents is not None), self.misses + (documents is None)
+            mine = None if documents is not None or query in self.flying else self.flying.setdefault(query, Future())
+            answer = self.flying.get(query)
+        if mine:
+            try:
+                documents = self.ask(query)
+                self.cache.put(query, documents)
+                mine.set_result(documents)
+            except BaseException as problem:                              # those who wait for this answer get the same
+                mine.set_exception(problem)
+            with self.lock:
+                del self.flying[query]
+        return answer.result() if documents is None else documents
 
     def probe(self) -> str:
         """Run one query; a line that says what came back and how fast. Raises ValueError, with cause and advice, if the source does not answer."""
@@ -704,8 +717,9 @@ class SearchCache:
         try:
             db = sqlite3.connect(file.as_uri() + mode, uri=True, timeout=10, isolation_level=None, check_same_thread=False)
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, self.VERSION):
-                raise ValueError(f"search cache {file} has version {version}, this program reads {self.VERSION}")
+            empty = not db.execute("SELECT 1 FROM sqlite_schema").fetchone()
+            if version != self.VERSION and not (version == 0 and empty):
+                raise ValueError(f"search cache {file} is another program's database, or of another version than {self.VERSION}")
             if writable:
                 with contextlib.suppress(sqlite3.OperationalError):     # another process may be switching to WAL at this moment
                     db.execute("PRAGMA journal_mode=WAL")
@@ -722,9 +736,11 @@ class SearchCache:
         if self.seed.get(query):                                          # "" is what a failed search left there
             return _split_pages(self.seed[query])[:self.topk]
         find = "SELECT documents FROM searches WHERE source = ? AND topk = ? AND query = ?"
-        with self.lock, contextlib.suppress(sqlite3.Error):
+        with self.lock, contextlib.suppress(sqlite3.Error, ValueError, TypeError):
             row = self.db and self.db.execute(find, (self.key, self.topk, query)).fetchone()
-            return json.loads(row[0]) if row else None
+            documents = json.loads(row[0]) if row else None
+            return documents if isinstance(documents, list) and all(isinstance(text, str) for text in documents) else None
+        return None
 
     def put(self, query: str, documents: list[str]) -> None:
         """Remember an answer. If that fails (full disk, read-only place), the search does not: one line on stderr says so."""
@@ -755,7 +771,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """A redirect is an error: the headers, with their keys, would go to whatever host it names."""
 
 
-def post_json(url: str, payload: object, headers: dict = {}, timeout: float = 30.0, retries: int = 3, backoff: float = 0.5) -> object:
+def post_json(url: str, payload: object, headers: dict | None = None, timeout: float = 30.0, retries: int = 3, backoff: float = 0.5) -> object:
     """POST JSON, return the JSON that is answered.
 
     Args:    url: http or https; user:password@ becomes basic authentication. timeout: seconds for the whole of one attempt.
@@ -765,7 +781,9 @@ def post_json(url: str, payload: object, headers: dict = {}, timeout: float = 30
              ValueError for another kind of URL.
     """
     server, target, credentials = split_url(url)
-    headers = {"Content-Type": "application/json", "User-Agent": "appo", **credentials, **headers}
+    if retries < 0 or timeout <= 0:
+        raise ValueError(f"retries must be >= 0 and timeout > 0 seconds, got {retries} and {timeout}")
+    headers = {"Content-Type": "application/json", "User-Agent": "appo", **credentials, **(headers or {})}
     for attempt in range(retries + 1):
         try:
             data = _attempt(urllib.request.Request(target, json.dumps(payload).encode(), headers), timeout)
@@ -782,12 +800,19 @@ def post_json(url: str, payload: object, headers: dict = {}, timeout: float = 30
 
 
 def split_url(url: str) -> tuple[str, str, dict]:
-    """(what may be shown of a URL, the URL to open, the headers for its user:password). Raises ValueError if it is not an http(s) URL."""
-    parts = urllib.parse.urlsplit(url)
+    """(what may be shown of a URL, the URL to open, the headers for its user:password).
+
+    Raises: ValueError if it is not an http(s) URL; it quotes nothing that may be a password.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        fine = parts.scheme in ("http", "https") and parts.hostname and not re.search(r"\s", url) and (parts.port or True)
+    except ValueError:
+        fine = False
+    if not fine or "@" in parts.path + parts.query + parts.fragment:
+        raise ValueError("not a URL of the form http(s)://host:port/path (in user:password@ the characters / ? # @ are written %2F %3F %23 %40)")
     user, _, host = parts.netloc.rpartition("@")
     shown = f"{parts.scheme}://{host}{parts.path}"
-    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", url):
-        raise ValueError(f"not an http(s) URL: {shown}")
     basic = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
     return shown, parts._replace(netloc=host).geturl(), {"Authorization": f"Basic {basic}"} if user else {}
 
@@ -812,7 +837,10 @@ def _attempt(request: urllib.request.Request, timeout: float) -> bytes:
                 problem.close()
             box.append(problem)
     thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as problem:
+        raise OSError(errno.EAGAIN, str(problem)) from None
     thread.join(timeout)
     if not box:
         raise TimeoutError
@@ -844,7 +872,7 @@ class Retriever:
         self.key = f"{self.name} {_digest(url)}" if "?" in url else self.name        # what follows "?" may hold a secret
 
     def __call__(self, queries: list[str]) -> list[list[str]]:
-        answer = post_json(self.url, {"queries": queries, "topk": self.topk, "return_scores": True}, {}, *self.limits)
+        answer = post_json(self.url, {"queries": queries, "topk": self.topk, "return_scores": True}, None, *self.limits)
         try:
             found = [[hit.get("document", hit)["contents"] for hit in hits][:self.topk] for hits in answer["result"]]
             fine = len(found) == len(queries) and all(isinstance(text, str) for texts in found for text in texts)
@@ -999,9 +1027,11 @@ def corpus_files(source: Path) -> list[Path]:
     """The files of a corpus in the order in which they are read. Raises FileNotFoundError, ValueError if there are none."""
     if not source.exists():
         raise FileNotFoundError(f"search corpus {source} does not exist (a server is http://host:port/retrieve)")
-    files = sorted(p for p in source.rglob("*") if p.suffix in (".jsonl", ".txt", ".md")) if source.is_dir() else [source]
+    files = sorted(p for p in source.rglob("*") if p.suffix in (".jsonl", ".txt", ".md") and p.is_file()) if source.is_dir() else [source]
     if not files:
         raise ValueError(f"{source}: no .jsonl, .txt or .md file in this folder")
+    if files[0].suffix not in (".jsonl", ".json", ".txt", ".md"):
+        raise ValueError(f"search corpus {source}: a corpus is a .jsonl, .json, .txt or .md file or a folder of them")
     return files
 
 
@@ -1029,7 +1059,7 @@ def read_corpus(file: Path, start: int = 0):
 
 def _document(file: Path, end: int, line: bytes) -> str:
     try:
-        row = json.loads(line.decode("utf-8", "replace"))
+        row = json.loads(line.decode("utf-8", "replace").removeprefix("\ufeff"))
         text = row["contents"] if "contents" in row else "\n".join(filter(None, [row.get("title"), row["text"]]))
         return _utf8(text)
     except (ValueError, KeyError, TypeError, AttributeError) as problem:

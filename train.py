@@ -38,7 +38,7 @@ import appo
 from appo import ALGOS, Config, Policy, Ranks, Rollout, Sampler, add_flags, encode_prompt, encode_result, load_tokenizer, mix_seed, option, versions
 from data.world.prepare import MODES, made_as, prepare
 from eval import REWARDS, Agent, Question, evaluate, load_questions, numbers_of, reward, write_result
-from tools import Unavailable
+from tools import Unavailable, split_url
 
 HERE = Path(__file__).parent
 LAPTOP = HERE / "configs" / "laptop.json"
@@ -473,7 +473,8 @@ def record(run: Run, sandbox_level: str) -> None:
     """
     path = Path(run.out) / "config.json"
     files = {name: getattr(run, name) for name in ("data", "eval_data", "cold_start", "corpus") if Path(getattr(run, name)).is_file()}
-    now = dataclasses.asdict(run) | {"data_sha256": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()}}
+    shown = {name: split_url(value)[0] for name, value in dataclasses.asdict(run).items() if str(value).startswith(("http://", "https://"))}     # no password
+    now = dataclasses.asdict(run) | shown | {"data_sha256": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()}}
     now = json.loads(json.dumps(now))
     if newest(run) and path.exists():
         before = json.loads(path.read_text())

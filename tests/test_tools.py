@@ -268,6 +268,92 @@ def test_python_children_die_with_a_killed_trainer(tmp_path):
     assert children and not [pid for pid in (worker, *children) if alive(pid)]
 
 
+@pytest.mark.parametrize("code, status, text", [
+    ("import builtins; builtins.print = None\n5", "ok", "5"), ("import sys; sys.stdout.close()\n5", "ok", "5"), ("import sys; sys.stderr.close()\n1/0", "error", "ZeroDivisionError: division by zero"),
+    ("import traceback; traceback.format_exception = traceback.TracebackException = None\n1/0", "error", "ZeroDivisionError: division by zero"),
+    ("import os; os.write = None\n5", "ok", "5"), ("import sys; sys.exit('enough')", "error", "enough"), ("print(' ' * 100000 + 'x')", "ok", "x"),
+    ("try:\n    1/0\nexcept Exception as e:\n    raise KeyError('k') from e", "error", "KeyError: 'k'"), ("import json\njson.loads('{')", "error", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)")])
+def test_python_keeps_its_word_whatever_the_code_replaces(python, code, status, text):
+    result = python.run(code)
+    assert result.status == status and result.text.endswith(text) and len(result.text.split("\n")) < 9
+
+
+def test_python_long_output_keeps_its_beginning_and_its_end(python):
+    text = python.run("for i in range(10**5): print(i)\n1/0").text
+    assert text.startswith("0\n1\n2\n") and text.endswith("ZeroDivisionError: division by zero") and "truncated, 589" in text and len(text) < python.output_limit + 60
+    assert "truncated, 100002 bytes" in python.run("print(' ' * 100000 + 'x')").text
+    assert "def" in python.run("def deep(n): return deep(n + 1)\ndeep(0)").text, "the code's own lines are shown"
+
+
+def test_python_waiting_children_may_die(python):
+    python.run("1")
+    time.sleep(0.3)
+    for line in children_of(python.worker.pid):
+        os.kill(int(line.split()[0]), signal.SIGKILL)
+    time.sleep(0.1)
+    assert [python.run("1").text for _ in range(5)] == ["1"] * 5
+
+
+def test_python_close_ends_the_calls_under_way():
+    tool, results = PythonTool(20.0, "best-effort"), []
+    tool.run("1")
+    thread = threading.Thread(target=lambda: results.append(tool.run("import time; time.sleep(15)")))
+    thread.start()
+    time.sleep(0.3)
+    tool.close()
+    thread.join(5)
+    assert [r.status for r in results] == ["infra"] and tool.worker is None
+
+
+def test_python_interrupted_calls_leave_nothing_behind(monkeypatch):
+    """Ctrl-C while a call is watched: its process is dead, and the next call gets its own answer."""
+    tool = PythonTool(20.0, "best-effort")
+    tool.run("1")
+    monkeypatch.setattr(tools, "_threads", lambda pid: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        tool.run("while True: pass")
+    monkeypatch.undo()
+    assert tool.run("2").text == "2"
+    time.sleep(0.2)
+    assert len(children_of(tool.worker.pid)) <= tools.SPARES
+    tool.close()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks into /proc")
+def test_python_without_file_handles_is_infra_and_leaks_none(python):
+    resource = __import__("resource")
+    python.run("1")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = sorted(os.listdir("/proc/self/fd"))
+    try:
+        for spare in range(6):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) - 1 + spare, hard))
+            python.run("1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(os.listdir("/proc/self/fd")) <= len(before) and python.run("1").text == "1"
+
+
+def test_python_random_numbers_are_the_same_in_every_worker():
+    pytest.importorskip("sympy")
+    code = "import random, numpy, sympy, sympy.core.random as r\nprint(random.random(), numpy.random.rand(), r.rng.random())"
+    texts = set()
+    for _ in range(2):
+        tool = PythonTool(5.0, "best-effort")
+        texts |= {tool.run(code).text for _ in range(2)}
+        tool.close()
+    assert len(texts) == 1
+
+
+def test_python_memory_limit():
+    tool = PythonTool(5.0, "best-effort", memory_mb=600)
+    assert "MemoryError" in tool.run("x = bytearray(10**9)").text and tool.run("len(bytearray(10**6))").text == "1000000"
+    tool.close()
+    for settings, name in ((dict(memory_mb=-1), "memory_mb"), (dict(output_limit=-5), "output_limit")):
+        with pytest.raises(ValueError, match=f"{name} must be between"):
+            PythonTool(**settings)
+
+
 def test_python_settings():
     with pytest.raises(ValueError, match="timeout must be between 0.001 and 3600, got 0"):
         PythonTool(timeout=0)
@@ -343,7 +429,7 @@ def test_search_bad_corpora(tmp_path):
     bad.write_text("\n")
     with pytest.raises(ValueError, match="holds no document"):
         SearchTool(str(bad))
-    with pytest.raises(ValueError, match="topk must be >= 1"):
+    with pytest.raises(ValueError, match="topk must be a whole number >= 1"):
         SearchTool(str(bad), topk=0)
 
 
@@ -643,7 +729,7 @@ def test_post_json_credentials_and_urls(serve):
     assert tools.post_json(server.url.replace("//", "//me:p%40ss@"), {}) == {"result": 1}
     assert server.asked[0][1]["Authorization"] == "Basic bWU6cEBzcw=="
     for url in ("ftp://x/y", "file:///etc/passwd", "http://", "http://a b/", "x"):
-        with pytest.raises(ValueError, match="not an http"):
+        with pytest.raises(ValueError, match="not a URL of the form"):
             tools.post_json(url, {})
     with pytest.raises(ValueError):
         SearchTool("http://[bad/retrieve")
@@ -785,7 +871,7 @@ def test_cache_that_cannot_be_opened(tmp_path, corpus):
     (tmp_path / "bad.json").write_text("[]")
     other = sqlite3.connect(tmp_path / "later.sqlite")
     other.execute("PRAGMA user_version=9"), other.close()
-    for cache, words in (("bad.sqlite", "not a database"), ("bad.json", "bad.json"), ("no.json", "no.json"), ("no/c.sqlite", "unable to open"), ("later.sqlite", "has version 9"), (".", "unable to open")):
+    for cache, words in (("bad.sqlite", "not a database"), ("bad.json", "bad.json"), ("no.json", "no.json"), ("no/c.sqlite", "unable to open"), ("later.sqlite", "of another version than 1"), (".", "unable to open")):
         with pytest.raises(ValueError, match=words) as caught:
             SearchTool(str(corpus), cache=str(tmp_path / cache))
         assert str(tmp_path / cache) in str(caught.value)
