@@ -278,6 +278,8 @@ class Policy:
         self.through, self.dtype = self.model.run, getattr(torch, dtype)
         with torch.no_grad():                                             # the very first call has to go through the root
             self.through(lambda: self.decoder(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device)).last_hidden_state)
+        for module in self.shards:                                        # the root stays whole after a forward pass; an optimizer must be given its shards
+            module.reshard()
         return self
 
     @contextmanager
@@ -293,13 +295,6 @@ class Policy:
             self.model.set_reshard_after_forward(True)
         for module in self.shards:
             module.reshard()
-
-    def passes(self, rows: int, micro: int):
-        """Slices of at most `micro` of `rows` rows; the ranks exchange sharded gradients in the backward pass of the last."""
-        for start in range(0, rows, micro):
-            for module in self.shards:
-                module.set_requires_gradient_sync(start + micro >= rows)
-            yield slice(start, start + micro)
 
     def reduce_gradients(self, ranks: Ranks) -> None:
         """Sum the gradients of copied weights over the ranks; those of sharded weights have been summed by the backward pass."""
@@ -929,7 +924,8 @@ def update(policy: Policy, optimizer, rollouts: list[Rollout], logp_old: Tensor,
     sums, top = Counter(), 0.0
     optimizer.zero_grad(set_to_none=True)
     policy.model.train(config.checkpointing)
-    for rows in policy.passes(most, config.micro):
+    for start in range(0, most, config.micro):
+        rows = slice(start, start + config.micro)
         logp, _, _ = score_rows(policy, padded[rows], config.temperature, width, T)
         loss, stats = policy_loss(logp, logp_old[rows], adv[rows], mask[rows], config.clip_low, config.clip_high, config.clip_c, config.aggregate, total,
                                   None if logp_ref is None else logp_ref[rows], config.kl_coef, 1 if config.fipo_guards else None, config.surrogate)

@@ -225,8 +225,9 @@ def imitate(policy: Policy, optimizers: list, batch: list[tuple[list[int], list[
     rows += [Rollout([0], 0, ids=[0], mask=[False])] * (most - len(rows))
     loss = 0.0
     policy.model.train(run.checkpointing)
-    for part in policy.passes(most, run.cold_micro or most):
-        logp, _, _ = appo.score_rows(policy, rows[part], 1.0, *appo.padded_shape(rows[part]))
+    for start in range(0, most, run.cold_micro or most):
+        part = rows[start:start + (run.cold_micro or most)]
+        logp, _, _ = appo.score_rows(policy, part, 1.0, *appo.padded_shape(part))
         (-logp.sum() / tokens).backward()
         loss -= logp.detach().sum().item() / tokens
     policy.model.eval()
@@ -368,7 +369,7 @@ class Log:
     """metrics.jsonl and rollouts.jsonl of a run, flushed line by line. On resume the lines of steps not yet done, and a line cut short by a kill, are dropped."""
 
     def __init__(self, run: Run, done: int):
-        self.files = {}
+        self.files, self.warned = {}, set()
         for name in ("metrics", "rollouts"):
             path = Path(run.out) / f"{name}.jsonl"
             if path.exists():
@@ -614,8 +615,9 @@ def write_step(run: Run, policy: Policy, log: "Log", step: int, metrics: dict, r
     log.write("metrics", {"step": step} | metrics | ({"alarms": warnings} if warnings else {}))
     for row in tree_rows(policy, step, rollouts, min(run.log_trees, run.prompts)):
         log.write("rollouts", row)
-    for line in branch_lines(policy, rollouts, run.show) + [f"step {step}: {text}" for text in warnings]:
+    for line in branch_lines(policy, rollouts, run.show) + [f"step {step}: {text}" for text in warnings if text not in log.warned]:
         tqdm.write(line)
+    log.warned = set(warnings)                                            # said when it begins, logged as long as it lasts
     total.update({name: metrics[f"tokens_{name}"] for name in ("sampled", "trained")} | {"updates": metrics["optimizer_steps"]})
     phases = "/".join(f"{metrics[f'seconds_{phase}']:.1f}" for phase in ("sample", "score", "branch", "update"))
     shown = ", ".join(f"{name} {metrics[name]:.2f}" for name in ("reward", "entropy", "truncated", "degenerate"))

@@ -1,0 +1,253 @@
+"""Several processes (gloo, on the CPU): the same update however it is spread, a rank without data, sharded weights, exact resume, signals, torchrun."""
+import contextlib
+import copy
+import dataclasses
+import datetime
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+import appo
+import train
+from appo import Config, Policy, Ranks, mix_seed, sample_initial, score
+
+HERE = Path(__file__).parent
+CONFIG = Config(prompts=4, minibatch=4, max_tokens=64, max_calls=4, max_result_tokens=48, micro=4)
+
+
+def joined(rank: int, world: int, folder: Path):
+    """Make this process rank `rank` of `world`."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=120))
+
+
+def spread(function, world: int, folder: Path, *arguments) -> list:
+    """Run function(*arguments) in `world` processes that have joined; what each returned, by rank."""
+    folder.mkdir(exist_ok=True)
+    (folder / "meet").unlink(missing_ok=True)
+    mp.spawn(_one_of, (world, folder, function, arguments), nprocs=world)
+    return [torch.load(folder / f"result_{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def _one_of(rank, world, folder, function, arguments):
+    joined(rank, world, folder)
+    torch.save(function(*arguments), folder / f"result_{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def sampled(agent_folder, world, tools, tmp_path_factory):
+    """16 rollouts of 4 prompts with made-up credit, in a file that processes can share: (folder of the model, file)."""
+    policy = Policy.load(str(agent_folder))
+    questions = __import__("eval").load_questions(str(world / "train.jsonl"))[:4]
+    sampler = appo.Sampler(policy, tools, 16, 64, 64, 4, 48, 1.0, 16)
+    rollouts = sample_initial(sampler, [appo.encode_prompt(policy.tokenizer, q.messages) for q in questions], 4, [mix_seed(3, i) for i in range(4)])
+    file = tmp_path_factory.mktemp("ranks") / "rollouts.pkl"
+    file.write_bytes(pickle.dumps(rollouts))
+    return str(agent_folder), file
+
+
+def weights_of(policy):
+    return [(p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone() for p in policy.model.parameters()]
+
+
+def three_updates(model, file, micro, shard, dtype, take, aggregate="seq-mean"):
+    """Three updates on this rank's part of the rollouts, `take` of them (all if None): weights, and the stats of the last."""
+    ranks, policy, rollouts = Ranks(), Policy.load(model), pickle.loads(Path(file).read_bytes())[:take]
+    for p in policy.model.parameters():
+        p.data = p.data.to(getattr(torch, dtype))
+    policy.dtype = getattr(torch, dtype)
+    if shard:
+        policy.shard(dtype)
+    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05, momentum=0.9)
+    mine = ranks.share(rollouts)
+    config = dataclasses.replace(CONFIG, micro=micro, aggregate=aggregate, clip_grad=0.5)
+    for k in range(3):
+        with policy.gathered():
+            old = score(policy, mine, 1.0, micro).logp
+        mask = appo.response_tensors(mine, "cpu")[1]
+        adv = torch.stack([torch.randn(old.shape[1], generator=torch.Generator().manual_seed(r.seed % 10**9 + k)) for r in mine]) if mine else torch.zeros(old.shape)
+        adv = torch.stack([torch.randn(64, generator=torch.Generator().manual_seed(r.seed % 10**9 + k))[:old.shape[1]] for r in mine]) if mine else adv
+        stats = appo.update(policy, optimizer, mine, old, adv * mask, mask, config, ranks=ranks)
+    return weights_of(policy), stats
+
+
+@pytest.fixture(scope="module")
+def alone(sampled):
+    return {aggregate: three_updates(*sampled, 4, False, "float32", None, aggregate) for aggregate in ("seq-mean", "token-mean")}
+
+
+@pytest.mark.parametrize("processes, micro, shard, aggregate", [(2, 4, False, "seq-mean"), (2, 3, True, "seq-mean"), (2, 4, True, "token-mean"), (4, 4, False, "token-mean"), (4, 4, True, "seq-mean")])
+def test_the_update_is_the_same_however_it_is_spread(sampled, alone, tmp_path, processes, micro, shard, aggregate):
+    """1 rank x 4 passes, 2 x 2 and 4 x 1, copied and sharded: the same weights after three updates within 1e-6, the same stats on all ranks."""
+    weights, stats = alone[aggregate]
+    moved = max(float((a - b).abs().max()) for a, b in zip(weights, weights_of(Policy.load(sampled[0]))))
+    assert moved > 1e-3
+    for other, theirs in spread(three_updates, processes, tmp_path / "spread", *sampled, micro, shard, "float32", None, aggregate):
+        assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6
+        assert theirs == pytest.approx(stats, abs=2e-5)
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_a_rank_without_data_changes_nothing(sampled, tmp_path, shard):
+    """Of three rollouts on four ranks one rank has none, and ranks differ in passes: the others' result."""
+    weights, stats = three_updates(*sampled, 4, False, "float32", 3)
+    for other, theirs in spread(three_updates, 4, tmp_path / "spread", *sampled, 1, shard, "float32", 3):
+        assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6 and theirs == pytest.approx(stats, abs=2e-5)
+
+
+def test_bfloat16_at_work_keeps_float32_weights(sampled, tmp_path):
+    """Sharded with bfloat16 weights at work: the float32 ones move by less than bfloat16 could show, near those of a float32 update."""
+    weights, _ = three_updates(*sampled, 4, False, "float32", None)
+    start = weights_of(Policy.load(sampled[0]))
+    (other, stats), _ = spread(bfloat16_updates, 2, tmp_path / "spread", *sampled)
+    assert all(p.dtype == torch.float32 for p in other) and any(not torch.equal(p, p.bfloat16().float()) for p in other)
+    a, b = (torch.cat([(x - s).flatten() for x, s in zip(these, start)]) for these in (weights, other))
+    assert torch.nn.functional.cosine_similarity(a, b, 0) > 0.98, "the direction of the float32 update"
+
+
+def bfloat16_updates(model, file):
+    ranks, policy, rollouts = Ranks(), Policy.load(model).shard("bfloat16"), pickle.loads(Path(file).read_bytes())
+    mine = ranks.share(rollouts)
+    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05, momentum=0.9)
+    for k in range(3):
+        with policy.gathered():
+            assert policy.head.weight.dtype == torch.bfloat16
+            old = score(policy, mine, 1.0, 4).logp
+        mask = appo.response_tensors(mine, "cpu")[1]
+        adv = torch.stack([torch.randn(64, generator=torch.Generator().manual_seed(r.seed % 10**9 + k))[:old.shape[1]] for r in mine])
+        stats = appo.update(policy, optimizer, mine, old, adv * mask, mask, dataclasses.replace(CONFIG, clip_grad=0.5), ranks=ranks)
+    return weights_of(policy), stats
+
+
+def test_sampling_on_gathered_weights_needs_no_meeting(sampled, tmp_path, world):
+    """Inside `gathered` one rank samples and scores thrice as often as the other; then both update. Ids are those of a whole model."""
+    results = spread(uneven_work, 2, tmp_path / "spread", *sampled, str(world / "train.jsonl"))
+    policy = Policy.load(sampled[0])
+    prompt = appo.encode_prompt(policy.tokenizer, __import__("eval").load_questions(str(world / "train.jsonl"))[0].messages)
+    expected = sample_initial(appo.Sampler(policy, {}, 8, 64, 64, 4, 48, 1.0, 16), [prompt], 8, [5])
+    assert results[0] == results[1] == [r.ids for r in expected]
+
+
+def uneven_work(model, file, data):
+    ranks, policy = Ranks(), Policy.load(model).shard("float32")
+    prompt = appo.encode_prompt(policy.tokenizer, __import__("eval").load_questions(data)[0].messages)
+    sampler = appo.Sampler(policy, {}, 8, 64, 64, 4, 48, 1.0, 16)
+    with policy.gathered():
+        for _ in range(3 if ranks.rank else 1):
+            rollouts = sample_initial(sampler, [prompt], 8, [5])
+            score(policy, rollouts, 1.0, 4)
+    optimizer, mask = torch.optim.SGD(policy.model.parameters(), lr=0.0), appo.response_tensors(rollouts, "cpu")[1]
+    appo.update(policy, optimizer, rollouts, torch.zeros(mask.shape), mask.float(), mask, CONFIG, ranks=ranks)
+    return [r.ids for r in rollouts]
+
+
+# ---- guards
+
+def test_an_update_that_is_not_finite_is_skipped_by_all(sampled, tmp_path):
+    for skipped, unchanged in spread(poisoned_update, 2, tmp_path / "spread", *sampled):
+        assert skipped == 1.0 and unchanged
+
+
+def poisoned_update(model, file):
+    """Rank 1 alone has credit that is not a number."""
+    ranks, policy = Ranks(), Policy.load(model)
+    mine = ranks.share(pickle.loads(Path(file).read_bytes()))
+    old, mask, before = score(policy, mine, 1.0, 4).logp, appo.response_tensors(mine, "cpu")[1], weights_of(policy)
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=0.1)
+    stats = appo.update(policy, optimizer, mine, old, mask.float() * (float("nan") if ranks.rank else 1.0), mask, CONFIG, ranks=ranks)
+    return stats["skipped"], all(torch.equal(a, b) for a, b in zip(before, weights_of(policy))) and not optimizer.state
+
+
+# ---- runs
+
+def flags(world, agent_folder, out, **changes):
+    settings = dict(model=agent_folder, data=world / "train.jsonl", eval_data=world / "test.jsonl", corpus=world / "corpus.jsonl", out=out, config=train.LAPTOP, steps=4, prompts=4, minibatch=2,
+                    max_tokens=96, eval_questions=5, save_every=2, rows=16, log_trees=1, threads=1) | changes
+    return [x for name, value in settings.items() for x in (f"--{name}", str(value))]
+
+
+def torchrun(processes, *arguments, **how):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *how.pop("elastic", []), str(HERE.parent / "train.py"), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, **how)
+
+
+def ended(process, code=0):
+    text = process.communicate(timeout=300)[0]
+    assert process.returncode == code, text
+    return text
+
+
+def steps_of(out):
+    lines = [json.loads(line) for line in open(out / "metrics.jsonl")]
+    return [{k: v for k, v in x.items() if not k.startswith(("seconds", "occupancy"))} for x in lines if "reward" in x]
+
+
+@pytest.mark.parametrize("shard", ["false", "true"])
+def test_two_ranks_resume_bit_for_bit(world, agent_folder, tmp_path, shard):
+    """Four steps on two ranks at once, and two, a stop, two more: all tensors and all metrics the same; the last checkpoint is an ordinary model."""
+    whole = torchrun(2, *flags(world, agent_folder, tmp_path / "whole", shard=shard))
+    ended(whole)
+    ended(torchrun(2, *flags(world, agent_folder, tmp_path / "parts", shard=shard, steps=2)))
+    text = ended(torchrun(2, *flags(world, agent_folder, tmp_path / "parts", shard=shard)))
+    assert "going on from" in text and steps_of(tmp_path / "whole") == steps_of(tmp_path / "parts")
+    a, b = (Policy.load(str(tmp_path / out / "step_000004")).model.state_dict() for out in ("whole", "parts"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    for file in sorted((tmp_path / "whole" / "step_000004").glob("trainer_*.pt")):
+        x, y = (torch.load(tmp_path / out / "step_000004" / file.name, weights_only=True) for out in ("whole", "parts"))
+        assert all(torch.equal(p[name], q[name]) for p, q in zip(x["moments"], y["moments"]) for name in p) and all(torch.equal(p, q) for p, q in zip(x["weights"], y["weights"]))
+    if shard == "true":
+        assert "was saved by 2 processes with --shard" in ended(torchrun(1, *flags(world, agent_folder, tmp_path / "parts", shard=shard, steps=5)), 1)
+
+
+def test_two_ranks_sample_what_one_samples(world, agent_folder, tmp_path):
+    """One step on one rank and on two: the same initial rollouts, so the same rewards and lengths, and nearly the same weights."""
+    results = {}
+    for ranks in (1, 2):
+        ended(torchrun(ranks, *flags(world, agent_folder, tmp_path / str(ranks), steps=1, prompts=4, minibatch=4, eval_questions=5, lr=1e-4)))
+        results[ranks] = steps_of(tmp_path / str(ranks))[0], Policy.load(str(tmp_path / str(ranks) / "step_000001")).model.state_dict()
+        results[ranks, "eval"] = json.loads((tmp_path / str(ranks) / "eval_000000.json").read_text())["rows"]
+    (one, a), (two, b) = results[1], results[2]
+    for name in ("reward", "reward_std", "length", "calls", "truncated", "format_errors", "tokens_trained", "reward_f1", "reward_released", "zero_std"):
+        assert one[name] == pytest.approx(two[name], abs=1e-12), name
+    assert one["entropy"] == pytest.approx(two["entropy"], abs=1e-5) and one["branches"] == two["branches"]
+    assert max(float((a[name] - b[name]).abs().max()) for name in a) < 2.1e-4, "AdamW's first step is lr in the direction of a sign; a branch may differ"
+    texts = lambda rows: [[s["pieces"] for s in row["samples"]] for row in rows]
+    assert texts(results[1, "eval"]) == texts(results[2, "eval"]), "and the evaluation is that of one rank"
+
+
+def test_a_request_to_stop_is_obeyed_at_the_end_of_a_step(world, agent_folder, tmp_path):
+    process = torchrun(2, *flags(world, agent_folder, tmp_path / "run", steps=50, save_every=50, eval_questions=0), start_new_session=True)
+    log = tmp_path / "run" / "metrics.jsonl"
+    for _ in range(600):
+        time.sleep(0.1)
+        if log.exists() and log.read_text().count("\n") >= 2:
+            break
+    os.kill(process.pid, signal.SIGTERM)
+    text = process.communicate(timeout=120)[0]
+    done = len(steps_of(tmp_path / "run"))
+    assert f"asked to stop: step {done} is saved" in text and (tmp_path / "run" / "latest").read_text() == f"step_{done:06d}" and done < 50
+
+
+def test_torchrun_restarts_a_killed_run(world, agent_folder, tmp_path):
+    """kill -9 of one worker: torchrun starts both again, and the run ends as if nothing had been."""
+    process = torchrun(2, *flags(world, agent_folder, tmp_path / "run", save_every=1, eval_questions=0), elastic=["--max_restarts", "2"], start_new_session=True)
+    for _ in range(600):
+        time.sleep(0.1)
+        if (tmp_path / "run" / "step_000001" / "manifest.json").exists():
+            break
+    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "train.py"], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    assert "going on from" in ended(process)
+    ended(torchrun(2, *flags(world, agent_folder, tmp_path / "straight", save_every=1, eval_questions=0)))
+    assert steps_of(tmp_path / "run") == steps_of(tmp_path / "straight")
