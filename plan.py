@@ -200,7 +200,7 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
         "weights and gradients in flight": sharded * (2 * (2 * shape.root + 3 * shape.layer) + 4 * (shape.root + shape.layer)),
         "gradients between passes": sharded * 4 * P if passes > 1 else 0,
         "activations": activations(shape, rows * W, width, checkpointing),
-        "logits chunk *": LOGITS_CHUNK * shape.vocabulary * (width + 16) + rows * around,    # as computed, and four float32 copies in the softmax
+        "logits chunk *": LOGITS_CHUNK * shape.vocabulary * 20 + rows * around,       # five float32 per logit: softmax, entropy, gradient
         "layer backward *": rows * W * backward}
 
 
