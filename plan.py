@@ -284,7 +284,7 @@ def table(head: list, rows: list[list]) -> str:
     """Lines with the first column to the left and the others to the right."""
     cells = [[str(x) for x in row] for row in [head, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells)]
-    return "\n".join("  ".join([row[0].ljust(widths[0])] + [x.rjust(w) for x, w in zip(row[1:], widths[1:])]) for row in cells)
+    return "\n".join("  ".join([row[0].ljust(widths[0])] + [x.rjust(w) for x, w in zip(row[1:], widths[1:])]).rstrip() for row in cells)
 
 
 def work_table(run: Config, hardware: Hardware) -> str:
