@@ -35,6 +35,7 @@ from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 import appo
+import plan
 from appo import ALGOS, Config, Policy, Ranks, Rollout, Sampler, add_flags, encode_prompt, encode_result, load_tokenizer, mix_seed, option, versions
 from data.world.prepare import MODES, made_as, prepare
 from eval import REWARDS, Agent, Question, evaluate, load_questions, numbers_of, reward, write_result
@@ -96,7 +97,7 @@ class Run(Agent, Config):
 
 def read_settings(argv: list[str]) -> Run:
     """Flags and files to one checked Run. Raises ValueError with the flag, key or file at fault; argparse exits for an unknown flag."""
-    parser = argparse.ArgumentParser(description="Train an agent with APPO.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(description="Train an agent with APPO.", epilog=plan.HELP, allow_abbrev=False)
     parser.add_argument("--config", help="JSON file of settings, keys as the flags; an unknown key fails (default configs/laptop.json without --model)")
     add_flags(parser, Run)
     flags = vars(parser.parse_args(argv))
@@ -674,7 +675,16 @@ def mesh_of(run: Run, ranks: Ranks):
     return init_device_mesh(run.device.split(":")[0], (ranks.world // here, here)) if ranks.world > here else None
 
 
+def show_plan(argv: list[str]) -> None:
+    """Print what the run would cost (plan.py). Without --model that of the bundled world."""
+    hardware, rest = plan.read_flags(argv)
+    run = read_settings(rest)
+    print(plan.plan(run if run.model else with_world(run), hardware))
+
+
 def main(argv: list[str]) -> None:
+    if "--plan" in argv:
+        return show_plan(argv)
     transformers.utils.logging.disable_progress_bar()
     run, ranks = join_ranks(read_settings(argv))
     try:

@@ -1,0 +1,317 @@
+"""What a run will cost, before any model or data is loaded: `python train.py --config F --plan`.
+
+    1. read_shape    the sizes of the model, from its config.json or, offline, from a table of names
+    2. work          rollouts, tokens and optimizer steps of a training step
+    3. memory        bytes on one GPU by item; PHASES says which of them meet, peaks adds them up
+    4. advice        the one setting that helps most if they do not fit
+    5. seconds       FLOPs and bytes moved over what a GPU can do: a lower bound
+    `plan` puts them in a table.
+
+Two layouts. On several GPUs FSDP2: parameters, gradients and AdamW state are float32 and sharded, computation is bfloat16, whole bfloat16 weights are
+gathered on every GPU while it samples and scores (the reference's, if there is one, before the policy's), and the update computes each layer again
+in its backward pass. On one GPU: float32, nothing sharded or computed again.
+Not counted: CUDA context, communication buffers and fragmentation (a few GiB), and everything in host memory.
+"""
+import argparse
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import transformers
+
+from appo import KEY_BLOCK, Config, add_flags, check_options, option, round_up
+
+GIB = 2**30
+LOGITS_CHUNK = 1024                                    # tokens whose logits exist at once, appo.chunked_stats
+HELP = "--plan prints what the run will cost and whether it fits, and ends; its own flags: python train.py --plan --help"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the plan is made for; the flags that --plan adds."""
+    gpus: int = option(8, "GPUs of the run; 1: no sharding, float32", 1)
+    gpu_gib: float = option(80.0, "memory of a GPU, GiB", 0)
+    gpu_bandwidth: float = option(3350.0, "memory bandwidth of a GPU, GB/s (H100 SXM 3350)", 1e-9)
+    gpu_tflops: float = option(990.0, "dense matrix products of a GPU, TFLOP/s (H100 SXM: 990 bfloat16, as on several GPUs; 67 float32)", 1e-9)
+    questions: int = option(10000, "training questions, if --data cannot be counted", 1)
+    length: int = option(0, "mean response in the estimate of seconds, tokens; 0: the limit --max_tokens", 0)
+    fork_depth: float = option(0.5, "mean share of its parent that a branch keeps, in the same estimate", 0)
+
+    def __post_init__(self):
+        check_options(self)
+        if self.fork_depth > 1:
+            raise ValueError(f"--fork_depth must be in [0, 1], got {self.fork_depth}")
+
+
+def read_flags(argv: list[str]) -> tuple[Hardware, list[str]]:
+    """The flags of a plan, and those that are left for the run."""
+    parser = argparse.ArgumentParser(prog="train.py --plan", description="What a run will cost. All flags of train.py and:", allow_abbrev=False)
+    parser.add_argument("--plan", action="store_true", help="print the plan, and end")
+    add_flags(parser, Hardware)
+    flags, rest = parser.parse_known_args(argv)
+    return Hardware(**{name: value for name, value in vars(flags).items() if name != "plan"}), rest
+
+
+# ------------------------------------------------------------------------------------------- the model's sizes
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a decoder like Llama's: grouped-query attention, a gated MLP, two RMS norms a layer. bias: of q, k and v (Qwen2); qk_norm: Qwen3's."""
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+    bias: bool
+    qk_norm: bool
+
+    @property
+    def q(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    @property
+    def layer(self) -> int:
+        """Parameters of one layer."""
+        attention = 2 * self.hidden * (self.q + self.kv) + self.bias * (self.q + 2 * self.kv) + self.qk_norm * 2 * self.head_dim
+        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+
+    @property
+    def root(self) -> int:
+        """Parameters outside the layers: embedding, output matrix unless tied to it, last norm."""
+        return (2 - self.tied) * self.vocabulary * self.hidden + self.hidden
+
+    @property
+    def parameters(self) -> int:
+        return self.layers * self.layer + self.root
+
+
+FAMILIES = {"llama": (False, False), "qwen2": (True, False), "qwen3": (False, True)}                   # model_type: (bias, qk_norm)
+TABLE = {"qwen2.5-0.5b": ("qwen2", 24, 896, 4864, 14, 2, 64, 151936, True), "qwen2.5-1.5b": ("qwen2", 28, 1536, 8960, 12, 2, 128, 151936, True),
+         "qwen2.5-3b": ("qwen2", 36, 2048, 11008, 16, 2, 128, 151936, True), "qwen2.5-7b": ("qwen2", 28, 3584, 18944, 28, 4, 128, 152064, False),
+         "qwen2.5-14b": ("qwen2", 48, 5120, 13824, 40, 8, 128, 152064, False), "qwen3-8b": ("qwen3", 36, 4096, 12288, 32, 8, 128, 151936, False),
+         "qwen3-14b": ("qwen3", 40, 5120, 17408, 40, 8, 128, 151936, False), "llama-3.1-8b": ("llama", 32, 4096, 14336, 32, 8, 128, 128256, False)}
+
+
+def read_shape(model: str) -> Shape:
+    """From the config.json of a folder or of a name that was fetched before, else from TABLE by name (-Instruct and -Base do not matter).
+
+    Raises: ValueError if there is neither, or the model is not of a family in FAMILIES.
+    """
+    try:
+        c = transformers.AutoConfig.from_pretrained(model, local_files_only=True)
+    except (OSError, ValueError):
+        name = Path(model).name.lower().removesuffix("-instruct").removesuffix("-base")
+        if name not in TABLE or Path(model).exists():
+            raise ValueError(f"--model {model}: no config.json can be read there, and by name only these are known: {', '.join(TABLE)}") from None
+        family, *sizes = TABLE[name]
+        return Shape(*sizes, *FAMILIES[family])
+    if c.model_type not in FAMILIES or getattr(c, "attention_bias", False) or getattr(c, "mlp_bias", False):
+        raise ValueError(f"--model {model}: --plan knows the layers of {', '.join(FAMILIES)} without further biases, this is a {c.model_type}")
+    dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    return Shape(c.num_hidden_layers, c.hidden_size, c.intermediate_size, c.num_attention_heads, c.num_key_value_heads, dim, c.vocab_size,
+                 c.tie_word_embeddings, *FAMILIES[c.model_type])
+
+
+# --------------------------------------------------------------------------------------------------------------------------------------------- work
+
+def count_questions(path: str) -> int | None:
+    """Questions in a file without parsing them, or None: lines of a .jsonl, what a .parquet says of itself (with pyarrow)."""
+    if path.endswith(".jsonl") and Path(path).is_file():
+        with open(path, "rb") as lines:
+            return sum(1 for line in lines if line.strip())
+    if path.endswith(".parquet") and Path(path).is_file():
+        try:
+            from pyarrow.parquet import read_metadata
+        except ImportError:
+            return None
+        return read_metadata(path).num_rows
+    return None
+
+
+def work(run: Config, length: int, fork_depth: float) -> dict[str, int]:
+    """Rollouts, tokens and optimizer steps of one training step on all GPUs. Responses have `length` tokens, branches keep fork_depth of them."""
+    initial = run.prompts * run.initial
+    branches = initial * run.branches * run.ppo_epochs
+    return {"initial rollouts": initial, "branches": branches, "tokens sampled": initial * length + round(branches * (1 - fork_depth) * length),
+            "tokens trained on": initial * length * run.ppo_epochs, "optimizer steps": run.prompts // run.minibatch * run.ppo_epochs}
+
+
+#  memory
+
+ALWAYS = ("parameters", "AdamW state", "reference model", "KV cache of live rows")
+MOMENTS = ("drawing a token *", "forward pass *", "logits chunk *", "layer backward *")               # of these a phase has one at a time
+PHASES = {"sample": ALWAYS + ("gathered weights", "KV cache of prompts", "drawing a token *"),
+          "score": ALWAYS + ("gathered weights", "KV cache to fork from", "hidden states to fork from", "forward pass *", "logits chunk *"),
+          "branch": ALWAYS + ("gathered weights", "KV cache to fork from", "hidden states to fork from", "drawing a token *"),
+          "update": ALWAYS + ("gradients", "weights and gradients in flight", "activations", "logits chunk *", "layer backward *")}
+
+
+def cache_bytes(shape: Shape, rows: int, slots: int, width: int) -> int:
+    """An appo.Cache with its scratch row: 2 x layers x (rows + 1) x key heads x slots x head_dim numbers of `width` bytes."""
+    return 2 * shape.layers * (rows + 1) * shape.kv * round_up(slots, KEY_BLOCK) * width
+
+
+def layer_activations(shape: Shape, width: int) -> int:
+    """Bytes that the backward pass of a layer needs, per token.
+
+    Norms: input in float32, normalised input, output. Attention: query, key, value, output, log-sum-exp. MLP: gate, its activation, up, product.
+    """
+    norms = 2 * (shape.hidden * (4 + 2 * width) + 4) + shape.qk_norm * ((shape.q + shape.kv) * (4 + width) + 4 * (shape.heads + shape.kv_heads))
+    return norms + 2 * (shape.q + shape.kv) * width + 4 * shape.heads + 4 * shape.intermediate * width
+
+
+def activations(shape: Shape, tokens: int, width: int, checkpointing: bool) -> int:
+    """Bytes held for the backward pass of a micro-batch: all of every layer, or with checkpointing each layer's input only."""
+    return shape.layers * tokens * (shape.hidden * width if checkpointing else layer_activations(shape, width))
+
+
+def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = None) -> dict[str, int]:
+    """Bytes on one GPU by item, every prompt and response being as long as the limits allow. run: a train.Run.
+
+    Gradients exist during an update only; every pass sums them over the GPUs. checkpointing: None: as the run says.
+    """
+    sharded, P = run.shard, shape.parameters
+    width, checkpointing = 2 if run.dtype == "bfloat16" else 4, run.checkpointing if checkpointing is None else checkpointing
+    shard = math.ceil(P / gpus if sharded else P) * 4
+    rollouts = math.ceil(run.minibatch / gpus) * run.initial                          # of a mini-batch on this GPU
+    rows, W, T = min(run.micro, rollouts), round_up(run.max_prompt + run.max_tokens, KEY_BLOCK), run.max_tokens
+    around = shape.hidden * (W * (4 + 2 * width) + 2 * T * width)          # per row: last norm, its output, twice the responses' part of it
+    backward = (shape.intermediate + 3 * shape.hidden) * width + checkpointing * layer_activations(shape, width)
+    forks = run.branches > 0
+    return {
+        "parameters": shard, "gradients": shard, "AdamW state": 2 * shard, "reference model": shard if run.kl_coef else 0,
+        "gathered weights": sharded * width * P,
+        "KV cache of live rows": cache_bytes(shape, run.rows, run.max_prompt + run.max_tokens + run.chunk, width),
+        "KV cache of prompts": cache_bytes(shape, math.ceil(run.prompts / gpus), round_up(run.max_prompt, run.chunk), width),
+        "KV cache to fork from": forks * cache_bytes(shape, rollouts, W, width),
+        "hidden states to fork from": forks * rollouts * T * shape.hidden * width,
+        "drawing a token *": run.rows * shape.vocabulary * 28,                        # logits in float32; three float64 copies
+        "forward pass *": rows * W * (3 * shape.intermediate + 4 * shape.hidden) * width,
+        "weights and gradients in flight": sharded * (2 * (2 * shape.root + 3 * shape.layer) + 4 * (shape.root + shape.layer)),
+        "activations": activations(shape, rows * W, width, checkpointing),
+        "logits chunk *": LOGITS_CHUNK * shape.vocabulary * 20 + rows * around,       # five float32 per logit: softmax, entropy, gradient
+        "layer backward *": rows * W * backward}
+
+
+def peaks(items: dict[str, int]) -> dict[str, int]:
+    """Most bytes at any time of each phase: all its items, but of MOMENTS only the largest."""
+    moments = {phase: [items[name] for name in names if name in MOMENTS] for phase, names in PHASES.items()}
+    return {phase: sum(items[name] for name in names if name not in MOMENTS) + max(moments[phase]) for phase, names in PHASES.items()}
+
+
+def advice(shape: Shape, run: Config, gpus: int, limit: float) -> tuple[str, int]:
+    """(flag and value, peak): of --rows, --micro and --gpus the one whose change brings the peak below the limit, or else lowers it most.
+
+    Of each flag the value nearest to the present one that fits; what costs no GPU comes first.
+    """
+    halves = lambda n: [n >> k for k in range(1, n.bit_length())]
+    tries = {"rows": halves(run.rows), "micro": halves(run.micro), "gpus": [gpus << k for k in range(1, 6)]}
+    found = []
+    for name, values in tries.items():
+        options = []
+        for value in values:
+            changed = run if name == "gpus" else dataclasses.replace(run, **{name: value})
+            options.append((max(peaks(memory(shape, changed, value if name == "gpus" else gpus)).values()), f"--{name} {value}"))
+        fitting = [x for x in options if x[0] <= limit]
+        found += fitting[:1] or [min(options)] if options else []
+    peak, flag = min(found, key=lambda x: (x[0] > limit, x[1].startswith("--gpus") and x[0] <= limit, x[0]))
+    return flag, peak
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------------ seconds
+
+def forward_flops(shape: Shape, tokens: float, context: float, with_logits: float) -> float:
+    """FLOPs of reading `tokens` tokens, each of which looks at `context` others on average, and of the logits of `with_logits` of them.
+
+        2 x layer parameters x tokens  +  4 x layers x context x (heads x head_dim) x tokens  +  2 x vocabulary x hidden x with_logits
+    """
+    return shape.layers * tokens * (2 * shape.layer + 4 * context * shape.q) + 2 * shape.vocabulary * shape.hidden * with_logits
+
+
+def decode_bytes(shape: Shape, width: int, rows: int, rollouts: float, length: float, context: float) -> float:
+    """Bytes read to decode `length` tokens of each rollout, `rows` at once: all weights per loop step, and `context` keys and values per token."""
+    weights, kv = shape.layers * shape.layer + shape.vocabulary * shape.hidden, 2 * shape.layers * shape.kv            # numbers; per token
+    return width * length * (max(1.0, rollouts / rows) * weights + rollouts * context * kv)
+
+
+def seconds(shape: Shape, run: Config, hardware: Hardware) -> dict[str, tuple[float, float]]:
+    """(arithmetic, reading weights and caches) of each phase of a training step, seconds: a phase takes at least the larger.
+
+    Tools, communication, launches, padding and cache copies are left out. update: 3 forward passes, 4 if layers are computed again.
+    """
+    P, T = run.max_prompt, hardware.length or run.max_tokens
+    width, prompts = 2 if run.dtype == "bfloat16" else 4, run.prompts / hardware.gpus
+    rollouts, keeps = prompts * run.initial, hardware.fork_depth
+    branches, new = rollouts * run.branches * run.ppo_epochs, (1 - hardware.fork_depth) * T
+    whole = forward_flops(shape, rollouts * (P + T), (P + T) / 2, rollouts * T)
+    passes = 1 + run.ppo_epochs + (run.branch_when == "step" and run.branches > 0) + (run.kl_coef > 0)
+    at_once = min(run.rows, rollouts * run.branches * run.minibatch / run.prompts)    # branches come mini-batch by mini-batch
+    first, later = P + T / 2, P + (1 + keeps) / 2 * T                                 # mean tokens before the one that is drawn
+    flops = {"sample": forward_flops(shape, prompts * P, P / 2, 0) + forward_flops(shape, rollouts * T, first, rollouts * T), "score": passes * whole,
+             "branch": forward_flops(shape, branches * new, later, branches * new), "update": (3 + run.checkpointing) * run.ppo_epochs * whole}
+    moved = {"sample": decode_bytes(shape, width, min(run.rows, rollouts), rollouts, T, first),
+             "branch": decode_bytes(shape, width, at_once, branches, new, later) if branches else 0.0}
+    return {phase: (flops[phase] / (hardware.gpu_tflops * 1e12), moved.get(phase, 0.0) / (hardware.gpu_bandwidth * 1e9)) for phase in flops}
+
+
+# -------------------------------------------------------------------------------------------------------------------------------------------- table
+
+def plan(run: Config, hardware: Hardware) -> str:
+    """The whole plan as text. run: a train.Run with a model."""
+    shape, gpus = read_shape(run.model), hardware.gpus
+    how = f"{'sharded (FSDP2)' if run.shard else 'a copy on each'}, {run.dtype}{', layers computed again in the backward pass' * run.checkpointing}"
+    head = (f"{run.model}: {shape.parameters / 1e9:.3f} B parameters ({shape.layers} layers, hidden {shape.hidden}, {shape.heads} heads on "
+            f"{shape.kv_heads} keys, vocabulary {shape.vocabulary})\n{gpus} GPU{'s' * (gpus > 1)} of {hardware.gpu_gib:g} GiB: {how}")
+    saved = ((2 if run.dtype == "bfloat16" else 4) + 8 + 4 * run.shard) * shape.parameters          # the model, its float32 copy if it is in bfloat16, AdamW state
+    kept = 1 + math.ceil(run.steps / run.save_every)
+    disk = f"disk: {saved / GIB:.1f} GiB a checkpoint, {kept * saved / GIB:.0f} GiB for the {kept} of the run (--save_every {run.save_every})"
+    return "\n\n".join([head, work_table(run, hardware), memory_table(shape, run, hardware), seconds_table(shape, run, hardware), disk])
+
+
+def table(head: list, rows: list[list]) -> str:
+    """Lines with the first column to the left and the others to the right."""
+    cells = [[str(x) for x in row] for row in [head, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return "\n".join("  ".join([row[0].ljust(widths[0])] + [x.rjust(w) for x, w in zip(row[1:], widths[1:])]).rstrip() for row in cells)
+
+
+def work_table(run: Config, hardware: Hardware) -> str:
+    counted = count_questions(run.data)
+    questions = counted or hardware.questions
+    per_step, epoch = work(run, run.max_tokens, hardware.fork_depth), questions // run.prompts
+    rows = [[name, f"{n:,}", f"{n * epoch:,}", f"{n * run.steps:,}"] for name, n in per_step.items()]
+    source = f"{questions:,} questions ({run.data if counted else '--questions'})"
+    note = f"Responses of {run.max_tokens} tokens, the limit; a branch keeps {hardware.fork_depth:g} of its parent (--fork_depth); epoch: {source}."
+    return table(["work", "a step", f"an epoch, {epoch} steps", f"the run, {run.steps} steps"], rows) + "\n" + note
+
+
+def memory_table(shape: Shape, run: Config, hardware: Hardware) -> str:
+    items = memory(shape, run, hardware.gpus)
+    top, limit = peaks(items), hardware.gpu_gib * GIB
+    rows = [[name] + [f"{size / GIB:.2f}" if name in names else "" for names in PHASES.values()] for name, size in items.items() if size]
+    rows.append(["peak"] + [f"{top[phase] / GIB:.2f}" for phase in PHASES])
+    other = not run.checkpointing
+    what = f"Activations with{'' if other else 'out'} gradient checkpointing: {memory(shape, run, hardware.gpus, other)['activations'] / GIB:.2f} GiB"
+    verdict = f"fits: {max(top.values()) / GIB:.1f} of {hardware.gpu_gib:g} GiB"
+    if max(top.values()) > limit:
+        flag, then = advice(shape, run, hardware.gpus, limit)
+        verdict = f"DOES NOT FIT: {max(top.values()) / GIB:.1f} of {hardware.gpu_gib:g} GiB; of one setting {flag} helps most: {then / GIB:.1f} GiB"
+    return f"{table(['GiB on each GPU', *PHASES], rows)}\n* for a moment: only the largest of a phase counts. {what}.\n{verdict}"
+
+
+def seconds_table(shape: Shape, run: Config, hardware: Hardware) -> str:
+    times = seconds(shape, run, hardware)
+    rows = [[name] + [f"{times[phase][k]:.1f}" for phase in times] + [""] for k, name in enumerate(("arithmetic", "weights and caches read"))]
+    total = sum(map(max, times.values()))
+    rows.append(["at least"] + [f"{max(t):.1f}" for t in times.values()] + [f"{total:.1f}"])
+    note = (f"A lower bound at {hardware.gpu_tflops:g} TFLOP/s and {hardware.gpu_bandwidth:g} GB/s, responses of {hardware.length or run.max_tokens} "
+            f"tokens; tools, communication and launches take more. The run: {total * run.steps / 3600:.1f} hours.")
+    return table(["seconds a step", *times, "all"], rows) + "\n" + note
