@@ -151,15 +151,15 @@ UNITS = SI_UNITS | {long + name: short + symbol for name, symbol in SI_UNITS.ite
     "minute=min hour=h hr=h day=day week=week month=month year=year decade=decade century=century inch=in inche=in foot=ft feet=ft yard=yd mile=mi "
     "acre=acre hectare=ha pound=lb ounce=oz ton=t tonne=t gallon=gal quart=qt pint=pt cup=cup degree=° deg=° radian=rad celsius=°C fahrenheit=°F "
     "degreecelsius=°C degreescelsius=°C degreefahrenheit=°F degreesfahrenheit=°F kelvin=K dollar=＄ USD=＄ cent=¢ euro=€ EUR=€ GBP=£ yen=¥ "
-    "yuan=yuan rupee=rupee mph=mi/h kph=km/h kmph=km/h rpm=rpm sec=s ml=mL kwh=kWh unit=unit people=people person=people student=student "
+    "yuan=yuan rupee=rupee mph=mi/h kph=km/h kmph=km/h rpm=rpm sec=s l=L ml=mL kwh=kWh unit=unit people=people person=people student=student "
     "child=child children=child way=way point=point time=time st=th nd=th rd=th th=th am=am pm=pm")
 UNITS |= {symbol: symbol for symbol in UNITS.values()}
 PLAIN_UNITS = set("cm mm km dm kg mg ml mL Hz kW kJ kB KB MB GB TB ft in yd mi oz lb hr st nd rd th °C °F ° ＄ ¢ € £ ¥".split())
 NO_UNITS = set("or and not nor is are was be than less more most least about approximately factorial squared cubed root if then else when where for "
                "any all no none only of to at by in base mod modulo over plus minus divided multiplied half halves third thirds quarter quarters "
                "wrong false true answer pi infinity negative positive".split()).union(SCALES, BASES, FUNCTIONS, GREEK)      # what no unit contains
-SHORT_WORDS = set("no on not yes ten net one two six odd all any red won now own act cat dog god ate eat tea was saw war raw top pot opt tap pat apt are "
-                  "ear era end den arm ram how who sun mon tue wed thu fri sat jan feb mar apr may jun jul aug sep oct nov dec".split())
+SHORT_WORDS = set("no on not yes ten net one two six odd all any red won now own act cat dog god ate eat tea was saw war raw top pot opt tap pat apt "
+                  "are ear era end den arm ram how who sun mon tue wed thu fri sat jan feb mar apr may jun jul aug sep oct nov dec".split())
 
 WORDS = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
 SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
@@ -197,7 +197,7 @@ def _same_math(first: str, second: str) -> bool:
 
 
 def _label(text: str) -> tuple[str, str]:
-    """("C", "7") for "C: 7", "C. 7" or "(C) 7"; ("", text) without a label; ("", "") for two, which are none of an answer's spellings."""
+    """("C", "7") for "C: 7", "C. 7" or "(C) 7"; ("", text) without a label; ("", "") with two, which answer nothing."""
     inner = re.sub(rf"^[\s$]*{TEXT}", r"\1 ", (last_boxed(text) or text).strip(" $"))
     match = re.match(r"\s*(?:([A-E])\s*(?:[.:)]|\\colon(?![a-z]))|\(([A-E])\))\s+(.+)", inner, re.DOTALL)
     if not match:
@@ -237,7 +237,7 @@ def _plain_math(text: str) -> str:
     text = re.sub(r"\^\s*(?:°|\{\s*°\s*\})|\s(?:and|or)\s", lambda m: "°" if m[0][0] == "^" else ",", text).lstrip(" =").rstrip(" .,;")
     text = _plain_numbers(text)
     text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+", lambda m: m[1] + " " if m[1] else "", text)
-    text = re.sub(r"[\[(]?\\begin\{array\}\{[^{}]*\}(.*)\\end\{array\}[\])]?", r"\\begin{pmatrix}\1\\end{pmatrix}", text)
+    text = re.sub(r"[\[(]?\\begin\{array\}\{[^{}]*\}(.*?)\\end\{array\}[\])]?", r"\\begin{pmatrix}\1\\end{pmatrix}", text)
     return re.sub(r"^\(?([0-9A-Z]+)\)?_\{?(\d+)\}?$", r"\1_\2", re.sub(r"_\{(\w)\}", r"_\1", text))
 
 
@@ -250,9 +250,9 @@ def _plain_numbers(text: str) -> str:
     text = re.sub(r"\\sqrt\s*(\d+)", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<!\d)(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))", _repeating, text)
     text = re.sub(r"(?<![\d.,/^_])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])", r"\1\\frac{\2}{\3}", text)
-    text = re.sub(r"(?<![\d.,/^_])[1-9]\d{0,2}(?:\s+\d{3})+(?![\d.]*\d)", lambda m: re.sub(r"\s", "", m[0]), text)
+    text = re.sub(r"(?<![\d.,/^_])[1-9]\d{0,2}(?:\s+\d{3})+(?!,?\d)", lambda m: re.sub(r"\s", "", m[0]), text)
     text = re.sub(r"(?<=\d)\s+(?=\d)", "␣", re.sub(r"(\^|\\log_)(\d)\s+(?=\d)", r"\1{\2}", text))
-    text = re.sub(r"(?<=\d)\s*x\s*(?=10\^)", r"\\times", text)
+    text = re.sub(r"(?<=\d)(?:\s+x\s*|x)(?=10\^)", r"\\times", text)
     text = re.sub(rf"(?<=[\d}}])(\s*«?)({'|'.join(SCALES)})s?(?![A-Za-z])(»|␣?)", lambda m: SCALES[m[2]] + "«" * ("«" in m[1] and m[3] != "»"), text)
     text = re.sub(rf"_\s*\{{?\s*«({'|'.join(BASES)})»\s*\}}?", lambda m: f"_{BASES[m[1]]}", text)
     text = re.sub(r"\^\s*\{?\s*«(st|nd|rd|th)»\s*\}?", "«th»", text)
@@ -266,7 +266,7 @@ def _repeating(match: re.Match) -> str:
 
 
 def _plain_text(match: re.Match) -> str:
-    """What stands for \\text{..}: a function or e or i as it is, a number without «», "and" and "or" as commas."""
+    """What stands for \\text{..}: words in «»; a function, e, i or a number in front as it is; "and" and "or" as commas."""
     words = re.sub(r"(?:\s|~|\\[ ,;])+", " ", match[1]).strip()
     if words in FUNCTIONS:
         return f"\\{words} "
@@ -335,14 +335,16 @@ def _unit(text: str) -> str:
         if all(names):
             return "/".join(names)
     noun = re.fullmatch(r"«(?:([a-z]{2,})␣)?([a-z]{2,})»", text.lower())
-    return "" if not noun or any(word.removesuffix("s") in NO_UNITS or word in NO_UNITS for word in noun.groups("")) else (noun[1] or "") + noun[2].removesuffix("s")
+    if not noun or any({word, word.removesuffix("s")} & NO_UNITS for word in noun.groups("")):
+        return ""
+    return (noun[1] or "") + noun[2].removesuffix("s")
 
 
 def _unit_name(word: str, any_symbol: bool) -> str:
     """The symbol of one unit with its power; outside \\text{} not every symbol is one."""
     match = re.fullmatch(r"(square|sq|cubic)?(.+?)(-?\d|squared|cubed)?", word)
     power = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cubed": "3"}
-    for name in (match[2], match[2].removesuffix("s"), match[2].lower().removesuffix("s")) if match else ():
+    for name in [form.removesuffix(end) for form in (match[2], match[2].lower()) for end in ("", "s")] if match else []:
         if name in UNITS and (any_symbol or len(name) > 2 or name in PLAIN_UNITS):
             return UNITS[name] + power.get(match[1] or match[3], match[3] or "")
     return ""

@@ -198,6 +198,9 @@ x \not= 3 | x \ne 3 | x \neq 3 | x ≠ 3
 \text{Tom and Jerry} | Tom and Jerry
 \mathbf{x}+1 | 1+x
 12 cm^2 | 12 sq. cm
+1 000.5 | 1000.5 | 1,000.5
+5 liters | 5 \text{ l} | 5 \text{ L}
+45°C | 45 degrees Celsius | 45^\circ\text{C}
 52 \text { or 54} | 52, 54 | \text{54 or 52}
 5^{\text{th}} | 5th
 5 percent | 5\% | 5 \text{ percent}
@@ -323,6 +326,9 @@ A: 7 B: 8 | A
 C: 7 | D: 7
 12 | 1 2
 345 | 3 4 5
+1 000,5 | 1000.5
+45°C | 45°F
+2x^2 \text{ mod 7} | 2x^2
 34 | 3$4
 34 | 3\text{ }4
 34 | 3~4
