@@ -2,7 +2,8 @@
 
     last_boxed                                  what stands in \\boxed{}
     normalize_answer, exact_match, token_f1     SQuAD's rules, and characters for Chinese, Japanese and Korean
-    math_equal                                  (a) one spelling, (b) strings and rationals, (c) the elements of tuples, sets, matrices, (d) algebra, in the sandbox
+    math_equal                                  (a) one spelling, (b) strings and rationals, (c) the elements of tuples, sets, matrices,
+                                                (d) algebra, in the sandbox
 
 Nothing of a model's text is ever evaluated. Imports tools.py only, for the sandbox: copy the two.
 """
@@ -34,6 +35,10 @@ def last_boxed(text: str) -> str | None:
 CJK = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"     # one Chinese, Japanese or Korean character
 
 
+ASCII = str.maketrans("‘’‚′“”„″‐‑‒–—―−", "'" * 4 + '"' * 4 + "-" * 7)
+TEXT = r"\\(?:text|textbf|textit|textrm|textsf|emph|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"
+
+
 def normalize_answer(text: str) -> str:
     """SQuAD's normal form: lower case, no punctuation, no a/an/the, single spaces."""
     text = "".join(c for c in text.lower() if c not in string.punctuation)
@@ -41,22 +46,33 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(pred: str, golds: list[str]) -> bool:
-    """Does the prediction equal one of the golds in SQuAD's normal form (CJK: see _words)?
+    """Does the prediction equal one of the golds in SQuAD's normal form, without LaTeX's dress (see _undress; CJK: see _words)?
 
-    Two bare numbers are compared as numbers, since the normal form of -5 is that of 5. A gold without a normal form (punctuation alone) counts as
-    it is written.
+    Two bare numbers are compared as numbers, since the normal form of -5 is that of 5. A gold without a normal form ("A", "?!") counts as it is
+    written, but for case and a full stop after the prediction.
     """
     def same(gold):
-        x, y = _number(_plain_math(pred)), _number(_plain_math(gold))
-        if x is not None and y is not None:
+        x, y, words = _bare_number(pred), _bare_number(gold), _words(_undress(gold))
+        if x and y:
             return x == y
-        return _words(pred) == _words(gold) if _words(gold) else pred.strip() == gold.strip()
-    return any(same(gold) for gold in golds)
+        if words:
+            return _words(_undress(pred)) == words
+        p, g = (_undress(text).casefold().strip() for text in (pred, gold))
+        return g in (p, p.rstrip(" ."))
+    return any(map(same, golds))
 
 
 def token_f1(pred: str, golds: list[str]) -> float:
-    """Best F1 over the golds of the bags of words (see _words); yes, no and noanswer must match exactly. In [0, 1]."""
-    return max((f1_of_words(_words(pred), _words(gold)) for gold in golds), default=0.0)
+    """Best F1 over the golds of the bags of words (see _words); yes, no and noanswer must match exactly. In [0, 1].
+
+    Exact match where exact_match does not compare words: two bare numbers, a gold without a normal form.
+    """
+    def f1(gold):
+        words = _words(_undress(gold))
+        if not words or _bare_number(pred) and _bare_number(gold):
+            return float(exact_match(pred, [gold]))
+        return f1_of_words(_words(_undress(pred)), words)
+    return max(map(f1, golds), default=0.0)
 
 
 def f1_of_words(pred: list[str], gold: list[str]) -> float:
@@ -64,6 +80,27 @@ def f1_of_words(pred: list[str], gold: list[str]) -> float:
         return 0.0
     common = (Counter(pred) & Counter(gold)).total()
     return 2 * common / (len(pred) + len(gold)) if common else 0.0
+
+
+def _undress(text: str) -> str:
+    """Text as it prints: without $..$, \\text{..} and the like, LaTeX's spaces and escapes; quotation marks and dashes in ASCII."""
+    text = re.sub(r"^\s*\$([^$]*)\$\s*$", r"\1", text.translate(ASCII))
+    for _ in range(3):                                          # nested
+        text = re.sub(TEXT, r"\1", text)
+    return re.sub(r"\\([%&_#${}])", r"\1", re.sub(r"\\[ ,;:!]", " ", text))
+
+
+def _bare_number(text: str) -> tuple | None:
+    """What a text that is one number is compared by in exact_match: its value and percent sign, None if it is none.
+
+    A fraction or a number with leading zeros (007) is compared as written: neither 1/2 nor 007 is a way to write 0.5 or 7.
+    """
+    digits = r"((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,400})?(?:\.[0-9]{1,400})?)"
+    match = re.fullmatch(rf"[\s$]*([-+]?)[\s$]*(?=\.?[0-9]){digits}(/[0-9]+)?\s*(%?)[\s$.,;]*", _undress(text)) if len(text) < 500 else None
+    if not match:
+        return None
+    number = match[1].strip("+") + match[2].replace(",", "")
+    return (number + (match[3] or ""), match[4]) if match[3] or re.match("-?0[0-9]", number) else (Fraction(number), match[4])
 
 
 def _words(text: str) -> list[str]:
@@ -93,22 +130,43 @@ OPEN = {"(": ")", "[": "]", "{": "}", "|": "|", "\\lfloor": "\\rfloor", "\\lceil
 NO_CODE = "(None, None, 0)"
 
 _pairs = lambda table: dict(pair.split("=") for pair in table.split())
-CHARACTERS = str.maketrans(_pairs("−=- –=- ÷=/ ²=^2 ³=^3 º=° ，=, （=( ）=) ％=% ：=: ＜=< ＞=>") | {c: f"\\{name} " for c, name in _pairs(
-    "×=times ·=cdot ⋅=cdot ∞=infty π=pi θ=theta √=sqrt ∪=cup ∅=emptyset ∈=in ±=pm ∓=mp").items()})
+CHARACTERS = str.maketrans(_pairs("−=- –=- ÷=/ ²=^2 ³=^3 º=° ，=, （=( ）=) ％=% ：=: ＜=< ＞=> ⟨=( ⟩=)") | {"≈": "="} | {
+    c: f"\\{name} " for c, name in _pairs("×=times ·=cdot ⋅=cdot ∞=infty π=pi θ=theta √=sqrt ∪=cup ∅=emptyset ∈=in ±=pm "
+                                            "∓=mp ≠=ne ℝ=reals").items()})
 COMMANDS = _pairs(r"\leq=≤ \le=≤ \leqslant=≤ \geq=≥ \ge=≥ \geqslant=≥ \lt=< \gt=> \dfrac=\frac \tfrac=\frac \cfrac=\frac \dbinom=\binom "
-                  r"\tbinom=\binom \lvert=| \rvert=| \vert=| \lbrace=\{ \rbrace=\} \degree=° \circ=° \%=% \_=_ \colon=: "
-                  r"\varnothing=\emptyset \div=/ \!= \$= $=") | dict.fromkeys(
-    [r"\,", r"\;", r"\:", r"\>", "\\ ", r"\(", r"\)", r"\[", r"\]", "~", r"\left", r"\right", r"\big", r"\Big", r"\bigl", r"\bigr",
+                  r"\tbinom=\binom \lvert=| \rvert=| \vert=| \lbrace=\{ \rbrace=\} \degree=° \circ=° \%=% \_=_ \colon=: \neq=\ne "
+                  r"\langle=( \rangle=) \varnothing=\emptyset \div=/ \!= \$=＄") | {r"\approx": "=", r"\simeq": "="} | dict.fromkeys(
+    [r"\,", r"\;", r"\:", r"\>", "\\ ", r"\(", r"\)", r"\[", r"\]", "~", "$", r"\left", r"\right", r"\big", r"\Big", r"\bigl", r"\bigr",
      r"\Bigl", r"\Bigr", r"\displaystyle", r"\textstyle", r"\quad", r"\qquad", r"\thinspace", r"\limits"], " ")
-UNITS = _pairs("inch=in inche=in feet=ft foot=ft meter=m metre=m centimeter=cm kilometer=km mile=mi hour=h hr=h minute=min second=sec degree=° "
-               "pound=lb gram=g kilogram=kg dollar=$ th= st= nd= rd=") | {
-    u: u for u in "cm mm km dm kg mg ml mL mph ft in oz lb lbs hrs min sec".split()}
+SPELLINGS = {"{,}": ",", "**": "^", ">=": "≥", "<=": "≤", "+\\infty": "\\infty", "sq.": "square"}
+SCALES = {"hundred": r"\times10^{2}", "thousand": r"\times10^{3}", "million": r"\times10^{6}", "billion": r"\times10^{9}",
+          "trillion": r"\times10^{12}", "dozen": r"\times12", "percent": "%"}
+BASES = {word: base for base, word in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)} | {"sixteen": 16}
+
+# A unit in the singular = its symbol. In \text{} every symbol is a unit; outside, where 5m is 5 times m, PLAIN_UNITS and longer ones are.
+SI_UNITS = _pairs("meter=m metre=m gram=g liter=L litre=L second=s watt=W joule=J volt=V ampere=A amp=A newton=N pascal=Pa hertz=Hz byte=B bit=bit "
+                  "ohm=Ω mole=mol calorie=cal")
+PREFIXES = _pairs("kilo=k centi=c milli=m deci=d mega=M giga=G tera=T micro=μ nano=n")
+UNITS = SI_UNITS | {long + name: short + symbol for name, symbol in SI_UNITS.items() for long, short in PREFIXES.items()} | _pairs(
+    "minute=min hour=h hr=h day=day week=week month=month year=year decade=decade century=century inch=in inche=in foot=ft feet=ft yard=yd mile=mi "
+    "acre=acre hectare=ha pound=lb ounce=oz ton=t tonne=t gallon=gal quart=qt pint=pt cup=cup degree=° deg=° radian=rad celsius=°C fahrenheit=°F "
+    "degreecelsius=°C degreescelsius=°C degreefahrenheit=°F degreesfahrenheit=°F kelvin=K dollar=＄ USD=＄ cent=¢ euro=€ EUR=€ GBP=£ yen=¥ "
+    "yuan=yuan rupee=rupee mph=mi/h kph=km/h kmph=km/h rpm=rpm sec=s l=L ml=mL kwh=kWh unit=unit people=people person=people student=student "
+    "child=child children=child way=way point=point time=time st=th nd=th rd=th th=th am=am pm=pm")
+UNITS |= {symbol: symbol for symbol in UNITS.values()}
+PLAIN_UNITS = set("cm mm km dm kg mg ml mL Hz kW kJ kB KB MB GB TB ft in yd mi oz lb hr st nd rd th °C °F ° ＄ ¢ € £ ¥".split())
+NO_UNITS = set("or and not nor is are was be than less more most least about approximately factorial squared cubed root if then else when where for "
+               "any all no none only of to at by in base mod modulo over plus minus divided multiplied half halves third thirds quarter quarters "
+               "wrong false true answer pi infinity negative positive".split()).union(SCALES, BASES, FUNCTIONS, GREEK)      # what no unit contains
+SHORT_WORDS = set("no on not yes ten net one two six odd all any red won now own act cat dog god ate eat tea was saw war raw top pot opt tap pat apt "
+                  "are ear era end den arm ram how who sun mon tue wed thu fri sat jan feb mar apr may jun jul aug sep oct nov dec".split())
 
 WORDS = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
 SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
 TOKEN = rf"[0-9]+\.?[0-9]*|\.[0-9]+|\\[A-Za-z]+{SUBSCRIPT}|(?:{WORDS}|pi)(?![A-Za-z])|[A-Za-z]{SUBSCRIPT}|[-+*/^!|(){{}}\[\]°]"
-NAME = r"(?!.*\\(?:frac|sqrt))[^\W\d][\w\\|'(),{} ]*|[|\\(][\w\\|'(),{} ]+"     # left of "=": it only names what is right
-WORD = rf"(?<![A-Za-z\\])(?!(?:{WORDS})(?![A-Za-z]))[^\W\d_]{{4,}}|^[0-9A-Z]+_[0-9]+$"    # text, or a number in another base: no algebra
+NAME = (r"(?!\|\w\|$|\\pi$)"                                    # left of "=": it only names what is right; not in |x| = 3
+        r"(?:(?!.*\\(?:frac|sqrt))[^\W\d][\w\\|'(),{} ]*|[|\\(][\w\\|'(),{} ]+)")
+WORD = rf"(?<![A-Za-z\\])(?!(?:{WORDS})(?![A-Za-z]))[^\W\d_]{{4,}}|[«»␣]|^[0-9A-Z]+_[0-9]+$"    # text, or a number in another base: no algebra
 
 
 def math_equal(pred: str, gold: str) -> bool:
@@ -116,7 +174,8 @@ def math_equal(pred: str, gold: str) -> bool:
 
     Rationals exactly; 1e-6 relative if one side has a decimal point. A percent sign or unit on one side only may be left out. Tuples, intervals and
     matrices in order and with their brackets; sets, unions, bare lists and plus-minus in any order. "x =" in front may be left out. Expressions and
-    equations (up to a constant factor) by their values at a few points; what our grammar does not know by Math-Verify, if installed.
+    equations (up to a constant factor) by their values at a few points; what our grammar does not know by Math-Verify, if installed. \\log without
+    a base is natural. "C: 7" is both C and 7.
     """
     longest = max(len(pred), len(gold))
     a, b = (text.strip() if longest > 20 * MATH_LIMIT else _plain_math(text) for text in (pred, gold))
@@ -130,11 +189,25 @@ def math_equal(pred: str, gold: str) -> bool:
 
 @functools.lru_cache(1 << 14)
 def _same_math(first: str, second: str) -> bool:
-    """Steps (b) to (d) of math_equal, on sorted arguments. Raises ConnectionError if there is no sandbox."""
-    labels = [re.match(r"\s*([A-E])[.:)]\s+(.+)", (last_boxed(text) or text).lstrip("$"), re.DOTALL) for text in (first, second)]
-    if sum(map(bool, labels)) == 1:                             # "C: 7" is both C and 7
-        label, other = (labels[0], second) if labels[0] else (labels[1], first)
-        return any(_same_math(*sorted((part, other))) for part in label.groups())
+    """math_equal's verdict on sorted arguments that are spelled differently. Raises ConnectionError if there is no sandbox."""
+    (x, a), (y, b) = _label(first), _label(second)
+    if (x and y and x != y) or not (a and b):
+        return False
+    return _same_values(a, b) or x != y and _plain_math(a if y else b).strip("()«»") == (x or y)
+
+
+def _label(text: str) -> tuple[str, str]:
+    """("C", "7") for "C: 7", "C. 7" or "(C) 7"; ("", text) without a label; ("", "") with two, which answer nothing."""
+    inner = re.sub(rf"^[\s$]*{TEXT}", r"\1 ", (last_boxed(text) or text).strip(" $"))
+    match = re.match(r"\s*(?:([A-E])\s*(?:[.:)]|\\colon(?![a-z]))|\(([A-E])\))\s+(.+)", inner, re.DOTALL)
+    if not match:
+        return "", text
+    two = re.search(r"(?:^|\s)(?:[A-E]\s*[.:)]|\([A-E]\))\s|^\(?[A-E][.:)]*$", match[3].strip())
+    return ("", "") if two else (match[1] or match[2], match[3])
+
+
+def _same_values(first: str, second: str) -> bool:
+    """Steps (b) to (d)."""
     a, b = _tree(_plain_math(first)), _tree(_plain_math(second))
     left, right = list(_leaves(a)), list(_leaves(b))
     if max(len(left), len(right)) > LEAVES:
@@ -154,28 +227,57 @@ def _same_math(first: str, second: str) -> bool:
 
 
 def _plain_math(text: str) -> str:
-    """LaTeX in one spelling, linear in its length: no layout, spaces, $ or thousands separators; \\text{x} becomes «x», "and" a comma."""
-    text = (last_boxed(text) or text).translate(CHARACTERS)
-    text = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}", _plain_text, text)
+    """LaTeX in one spelling, linear in its length: no layout, spaces, $ or thousands separators; \\text{a b} becomes «a␣b», "and" a comma."""
+    text = re.sub(r"^\s*\*\*([^*]+)\*\*[\s.]*$", r"\1", last_boxed(text) or text).translate(CHARACTERS)
+    text = re.sub(TEXT, _plain_text, text)
+    text = re.sub(r"\\not\s*=", r"\\ne ", text)
     text = re.sub(r"\\(?:[A-Za-z]+|.)|[$~]", lambda m: COMMANDS.get(m[0], m[0]), text)
-    text = text.replace("{,}", ",").replace("**", "^").replace("+\\infty", "\\infty").strip()
-    text = re.sub(r"\^\s*(?:°|\{\s*°\s*\})|\s(?:and|or)\s", lambda m: "°" if m[0][0] == "^" else ",", text).rstrip(" .,;")
+    for old, new in SPELLINGS.items():
+        text = text.replace(old, new)
+    text = re.sub(r"\^\s*(?:°|\{\s*°\s*\})|\s(?:and|or)\s", lambda m: "°" if m[0][0] == "^" else ",", text).lstrip(" =").rstrip(" .,;")
+    text = _plain_numbers(text)
+    text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+", lambda m: m[1] + " " if m[1] else "", text)
+    text = re.sub(r"[\[(]?\\begin\{array\}\{[^{}]*\}(.*?)\\end\{array\}[\])]?", r"\\begin{pmatrix}\1\\end{pmatrix}", text)
+    return re.sub(r"^\(?([0-9A-Z]+)\)?_\{?(\d+)\}?$", r"\1_\2", re.sub(r"_\{(\w)\}", r"_\1", text))
+
+
+def _plain_numbers(text: str) -> str:
+    """Numbers in one spelling, before spaces go: 1,000 and 1 000 as 1000, 2 1/3 as 2\\frac{1}{3}, 5 million as 5\\times10^{6}; "1 2" as 1␣2."""
     if re.fullmatch(r"[^,\d()\[\]{}]*\d{1,3}(?:,\d{3})+(?![\d,])[^,]*", text):
         text = text.replace(",", "")
     text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\{[^{}]*\}|\d)", lambda m: f"\\frac{{{m[1].strip('{}')}}}{{{m[2].strip('{}')}}}", text)
-    text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+", lambda m: m[1] + " " if m[1] else "", re.sub(r"\\sqrt\s*(\d+)", r"\\sqrt{\1}", text))
-    text = re.sub(r"^\(?([0-9A-Z]+)\)?_\{?(\d+)\}?$", r"\1_\2", re.sub(r"_\{(\w)\}", r"_\1", text))
-    return re.sub(r"^([£€¥])(.*)", r"\2«\1»", text)
+    text = re.sub(r"\\sqrt\s*(\d+)", r"\\sqrt{\1}", text)
+    text = re.sub(r"(?<!\d)(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))", _repeating, text)
+    text = re.sub(r"(?<![\d.,/^_])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])", r"\1\\frac{\2}{\3}", text)
+    text = re.sub(r"(?<![\d.,/^_])[1-9]\d{0,2}(?:\s+\d{3})+(?!,?\d)", lambda m: re.sub(r"\s", "", m[0]), text)
+    text = re.sub(r"(?<=\d)\s+(?=\d)", "␣", re.sub(r"(\^|\\log_)(\d)\s+(?=\d)", r"\1{\2}", text))
+    text = re.sub(r"(?<=\d)(?:\s+x\s*|x)(?=10\^)", r"\\times", text)
+    text = re.sub(rf"(?<=[\d}}])(\s*«?)({'|'.join(SCALES)})s?(?![A-Za-z])(»|␣?)", lambda m: SCALES[m[2]] + "«" * ("«" in m[1] and m[3] != "»"), text)
+    text = re.sub(rf"_\s*\{{?\s*«({'|'.join(BASES)})»\s*\}}?", lambda m: f"_{BASES[m[1]]}", text)
+    text = re.sub(r"\^\s*\{?\s*«(st|nd|rd|th)»\s*\}?", "«th»", text)
+    return re.sub(r"(?i)(?<=:\d\d)[\s«]*([ap])\.?m(?![a-z])\.?»?", lambda m: f"«{m[1].lower()}m»", text)
+
+
+def _repeating(match: re.Match) -> str:
+    """0.1\\overline{6} as the fraction it is."""
+    whole, digits, period = match[1] or "0", match[2], match[3] or match[4]
+    return f"\\frac{{{int(whole + digits + period) - int(whole + digits)}}}{{{'9' * len(period) + '0' * len(digits)}}}"
 
 
 def _plain_text(match: re.Match) -> str:
-    words = match[1].strip()
-    return f"\\{words} " if words in FUNCTIONS else "," if words.strip(" ,") in ("and", "or") else words if words in ("", "e", "i") else f"«{words}»"
+    """What stands for \\text{..}: words in «»; a function, e, i or a number in front as it is; "and" and "or" as commas."""
+    words = re.sub(r"(?:\s|~|\\[ ,;])+", " ", match[1]).strip()
+    if words in FUNCTIONS:
+        return f"\\{words} "
+    if words.strip(" ,") in ("and", "or") or words in ("", "e", "i"):
+        return "," if len(words) > 1 else words or " "
+    parts = [re.fullmatch(r"((?:[-+]?\d[\d.,/:]*)?) ?(.*)", part) for part in re.split(r"(?:^| )(?:and|or) ", words)]
+    return ",".join(f"{part[1]}«{part[2].replace(' ', '␣')}»" if part[2] else f"{part[1]} " for part in parts)
 
 
 def _number(text: str) -> Fraction | None:
-    """The rational that a plain string denotes: integer, decimal, a/b, \\frac{a}{b}, mixed number, scientific notation, percent; None if it is none."""
+    """The rational that a plain string is: integer, decimal, a/b, \\frac{a}{b}, mixed number, scientific notation, percent; None if it is none."""
     scale = Fraction(1, 100) if text.endswith("%") else 1
     text = re.sub(r"(?<=[\d.])\\(?:times|cdot)10\^\{?([-+]?\d{1,3})\}?$", r"e\1", text.removesuffix("%"))
     fraction = re.fullmatch(r"([-+]?)(\d{0,400})\\frac\{([-+]?)(\d{1,400})\}\{(\d{1,400})\}", text)
@@ -195,18 +297,21 @@ def _leaf_equal(a: str, b: str) -> bool | None:
         return None if _code(name_a) and _code(name_b) else False
     if (unit_a and unit_b and unit_a != unit_b) or (name_a != name_b and not re.fullmatch(NAME, name_a or name_b)):
         return False
+    if "=" in a + b and "\\begin" not in a + b:                 # 1 = 2 = 5
+        return a == b
     x, y = _number(a), _number(b)
     if x is not None and y is not None:
         exact = x.denominator == y.denominator == 1 or "." not in a + b
         close = lambda x, y: x == y if exact else abs(x - y) <= max(abs(x), abs(y)) / 10**6
         return close(x, y) or (a.endswith("%") > b.endswith("%") and close(100 * x, y)) or (a.endswith("%") < b.endswith("%") and close(x, 100 * y))
-    if a.replace("°", "") == b.replace("°", ""):
+    if re.sub(r"(?<=\d\d)°", "", a) == re.sub(r"(?<=\d\d)°", "", b):        # \sin 70 means degrees, \sin 1 may not
         return a != ""
     if "\\infty" in (a.lstrip("-"), b.lstrip("-")):
         return False
-    words = [bool(re.search(WORD, text)) or text.isalpha() and 1 < len(text) and text != text.lower() for text in (a, b)]
+    words = [bool(re.search(WORD, x)) or x.isalpha() and 1 < len(x) and (x != x.lower() or x in SHORT_WORDS) for x in (a, b)]
     if any(words) or (a.isalpha() and b.isalpha() and len(a) > 1):
-        return a.casefold() == b.casefold() or (False if any(words) else None)
+        a, b = (re.sub(r"[«»]|(?<!\d)␣|␣(?!\d)", "", x).casefold() for x in (a, b))
+        return a == b or (False if any(words) else None)
     return None
 
 
@@ -214,14 +319,35 @@ def _sides(leaf: str) -> tuple[str, str, str]:
     """(what stands before a single "=", the value, its unit in the singular or as a symbol); "" for what is not there."""
     name, _, value = leaf.rpartition("=") if leaf.count("=") == 1 else ("", "", leaf)
     name, value = (value, name) if len(value) == 1 and value.isalpha() and len(name) > 1 else (name, value)       # 2x+1 = y
-    units = re.fullmatch(r"(.*?[\d)}.]|.+?(?=«))((?:«[^»]*»[/^{}\d-]*)+|°[CFK]?|[A-Za-z]+)((?:\^\{?\d\}?)?)", value)
-    if units and not (units[2] == "°" and re.search("sin|cos|tan|cot|sec|csc", units[1])):
-        unit = re.sub(r"^(?:square|sq)(.+)", r"\g<1>2", re.sub(r"[«»{}^.]", "", units[2] + units[3]))
-        power = unit[len(unit.rstrip("23")):]
-        unit = unit.rstrip("23") if len(unit) < 3 else unit.rstrip("23").removesuffix("s")
-        if unit in UNITS or units[2][0] in "«°" or re.fullmatch("[a-z]{4,}", units[2]):
-            return name, units[1], UNITS.get(unit, unit) + power
-    return name, re.sub(r"^\(([A-Za-z])\)$", r"\1", re.sub("[«»]", "", value)), ""
+    value = re.sub(r"^([-+]?)([£€¥＄])(.+)", r"\1\3\2", value)
+    tail = re.fullmatch(r"(.*[\d)}.]|.+?(?=«))((?:«[^»]*»|[A-Za-zμΩ°€£¥¢＄/]|\^\{?-?\d\}?)+)", value)
+    unit = _unit(tail[2]) if tail and not (tail[2] == "°" and re.search("sin|cos|tan|cot|sec|csc", tail[1])) else ""
+    if unit:
+        return name, tail[1], unit
+    return name, re.sub(r"^\(([A-Za-z])\)$", r"\1", re.sub(r"«(\(?\w\)?)»", r"\1", value)), ""
+
+
+def _unit(text: str) -> str:
+    """The symbol of a unit ("mi/h" for "«miles␣per␣hour»"), or one or two words in \\text{} that say what is counted; "" for other text."""
+    plain = re.sub(r"[«».{}^␣]", "", text)
+    for parts in ([plain], plain.split("/"), plain.split("per")):
+        names = [_unit_name(part, "«" in text or len(parts) > 1 and (plain[:3] == "m/s" or len(max(parts, key=len)) > 1)) for part in parts]
+        if all(names):
+            return "/".join(names)
+    noun = re.fullmatch(r"«(?:([a-z]{2,})␣)?([a-z]{2,})»", text.lower())
+    if not noun or any({word, word.removesuffix("s")} & NO_UNITS for word in noun.groups("")):
+        return ""
+    return (noun[1] or "") + noun[2].removesuffix("s")
+
+
+def _unit_name(word: str, any_symbol: bool) -> str:
+    """The symbol of one unit with its power; outside \\text{} not every symbol is one."""
+    match = re.fullmatch(r"(square|sq|cubic)?(.+?)(-?\d|squared|cubed)?", word)
+    power = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cubed": "3"}
+    for name in [form.removesuffix(end) for form in (match[2], match[2].lower()) for end in ("", "s")] if match else []:
+        if name in UNITS and (any_symbol or len(name) > 2 or name in PLAIN_UNITS):
+            return UNITS[name] + power.get(match[1] or match[3], match[3] or "")
+    return ""
 
 
 def _tree(text: str):
@@ -229,8 +355,9 @@ def _tree(text: str):
     depths = list(itertools.accumulate((c in "([{") - (c in ")]}") for c in text))
     if max(depths, default=0) > DEPTH:
         return text
+    text = re.sub(r"^\\(?:mathbb\s*\{?R\}?|reals)$", r"(-\\infty,\\infty)", re.sub(r"^[A-Za-z]\w*\\in(?![A-Za-z])", "", text))
     text = re.sub(r"^\\\{[A-Za-z](?:\\in\\mathbb\{?R\}?)?(?:\\mid|\\vert|:|\|)(.*)\\\}$", r"\1", text)
-    text = _interval(re.sub(r"^[A-Za-z]\w*\\in(?![A-Za-z])", "", text))
+    text = _interval(text)
     matrix = re.fullmatch(r"\\begin\{([pbv]?)matrix\}(.*)\\end\{\1matrix\}", text)
     if matrix:
         rows = [row.split("&") for row in matrix[2].removesuffix("\\\\").split("\\\\")]
@@ -318,13 +445,14 @@ from sympy import *
 def at(k):
     def v(name):
         r = Random(f"{name} {k}")
-        return Float(str(r.uniform(0.5, 2)), 60) * (1 if k < 2 else -1 if k == 2 else r.choice((-1, 1)))
+        return Float(str(r.uniform(0.5, 2)), 150) * (1 if k < 2 else -1 if k == 2 else r.choice((-1, 1)))
     return v
 def near(x, y, rough=0):
     if (x - y).is_Rational and not rough:
         return x - y == 0
-    size, gap = max(abs(N(x, 30)), abs(N(y, 30))), abs(N(x - y, 30))
-    return bool(gap <= (size / 10**6 if rough else Float("1e-40") + min(1, size) / 10**25))
+    size, gap = max(abs(N(x, 30)), abs(N(y, 30))), abs(N(x - y, 30, maxn=600))
+    zero = Float("1e-100" if (x - y).has(Float) else "1e-500") if x == 0 or y == 0 else 0
+    return bool(size < oo and gap <= size / 10**(6 if rough else 80) or gap < zero)
 def same(p, q):
     if p[1] and q[1]:
         x, y = ([f[1](at(k)) for k in range(5)] for f in (p, q))

@@ -83,7 +83,7 @@ def test_reward_kinds():
     assert [reward(half, ["\\frac{1}{2}"], kind, "math") for kind in ("auto", "math", "f1", "released")] == [1, 1, 0, 0]
     assert reward(half, ["\\frac{1}{2}"], "auto", "qa") == 0
     minus = rollout(answered("-5"))
-    assert reward(minus, ["5"], "math") == 0 and reward(minus, ["5"], "f1") == 1
+    assert reward(minus, ["5"], "math") == 0 and reward(minus, ["5"], "f1") == 0
     with pytest.raises(ValueError, match="kind must be one of"):
         reward(half, ["1"], "bleu")
 

@@ -155,6 +155,57 @@ x \ne 3 | x \ne 3
 100, 200 | 200, 100
 -4\frac12 | -4.5 | -\frac{9}{2}
 10 \text{ and } 20 | 10, 20
+C: 7 | (C) 7 | \text{C: } 7 | \textbf{(C) }7
+C | (C) 7
+4 2/3 | 14/3 | 4\frac{2}{3} | 4\ 2/3
+1\ 1/2 | 1.5 | 1 1/2 | 3/2
+1 000 000 | 1000000 | 1\,000\,000
+1 million | 1000000 | 1 \text{ million} | 1,000,000
+2 dozen | 24
+3 hundred | 300
+5 thousand | 5000
+1.5 billion | 1500000000
+5 million people | 5000000 | 5 \text{ million people}
+\text{7 cm} | 7 cm | 7
+\text{30 degrees} | 30^\circ | 30 deg | 30 | 30°
+12 km/h | 12 \text{ km/h} | 12 \mathrm{km/h} | 12 kilometers per hour | 12 \text{ km per hour} | 12
+5 USD | 5 | \$5 | 5 dollars
+5€ | €5 | 5 euros | 5
+25¢ | 25 cents | 25
+30 mph | 30 miles per hour | 30 mi/h
+9.8 m/s^2 | 9.8 \text{ m/s}^2 | 9.8
+12 cm^2 | 12 square centimeters | 12 \text{ square cm} | 12 sq. cm
+7 \text{ apples} | 7
+7 \text{ red apples} | 7
+5\text{ m}^{3} | 5 cubic meters
+ab | ba
+e^{-100} | e^{-50}e^{-50}
+0.\overline{3} | 0.\bar{3} | 1/3 | 0.\bar 3
+0.1\overline{6} | 1/6
+\left[\begin{array}{cc}1&2\\3&4\end{array}\right] | \begin{pmatrix}1&2\\3&4\end{pmatrix} | \begin{array}{cc}1&2\\3&4\end{array}
+\langle 1,2\rangle | (1,2)
+5 x 10^3 | 5 × 10^3 | 5000
+≈3.14 | 3.14 | \approx 3.14
+x \approx 3.14 | 3.14
+**5** | 5
+n>=5 | n \ge 5
+n<=5 | n \leq 5
+x \not= 3 | x \ne 3 | x \neq 3 | x ≠ 3
+6:00 PM | 6:00 pm | 6:00 p.m. | 6:00 \text{ PM} | \text{6:00 p.m.}
+1011_{\text{two}} | 1011_2
+\mathbb{R} | (-\infty,\infty) | x \in \mathbb{R} | ℝ
+\sin^2 1 + \cos^2 1 - 1 | 0
+\text{Tom and Jerry} | Tom and Jerry
+\mathbf{x}+1 | 1+x
+12 cm^2 | 12 sq. cm
+1 000.5 | 1000.5 | 1,000.5
+5 liters | 5 \text{ l} | 5 \text{ L}
+45°C | 45 degrees Celsius | 45^\circ\text{C}
+52 \text { or 54} | 52, 54 | \text{54 or 52}
+5^{\text{th}} | 5th
+5 percent | 5\% | 5 \text{ percent}
+2 1/2 feet | 2.5 ft | 5/2
+\log 100 | \ln 100
 """
 # Each line: two that do not.
 UNEQUAL = r"""
@@ -265,11 +316,92 @@ p = \frac12, q = \frac13 | p = \frac13, q = \frac12
 (1,2)(3,4) | (1,2),(3,4)
 \{1\} \cup \{2\} | \{1\}
 \text{Saint-Pierre} | \text{Pierre-Saint}
+A: B: C: D: E: 7 | A
+A: B: C: D: E: 7 | C
+A: B: C: D: E: 7 | 7
+A. B. C. D. E. 7 | D
+A: B: 7 | 7
+A: B | B
+A: 7 B: 8 | A
+C: 7 | D: 7
+12 | 1 2
+345 | 3 4 5
+1 000,5 | 1000.5
+45°C | 45°F
+2x^2 \text{ mod 7} | 2x^2
+34 | 3$4
+34 | 3\text{ }4
+34 | 3~4
+34 | \text{3 }4
+1 2 | 2
+4 2/3 | 14
+2 1/2 | 21/2
+5 million | 5
+1 million | 1 thousand
+5 \text{ factorial} | 5
+7 \text{ is not the answer} | 7
+5 \text{ or 6} | 5
+3 \text{ not } 4 | 3
+3 \text{ not } 4 | 34
+7 wrong | 7
+7 bananaxyz | 7
+5 cm | 5 km
+5 \text{ apples} | 5 \text{ oranges}
+no | on
+ten | net
+\text{red} | \text{der}
+\text{ab} | \text{ba}
+e^{-100} | 0
+e^{-100} | 2e^{-100}
+e^{-1000} | 0
+\sqrt{10^{60}+1} | 10^{30}
+x=6=5 | 5
+1=2=5 | 5
+|x|=3 | 3
+\sin 1 | \sin 1^\circ
+90^\circ | \pi/2
+\pi=5 | 5
+6:00 PM | 6:00 AM
+1011_{\text{two}} | 1011
+5 \text{ USD} | 5 \text{ EUR}
+\$5 | 5 cents
+5 km/h | 5 mph
+A: B | A
+A: 7 | A: 8
+() | 7
+1 2 | 3
+x^2 3 | x^{23}
+5 hundred | 5
+5 \text{ million} | 5
+5 \text{ halves} | 5
+5 \text{ or so} | 5
+\$5 | 5 \text{ euros}
+5 \text{ m/s} | 5 \text{ km/h}
+5 m | 5
+a=b=3 | 3
+10^{-50}x | 0
+e^{-x} | e^{-x}+10^{-60}
+2^{-400} | 0
+\frac{1}{10^{50}} | 0
+10^{-50}\sqrt{2} | 0
+10^{-50}\sqrt{2} | 10^{-50}\sqrt{3}
+\log 100 | 2
+C: 7 | D
 """
 
 
+@pytest.fixture(params=[True, False], ids=["math_verify", "alone"])
+def verifier(request, monkeypatch):
+    """The tables hold with Math-Verify and without."""
+    if request.param:
+        pytest.importorskip("math_verify")
+    else:
+        monkeypatch.setattr(grading.importlib.util, "find_spec", lambda name: None)
+    grading._same_math.cache_clear()
+
+
 @pytest.mark.parametrize("line", EQUAL.strip().split("\n"))
-def test_equal_answers(line):
+def test_equal_answers(line, verifier):
     first, *others = line.split(" | ")
     for other in others:
         assert math_equal(first, other) and math_equal(other, first), (first, other)
@@ -277,7 +409,7 @@ def test_equal_answers(line):
 
 
 @pytest.mark.parametrize("line", UNEQUAL.strip().split("\n"))
-def test_unequal_answers(line):
+def test_unequal_answers(line, verifier):
     a, b = line.split(" | ")
     assert not math_equal(a, b) and not math_equal(b, a)
 
@@ -325,7 +457,7 @@ def test_a_verdict_is_remembered_but_not_its_absence(jail):
 
 HANGS = ["5^(5^(5^(5^5)))", "9**9**9**9", "10^{10^{10}}", "9^{9^{9^{9}}}+1", "(10^{9})!", "\\binom{10^{9}}{5\\cdot10^{8}}", "e^{e^{e^{e^{e^{e^e}}}}}", "\\tan(10^{10^{10}})", "((a+b)^{999})^{999}", "(a+)+" * 90 + "!",
          "((" * 100 + "1" + "))" * 100, "(" * 200_000, "\\frac{1}{" * 40 + "2" + "}" * 40, "1," * 240, "\\pm" * 160, "|" * 490, "|x" * 240, "\\{" * 240, "\\sin" * 100, "2^" * 200 + "2", "5" + "«a»" * 160 + "!", "5" + "a" * 490 + "1",
-         "\\begin{pmatrix}" * 30, "9" * 10**7, "\\text{" * 10**5, "\\" * 10**5, " and " * 10**5, "\\sqrt" + " " * 10**5 + "x", "1" + ",000" * 10**5, "1" * 10**6 + "%", "x^{x^{x^{x^{x^x}}}}"]
+         "\\begin{pmatrix}" * 30, "9" * 10**7, "\\text{" * 10**5, "\\" * 10**5, " and " * 10**5, "\\sqrt" + " " * 10**5 + "x", "1" + ",000" * 10**5, "1" * 10**6 + "%", "1 " * 4000, "1" + " 000" * 2000, "1" + " " * 9000 + "x", "\\begin{array}{c}" * 500, "«" * 480, "5" + "a^2" * 160 + "!", "5" + "per" * 160, "x^{x^{x^{x^{x^x}}}}"]
 
 
 @pytest.mark.parametrize("text", HANGS, ids=range(len(HANGS)))
@@ -428,15 +560,62 @@ def test_chinese_and_japanese_words_are_characters(pred, gold, f1):
     assert exact_match(pred, [gold]) == (f1 == 1)
 
 
-@pytest.mark.parametrize("pred, gold, exact, f1", [("12%", "12", False, 0), ("12 %", "12%", True, 1), ("-5", "5", False, 1), ("1.5", "15", False, 1), ("1,000", "1000", True, 1), ("Yes.", "yes", True, 1), ("yes", "yes it is", False, 0),
-                                                   ("The answer", "answer", True, 1), ("B.C.", "bc", True, 1), ("Paris, France", "France, Paris", False, 1), ("", "", True, 0)])
+@pytest.mark.parametrize("pred, gold, exact, f1", [("12%", "12", False, 0), ("12 %", "12%", True, 1), ("-5", "5", False, 0), ("1.5", "15", False, 0), ("1,000", "1000", True, 1), ("Yes.", "yes", True, 1), ("yes", "yes it is", False, 0),
+                                                   ("The answer", "answer", True, 1), ("B.C.", "bc", True, 1), ("Paris, France", "France, Paris", False, 1), ("", "", True, 1), ("Beatles band", "the beatles", False, 2 / 3)])
 def test_words(pred, gold, exact, f1):
     assert exact_match(pred, [gold]) == exact and token_f1(pred, [gold]) == f1
     assert exact_match(pred, ["?!", gold]) == exact and exact_match(pred, []) is False
 
 
+# Each line: predictions that are right for the first, by exact match and F1.
+SAME_WORDS = r"""
+Paris | \text{Paris} | \mathrm{Paris} | \textbf{\text{Paris}} | $\text{Paris}$ | The Paris.
+New York | \text{New York} | \text{New\ York} | New\,York
+50% | 50\% | 50 % | $50\%$ | 50.0%
+AT&T | AT\&T
+a_b #1 | a\_b \#1
+1981–1984 | 1981-1984 | 1981—1984
+Argentina's “own” | Argentina’s "own"
+-5 | −5 | –5 | -5.0 | $-5$
+1,000 | 1000 | 1000.0 | $1,000 | +1000
+0.5 | .5 | 0.50
+007 | 007.
+1/2 | 1/2
+A | A | a | \text{A} | A.
+The The | the the
+?! | ?!
+$ | $
+"""
+# Each line: a gold and predictions that are wrong, with F1 0.
+OTHER_WORDS = r"""
+5 | -5 | −5 | 0.5 | five | 5% | 05
+7 | 007
+0.5 | 50% | 1/2 | 05 | 5
+12 | 1/2 | 1.2 | 12%
+50% | -50% | 0.5 | 50
+1/2 | 2/4 | 0.5
+A | The | An | b |
+?! | ? |
+$ | $$ |
+Paris | \text{London} | \text{} |
+"""
+
+
+@pytest.mark.parametrize("line, score", [(line, score) for table, score in ((SAME_WORDS, 1), (OTHER_WORDS, 0)) for line in table.strip().split("\n")])
+def test_words_in_other_dress(line, score):
+    gold, *preds = line.split(" |")
+    for pred in map(str.strip, preds):
+        assert (exact_match(pred, [gold]), token_f1(pred, [gold])) == (score, score), (gold, pred)
+
+
+def test_words_of_long_texts_take_no_time():
+    started = time.perf_counter()
+    for text in ("$" * 10**5 + "x", " " * 10**5 + "x", "1" + " " * 10**5 + "x", "\\text{" * 10**4, "1,000" * 10**4, "\\" * 10**5):
+        assert not exact_match(text, ["5"]) and token_f1(text, ["5"]) == 0
+    assert time.perf_counter() - started < 3
+
+
 def test_last_boxed_is_linear():
-    import time
     started = time.perf_counter()
     assert last_boxed("\\boxed{" * 200_000) is None and last_boxed("\\boxed{" * 100_000 + "}" * 100_000) == ""
     assert time.perf_counter() - started < 3
