@@ -67,40 +67,48 @@ def load_questions(path: str, skip_bad: bool = False, task: str = "auto", dedupe
 
     A row is one of: verl/ARPO ({"prompt": [messages], "reward_model": {"ground_truth": ...}, ...}), ARPO evaluation ("question",
     "Question" or "problem" with "answer"), TRL ("prompt" as messages or text, with "answer" or "ground_truth"), Search-R1 (ground_truth
-    {"target": [...]}), verifiers ("question", with "answer" there or in "info"). An answer is a string, a number or a list of them, also one written
-    as a string, if all its items are quoted: "['a', 'b']", but not the interval "[1, 2]". "... #### 18" (GSM8K) counts as "18", 18.0 as "18", true
-    and false as "yes" and "no"; NaN, the infinities and null are no answer. The backspace that stands for the \\b of \\boxed in the authors' files is
-    repaired; meta["repaired"] says where.
+    {"target": [...]}), verifiers ("question", with "answer" there or in "info", an object or its JSON), GAIA ("Final answer"), MATH ("solution",
+    whose last \\boxed{} is the answer). An answer is a string, a number or a list of them, also one written as a string, if all its items are
+    quoted: "['a', 'b']", but not the interval "[1, 2]". "... #### 18" (GSM8K) counts as "18", 18.0 as "18", true and false as "yes" and "no"; NaN,
+    the infinities and null are no answer. The backspace that stands for the \\b of \\boxed in the authors' files is repaired; meta["repaired"]
+    says where.
 
     Args:   skip_bad: leave out rows without a question or an answer and print which, instead of raising.
             dedupe: leave out each question that was asked before in the file (equal question_key with -+*/^=<> kept) and print how many.
             task: "math" or "qa" for all rows; "auto": the row's own "task" or "ability", else guessed from the answers (see guess_task).
-    Raises: FileNotFoundError; ValueError with a line per bad row (file, row, what is missing), or for a file that cannot be read.
+    Raises: FileNotFoundError; ValueError with a line per bad row (file, row, what is missing; 50 at most), or for a file that cannot be read.
     """
-    file = Path(path)
+    questions, bad = _parse(path, task)
+    shown = bad[:50] + [f"{path}: ... and {len(bad) - 50} rows more"] * (len(bad) > 50)
+    if bad and not skip_bad:
+        raise ValueError("\n".join(shown + ["--skip_bad leaves such rows out"]))
+    for problem in shown:
+        print(f"left out: {problem}")
+    if not questions:
+        raise ValueError(f"{path} holds no question")
+    return _without_repeats(path, questions) if dedupe else questions
+
+
+def _parse(path: str, task: str) -> tuple[list[Question], list[str]]:
+    """The questions of a file, and what is wrong with each row that is none."""
+    file, known, questions, bad = Path(path), benchmark_of(path), [], []
     if not file.is_file():
-        raise FileNotFoundError(f"data file {path} does not exist")
-    questions, bad = [], []
+        raise FileNotFoundError(f"data file {path} does not exist" + (f"; where to get it: {known.source}" if known else ""))
     for number, row in _rows(file):
         try:
             questions.append(_question(row, f"{path}, row {number}", number, task))
         except ValueError as problem:
             bad.append(str(problem))
-    if bad and not skip_bad:
-        more = [f"... and {len(bad) - 10} more"] if len(bad) > 10 else []
-        raise ValueError("\n".join(bad[:10] + more + ["--skip_bad leaves such rows out"]))
-    for problem in bad:
-        print(f"left out: {problem}")
-    if not questions:
-        raise ValueError(f"{path} holds no question")
-    if dedupe:
-        first = {}
-        for q in questions:
-            first.setdefault(question_key(q, "-+*/^=<>") or q.id, q)
-        if len(first) < len(questions):
-            print(f"left out: {len(questions) - len(first)} questions of {path} that repeat an earlier one")
-        questions = list(first.values())
-    return questions
+    return questions, bad
+
+
+def _without_repeats(path: str, questions: list[Question]) -> list[Question]:
+    first = {}
+    for q in questions:
+        first.setdefault(question_key(q, "-+*/^=<>") or q.id, q)
+    if len(first) < len(questions):
+        print(f"left out: {len(questions) - len(first)} questions of {path} that repeat an earlier one")
+    return list(first.values())
 
 
 def _rows(file: Path):
@@ -116,7 +124,7 @@ def _rows(file: Path):
             raise ValueError(f"{file} is not a readable parquet file: {problem}") from None
     else:
         try:
-            with open(file, encoding="utf-8") as lines:
+            with open(file, encoding="utf-8-sig") as lines:
                 yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
         except UnicodeDecodeError as problem:
             raise ValueError(f"{file} is not UTF-8 text: {problem}") from None
@@ -126,12 +134,10 @@ def _question(row: dict | str, where: str, number: int, task: str = "auto") -> Q
     """One row, an object or a line of JSON, as a Question; ValueError naming the row if it is none."""
     try:
         row = json.loads(row) if isinstance(row, str) else row
+        info = parsed(row["info"]) if isinstance(row.get("info"), str) else row.get("info")
+        info = info if isinstance(info, dict) else {}
         asked = next((row[key] for key in ("prompt", "question", "Question", "problem") if row.get(key)), None)
-        messages = _messages(asked) if asked else []
-        info = row["info"] if isinstance(row.get("info"), dict) else {}
-        places = [(row.get("reward_model") or {}).get("ground_truth"), info.get("answer"),
-                  *(row.get(key) for key in ("answer", "answers", "ground_truth", "golden_answers"))]
-        answers = next((found for found in map(_answers, places) if found), [])
+        messages, answers = _messages(asked) if asked else [], _golds(row, info)
     except json.JSONDecodeError as problem:
         raise ValueError(f"{where} is not JSON: {problem}") from None
     except (KeyError, TypeError, AttributeError, RecursionError) as problem:
@@ -143,20 +149,43 @@ def _question(row: dict | str, where: str, number: int, task: str = "auto") -> Q
     mended = [m | {"content": m["content"].replace("\x08oxed", "\\boxed")} for m in messages]
     named = str(row.get("task") or row.get("ability") or "").lower()
     kind = task if task != "auto" else named if named in ("math", "qa") else guess_task(answers)
-    info = row.get("info") if isinstance(row.get("info"), dict) else {}
     levels = [row.get("level"), row.get("Level"), info.get("difficulty_level"), row.get("category")]
     meta = {"level": next((level for level in levels if level is not None), None), "row": number, "repaired": mended != messages}
     return Question(str(row.get("id", row.get("task_id", number))), mended, answers, kind, meta)
+
+
+def _golds(row: dict, info: dict) -> list[str]:
+    """The answers from the first place that has one; the last \\boxed{} of a "solution" (MATH) only if no other has."""
+    keys = ("answer", "answers", "ground_truth", "golden_answers", "Final answer")
+    places = [(row.get("reward_model") or {}).get("ground_truth"), info.get("answer"), *map(row.get, keys)]
+    return next((found for found in map(_answers, places) if found), []) or _answers(last_boxed(str(row.get("solution"))))
 
 
 def _messages(asked) -> list[dict]:
     """A question's text or chat as messages of role and text; TypeError for anything else."""
     if isinstance(asked, str):
         return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": asked}]
-    messages = [{"role": m["role"], "content": m["content"]} for m in asked]
-    if not all(isinstance(text, str) for m in messages for text in m.values()):
-        raise TypeError("a message's role and content must be text")
+    messages = [{"role": m["role"], "content": text_of(m["content"])} for m in asked]
+    if not all(isinstance(m["role"], str) for m in messages):
+        raise TypeError("a message's role must be text")
     return messages
+
+
+def text_of(content) -> str:
+    """The text of a chat message, whose content is a string or a list of {"type": "text", "text": ...}; TypeError for anything else."""
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in parts):
+        raise TypeError("a message's content must be text")
+    return "".join(part["text"] for part in parts)
+
+
+def parsed(line: str | bytes, *keys: str) -> dict | None:
+    """The JSON object in a line; None if it is none, lacks one of the keys, or was cut short by a kill."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and all(key in row for key in keys) else None
 
 
 def _answers(value) -> list[str]:
@@ -167,7 +196,9 @@ def _answers(value) -> list[str]:
         return [a for v in value for a in _answers(v)]
     if isinstance(value, float):
         value = "" if not math.isfinite(value) else int(value) if value.is_integer() else value
-    text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else "" if value is None else str(value).split("####")[-1].strip()
+    text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else "" if value is None else str(value)
+    before, _, after = text.rpartition("####")
+    text = after.strip() or before.strip()
     if re.match(r"\[\s*['\"]", text):
         try:
             items = ast.literal_eval(text)
@@ -321,16 +352,23 @@ BENCHMARKS = {
 }
 
 
+SPELLINGS = {           # regular expressions of benchmarks that have other names too; "math" is a common word: only a split may follow
+    "aime24": "aime[-_ ]?(20)?24", "aime25": "aime[-_ ]?(20)?25", "math500": "math[-_ ]?500", "math": "math(?=$|[-_ ](test|5000)$)",
+    "webwalker": "web[-_ ]?walker([-_ ]?qa)?", "hotpotqa": "hotpot([-_ ]?qa)?", "2wiki": "2wiki([-_ ]?multi[-_ ]?hop([-_ ]?qa)?)?",
+    "hle": "hle|humanity.?s[-_ ]last[-_ ]exam"}
+SPLIT = r"(test|train|valid|validation|dev|main|default)([-_]\d+-of-\d+)?"              # names that say nothing of the data
+
+
 def name_of(path: str) -> str:
-    """What a file of questions is called: its name, or its folder's where the name says nothing (aime24/test.jsonl)."""
+    """What a file of questions is called: its name, or that of the nearest folder where the name is a split's (gsm8k/main/test.jsonl)."""
     file = Path(path)
-    return file.parent.name if file.stem in ("test", "train", "valid", "dev") and file.parent.name else file.stem
+    return next((name for name in (file.stem, *(folder.name for folder in file.parents)) if name and not re.fullmatch(SPLIT, name)), file.stem)
 
 
 def benchmark_of(path: str) -> Benchmark | None:
-    """The benchmark whose name a file's begins with, the longest if several do; None for other files."""
-    name = re.sub(r"[^a-z0-9]", "", name_of(path).lower())
-    return BENCHMARKS.get(max((known for known in BENCHMARKS if name.startswith(known)), key=len, default=None))
+    """The benchmark whose name a file's begins with, as a whole word; None for other files."""
+    name = name_of(path).lower()
+    return next((b for known, b in BENCHMARKS.items() if re.match(rf"(?:{SPELLINGS.get(known, known)})(?![^\W_])", name)), None)
 
 
 def benchmark_table() -> str:
@@ -351,9 +389,12 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 def bootstrap(values: list[float], resamples: int = 1000) -> list[float]:
     """Means of resamples of the values with replacement, sorted; the same for the same values."""
-    x = torch.tensor(values, dtype=torch.float64)
-    picked = torch.randint(len(x), (resamples, len(x)), generator=torch.Generator().manual_seed(0))
-    return x[picked].mean(1).sort().values.tolist()
+    x, generator, means = torch.tensor(values, dtype=torch.float64), torch.Generator().manual_seed(0), []
+    size = max(1, 2 ** 20 // len(x))                    # resamples at once: 16 MB
+    for start in range(0, resamples, size):
+        picked = torch.randint(len(x), (min(size, resamples - start), len(x)), generator=generator)
+        means += x[picked].mean(1).tolist()
+    return sorted(means)
 
 
 def evaluate(sample, questions: list[Question], prompts: list[list[int]], samples: int, seed: int, rows=(), keep=lambda row: None, batch: int = 64,
@@ -394,8 +435,8 @@ def numbers_of(rows: list[dict]) -> dict:
     """The numbers of an evaluation, k samples a question.
 
     avg@k: mean accuracy (math_equal or exact match by task), its standard error avg@k_se by bootstrap over questions, pass@k: unbiased, and its pass@k_se; f1
-    and f1_se; the same three of the judge's verdicts where there are any (judge_avg@k ...), judge_failed: share of samples it gave no verdict on, which count
-    in none of them; reward (auto); format_errors, truncated: shares of samples; calls, tokens (the policy's own), length (with tool results): means; and
+    and f1_se; the same of the judge's verdicts where there are any (judge_avg@k ..., see accuracy_of), judge_failed: share of samples it gave no verdict on,
+    which count in none of them; reward (auto); format_errors, truncated: shares of samples; calls, tokens (the policy's own), length (with tool results): means; and
     TOOL_STATUS: share of that tool's calls.
     """
     samples, mean = [s for row in rows for s in row["samples"]], lambda values: sum(values) / len(values)
@@ -410,19 +451,24 @@ def numbers_of(rows: list[dict]) -> dict:
 
 
 def accuracy_of(rows: list[dict], verdict: str, prefix: str) -> dict:
-    """avg@k and pass@k of one kind of verdict with their standard errors; samples without a verdict are left out and their share told."""
+    """avg@k and pass@k of one kind of verdict with their standard errors; samples without a verdict are left out and their share told.
+
+    avg@k is over the questions with at least one verdict, pass@j over those with at least j, unbiased there; NAME_questions says how many, if not all.
+    """
     k, asked = max(len(row["samples"]) for row in rows), [s for row in rows for s in row["samples"] if verdict in s]
-    verdicts = [[s[verdict] for s in row["samples"] if s.get(verdict) is not None] for row in rows]
-    verdicts = [given for given in verdicts if given]
     if not asked:
         return {}
-    failed = {f"{prefix}failed": sum(s[verdict] is None for s in asked) / len(asked)} if prefix else {}
-    if not verdicts:
-        return failed
-    values = {f"avg@{k}": [sum(given) / len(given) for given in verdicts]}
+    verdicts = [[s[verdict] for s in row["samples"] if s.get(verdict) is not None] for row in rows]
+    values = {f"avg@{k}": [sum(given) / len(given) for given in verdicts if given]}
     for j in sorted({2 ** power for power in range(1, k.bit_length()) if 2 ** power < k} | {k}):
-        values[f"pass@{j}"] = [pass_at_k(len(given), sum(given), min(j, len(given))) for given in verdicts]
-    return failed | {f"{prefix}{name}{end}": number for name, x in values.items() for end, number in (("", sum(x) / len(x)), ("_se", statistics.pstdev(bootstrap(x))))}
+        values[f"pass@{j}"] = [pass_at_k(len(given), sum(given), j) for given in verdicts if len(given) >= j]
+    numbers = {f"{prefix}failed": sum(s[verdict] is None for s in asked) / len(asked)} if prefix else {}
+    for name, x in values.items():
+        if x:
+            numbers |= {f"{prefix}{name}": sum(x) / len(x), f"{prefix}{name}_se": statistics.pstdev(bootstrap(x))}
+        if len(x) < len(rows):
+            numbers[f"{prefix}{name}_questions"] = len(x)
+    return numbers
 
 
 # ----------------------------------------------------------------------------------------------------------------------------------- a served model
@@ -519,44 +565,50 @@ class Judge:
 
     def __init__(self, url: str, model: str, cache: Path):
         self.url, self.model, self.cache, self.lock = f"{url.rstrip('/')}/chat/completions", model, cache, threading.Lock()
-        lines = cache.read_text("utf-8").splitlines() if cache.exists() else []
-        self.known = {row["key"]: row["reply"] for row in map(parsed, lines) if row}
+        text = cache.read_text("utf-8", "replace") if cache.exists() else ""
+        if text and not text.endswith("\n"):                              # cut by a kill: the next line must not join it
+            with open(cache, "a") as file:
+                file.write("\n")
+        known = [row for line in text.split("\n") if (row := parsed(line, "key", "reply"))]
+        self.known = {row["key"]: row["reply"] for row in known if verdict_of(row["reply"]) is not None}
         try:
             self.reply("Is water wet? Reply with one word, YES or NO.")
-        except Unavailable as problem:
+        except (Unavailable, ValueError) as problem:
             raise ValueError(f"--judge {url}: {problem}") from None
 
     def __call__(self, question: str, golds: list[str], answer: str) -> bool | None:
         """The verdict, None if there is none: the endpoint failed, or its first word is neither of the two. An answer is cut after 2,000 characters."""
         text = lambda value: json.dumps(value, ensure_ascii=False)
         prompt = JUDGE_PROMPT.format(question=text(question), golds=text(golds), answer=text(answer[:2000]))
-        try:
-            reply = self.reply(prompt)
-        except Unavailable:
-            return None
-        return {"correct": True, "incorrect": False}.get((re.findall(r"[a-z]+", reply.lower()) or [""])[0])
-
-    def reply(self, prompt: str) -> str:
-        """The model's reply at temperature 0, from the cache if it has been asked before. Raises Unavailable."""
         key = hashlib.sha256(f"{self.model}\n{prompt}".encode("utf-8", "replace")).hexdigest()
         if key not in self.known:
-            message = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
             try:
-                text = str(post_json(self.url, message, api_key(), **self.PATIENCE)["choices"][0]["message"]["content"] or "")
-            except (KeyError, IndexError, TypeError):
-                raise Unavailable(self.url, "the answer is not a chat completion") from None
-            with self.lock, open(self.cache, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "model": self.model, "reply": text}) + "\n")
-                self.known[key] = text
-        return self.known[key]
+                reply = self.reply(prompt)
+            except Unavailable:
+                return None
+            if verdict_of(reply) is None:
+                return None
+            self._remember(key, reply)
+        return verdict_of(self.known[key])
+
+    def reply(self, prompt: str) -> str:
+        """The model's reply at temperature 0, "" for none. Raises Unavailable; ValueError if the URL is none."""
+        message = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
+        try:
+            return text_of(post_json(self.url, message, api_key(), **self.PATIENCE)["choices"][0]["message"]["content"] or "")
+        except (KeyError, IndexError, TypeError):
+            raise Unavailable(self.url, "the answer is not a chat completion") from None
+
+    def _remember(self, key: str, reply: str) -> None:
+        with self.lock, open(self.cache, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, "model": self.model, "reply": reply}) + "\n")
+            self.known[key] = reply
 
 
-def parsed(line: str) -> dict | None:
-    """A line of JSON, None if a kill cut it short."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
+def verdict_of(reply) -> bool | None:
+    """True for a reply whose first word, after <think>..</think>, is CORRECT, False for INCORRECT, else None."""
+    words = re.findall(r"[a-z]+", re.sub(r"^\s*<think>.*?</think>", "", reply, flags=re.DOTALL).lower()) if isinstance(reply, str) else []
+    return {"correct": True, "incorrect": False}.get(words[0] if words else "")
 
 
 def judge_rows(judge: Judge, rows: list[dict]) -> None:
