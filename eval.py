@@ -15,6 +15,7 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import json
@@ -353,7 +354,7 @@ BENCHMARKS = {
 
 
 SPELLINGS = {           # regular expressions of benchmarks that have other names too; "math" is a common word: only a split may follow
-    "aime24": "aime[-_ ]?(20)?24", "aime25": "aime[-_ ]?(20)?25", "math500": "math[-_ ]?500", "math": "math(?=$|[-_ ](test|5000)$)",
+    "aime24": "aime[-_ ]?(20)?24", "aime25": "aime[-_ ]?(20)?25", "math500": "math[-_ ]?500", "math": "math(?=$|[-_ ](test|train|5000)$)",
     "webwalker": "web[-_ ]?walker([-_ ]?qa)?", "hotpotqa": "hotpot([-_ ]?qa)?", "2wiki": "2wiki([-_ ]?multi[-_ ]?hop([-_ ]?qa)?)?",
     "hle": "hle|humanity.?s[-_ ]last[-_ ]exam"}
 SPLIT = r"(test|train|valid|validation|dev|main|default)([-_]\d+-of-\d+)?"              # names that say nothing of the data
@@ -622,51 +623,156 @@ def judge_rows(judge: Judge, rows: list[dict]) -> None:
 
 # ------------------------------------------------------------------------------------------------------------------------------------------- result files
 
-def resume(path: Path, settings: dict) -> list[dict]:
-    """The rows of an interrupted evaluation, whose file this begins or goes on with: settings in the first line, then a row per question.
+@dataclass
+class Job:
+    """One file of an evaluation. done: its result so far, with "rows" of the first questions; partial: the locked file that new rows go to, None if the
+    result file is there; last: when the latest row was written, seconds of time.perf_counter."""
+    path: str
+    out: Path
+    questions: list[Question]
+    settings: dict
+    done: dict
+    partial: object = None
+    last: float = 0.0
 
-    Raises: ValueError naming a setting that was another.
+    @property
+    def left(self) -> int:
+        return len(self.questions) - len(self.done["rows"])
+
+    def keep(self, row: dict) -> None:
+        """Write a row with the seconds since the one before, so that those of all parts of an interrupted evaluation add up."""
+        seconds, self.last = time.perf_counter() - self.last, time.perf_counter()
+        self.done["seconds"] += seconds
+        self.partial.write(json.dumps({"row": row, "seconds": seconds}).encode() + b"\n")
+
+
+def open_job(path: str, out: Path, questions: list[Question], settings: dict, opened: contextlib.ExitStack) -> Job:
+    """A file's evaluation, with what an earlier one of the same settings and questions left. ValueError if those differ or another process is at it."""
+    if not out.exists():
+        partial = opened.enter_context(lock_file(out.with_suffix(".partial.jsonl")))
+        job = Job(path, out, questions, settings, resume(partial, settings), partial)
+    else:
+        job = Job(path, out, questions, settings, read_result(str(out)))
+        refuse_other(out, job.done.get("settings"), settings)
+    for number, (row, q) in enumerate(zip(job.done["rows"], questions), 1):
+        if (row.get("id"), row.get("question")) != (q.id, q.messages[-1]["content"]):
+            raise ValueError(f"{out}: question {number} is {row.get('id')!r} in what was done before, {q.id!r} in {path}: give another --out or delete it")
+    if job.left < 0:
+        raise ValueError(f"{out}: more questions were done before than {path} has: give another --out or delete it")
+    if job.done["rows"]:
+        print(f"{out}: {len(job.done['rows'])} of {len(questions)} questions were done before")
+    return job
+
+
+def lock_file(path: Path):
+    """A file to read and append to, locked as long as it is open. Raises ValueError if another process holds it."""
+    file = open(path, "a+b", buffering=0)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(f"another evaluation is writing to {path}: give another --out") from None
+    return file
+
+
+def resume(file, settings: dict) -> dict:
+    """What the file of an interrupted evaluation holds, {"rows", "seconds", "versions"}: settings and versions in its first line, then a line per question.
+
+    A line that a kill cut short is cut off with all after it; a file without a question begins anew. Raises ValueError naming a setting that was another.
     """
-    lines = [row for row in map(parsed, path.read_text("utf-8").splitlines()) if row] if path.exists() else []
+    file.seek(0)
+    size, header, lines = 0, None, []
+    for line in file.read().split(b"\n")[:-1]:
+        row = parsed(line, "row", "seconds") if header else parsed(line, "settings", "versions")
+        if row is None:
+            break
+        size, header, lines = size + len(line) + 1, header or row, lines + [row] if header else []
     if lines:
-        refuse_other(path, lines[0]["settings"], settings)
-    aside = path.with_name(f"{path.name}.tmp")                            # rewritten without a line that a kill cut short
-    aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines or [{"settings": settings}]), "utf-8")
-    os.replace(aside, path)
-    return lines[1:]
+        refuse_other(file.name, header["settings"], settings)
+        file.truncate(size)
+    else:
+        header = {"settings": settings, "versions": versions()}
+        file.truncate(0)
+        file.write(json.dumps(header).encode() + b"\n")
+    return {"rows": [x["row"] for x in lines], "seconds": sum(x["seconds"] for x in lines), "versions": header["versions"]}
 
 
-def refuse_other(path: Path, before: dict, now: dict) -> None:
+def refuse_other(path: Path | str, before: dict | None, now: dict) -> None:
     """ValueError if a result file was made with other settings."""
-    now = json.loads(json.dumps(now))
+    before, now = before or {}, json.loads(json.dumps(now))
     for name in now:
         if before.get(name) != now[name]:
             raise ValueError(f"{path} was made with {name} = {before.get(name)!r}, now {now[name]!r}: give another --out or delete it")
 
 
+def weights_of(model: str) -> str:
+    """What tells the weights in a folder from others, without reading them all: a hash of configuration, tokenizer and 16 pieces of each weight file.
+
+    Times do not count: a copy has the same. "" for a name on the Hub, whose revision is not looked up.
+    """
+    digest, files = hashlib.sha256(), [file for kind in ("config.json", "tokenizer.json", "*.safetensors", "*.bin") for file in sorted(Path(model).glob(kind))]
+    for file in files:
+        size, piece = file.stat().st_size, 1 << 16
+        digest.update(f"{file.name} {size}\n".encode())
+        with open(file, "rb") as data:
+            for k in range(16):
+                data.seek(max(0, size - piece) * k // 15)
+                digest.update(data.read(piece))
+    return digest.hexdigest() if files else ""
+
+
+ROW = {"id": str, "question": str, "answers": list, "task": str, "level": object, "samples": list}
+SAMPLE = {"pieces": list, "finish": str, "calls": list, "tokens": int, "length": int, "answer": str | None, "correct": bool,
+          "f1": float | int, "reward": float | int}
+PARTS = {"pieces": 2, "calls": 4}                       # entries of each piece and call
+
+
 def read_result(path: str) -> dict:
-    """A result file of this program. ValueError if it is none."""
+    """A result file of this program. ValueError naming the file and what is wrong with it if it is none."""
     try:
         result = json.loads(Path(path).read_text("utf-8"))
-        return result if result["rows"][0]["samples"] else result
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as problem:
-        raise ValueError(f"{path} is not a result file of eval.py: {problem!r}") from None
+        rows = result["rows"] if isinstance(result, dict) and isinstance(result.get("rows"), list) else []
+        lacking = [f"row {n}: {key}" for n, row in enumerate(rows, 1) if (key := lacks(row, ROW) or lacks_samples(row["samples"]))]
+    except (OSError, ValueError) as problem:
+        raise ValueError(f"{path} is not a result file of eval.py: {problem}") from None
+    if not rows or lacking:
+        raise ValueError(f"{path} is not a result file of eval.py: missing or of another form: {lacking[0] if rows else 'rows'}")
+    return result
+
+
+def lacks(thing, kinds: dict) -> str:
+    """The first key that an object lacks or has of another kind, "" if there is none."""
+    for key, kind in kinds.items():
+        if not isinstance(thing, dict) or key not in thing or not isinstance(thing[key], kind):
+            return key
+        if key in PARTS and not all(isinstance(part, list) and len(part) == PARTS[key] for part in thing[key]):
+            return key
+    return ""
+
+
+def lacks_samples(samples: list) -> str:
+    return next(filter(None, (lacks(sample, SAMPLE) for sample in samples)), "" if samples else "samples")
 
 
 def write_result(path: Path, result: dict) -> None:
     """Write aside, then rename: a result file is whole or not there."""
     aside = path.with_name(f"{path.name}.tmp")
-    aside.write_text(json.dumps(result, ensure_ascii=False), "utf-8")
+    aside.write_text(json.dumps(result), "utf-8")
     os.replace(aside, path)
 
 
 def regrade(path: str, judge: Judge | None, task: str) -> dict:
-    """Grade the samples of a result file anew, without the model: with today's graders, another task ("auto": as it was) or a judge; written back."""
+    """Grade the samples of a result file anew, without the model, with today's graders, and write it back.
+
+    task: "math" or "qa" for all rows, which the file's "graded_as" then says; "auto": each row as it was sampled; "": as the file is graded now. A row keeps
+    the task it was sampled with. judge: gives new verdicts.
+    """
     result = read_result(path)
+    task = result["graded_as"] = task or result.get("graded_as", "auto")
     for i, row in enumerate(result["rows"]):
         chat = [{"role": "user", "content": row["question"]}]
         q = Question(row["id"], chat, row["answers"], row["task"] if task == "auto" else task, {"level": row["level"]})
-        result["rows"][i] = row_of(q, row["samples"])
+        result["rows"][i] = row_of(q, row["samples"]) | {"task": row["task"]}
     if judge:
         judge_rows(judge, result["rows"])
         result |= {"judge": judge.model}
@@ -676,8 +782,14 @@ def regrade(path: str, judge: Judge | None, task: str) -> dict:
 
 
 def compare(first: str, second: str) -> str:
-    """Mean difference second - first over the questions that two result files share, with its 95% interval by paired bootstrap, per measure."""
-    a, b = ({row["id"] + row["question"]: row for row in read_result(path)["rows"]} for path in (first, second))
+    """Mean difference second - first over the questions that two result files share, with its 95% interval by paired bootstrap, per measure.
+
+    Questions are the same if id and text are, or the text alone where the ids of a file are numbers, which may count rows; a repeated one is paired with the
+    repetition of the same rank. What else differs between the files is said.
+    """
+    results = [read_result(path) for path in (first, second)]
+    numbered = any(all(row["id"].isdigit() for row in result["rows"]) for result in results)
+    a, b = (by_question(result["rows"], numbered) for result in results)
     shared, lines = [key for key in a if key in b], []
     if not shared:
         raise ValueError(f"{first} and {second} share no question")
@@ -688,7 +800,28 @@ def compare(first: str, second: str) -> str:
             means = bootstrap(gains, 10_000)
             low, high, worse = means[249], means[9750], sum(m <= 0 for m in means) / len(means)
             lines.append(f"{name:8s} {statistics.mean(gains):+.4f}  95% interval {low:+.4f} .. {high:+.4f}  resamples at or below 0: {worse:.4f}")
-    return "\n".join([f"{second} - {first}: {len(shared)} questions in both, {len(a) - len(shared)} and {len(b) - len(shared)} in one"] + lines)
+    head = f"{second} - {first}: {len(shared)} questions in both, {len(a) - len(shared)} and {len(b) - len(shared)} in one"
+    return "\n".join([head, *unlike(*results, [(a[key], b[key]) for key in shared]), *lines])
+
+
+def by_question(rows: list[dict], by_text: bool) -> dict:
+    """Rows by text, and id unless by_text, and how many with the same came before."""
+    seen, found = Counter(), {}
+    for row in rows:
+        key = "" if by_text else row["id"], row["question"]
+        found[key, seen[key]] = row
+        seen[key] += 1
+    return found
+
+
+def unlike(a: dict, b: dict, pairs: list[tuple[dict, dict]]) -> list[str]:
+    """A line for each way in which two results were not made or graded alike."""
+    task = lambda result, row: row["task"] if result.get("graded_as", "auto") == "auto" else result["graded_as"]
+    unlike = {"tasks": sum(task(a, x) != task(b, y) for x, y in pairs), "answers": sum(x["answers"] != y["answers"] for x, y in pairs)}
+    lines = [f"other {name} in {n} of these questions" for name, n in unlike.items() if n]
+    samples = [max(len(row["samples"]) for row in result["rows"]) for result in (a, b)]
+    told = {"judge": (a.get("judge"), b.get("judge")), "samples a question": samples}
+    return lines + [f"other {name}: {x}, then {y}" for name, (x, y) in told.items() if x != y]
 
 
 def table(results: dict[str, dict]) -> str:
@@ -764,8 +897,16 @@ class Evaluation(Agent):
         check_options(self)
         if not self.model or not self.data or not all(self.data):
             raise ValueError("--model and --data are needed")
-        if bool(self.judge) != bool(self.judge_model):
-            raise ValueError("--judge and --judge_model go together")
+        check_judge(self.judge, self.judge_model)
+        names = [name_of(path) for path in self.data]
+        for path, name in zip(self.data, names):
+            if names.count(name) > 1:
+                raise ValueError(f"--data: {' and '.join(p for p, n in zip(self.data, names) if n == name)} would write one result file: rename one")
+
+
+def check_judge(judge: str, judge_model: str) -> None:
+    if bool(judge) != bool(judge_model):
+        raise ValueError("--judge and --judge_model go together")
 
 
 def settings_of_run(model: str) -> dict:
@@ -777,27 +918,41 @@ def settings_of_run(model: str) -> dict:
 
 
 def run_files(run: Evaluation) -> dict[str, dict]:
-    """Evaluate the model on every file: file name -> result. Everything that can be wrong without a model is checked first."""
+    """Evaluate the model on every file: name -> result. Everything that can be wrong without a model is checked before one is loaded, if one is needed."""
     marker = Path(run.model) / "latest"
     model = str(marker.parent / marker.read_text().strip()) if marker.is_file() else run.model
     folder = Path(run.out or (run.model if Path(run.model).is_dir() else "."))
     folder.mkdir(parents=True, exist_ok=True)
-    data = {path: load_file(run, path) for path in run.data}
+    data, weights = {path: load_file(run, path) for path in run.data}, weights_of(model)
+    with contextlib.ExitStack() as opened:
+        outs = {path: folder / f"eval_{name_of(path)}_{Path(model).name}.json" for path in data}
+        jobs = [open_job(path, outs[path], questions, settings_of(run, path, model, weights), opened) for path, questions in data.items()]
+        judge = Judge(run.judge, run.judge_model, folder / "judge.jsonl") if run.judge else None
+        sample, prompts = sampling(run, model, jobs, opened) if any(job.left for job in jobs) else (None, {})
+        return {name_of(job.path): run_file(run, job, prompts.get(job.path, []), sample, judge) for job in jobs}
+
+
+def settings_of(run: Evaluation, path: str, model: str, weights: str) -> dict:
+    """What decides the samples of a file: they may not change in an evaluation that goes on."""
+    free = {"rows", "device", "judge", "judge_model", "out", "data", "model"}
+    settings = {name: value for name, value in dataclasses.asdict(run).items() if name not in free}
+    return settings | {"checkpoint": model, "weights": weights, "data_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+
+
+def sampling(run: Evaluation, model: str, jobs: list[Job], opened: contextlib.ExitStack) -> tuple:
+    """(the function that samples, as `evaluate` wants it; path -> prompts), with the tools and the model or its server ready."""
     tools = run.open_tools()
-    judge = Judge(run.judge, run.judge_model, folder / "judge.jsonl") if run.judge else None
+    for tool in tools.values():
+        opened.callback(tool.close)
     policy = None if run.served else Policy.load(model, run.dtype, run.device)
     tokenizer = policy.tokenizer if policy else load_tokenizer(model)
-    prompts = {path: [encode_prompt(tokenizer, q.messages) for q in questions] for path, questions in data.items()}
+    prompts = {job.path: [encode_prompt(tokenizer, q.messages) for q in job.questions] for job in jobs}
+    if run.served:
+        return Served(run.served, run.served_name or run.model, tokenizer, tools, run), prompts
     longest = max(len(prompt) for each in prompts.values() for prompt in each)
-    sample = Served(run.served, run.served_name or run.model, tokenizer, tools, run) if run.served else functools.partial(sample_initial, Sampler(
-        policy, tools, run.rows, longest, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk, top_p=run.top_p, top_k=run.top_k))
-    results = {}
-    for path, questions in data.items():
-        name = f"{name_of(path)}_{Path(model).name}"
-        results[name_of(path)] = run_file(run, model, path, questions, prompts[path], sample, judge, folder / f"eval_{name}.json")
-    for tool in tools.values():
-        tool.close()
-    return results
+    sampler = Sampler(policy, tools, run.rows, longest, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk,
+                      top_p=run.top_p, top_k=run.top_k)
+    return functools.partial(sample_initial, sampler), prompts
 
 
 def load_file(run: Evaluation, path: str) -> list[Question]:
@@ -809,54 +964,69 @@ def load_file(run: Evaluation, path: str) -> list[Question]:
         print(f"{path}: repaired the backspace in \\boxed in {repaired} of {len(questions)} prompts")
     if known and known.metric == "judge" and not run.judge:
         print(f"{path}: the paper has a model judge these answers (--judge); without one, avg@k is exact match or math_equal")
+    lost = [(q, gold) for q in questions for gold in q.answers if not is_correct(Rollout([0], 0, finish="stop", pieces=[(True, perfect(gold))]), q)]
+    for q, gold in lost[:10]:
+        print(f"{path}, row {q.meta['row']}: warning: its answer {gold!r} is not graded as right, whoever gives it")
+    if len(lost) > 10:
+        print(f"{path}: warning: ... and {len(lost) - 10} answers more")
     return questions
 
 
-def run_file(run: Evaluation, model: str, path: str, questions, prompts, sample, judge: Judge | None, out: Path) -> dict:
-    """Evaluate one file, going on where an interrupted evaluation of the same settings was; write and return the result."""
-    free = {"rows", "device", "judge", "judge_model", "out", "data", "model"}
-    settings = {name: value for name, value in dataclasses.asdict(run).items() if name not in free}
-    settings |= {"checkpoint": model, "data_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
-    if out.exists():
-        refuse_other(out, read_result(out)["settings"], settings)
-    partial, started = out.with_suffix(".partial.jsonl"), time.perf_counter()
-    done = read_result(out)["rows"] if out.exists() else resume(partial, settings)
-    if done:
-        print(f"{out}: {len(done)} of {len(questions)} questions were done before")
-    with open(partial, "a", encoding="utf-8", buffering=1) if not out.exists() else contextlib.nullcontext() as file:
-        result = evaluate(sample, questions, prompts, run.samples, run.seed, rows=done, keep=lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n"))
+def perfect(gold: str) -> str:
+    """A response in the right format with this answer."""
+    return f"<think> </think><answer> \\boxed{{{gold}}} </answer>"
+
+
+def run_file(run: Evaluation, job: Job, prompts: list[list[int]], sample, judge: Judge | None) -> dict:
+    """Sample what is left of a file and let the judge judge; write and return the result. A finished one keeps all else that its file says.
+
+    "seconds": of sampling and grading, over all parts, less what was lost with a batch that a kill cut short. "versions": of the first part, then the last.
+    """
+    result, job.last = job.done, time.perf_counter()
+    if job.partial:
+        result = evaluate(sample, job.questions, prompts, run.samples, run.seed, rows=job.done["rows"], keep=job.keep)
+        before, now = job.done["versions"], versions() if job.left else job.done["versions"]
+        told = {name: now[name] if before.get(name) == now[name] else f"{before.get(name)}, then {now[name]}" for name in now}
+        result |= {"settings": job.settings, "data": job.path, "versions": told, "seconds": job.done["seconds"]}
     if judge:
         judge_rows(judge, result["rows"])
         result |= {"numbers": numbers_of(result["rows"]), "judge": judge.model}
-    seconds = time.perf_counter() - started
-    write_result(out, result | {"settings": settings, "data": path, "versions": versions(), "seconds": seconds})
-    partial.unlink(missing_ok=True)
-    print(f"{len(questions)} questions x {run.samples} samples, temperature {run.temperature}, {seconds:.0f} s -> {out}", flush=True)
+    if job.partial or judge:
+        write_result(job.out, result)
+    if job.partial:
+        Path(job.partial.name).unlink(missing_ok=True)
+    print(f"{len(job.questions)} questions x {run.samples} samples, temperature {run.temperature}, {result['seconds']:.0f} s -> {job.out}", flush=True)
     return result
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Evaluate a model with tools on files of questions; one self-describing JSON file for each.", allow_abbrev=False)
     add_flags(parser, Evaluation)
-    other = parser.add_argument_group("without a model")
+    other = parser.add_argument_group("without a model").add_mutually_exclusive_group()
     how = dict(default=argparse.SUPPRESS, nargs="+", metavar="FILE")
-    other.add_argument("--benchmarks", default=argparse.SUPPRESS, action="store_true", help="the paper's benchmarks: format, grader, metric, where to get them")
+    benchmarks = "the paper's benchmarks: format, grader, metric, where to get them"
+    other.add_argument("--benchmarks", default=argparse.SUPPRESS, action="store_true", help=benchmarks)
     other.add_argument("--overlap", help="questions that the first file shares with each of the others", **how)
     other.add_argument("--compare", help="two result files: paired bootstrap of the difference", **how | dict(nargs=2))
     other.add_argument("--regrade", help="result files: grade their samples anew, with --task or --judge", **how)
-    flags = vars(parser.parse_args(argv))
-    actions = {"benchmarks": lambda _: benchmark_table(), "overlap": overlap_lines, "compare": lambda files: compare(*files), "regrade": lambda files: table(regrade_all(files, flags))}
+    flags = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(parser.parse_args(argv)).items()}
+    actions = {"benchmarks": lambda _: benchmark_table(), "overlap": overlap_lines, "compare": lambda files: compare(*files),
+               "regrade": lambda files: table(regrade_all(files, flags))}
     for name, action in actions.items():
         if name in flags:
             return print(action(flags[name]))
     transformers.utils.logging.disable_progress_bar()
-    print(table(run_files(Evaluation(**(settings_of_run(flags.get("model", "")) | {name: tuple(v) if isinstance(v, list) else v for name, v in flags.items()})))))
+    print(table(run_files(Evaluation(**(settings_of_run(flags.get("model", "")) | flags)))))
 
 
-def regrade_all(files: list[str], flags: dict) -> dict[str, dict]:
+def regrade_all(files: tuple[str, ...], flags: dict) -> dict[str, dict]:
     """Grade result files anew: name -> result."""
-    judge = Judge(flags["judge"], flags.get("judge_model", ""), Path(files[0]).parent / "judge.jsonl") if flags.get("judge") else None
-    return {Path(file).stem.removeprefix("eval_"): regrade(file, judge, flags.get("task", "auto")) for file in files}
+    url, model = flags.get("judge", ""), flags.get("judge_model", "")
+    check_judge(url, model)
+    for file in files:
+        read_result(file)                               # all, before the first is written
+    judge = Judge(url, model, Path(files[0]).parent / "judge.jsonl") if url else None
+    return {Path(file).stem.removeprefix("eval_"): regrade(file, judge, flags.get("task", "")) for file in files}
 
 
 if __name__ == "__main__":
