@@ -1,4 +1,4 @@
-"""The judge: questions in, rewards and scores out.
+"""Questions in, rewards and scores out.
 
     load_questions    .jsonl and .parquet files in the formats of verl/ARPO, ARPO's evaluation, TRL and plain {"question", "answer"}
     released_reward   the reward of the released code, bug for bug
@@ -174,10 +174,11 @@ def _messages(asked) -> list[dict]:
 
 def text_of(content) -> str:
     """The text of a chat message, whose content is a string or a list of {"type": "text", "text": ...}; TypeError for anything else."""
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, (list, tuple)) or not all(isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in parts):
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         raise TypeError("a message's content must be text")
-    return "".join(part["text"] for part in parts)
+    return "".join(part["text"] for part in content)
 
 
 def parsed(line: str | bytes, *keys: str) -> dict | None:
@@ -435,10 +436,10 @@ def row_of(q: Question, samples: list[dict]) -> dict:
 def numbers_of(rows: list[dict]) -> dict:
     """The numbers of an evaluation, k samples a question.
 
-    avg@k: mean accuracy (math_equal or exact match by task), its standard error avg@k_se by bootstrap over questions, pass@k: unbiased, and its pass@k_se; f1
-    and f1_se; the same of the judge's verdicts where there are any (judge_avg@k ..., see accuracy_of), judge_failed: share of samples it gave no verdict on,
-    which count in none of them; reward (auto); format_errors, truncated: shares of samples; calls, tokens (the policy's own), length (with tool results): means; and
-    TOOL_STATUS: share of that tool's calls.
+    avg@k: mean accuracy (math_equal or exact match by task), its standard error avg@k_se by bootstrap over questions, pass@k: unbiased, and its
+    pass@k_se; f1 and f1_se; the same of the judge's verdicts where there are any (judge_avg@k ..., see accuracy_of), judge_failed: share of samples
+    without a verdict, which count in none of them; reward (auto); format_errors, truncated: shares of samples; calls, tokens (the policy's own), length
+    (with tool results): means; and TOOL_STATUS: share of that tool's calls.
     """
     samples, mean = [s for row in rows for s in row["samples"]], lambda values: sum(values) / len(values)
     calls = Counter((name, status) for s in samples for name, _, status, _ in s["calls"])
@@ -454,7 +455,8 @@ def numbers_of(rows: list[dict]) -> dict:
 def accuracy_of(rows: list[dict], verdict: str, prefix: str) -> dict:
     """avg@k and pass@k of one kind of verdict with their standard errors; samples without a verdict are left out and their share told.
 
-    avg@k is over the questions with at least one verdict, pass@j over those with at least j, unbiased there; NAME_questions says how many, if not all.
+    avg@k is over the questions with at least one verdict, pass@j over those with at least j, where it is unbiased if verdicts fail whatever the
+    answer; NAME_questions says over how many, if not over all.
     """
     k, asked = max(len(row["samples"]) for row in rows), [s for row in rows for s in row["samples"] if verdict in s]
     if not asked:
@@ -625,8 +627,8 @@ def judge_rows(judge: Judge, rows: list[dict]) -> None:
 
 @dataclass
 class Job:
-    """One file of an evaluation. done: its result so far, with "rows" of the first questions; partial: the locked file that new rows go to, None if the
-    result file is there; last: when the latest row was written, seconds of time.perf_counter."""
+    """One file of an evaluation. done: its result so far, with "rows" of the first questions; partial: the locked file that new rows go to, None if
+    the result file is there; last: when the latest row was written, seconds of time.perf_counter."""
     path: str
     out: Path
     questions: list[Question]
@@ -647,7 +649,7 @@ class Job:
 
 
 def open_job(path: str, out: Path, questions: list[Question], settings: dict, opened: contextlib.ExitStack) -> Job:
-    """A file's evaluation, with what an earlier one of the same settings and questions left. ValueError if those differ or another process is at it."""
+    """A file's evaluation, with what an earlier one left. ValueError if its settings or questions were others, or another process is at it."""
     if not out.exists():
         partial = opened.enter_context(lock_file(out.with_suffix(".partial.jsonl")))
         job = Job(path, out, questions, settings, resume(partial, settings), partial)
@@ -656,7 +658,7 @@ def open_job(path: str, out: Path, questions: list[Question], settings: dict, op
         refuse_other(out, job.done.get("settings"), settings)
     for number, (row, q) in enumerate(zip(job.done["rows"], questions), 1):
         if (row.get("id"), row.get("question")) != (q.id, q.messages[-1]["content"]):
-            raise ValueError(f"{out}: question {number} is {row.get('id')!r} in what was done before, {q.id!r} in {path}: give another --out or delete it")
+            raise ValueError(f"{out}: question {number} is {row.get('id')!r} in what was done before, {q.id!r} in {path}: give another --out")
     if job.left < 0:
         raise ValueError(f"{out}: more questions were done before than {path} has: give another --out or delete it")
     if job.done["rows"]:
@@ -676,9 +678,10 @@ def lock_file(path: Path):
 
 
 def resume(file, settings: dict) -> dict:
-    """What the file of an interrupted evaluation holds, {"rows", "seconds", "versions"}: settings and versions in its first line, then a line per question.
+    """What the file of an interrupted evaluation holds: {"rows", "seconds", "versions"}.
 
-    A line that a kill cut short is cut off with all after it; a file without a question begins anew. Raises ValueError naming a setting that was another.
+    Its first line has settings and versions, each other one a question. A line that a kill cut short is cut off with all after it; a file without a
+    question begins anew. Raises ValueError naming a setting that was another.
     """
     file.seek(0)
     size, header, lines = 0, None, []
@@ -710,7 +713,8 @@ def weights_of(model: str) -> str:
 
     Times do not count: a copy has the same. "" for a name on the Hub, whose revision is not looked up.
     """
-    digest, files = hashlib.sha256(), [file for kind in ("config.json", "tokenizer.json", "*.safetensors", "*.bin") for file in sorted(Path(model).glob(kind))]
+    kinds = ("config.json", "tokenizer.json", "*.safetensors", "*.bin")
+    digest, files = hashlib.sha256(), [file for kind in kinds for file in sorted(Path(model).glob(kind))]
     for file in files:
         size, piece = file.stat().st_size, 1 << 16
         digest.update(f"{file.name} {size}\n".encode())
@@ -764,8 +768,8 @@ def write_result(path: Path, result: dict) -> None:
 def regrade(path: str, judge: Judge | None, task: str) -> dict:
     """Grade the samples of a result file anew, without the model, with today's graders, and write it back.
 
-    task: "math" or "qa" for all rows, which the file's "graded_as" then says; "auto": each row as it was sampled; "": as the file is graded now. A row keeps
-    the task it was sampled with. judge: gives new verdicts.
+    task: "math" or "qa" for all rows; "auto": each row's own, which it keeps; "": as the file is graded now. The file's "graded_as" says which.
+    judge: gives new verdicts.
     """
     result = read_result(path)
     task = result["graded_as"] = task or result.get("graded_as", "auto")
@@ -784,8 +788,8 @@ def regrade(path: str, judge: Judge | None, task: str) -> dict:
 def compare(first: str, second: str) -> str:
     """Mean difference second - first over the questions that two result files share, with its 95% interval by paired bootstrap, per measure.
 
-    Questions are the same if id and text are, or the text alone where the ids of a file are numbers, which may count rows; a repeated one is paired with the
-    repetition of the same rank. What else differs between the files is said.
+    Questions are the same if id and text are, or the text alone where the ids of a file are numbers, which may count rows; a repeated one is paired
+    with the repetition of the same rank. What else differs between the files is said.
     """
     results = [read_result(path) for path in (first, second)]
     numbered = any(all(row["id"].isdigit() for row in result["rows"]) for result in results)
@@ -817,11 +821,11 @@ def by_question(rows: list[dict], by_text: bool) -> dict:
 def unlike(a: dict, b: dict, pairs: list[tuple[dict, dict]]) -> list[str]:
     """A line for each way in which two results were not made or graded alike."""
     task = lambda result, row: row["task"] if result.get("graded_as", "auto") == "auto" else result["graded_as"]
-    unlike = {"tasks": sum(task(a, x) != task(b, y) for x, y in pairs), "answers": sum(x["answers"] != y["answers"] for x, y in pairs)}
-    lines = [f"other {name} in {n} of these questions" for name, n in unlike.items() if n]
+    counts = {"tasks": sum(task(a, x) != task(b, y) for x, y in pairs), "answers": sum(x["answers"] != y["answers"] for x, y in pairs)}
     samples = [max(len(row["samples"]) for row in result["rows"]) for result in (a, b)]
     told = {"judge": (a.get("judge"), b.get("judge")), "samples a question": samples}
-    return lines + [f"other {name}: {x}, then {y}" for name, (x, y) in told.items() if x != y]
+    return ([f"other {name} in {n} of these questions" for name, n in counts.items() if n]
+            + [f"other {name}: {x}, then {y}" for name, (x, y) in told.items() if x != y])
 
 
 def table(results: dict[str, dict]) -> str:
@@ -918,7 +922,7 @@ def settings_of_run(model: str) -> dict:
 
 
 def run_files(run: Evaluation) -> dict[str, dict]:
-    """Evaluate the model on every file: name -> result. Everything that can be wrong without a model is checked before one is loaded, if one is needed."""
+    """Evaluate the model on every file: name -> result. What can be wrong without a model is checked before one is loaded, if one is needed."""
     marker = Path(run.model) / "latest"
     model = str(marker.parent / marker.read_text().strip()) if marker.is_file() else run.model
     folder = Path(run.out or (run.model if Path(run.model).is_dir() else "."))
@@ -980,14 +984,14 @@ def perfect(gold: str) -> str:
 def run_file(run: Evaluation, job: Job, prompts: list[list[int]], sample, judge: Judge | None) -> dict:
     """Sample what is left of a file and let the judge judge; write and return the result. A finished one keeps all else that its file says.
 
-    "seconds": of sampling and grading, over all parts, less what was lost with a batch that a kill cut short. "versions": of the first part, then the last.
+    "seconds": of sampling and grading, over all parts, less what a kill lost of a batch. "versions": of the first part, then the last.
     """
     result, job.last = job.done, time.perf_counter()
     if job.partial:
         result = evaluate(sample, job.questions, prompts, run.samples, run.seed, rows=job.done["rows"], keep=job.keep)
         before, now = job.done["versions"], versions() if job.left else job.done["versions"]
-        told = {name: now[name] if before.get(name) == now[name] else f"{before.get(name)}, then {now[name]}" for name in now}
-        result |= {"settings": job.settings, "data": job.path, "versions": told, "seconds": job.done["seconds"]}
+        both = {name: now[name] if before.get(name) == now[name] else f"{before.get(name)}, then {now[name]}" for name in now}
+        result |= {"settings": job.settings, "data": job.path, "versions": both, "seconds": job.done["seconds"]}
     if judge:
         judge_rows(judge, result["rows"])
         result |= {"numbers": numbers_of(result["rows"]), "judge": judge.model}
@@ -995,7 +999,8 @@ def run_file(run: Evaluation, job: Job, prompts: list[list[int]], sample, judge:
         write_result(job.out, result)
     if job.partial:
         Path(job.partial.name).unlink(missing_ok=True)
-    print(f"{len(job.questions)} questions x {run.samples} samples, temperature {run.temperature}, {result['seconds']:.0f} s -> {job.out}", flush=True)
+    told = f"{len(job.questions)} questions x {run.samples} samples, temperature {run.temperature}, {result['seconds']:.0f} s"
+    print(f"{told} -> {job.out}", flush=True)
     return result
 
 
