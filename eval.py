@@ -438,8 +438,8 @@ def numbers_of(rows: list[dict]) -> dict:
 
     avg@k: mean accuracy (math_equal or exact match by task), its standard error avg@k_se by bootstrap over questions, pass@k: unbiased, and its
     pass@k_se; f1 and f1_se; the same of the judge's verdicts where there are any (judge_avg@k ..., see accuracy_of), judge_failed: share of samples
-    without a verdict, which count in none of them; reward (auto); format_errors, truncated: shares of samples; calls, tokens (the policy's own), length
-    (with tool results): means; and TOOL_STATUS: share of that tool's calls.
+    without a verdict, which count in none of them; reward (auto); format_errors, truncated: shares of samples; calls, tokens (the policy's own),
+    length (with tool results): means; and TOOL_STATUS: share of that tool's calls.
     """
     samples, mean = [s for row in rows for s in row["samples"]], lambda values: sum(values) / len(values)
     calls = Counter((name, status) for s in samples for name, _, status, _ in s["calls"])
@@ -989,7 +989,7 @@ def run_file(run: Evaluation, job: Job, prompts: list[list[int]], sample, judge:
     result, job.last = job.done, time.perf_counter()
     if job.partial:
         result = evaluate(sample, job.questions, prompts, run.samples, run.seed, rows=job.done["rows"], keep=job.keep)
-        before, now = job.done["versions"], versions() if job.left else job.done["versions"]
+        before, now = job.done["versions"], versions()
         both = {name: now[name] if before.get(name) == now[name] else f"{before.get(name)}, then {now[name]}" for name in now}
         result |= {"settings": job.settings, "data": job.path, "versions": both, "seconds": job.done["seconds"]}
     if judge:

@@ -429,6 +429,25 @@ def test_what_follows_a_broken_line_is_sampled_again(fake, tmp_path):
     assert [row["id"] for row in run_fake(tmp_path, data)["rows"]] == list("123456") and fake.asked[4:] == [1, 2, 3, 4, 5]
 
 
+def test_a_line_that_was_cut_does_not_spoil_the_next(fake, tmp_path):
+    data = odd_file(tmp_path)
+    for kept in (3, 4):
+        partial = killed_after(fake, 2 if kept == 4 else 4, tmp_path, data)
+        partial.write_bytes(partial.read_bytes()[:-20])
+        assert sum(evaluation.parsed(line, "row") is not None for line in partial.read_bytes().split(b"\n")) == kept
+    assert [row["id"] for row in run_fake(tmp_path, data)["rows"]] == list("123456") and fake.asked == [0, 1, 2, 3, 3, 4, 4, 5]
+
+
+def test_more_rows_than_questions_are_refused(fake, tmp_path):
+    data = odd_file(tmp_path)
+    run_fake(tmp_path, data)
+    file = tmp_path / "out" / "eval_x_model.json"
+    result = json.loads(file.read_text())
+    file.write_text(json.dumps(result | {"rows": result["rows"] + result["rows"][:1]}))
+    with pytest.raises(ValueError, match="more questions were done before than .*x.jsonl has"):
+        run_fake(tmp_path, data)
+
+
 def test_rows_of_other_questions_are_refused(fake, tmp_path):
     data = odd_file(tmp_path)
     partial = killed_after(fake, 3, tmp_path, data)
@@ -573,7 +592,7 @@ def test_standard_errors_by_hand():
     assert [n[name] for name in ("avg@2_se", "pass@2_se", "f1_se")] == pytest.approx([math.sqrt(0.3 * 0.7 / 100)] * 3, rel=0.1)
 
 
-def test_truncated_counts_both_limits():
+def test_truncated_counts_budget_and_calls():
     rows = [made_row("a", ("5", []), ("5", []), ("5", []), ("5", []))]
     for sample, finish in zip(rows[0]["samples"], ("length", "calls", "stop", "forged")):
         sample["finish"] = finish
