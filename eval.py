@@ -1,4 +1,4 @@
-"""The judge: questions in, rewards and scores out.
+"""Questions in, rewards and scores out.
 
     load_questions    .jsonl and .parquet files in the formats of verl/ARPO, ARPO's evaluation, TRL and plain {"question", "answer"}
     released_reward   the reward of the released code, bug for bug
@@ -15,6 +15,7 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import json
@@ -67,40 +68,48 @@ def load_questions(path: str, skip_bad: bool = False, task: str = "auto", dedupe
 
     A row is one of: verl/ARPO ({"prompt": [messages], "reward_model": {"ground_truth": ...}, ...}), ARPO evaluation ("question",
     "Question" or "problem" with "answer"), TRL ("prompt" as messages or text, with "answer" or "ground_truth"), Search-R1 (ground_truth
-    {"target": [...]}), verifiers ("question", with "answer" there or in "info"). An answer is a string, a number or a list of them, also one written
-    as a string, if all its items are quoted: "['a', 'b']", but not the interval "[1, 2]". "... #### 18" (GSM8K) counts as "18", 18.0 as "18", true
-    and false as "yes" and "no"; NaN, the infinities and null are no answer. The backspace that stands for the \\b of \\boxed in the authors' files is
-    repaired; meta["repaired"] says where.
+    {"target": [...]}), verifiers ("question", with "answer" there or in "info", an object or its JSON), GAIA ("Final answer"), MATH ("solution",
+    whose last \\boxed{} is the answer). An answer is a string, a number or a list of them, also one written as a string, if all its items are
+    quoted: "['a', 'b']", but not the interval "[1, 2]". "... #### 18" (GSM8K) counts as "18", 18.0 as "18", true and false as "yes" and "no"; NaN,
+    the infinities and null are no answer. The backspace that stands for the \\b of \\boxed in the authors' files is repaired; meta["repaired"]
+    says where.
 
     Args:   skip_bad: leave out rows without a question or an answer and print which, instead of raising.
             dedupe: leave out each question that was asked before in the file (equal question_key with -+*/^=<> kept) and print how many.
             task: "math" or "qa" for all rows; "auto": the row's own "task" or "ability", else guessed from the answers (see guess_task).
-    Raises: FileNotFoundError; ValueError with a line per bad row (file, row, what is missing), or for a file that cannot be read.
+    Raises: FileNotFoundError; ValueError with a line per bad row (file, row, what is missing; 50 at most), or for a file that cannot be read.
     """
-    file = Path(path)
+    questions, bad = _parse(path, task)
+    shown = bad[:50] + [f"{path}: ... and {len(bad) - 50} rows more"] * (len(bad) > 50)
+    if bad and not skip_bad:
+        raise ValueError("\n".join(shown + ["--skip_bad leaves such rows out"]))
+    for problem in shown:
+        print(f"left out: {problem}")
+    if not questions:
+        raise ValueError(f"{path} holds no question")
+    return _without_repeats(path, questions) if dedupe else questions
+
+
+def _parse(path: str, task: str) -> tuple[list[Question], list[str]]:
+    """The questions of a file, and what is wrong with each row that is none."""
+    file, known, questions, bad = Path(path), benchmark_of(path), [], []
     if not file.is_file():
-        raise FileNotFoundError(f"data file {path} does not exist")
-    questions, bad = [], []
+        raise FileNotFoundError(f"data file {path} does not exist" + (f"; where to get it: {known.source}" if known else ""))
     for number, row in _rows(file):
         try:
             questions.append(_question(row, f"{path}, row {number}", number, task))
         except ValueError as problem:
             bad.append(str(problem))
-    if bad and not skip_bad:
-        more = [f"... and {len(bad) - 10} more"] if len(bad) > 10 else []
-        raise ValueError("\n".join(bad[:10] + more + ["--skip_bad leaves such rows out"]))
-    for problem in bad:
-        print(f"left out: {problem}")
-    if not questions:
-        raise ValueError(f"{path} holds no question")
-    if dedupe:
-        first = {}
-        for q in questions:
-            first.setdefault(question_key(q, "-+*/^=<>") or q.id, q)
-        if len(first) < len(questions):
-            print(f"left out: {len(questions) - len(first)} questions of {path} that repeat an earlier one")
-        questions = list(first.values())
-    return questions
+    return questions, bad
+
+
+def _without_repeats(path: str, questions: list[Question]) -> list[Question]:
+    first = {}
+    for q in questions:
+        first.setdefault(question_key(q, "-+*/^=<>") or q.id, q)
+    if len(first) < len(questions):
+        print(f"left out: {len(questions) - len(first)} questions of {path} that repeat an earlier one")
+    return list(first.values())
 
 
 def _rows(file: Path):
@@ -116,7 +125,7 @@ def _rows(file: Path):
             raise ValueError(f"{file} is not a readable parquet file: {problem}") from None
     else:
         try:
-            with open(file, encoding="utf-8") as lines:
+            with open(file, encoding="utf-8-sig") as lines:
                 yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
         except UnicodeDecodeError as problem:
             raise ValueError(f"{file} is not UTF-8 text: {problem}") from None
@@ -126,12 +135,10 @@ def _question(row: dict | str, where: str, number: int, task: str = "auto") -> Q
     """One row, an object or a line of JSON, as a Question; ValueError naming the row if it is none."""
     try:
         row = json.loads(row) if isinstance(row, str) else row
+        info = parsed(row["info"]) if isinstance(row.get("info"), str) else row.get("info")
+        info = info if isinstance(info, dict) else {}
         asked = next((row[key] for key in ("prompt", "question", "Question", "problem") if row.get(key)), None)
-        messages = _messages(asked) if asked else []
-        info = row["info"] if isinstance(row.get("info"), dict) else {}
-        places = [(row.get("reward_model") or {}).get("ground_truth"), info.get("answer"),
-                  *(row.get(key) for key in ("answer", "answers", "ground_truth", "golden_answers"))]
-        answers = next((found for found in map(_answers, places) if found), [])
+        messages, answers = _messages(asked) if asked else [], _golds(row, info)
     except json.JSONDecodeError as problem:
         raise ValueError(f"{where} is not JSON: {problem}") from None
     except (KeyError, TypeError, AttributeError, RecursionError) as problem:
@@ -143,20 +150,44 @@ def _question(row: dict | str, where: str, number: int, task: str = "auto") -> Q
     mended = [m | {"content": m["content"].replace("\x08oxed", "\\boxed")} for m in messages]
     named = str(row.get("task") or row.get("ability") or "").lower()
     kind = task if task != "auto" else named if named in ("math", "qa") else guess_task(answers)
-    info = row.get("info") if isinstance(row.get("info"), dict) else {}
     levels = [row.get("level"), row.get("Level"), info.get("difficulty_level"), row.get("category")]
     meta = {"level": next((level for level in levels if level is not None), None), "row": number, "repaired": mended != messages}
     return Question(str(row.get("id", row.get("task_id", number))), mended, answers, kind, meta)
+
+
+def _golds(row: dict, info: dict) -> list[str]:
+    """The answers from the first place that has one; the last \\boxed{} of a "solution" (MATH) only if no other has."""
+    keys = ("answer", "answers", "ground_truth", "golden_answers", "Final answer")
+    places = [(row.get("reward_model") or {}).get("ground_truth"), info.get("answer"), *map(row.get, keys)]
+    return next((found for found in map(_answers, places) if found), []) or _answers(last_boxed(str(row.get("solution"))))
 
 
 def _messages(asked) -> list[dict]:
     """A question's text or chat as messages of role and text; TypeError for anything else."""
     if isinstance(asked, str):
         return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": asked}]
-    messages = [{"role": m["role"], "content": m["content"]} for m in asked]
-    if not all(isinstance(text, str) for m in messages for text in m.values()):
-        raise TypeError("a message's role and content must be text")
+    messages = [{"role": m["role"], "content": text_of(m["content"])} for m in asked]
+    if not all(isinstance(m["role"], str) for m in messages):
+        raise TypeError("a message's role must be text")
     return messages
+
+
+def text_of(content) -> str:
+    """The text of a chat message, whose content is a string or a list of {"type": "text", "text": ...}; TypeError for anything else."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        raise TypeError("a message's content must be text")
+    return "".join(part["text"] for part in content)
+
+
+def parsed(line: str | bytes, *keys: str) -> dict | None:
+    """The JSON object in a line; None if it is none, lacks one of the keys, or was cut short by a kill."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and all(key in row for key in keys) else None
 
 
 def _answers(value) -> list[str]:
@@ -167,7 +198,9 @@ def _answers(value) -> list[str]:
         return [a for v in value for a in _answers(v)]
     if isinstance(value, float):
         value = "" if not math.isfinite(value) else int(value) if value.is_integer() else value
-    text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else "" if value is None else str(value).split("####")[-1].strip()
+    text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else "" if value is None else str(value)
+    before, _, after = text.rpartition("####")
+    text = after.strip() or before.strip()
     if re.match(r"\[\s*['\"]", text):
         try:
             items = ast.literal_eval(text)
@@ -321,16 +354,23 @@ BENCHMARKS = {
 }
 
 
+SPELLINGS = {           # regular expressions of benchmarks that have other names too; "math" is a common word: only a split may follow
+    "aime24": "aime[-_ ]?(20)?24", "aime25": "aime[-_ ]?(20)?25", "math500": "math[-_ ]?500", "math": "math(?=$|[-_ ](test|train|5000)$)",
+    "webwalker": "web[-_ ]?walker([-_ ]?qa)?", "hotpotqa": "hotpot([-_ ]?qa)?", "2wiki": "2wiki([-_ ]?multi[-_ ]?hop([-_ ]?qa)?)?",
+    "hle": "hle|humanity.?s[-_ ]last[-_ ]exam"}
+SPLIT = r"(test|train|valid|validation|dev|main|default)([-_]\d+-of-\d+)?"              # names that say nothing of the data
+
+
 def name_of(path: str) -> str:
-    """What a file of questions is called: its name, or its folder's where the name says nothing (aime24/test.jsonl)."""
+    """What a file of questions is called: its name, or that of the nearest folder where the name is a split's (gsm8k/main/test.jsonl)."""
     file = Path(path)
-    return file.parent.name if file.stem in ("test", "train", "valid", "dev") and file.parent.name else file.stem
+    return next((name for name in (file.stem, *(folder.name for folder in file.parents)) if name and not re.fullmatch(SPLIT, name)), file.stem)
 
 
 def benchmark_of(path: str) -> Benchmark | None:
-    """The benchmark whose name a file's begins with, the longest if several do; None for other files."""
-    name = re.sub(r"[^a-z0-9]", "", name_of(path).lower())
-    return BENCHMARKS.get(max((known for known in BENCHMARKS if name.startswith(known)), key=len, default=None))
+    """The benchmark whose name a file's begins with, as a whole word; None for other files."""
+    name = name_of(path).lower()
+    return next((b for known, b in BENCHMARKS.items() if re.match(rf"(?:{SPELLINGS.get(known, known)})(?![^\W_])", name)), None)
 
 
 def benchmark_table() -> str:
@@ -351,9 +391,12 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 def bootstrap(values: list[float], resamples: int = 1000) -> list[float]:
     """Means of resamples of the values with replacement, sorted; the same for the same values."""
-    x = torch.tensor(values, dtype=torch.float64)
-    picked = torch.randint(len(x), (resamples, len(x)), generator=torch.Generator().manual_seed(0))
-    return x[picked].mean(1).sort().values.tolist()
+    x, generator, means = torch.tensor(values, dtype=torch.float64), torch.Generator().manual_seed(0), []
+    size = max(1, 2 ** 20 // len(x))                    # resamples at once: 16 MB
+    for start in range(0, resamples, size):
+        picked = torch.randint(len(x), (min(size, resamples - start), len(x)), generator=generator)
+        means += x[picked].mean(1).tolist()
+    return sorted(means)
 
 
 def evaluate(sample, questions: list[Question], prompts: list[list[int]], samples: int, seed: int, rows=(), keep=lambda row: None, batch: int = 64,
@@ -393,10 +436,10 @@ def row_of(q: Question, samples: list[dict]) -> dict:
 def numbers_of(rows: list[dict]) -> dict:
     """The numbers of an evaluation, k samples a question.
 
-    avg@k: mean accuracy (math_equal or exact match by task), its standard error avg@k_se by bootstrap over questions, pass@k: unbiased, and its pass@k_se; f1
-    and f1_se; the same three of the judge's verdicts where there are any (judge_avg@k ...), judge_failed: share of samples it gave no verdict on, which count
-    in none of them; reward (auto); format_errors, truncated: shares of samples; calls, tokens (the policy's own), length (with tool results): means; and
-    TOOL_STATUS: share of that tool's calls.
+    avg@k: mean accuracy (math_equal or exact match by task), its standard error avg@k_se by bootstrap over questions, pass@k: unbiased, and its
+    pass@k_se; f1 and f1_se; the same of the judge's verdicts where there are any (judge_avg@k ..., see accuracy_of), judge_failed: share of samples
+    without a verdict, which count in none of them; reward (auto); format_errors, truncated: shares of samples; calls, tokens (the policy's own),
+    length (with tool results): means; and TOOL_STATUS: share of that tool's calls.
     """
     samples, mean = [s for row in rows for s in row["samples"]], lambda values: sum(values) / len(values)
     calls = Counter((name, status) for s in samples for name, _, status, _ in s["calls"])
@@ -410,19 +453,25 @@ def numbers_of(rows: list[dict]) -> dict:
 
 
 def accuracy_of(rows: list[dict], verdict: str, prefix: str) -> dict:
-    """avg@k and pass@k of one kind of verdict with their standard errors; samples without a verdict are left out and their share told."""
+    """avg@k and pass@k of one kind of verdict with their standard errors; samples without a verdict are left out and their share told.
+
+    avg@k is over the questions with at least one verdict, pass@j over those with at least j, where it is unbiased if verdicts fail whatever the
+    answer; NAME_questions says over how many, if not over all.
+    """
     k, asked = max(len(row["samples"]) for row in rows), [s for row in rows for s in row["samples"] if verdict in s]
-    verdicts = [[s[verdict] for s in row["samples"] if s.get(verdict) is not None] for row in rows]
-    verdicts = [given for given in verdicts if given]
     if not asked:
         return {}
-    failed = {f"{prefix}failed": sum(s[verdict] is None for s in asked) / len(asked)} if prefix else {}
-    if not verdicts:
-        return failed
-    values = {f"avg@{k}": [sum(given) / len(given) for given in verdicts]}
+    verdicts = [[s[verdict] for s in row["samples"] if s.get(verdict) is not None] for row in rows]
+    values = {f"avg@{k}": [sum(given) / len(given) for given in verdicts if given]}
     for j in sorted({2 ** power for power in range(1, k.bit_length()) if 2 ** power < k} | {k}):
-        values[f"pass@{j}"] = [pass_at_k(len(given), sum(given), min(j, len(given))) for given in verdicts]
-    return failed | {f"{prefix}{name}{end}": number for name, x in values.items() for end, number in (("", sum(x) / len(x)), ("_se", statistics.pstdev(bootstrap(x))))}
+        values[f"pass@{j}"] = [pass_at_k(len(given), sum(given), j) for given in verdicts if len(given) >= j]
+    numbers = {f"{prefix}failed": sum(s[verdict] is None for s in asked) / len(asked)} if prefix else {}
+    for name, x in values.items():
+        if x:
+            numbers |= {f"{prefix}{name}": sum(x) / len(x), f"{prefix}{name}_se": statistics.pstdev(bootstrap(x))}
+        if len(x) < len(rows):
+            numbers[f"{prefix}{name}_questions"] = len(x)
+    return numbers
 
 
 # ----------------------------------------------------------------------------------------------------------------------------------- a served model
@@ -519,44 +568,50 @@ class Judge:
 
     def __init__(self, url: str, model: str, cache: Path):
         self.url, self.model, self.cache, self.lock = f"{url.rstrip('/')}/chat/completions", model, cache, threading.Lock()
-        lines = cache.read_text("utf-8").splitlines() if cache.exists() else []
-        self.known = {row["key"]: row["reply"] for row in map(parsed, lines) if row}
+        text = cache.read_text("utf-8", "replace") if cache.exists() else ""
+        if text and not text.endswith("\n"):                              # cut by a kill: the next line must not join it
+            with open(cache, "a") as file:
+                file.write("\n")
+        known = [row for line in text.split("\n") if (row := parsed(line, "key", "reply"))]
+        self.known = {row["key"]: row["reply"] for row in known if verdict_of(row["reply"]) is not None}
         try:
             self.reply("Is water wet? Reply with one word, YES or NO.")
-        except Unavailable as problem:
+        except (Unavailable, ValueError) as problem:
             raise ValueError(f"--judge {url}: {problem}") from None
 
     def __call__(self, question: str, golds: list[str], answer: str) -> bool | None:
         """The verdict, None if there is none: the endpoint failed, or its first word is neither of the two. An answer is cut after 2,000 characters."""
         text = lambda value: json.dumps(value, ensure_ascii=False)
         prompt = JUDGE_PROMPT.format(question=text(question), golds=text(golds), answer=text(answer[:2000]))
-        try:
-            reply = self.reply(prompt)
-        except Unavailable:
-            return None
-        return {"correct": True, "incorrect": False}.get((re.findall(r"[a-z]+", reply.lower()) or [""])[0])
-
-    def reply(self, prompt: str) -> str:
-        """The model's reply at temperature 0, from the cache if it has been asked before. Raises Unavailable."""
         key = hashlib.sha256(f"{self.model}\n{prompt}".encode("utf-8", "replace")).hexdigest()
         if key not in self.known:
-            message = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
             try:
-                text = str(post_json(self.url, message, api_key(), **self.PATIENCE)["choices"][0]["message"]["content"] or "")
-            except (KeyError, IndexError, TypeError):
-                raise Unavailable(self.url, "the answer is not a chat completion") from None
-            with self.lock, open(self.cache, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "model": self.model, "reply": text}) + "\n")
-                self.known[key] = text
-        return self.known[key]
+                reply = self.reply(prompt)
+            except Unavailable:
+                return None
+            if verdict_of(reply) is None:
+                return None
+            self._remember(key, reply)
+        return verdict_of(self.known[key])
+
+    def reply(self, prompt: str) -> str:
+        """The model's reply at temperature 0, "" for none. Raises Unavailable; ValueError if the URL is none."""
+        message = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
+        try:
+            return text_of(post_json(self.url, message, api_key(), **self.PATIENCE)["choices"][0]["message"]["content"] or "")
+        except (KeyError, IndexError, TypeError):
+            raise Unavailable(self.url, "the answer is not a chat completion") from None
+
+    def _remember(self, key: str, reply: str) -> None:
+        with self.lock, open(self.cache, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, "model": self.model, "reply": reply}) + "\n")
+            self.known[key] = reply
 
 
-def parsed(line: str) -> dict | None:
-    """A line of JSON, None if a kill cut it short."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
+def verdict_of(reply) -> bool | None:
+    """True for a reply whose first word, after <think>..</think>, is CORRECT, False for INCORRECT, else None."""
+    words = re.findall(r"[a-z]+", re.sub(r"^\s*<think>.*?</think>", "", reply, flags=re.DOTALL).lower()) if isinstance(reply, str) else []
+    return {"correct": True, "incorrect": False}.get(words[0] if words else "")
 
 
 def judge_rows(judge: Judge, rows: list[dict]) -> None:
@@ -570,51 +625,158 @@ def judge_rows(judge: Judge, rows: list[dict]) -> None:
 
 # ------------------------------------------------------------------------------------------------------------------------------------------- result files
 
-def resume(path: Path, settings: dict) -> list[dict]:
-    """The rows of an interrupted evaluation, whose file this begins or goes on with: settings in the first line, then a row per question.
+@dataclass
+class Job:
+    """One file of an evaluation. done: its result so far, with "rows" of the first questions; partial: the locked file that new rows go to, None if
+    the result file is there; last: when the latest row was written, seconds of time.perf_counter."""
+    path: str
+    out: Path
+    questions: list[Question]
+    settings: dict
+    done: dict
+    partial: object = None
+    last: float = 0.0
 
-    Raises: ValueError naming a setting that was another.
+    @property
+    def left(self) -> int:
+        return len(self.questions) - len(self.done["rows"])
+
+    def keep(self, row: dict) -> None:
+        """Write a row with the seconds since the one before, so that those of all parts of an interrupted evaluation add up."""
+        seconds, self.last = time.perf_counter() - self.last, time.perf_counter()
+        self.done["seconds"] += seconds
+        self.partial.write(json.dumps({"row": row, "seconds": seconds}).encode() + b"\n")
+
+
+def open_job(path: str, out: Path, questions: list[Question], settings: dict, opened: contextlib.ExitStack) -> Job:
+    """A file's evaluation, with what an earlier one left. ValueError if its settings or questions were others, or another process is at it."""
+    if not out.exists():
+        partial = opened.enter_context(lock_file(out.with_suffix(".partial.jsonl")))
+        job = Job(path, out, questions, settings, resume(partial, settings), partial)
+    else:
+        job = Job(path, out, questions, settings, read_result(str(out)))
+        refuse_other(out, job.done.get("settings"), settings)
+    for number, (row, q) in enumerate(zip(job.done["rows"], questions), 1):
+        if (row.get("id"), row.get("question")) != (q.id, q.messages[-1]["content"]):
+            raise ValueError(f"{out}: question {number} is {row.get('id')!r} in what was done before, {q.id!r} in {path}: give another --out")
+    if job.left < 0:
+        raise ValueError(f"{out}: more questions were done before than {path} has: give another --out or delete it")
+    if job.done["rows"]:
+        print(f"{out}: {len(job.done['rows'])} of {len(questions)} questions were done before")
+    return job
+
+
+def lock_file(path: Path):
+    """A file to read and append to, locked as long as it is open. Raises ValueError if another process holds it."""
+    file = open(path, "a+b", buffering=0)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(f"another evaluation is writing to {path}: give another --out") from None
+    return file
+
+
+def resume(file, settings: dict) -> dict:
+    """What the file of an interrupted evaluation holds: {"rows", "seconds", "versions"}.
+
+    Its first line has settings and versions, each other one a question. A line that a kill cut short is cut off with all after it; a file without a
+    question begins anew. Raises ValueError naming a setting that was another.
     """
-    lines = [row for row in map(parsed, path.read_text("utf-8").splitlines()) if row] if path.exists() else []
+    file.seek(0)
+    size, header, lines = 0, None, []
+    for line in file.read().split(b"\n")[:-1]:
+        row = parsed(line, "row", "seconds") if header else parsed(line, "settings", "versions")
+        if row is None:
+            break
+        size, header, lines = size + len(line) + 1, header or row, lines + [row] if header else []
     if lines:
-        refuse_other(path, lines[0]["settings"], settings)
-    aside = path.with_name(f"{path.name}.tmp")                            # rewritten without a line that a kill cut short
-    aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines or [{"settings": settings}]), "utf-8")
-    os.replace(aside, path)
-    return lines[1:]
+        refuse_other(file.name, header["settings"], settings)
+        file.truncate(size)
+    else:
+        header = {"settings": settings, "versions": versions()}
+        file.truncate(0)
+        file.write(json.dumps(header).encode() + b"\n")
+    return {"rows": [x["row"] for x in lines], "seconds": sum(x["seconds"] for x in lines), "versions": header["versions"]}
 
 
-def refuse_other(path: Path, before: dict, now: dict) -> None:
+def refuse_other(path: Path | str, before: dict | None, now: dict) -> None:
     """ValueError if a result file was made with other settings."""
-    now = json.loads(json.dumps(now))
+    before, now = before or {}, json.loads(json.dumps(now))
     for name in now:
         if before.get(name) != now[name]:
             raise ValueError(f"{path} was made with {name} = {before.get(name)!r}, now {now[name]!r}: give another --out or delete it")
 
 
+def weights_of(model: str) -> str:
+    """What tells the weights in a folder from others, without reading them all: a hash of configuration, tokenizer and 16 pieces of each weight file.
+
+    Times do not count: a copy has the same. "" for a name on the Hub, whose revision is not looked up.
+    """
+    kinds = ("config.json", "tokenizer.json", "*.safetensors", "*.bin")
+    digest, files = hashlib.sha256(), [file for kind in kinds for file in sorted(Path(model).glob(kind))]
+    for file in files:
+        size, piece = file.stat().st_size, 1 << 16
+        digest.update(f"{file.name} {size}\n".encode())
+        with open(file, "rb") as data:
+            for k in range(16):
+                data.seek(max(0, size - piece) * k // 15)
+                digest.update(data.read(piece))
+    return digest.hexdigest() if files else ""
+
+
+ROW = {"id": str, "question": str, "answers": list, "task": str, "level": object, "samples": list}
+SAMPLE = {"pieces": list, "finish": str, "calls": list, "tokens": int, "length": int, "answer": str | None, "correct": bool,
+          "f1": float | int, "reward": float | int}
+PARTS = {"pieces": 2, "calls": 4}                       # entries of each piece and call
+
+
 def read_result(path: str) -> dict:
-    """A result file of this program. ValueError if it is none."""
+    """A result file of this program. ValueError naming the file and what is wrong with it if it is none."""
     try:
         result = json.loads(Path(path).read_text("utf-8"))
-        return result if result["rows"][0]["samples"] else result
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as problem:
-        raise ValueError(f"{path} is not a result file of eval.py: {problem!r}") from None
+        rows = result["rows"] if isinstance(result, dict) and isinstance(result.get("rows"), list) else []
+        lacking = [f"row {n}: {key}" for n, row in enumerate(rows, 1) if (key := lacks(row, ROW) or lacks_samples(row["samples"]))]
+    except (OSError, ValueError) as problem:
+        raise ValueError(f"{path} is not a result file of eval.py: {problem}") from None
+    if not rows or lacking:
+        raise ValueError(f"{path} is not a result file of eval.py: missing or of another form: {lacking[0] if rows else 'rows'}")
+    return result
+
+
+def lacks(thing, kinds: dict) -> str:
+    """The first key that an object lacks or has of another kind, "" if there is none."""
+    for key, kind in kinds.items():
+        if not isinstance(thing, dict) or key not in thing or not isinstance(thing[key], kind):
+            return key
+        if key in PARTS and not all(isinstance(part, list) and len(part) == PARTS[key] for part in thing[key]):
+            return key
+    return ""
+
+
+def lacks_samples(samples: list) -> str:
+    return next(filter(None, (lacks(sample, SAMPLE) for sample in samples)), "" if samples else "samples")
 
 
 def write_result(path: Path, result: dict) -> None:
     """Write aside, then rename: a result file is whole or not there."""
     aside = path.with_name(f"{path.name}.tmp")
-    aside.write_text(json.dumps(result, ensure_ascii=False), "utf-8")
+    aside.write_text(json.dumps(result), "utf-8")
     os.replace(aside, path)
 
 
 def regrade(path: str, judge: Judge | None, task: str) -> dict:
-    """Grade the samples of a result file anew, without the model: with today's graders, another task ("auto": as it was) or a judge; written back."""
+    """Grade the samples of a result file anew, without the model, with today's graders, and write it back.
+
+    task: "math" or "qa" for all rows; "auto": each row's own, which it keeps; "": as the file is graded now. The file's "graded_as" says which.
+    judge: gives new verdicts.
+    """
     result = read_result(path)
+    task = result["graded_as"] = task or result.get("graded_as", "auto")
     for i, row in enumerate(result["rows"]):
         chat = [{"role": "user", "content": row["question"]}]
         q = Question(row["id"], chat, row["answers"], row["task"] if task == "auto" else task, {"level": row["level"]})
-        result["rows"][i] = row_of(q, row["samples"])
+        result["rows"][i] = row_of(q, row["samples"]) | {"task": row["task"]}
     if judge:
         judge_rows(judge, result["rows"])
         result |= {"judge": judge.model}
@@ -624,8 +786,14 @@ def regrade(path: str, judge: Judge | None, task: str) -> dict:
 
 
 def compare(first: str, second: str) -> str:
-    """Mean difference second - first over the questions that two result files share, with its 95% interval by paired bootstrap, per measure."""
-    a, b = ({row["id"] + row["question"]: row for row in read_result(path)["rows"]} for path in (first, second))
+    """Mean difference second - first over the questions that two result files share, with its 95% interval by paired bootstrap, per measure.
+
+    Questions are the same if id and text are, or the text alone where the ids of a file are numbers, which may count rows; a repeated one is paired
+    with the repetition of the same rank. What else differs between the files is said.
+    """
+    results = [read_result(path) for path in (first, second)]
+    numbered = any(all(row["id"].isdigit() for row in result["rows"]) for result in results)
+    a, b = (by_question(result["rows"], numbered) for result in results)
     shared, lines = [key for key in a if key in b], []
     if not shared:
         raise ValueError(f"{first} and {second} share no question")
@@ -636,7 +804,28 @@ def compare(first: str, second: str) -> str:
             means = bootstrap(gains, 10_000)
             low, high, worse = means[249], means[9750], sum(m <= 0 for m in means) / len(means)
             lines.append(f"{name:8s} {statistics.mean(gains):+.4f}  95% interval {low:+.4f} .. {high:+.4f}  resamples at or below 0: {worse:.4f}")
-    return "\n".join([f"{second} - {first}: {len(shared)} questions in both, {len(a) - len(shared)} and {len(b) - len(shared)} in one"] + lines)
+    head = f"{second} - {first}: {len(shared)} questions in both, {len(a) - len(shared)} and {len(b) - len(shared)} in one"
+    return "\n".join([head, *unlike(*results, [(a[key], b[key]) for key in shared]), *lines])
+
+
+def by_question(rows: list[dict], by_text: bool) -> dict:
+    """Rows by text, and id unless by_text, and how many with the same came before."""
+    seen, found = Counter(), {}
+    for row in rows:
+        key = "" if by_text else row["id"], row["question"]
+        found[key, seen[key]] = row
+        seen[key] += 1
+    return found
+
+
+def unlike(a: dict, b: dict, pairs: list[tuple[dict, dict]]) -> list[str]:
+    """A line for each way in which two results were not made or graded alike."""
+    task = lambda result, row: row["task"] if result.get("graded_as", "auto") == "auto" else result["graded_as"]
+    counts = {"tasks": sum(task(a, x) != task(b, y) for x, y in pairs), "answers": sum(x["answers"] != y["answers"] for x, y in pairs)}
+    samples = [max(len(row["samples"]) for row in result["rows"]) for result in (a, b)]
+    told = {"judge": (a.get("judge"), b.get("judge")), "samples a question": samples}
+    return ([f"other {name} in {n} of these questions" for name, n in counts.items() if n]
+            + [f"other {name}: {x}, then {y}" for name, (x, y) in told.items() if x != y])
 
 
 def table(results: dict[str, dict]) -> str:
@@ -712,8 +901,16 @@ class Evaluation(Agent):
         check_options(self)
         if not self.model or not self.data or not all(self.data):
             raise ValueError("--model and --data are needed")
-        if bool(self.judge) != bool(self.judge_model):
-            raise ValueError("--judge and --judge_model go together")
+        check_judge(self.judge, self.judge_model)
+        names = [name_of(path) for path in self.data]
+        for path, name in zip(self.data, names):
+            if names.count(name) > 1:
+                raise ValueError(f"--data: {' and '.join(p for p, n in zip(self.data, names) if n == name)} would write one result file: rename one")
+
+
+def check_judge(judge: str, judge_model: str) -> None:
+    if bool(judge) != bool(judge_model):
+        raise ValueError("--judge and --judge_model go together")
 
 
 def settings_of_run(model: str) -> dict:
@@ -725,27 +922,41 @@ def settings_of_run(model: str) -> dict:
 
 
 def run_files(run: Evaluation) -> dict[str, dict]:
-    """Evaluate the model on every file: file name -> result. Everything that can be wrong without a model is checked first."""
+    """Evaluate the model on every file: name -> result. What can be wrong without a model is checked before one is loaded, if one is needed."""
     marker = Path(run.model) / "latest"
     model = str(marker.parent / marker.read_text().strip()) if marker.is_file() else run.model
     folder = Path(run.out or (run.model if Path(run.model).is_dir() else "."))
     folder.mkdir(parents=True, exist_ok=True)
-    data = {path: load_file(run, path) for path in run.data}
+    data, weights = {path: load_file(run, path) for path in run.data}, weights_of(model)
+    with contextlib.ExitStack() as opened:
+        outs = {path: folder / f"eval_{name_of(path)}_{Path(model).name}.json" for path in data}
+        jobs = [open_job(path, outs[path], questions, settings_of(run, path, model, weights), opened) for path, questions in data.items()]
+        judge = Judge(run.judge, run.judge_model, folder / "judge.jsonl") if run.judge else None
+        sample, prompts = sampling(run, model, jobs, opened) if any(job.left for job in jobs) else (None, {})
+        return {name_of(job.path): run_file(run, job, prompts.get(job.path, []), sample, judge) for job in jobs}
+
+
+def settings_of(run: Evaluation, path: str, model: str, weights: str) -> dict:
+    """What decides the samples of a file: they may not change in an evaluation that goes on."""
+    free = {"rows", "device", "judge", "judge_model", "out", "data", "model"}
+    settings = {name: value for name, value in dataclasses.asdict(run).items() if name not in free}
+    return settings | {"checkpoint": model, "weights": weights, "data_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+
+
+def sampling(run: Evaluation, model: str, jobs: list[Job], opened: contextlib.ExitStack) -> tuple:
+    """(the function that samples, as `evaluate` wants it; path -> prompts), with the tools and the model or its server ready."""
     tools = run.open_tools()
-    judge = Judge(run.judge, run.judge_model, folder / "judge.jsonl") if run.judge else None
+    for tool in tools.values():
+        opened.callback(tool.close)
     policy = None if run.served else Policy.load(model, run.dtype, run.device)
     tokenizer = policy.tokenizer if policy else load_tokenizer(model)
-    prompts = {path: [encode_prompt(tokenizer, q.messages) for q in questions] for path, questions in data.items()}
+    prompts = {job.path: [encode_prompt(tokenizer, q.messages) for q in job.questions] for job in jobs}
+    if run.served:
+        return Served(run.served, run.served_name or run.model, tokenizer, tools, run), prompts
     longest = max(len(prompt) for each in prompts.values() for prompt in each)
-    sample = Served(run.served, run.served_name or run.model, tokenizer, tools, run) if run.served else functools.partial(sample_initial, Sampler(
-        policy, tools, run.rows, longest, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk, top_p=run.top_p, top_k=run.top_k))
-    results = {}
-    for path, questions in data.items():
-        name = f"{name_of(path)}_{Path(model).name}"
-        results[name_of(path)] = run_file(run, model, path, questions, prompts[path], sample, judge, folder / f"eval_{name}.json")
-    for tool in tools.values():
-        tool.close()
-    return results
+    sampler = Sampler(policy, tools, run.rows, longest, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk,
+                      top_p=run.top_p, top_k=run.top_k)
+    return functools.partial(sample_initial, sampler), prompts
 
 
 def load_file(run: Evaluation, path: str) -> list[Question]:
@@ -757,54 +968,70 @@ def load_file(run: Evaluation, path: str) -> list[Question]:
         print(f"{path}: repaired the backspace in \\boxed in {repaired} of {len(questions)} prompts")
     if known and known.metric == "judge" and not run.judge:
         print(f"{path}: the paper has a model judge these answers (--judge); without one, avg@k is exact match or math_equal")
+    lost = [(q, gold) for q in questions for gold in q.answers if not is_correct(Rollout([0], 0, finish="stop", pieces=[(True, perfect(gold))]), q)]
+    for q, gold in lost[:10]:
+        print(f"{path}, row {q.meta['row']}: warning: its answer {gold!r} is not graded as right, whoever gives it")
+    if len(lost) > 10:
+        print(f"{path}: warning: ... and {len(lost) - 10} answers more")
     return questions
 
 
-def run_file(run: Evaluation, model: str, path: str, questions, prompts, sample, judge: Judge | None, out: Path) -> dict:
-    """Evaluate one file, going on where an interrupted evaluation of the same settings was; write and return the result."""
-    free = {"rows", "device", "judge", "judge_model", "out", "data", "model"}
-    settings = {name: value for name, value in dataclasses.asdict(run).items() if name not in free}
-    settings |= {"checkpoint": model, "data_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
-    if out.exists():
-        refuse_other(out, read_result(out)["settings"], settings)
-    partial, started = out.with_suffix(".partial.jsonl"), time.perf_counter()
-    done = read_result(out)["rows"] if out.exists() else resume(partial, settings)
-    if done:
-        print(f"{out}: {len(done)} of {len(questions)} questions were done before")
-    with open(partial, "a", encoding="utf-8", buffering=1) if not out.exists() else contextlib.nullcontext() as file:
-        result = evaluate(sample, questions, prompts, run.samples, run.seed, rows=done, keep=lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n"))
+def perfect(gold: str) -> str:
+    """A response in the right format with this answer."""
+    return f"<think> </think><answer> \\boxed{{{gold}}} </answer>"
+
+
+def run_file(run: Evaluation, job: Job, prompts: list[list[int]], sample, judge: Judge | None) -> dict:
+    """Sample what is left of a file and let the judge judge; write and return the result. A finished one keeps all else that its file says.
+
+    "seconds": of sampling and grading, over all parts, less what a kill lost of a batch. "versions": of the first part, then the last.
+    """
+    result, job.last = job.done, time.perf_counter()
+    if job.partial:
+        result = evaluate(sample, job.questions, prompts, run.samples, run.seed, rows=job.done["rows"], keep=job.keep)
+        before, now = job.done["versions"], versions()
+        both = {name: now[name] if before.get(name) == now[name] else f"{before.get(name)}, then {now[name]}" for name in now}
+        result |= {"settings": job.settings, "data": job.path, "versions": both, "seconds": job.done["seconds"]}
     if judge:
         judge_rows(judge, result["rows"])
         result |= {"numbers": numbers_of(result["rows"]), "judge": judge.model}
-    seconds = time.perf_counter() - started
-    write_result(out, result | {"settings": settings, "data": path, "versions": versions(), "seconds": seconds})
-    partial.unlink(missing_ok=True)
-    print(f"{len(questions)} questions x {run.samples} samples, temperature {run.temperature}, {seconds:.0f} s -> {out}", flush=True)
+    if job.partial or judge:
+        write_result(job.out, result)
+    if job.partial:
+        Path(job.partial.name).unlink(missing_ok=True)
+    told = f"{len(job.questions)} questions x {run.samples} samples, temperature {run.temperature}, {result['seconds']:.0f} s"
+    print(f"{told} -> {job.out}", flush=True)
     return result
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Evaluate a model with tools on files of questions; one self-describing JSON file for each.", allow_abbrev=False)
     add_flags(parser, Evaluation)
-    other = parser.add_argument_group("without a model")
+    other = parser.add_argument_group("without a model").add_mutually_exclusive_group()
     how = dict(default=argparse.SUPPRESS, nargs="+", metavar="FILE")
-    other.add_argument("--benchmarks", default=argparse.SUPPRESS, action="store_true", help="the paper's benchmarks: format, grader, metric, where to get them")
+    benchmarks = "the paper's benchmarks: format, grader, metric, where to get them"
+    other.add_argument("--benchmarks", default=argparse.SUPPRESS, action="store_true", help=benchmarks)
     other.add_argument("--overlap", help="questions that the first file shares with each of the others", **how)
     other.add_argument("--compare", help="two result files: paired bootstrap of the difference", **how | dict(nargs=2))
     other.add_argument("--regrade", help="result files: grade their samples anew, with --task or --judge", **how)
-    flags = vars(parser.parse_args(argv))
-    actions = {"benchmarks": lambda _: benchmark_table(), "overlap": overlap_lines, "compare": lambda files: compare(*files), "regrade": lambda files: table(regrade_all(files, flags))}
+    flags = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(parser.parse_args(argv)).items()}
+    actions = {"benchmarks": lambda _: benchmark_table(), "overlap": overlap_lines, "compare": lambda files: compare(*files),
+               "regrade": lambda files: table(regrade_all(files, flags))}
     for name, action in actions.items():
         if name in flags:
             return print(action(flags[name]))
     transformers.utils.logging.disable_progress_bar()
-    print(table(run_files(Evaluation(**(settings_of_run(flags.get("model", "")) | {name: tuple(v) if isinstance(v, list) else v for name, v in flags.items()})))))
+    print(table(run_files(Evaluation(**(settings_of_run(flags.get("model", "")) | flags)))))
 
 
-def regrade_all(files: list[str], flags: dict) -> dict[str, dict]:
+def regrade_all(files: tuple[str, ...], flags: dict) -> dict[str, dict]:
     """Grade result files anew: name -> result."""
-    judge = Judge(flags["judge"], flags.get("judge_model", ""), Path(files[0]).parent / "judge.jsonl") if flags.get("judge") else None
-    return {Path(file).stem.removeprefix("eval_"): regrade(file, judge, flags.get("task", "auto")) for file in files}
+    url, model = flags.get("judge", ""), flags.get("judge_model", "")
+    check_judge(url, model)
+    for file in files:
+        read_result(file)                               # all, before the first is written
+    judge = Judge(url, model, Path(files[0]).parent / "judge.jsonl") if url else None
+    return {Path(file).stem.removeprefix("eval_"): regrade(file, judge, flags.get("task", "")) for file in files}
 
 
 if __name__ == "__main__":
