@@ -862,7 +862,7 @@ def test_a_judge_that_is_not_there_is_named_before_a_model_is_loaded(tmp_path, m
         run_fake(tmp_path, write(tmp_path / "q.jsonl", {"question": "a", "answer": "1"}), judge="http://127.0.0.1:9/v1", judge_model="m")
     with pytest.raises(ValueError, match="--judge and --judge_model go together"):
         evaluation.main(["--model", "m", "--data", "d", "--judge", "http://x"])
-    with pytest.raises(ValueError, match="--judge foo: not an http.* URL"):
+    with pytest.raises(ValueError, match="--judge foo: not a URL of the form"):
         run_fake(tmp_path, write(tmp_path / "q.jsonl", {"question": "a", "answer": "1"}), judge="foo", judge_model="m")
 
 

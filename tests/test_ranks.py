@@ -1,6 +1,4 @@
 """Several processes (gloo, on the CPU): the same update however it is spread, a rank without data, sharded weights, exact resume, signals, torchrun."""
-import contextlib
-import copy
 import dataclasses
 import datetime
 import json
