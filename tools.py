@@ -12,7 +12,7 @@ The jail of PythonTool, enforced by the kernel (Landlock, seccomp, resource limi
     writing    | no file and no folder, anywhere
     metadata   | of no file can it be changed
     network    | no socket of any kind
-    processes  | none can be started, by fork or exec; threads can
+    processes  | none can be started, by fork or exec; threads can, but more than 64 are noticed within 50 ms and the call is killed
     others     | no signal to another process, no look into it; where own namespaces are allowed /proc is empty too
     secrets    | nothing of the trainer's environment, memory and open files
     privileges | none can be gained, no limit raised, root or not
@@ -400,7 +400,7 @@ def _preload() -> None:
 
 
 def _child(line: int, parts: dict, timeout: float, memory_mb: int) -> None:
-    """One call: its own session, limits, the jail; then wait for the files, run the code, write "ok" or "error" as the verdict."""
+    """One call: its own process group, limits, the jail; then wait for the files, run the code, write "ok" or "error" as the verdict."""
     os.setpgid(0, 0) if parts["seccomp"] else os.setsid()                 # the jail lets nobody leave the group
     os.nice(5)                                                            # the worker and those that wait in the jail go first
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0), os.dup2(line, 3)       # its own: the flags of an inherited one would be shared
