@@ -59,14 +59,14 @@ def weights_of(policy):
     return [(p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone() for p in policy.model.parameters()]
 
 
-def three_updates(model, file, micro, shard, dtype, take, aggregate="seq-mean"):
+def three_updates(model, file, micro, shard, dtype, take, aggregate="seq-mean", mesh=None):
     """Three updates on this rank's part of the rollouts, `take` of them (all if None): weights, and the stats of the last."""
     ranks, policy, rollouts = Ranks(), Policy.load(model), pickle.loads(Path(file).read_bytes())[:take]
     for p in policy.model.parameters():
         p.data = p.data.to(getattr(torch, dtype))
     policy.dtype = getattr(torch, dtype)
     if shard:
-        policy.shard(dtype)
+        policy.shard(dtype, mesh and torch.distributed.device_mesh.init_device_mesh("cpu", mesh))
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05, momentum=0.9)
     mine = ranks.share(rollouts)
     config = dataclasses.replace(CONFIG, micro=micro, aggregate=aggregate, clip_grad=0.5)
@@ -74,8 +74,8 @@ def three_updates(model, file, micro, shard, dtype, take, aggregate="seq-mean"):
         with policy.gathered():
             old = score(policy, mine, 1.0, micro).logp
         mask = appo.response_tensors(mine, "cpu")[1]
-        adv = torch.stack([torch.randn(old.shape[1], generator=torch.Generator().manual_seed(r.seed % 10**9 + k)) for r in mine]) if mine else torch.zeros(old.shape)
-        adv = torch.stack([torch.randn(64, generator=torch.Generator().manual_seed(r.seed % 10**9 + k))[:old.shape[1]] for r in mine]) if mine else adv
+        credit = [torch.randn(64, generator=torch.Generator().manual_seed(r.seed % 10**9 + k))[:old.shape[1]] for r in mine]
+        adv = torch.stack(credit) if mine else torch.zeros(old.shape)
         stats = appo.update(policy, optimizer, mine, old, adv * mask, mask, config, ranks=ranks)
     return weights_of(policy), stats
 
@@ -94,6 +94,13 @@ def test_the_update_is_the_same_however_it_is_spread(sampled, alone, tmp_path, p
     for other, theirs in spread(three_updates, processes, tmp_path / "spread", *sampled, micro, shard, "float32", None, aggregate):
         assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6
         assert theirs == pytest.approx(stats, abs=2e-5)
+
+
+def test_shards_in_a_node_and_copies_across_nodes(sampled, alone, tmp_path):
+    """HSDP, two nodes of two: what --nnodes 2 makes of four processes."""
+    weights, stats = alone["seq-mean"]
+    for other, theirs in spread(three_updates, 4, tmp_path / "spread", *sampled, 4, True, "float32", None, "seq-mean", (2, 2)):
+        assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6 and theirs == pytest.approx(stats, abs=2e-5)
 
 
 @pytest.mark.parametrize("shard", [False, True])
@@ -167,6 +174,17 @@ def poisoned_update(model, file):
     return stats["skipped"], all(torch.equal(a, b) for a, b in zip(before, weights_of(policy))) and not optimizer.state
 
 
+def test_a_heartbeat_names_who_keeps_the_others_waiting(tmp_path):
+    ranks = Ranks()
+    beats = []
+    for rank, phase in enumerate(("step 7, wait", "step 7, sample", "step 7, sample")):
+        ranks.rank = rank
+        beats.append(train.Heartbeat(tmp_path, ranks))
+        beats[-1](phase)
+    (tmp_path / "heartbeat_2").write_text(f"{time.time() - 500} step 7, sample")
+    assert beats[0].slowest() in ("waiting for rank 2: in step 7, sample for 500 s", "waiting for rank 2: in step 7, sample for 501 s")
+
+
 # ---- runs
 
 def flags(world, agent_folder, out, **changes):
@@ -189,6 +207,15 @@ def ended(process, code=0):
 def steps_of(out):
     lines = [json.loads(line) for line in open(out / "metrics.jsonl")]
     return [{k: v for k, v in x.items() if not k.startswith(("seconds", "occupancy"))} for x in lines if "reward" in x]
+
+
+def test_the_reference_is_shared_too(world, agent_folder, tmp_path):
+    """A step with a KL term to the starting model, on one rank and, sharded, on two: the same KL, 0 before the policy has moved."""
+    kl = {}
+    for ranks, shard in ((1, "false"), (2, "true")):
+        ended(torchrun(ranks, *flags(world, agent_folder, tmp_path / str(ranks), shard=shard, steps=1, prompts=4, minibatch=4, branches=0, eval_questions=0, kl_coef=0.1, ppo_epochs=2, lr=1e-3)))
+        kl[ranks] = steps_of(tmp_path / str(ranks))[0]["kl_ref"]
+    assert kl[1] == pytest.approx(kl[2], rel=1e-2) and kl[1] > 1e-6
 
 
 @pytest.mark.parametrize("shard", ["false", "true"])

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -252,6 +253,89 @@ def test_broken_tools_stop_a_run_that_then_goes_on(finished, world, agent_folder
     train.main(args)
     a, b = (Policy.load(str(out / "step_000004")).model.parameters() for out in (finished, tmp_path / "run"))
     assert all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def test_a_damaged_checkpoint_is_passed_over(finished, world, agent_folder, tmp_path, capsys):
+    """The newest one cut short, another left half-written by a kill: the run goes on from the one before and ends the same."""
+    import shutil
+    shutil.copytree(finished, tmp_path / "run")
+    file = next((tmp_path / "run" / "step_000004").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-100])
+    (tmp_path / "run" / "step_000006.tmp").mkdir()
+    train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL))
+    assert f"going on from {tmp_path / 'run' / 'step_000002'}" in capsys.readouterr().out
+    a, b = (Policy.load(str(out / "step_000004")).model.parameters() for out in (finished, tmp_path / "run"))
+    assert all(torch.equal(x, y) for x, y in zip(a, b))
+    assert [x["step"] for x in lines(tmp_path / "run", "metrics") if "reward" in x] == [1, 2, 3, 4]
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(finished, world, agent_folder, tmp_path, monkeypatch):
+    import shutil
+    shutil.copytree(finished, tmp_path / "run")
+    longer = arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(steps=5))
+    usage = train.shutil.disk_usage
+    monkeypatch.setattr(train.shutil, "disk_usage", lambda path: usage(path)._replace(free=10**6))
+    with pytest.raises(OSError, match=r"no checkpoint of step 5: .*run has 0.00 GB free, a checkpoint takes 0.07: 0.07 GB are missing; the newest complete one is .*step_000004"):
+        train.main(longer)
+    monkeypatch.undo()
+    monkeypatch.setattr(train.torch, "save", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="no checkpoint of step 5: rank 0: .*No space left on device; the newest complete one is .*step_000004"):
+        train.main(longer)
+    monkeypatch.undo()
+    assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000000", "step_000002", "step_000004"}
+    train.main(longer)
+    assert (tmp_path / "run" / "latest").read_text() == "step_000005"
+
+
+def test_a_kill_in_the_middle_of_saving_leaves_the_old_checkpoint(finished, world, agent_folder, tmp_path, monkeypatch):
+    import shutil
+    shutil.copytree(finished, tmp_path / "run")
+    longer = arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(steps=5))
+    monkeypatch.setattr(train.os, "replace", lambda a, b: (_ for _ in ()).throw(KeyboardInterrupt) if "step_" in str(a) else os.rename(a, b))
+    with pytest.raises(KeyboardInterrupt):
+        train.main(longer)
+    monkeypatch.undo()
+    assert (tmp_path / "run" / "step_000005.tmp").exists() and train.newest(Run(out=str(tmp_path / "run"))).name == "step_000004"
+    train.main(longer)
+    assert not (tmp_path / "run" / "step_000005.tmp").exists() and train.newest(Run(out=str(tmp_path / "run"))).name == "step_000005"
+
+
+def test_old_checkpoints_are_deleted_when_a_newer_one_is_complete(world, agent_folder, tmp_path):
+    train.main(arguments(world, tmp_path, model=agent_folder, **SMALL | dict(save_every=1, keep=2, eval_questions=0)))
+    assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000003", "step_000004"}
+
+
+def test_gradients_that_are_not_finite_stop_the_run(world, agent_folder, tmp_path, monkeypatch):
+    """Credit that is not a number: no update is made, and after two such steps the run stops with the rollouts on disk and the weights of the start."""
+    monkeypatch.setattr(train.appo, "credit", lambda rows, grown, omega, *a: omega * float("nan"))
+    with pytest.raises(ValueError, match=r"the gradients of 2 steps in a row were not finite; the last step's rollouts are in .*skipped_000002_0.jsonl"):
+        train.main(arguments(world, tmp_path, model=agent_folder, **SMALL | dict(max_skipped=2, eval_questions=0)))
+    assert [x["skipped"] for x in lines(tmp_path / "run", "metrics")] == [1.0, 1.0] and "gradient was not finite" in str(lines(tmp_path / "run", "metrics")[0]["alarms"])
+    rows = [json.loads(line) for line in open(tmp_path / "run" / "skipped_000002_0.jsonl")]
+    assert len(rows) >= 16 and {row["group"] for row in rows} == {0, 1, 2, 3}
+    a, b = (Policy.load(str(path)).model.parameters() for path in (agent_folder, train.newest(Run(out=str(tmp_path / "run")))))
+    assert all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def test_alarms():
+    fine = dict(entropy=0.5, zero_std=0.2, truncated=0.1, tool_infra=0.0, sampler_gap=1e-5, sampler_gap_exact=True, skipped=0.0)
+    assert train.alarms(fine) == []
+    for name, value, words in (("entropy", 0.001, "collapsed"), ("zero_std", 0.95, "no credit"), ("truncated", 0.6, "cut off"), ("tool_infra", 0.2, "infrastructure"), ("sampler_gap", 0.01, "disagree"), ("skipped", 0.5, "not finite")):
+        assert len(train.alarms(fine | {name: value})) == 1 and words in train.alarms(fine | {name: value})[0]
+    assert train.alarms(fine | dict(sampler_gap=0.1, sampler_gap_exact=False)) == [], "in bfloat16 log-probs differ by so much"
+
+
+def test_sharegpt_examples_are_the_same_as_messages(agent, tmp_path):
+    chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "<think> a </think><answer> b </answer>"}]
+    share = {"system": "s", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": chat[2]["content"]}]}
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": chat}) + "\n" + json.dumps(share) + "\n")
+    first, second = train.read_examples(str(tmp_path / "a.jsonl"), agent.tokenizer)
+    assert first == second
+
+
+def test_bfloat16_needs_shards():
+    with pytest.raises(ValueError, match="--dtype bfloat16 needs --shard"):
+        read_settings(["--dtype", "bfloat16"])
 
 
 def test_another_run_in_the_same_folder_is_refused(finished, world, agent_folder, tmp_path):
