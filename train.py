@@ -672,7 +672,11 @@ def join_ranks(run: Run) -> tuple[Run, Ranks]:
 def mesh_of(run: Run, ranks: Ranks):
     """Shards within a node, copies across nodes (HSDP); None, all processes, on a single node."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
-    return init_device_mesh(run.device.split(":")[0], (ranks.world // here, here)) if ranks.world > here else None
+    return node_mesh(run.device.split(":")[0], ranks.world // here, here) if ranks.world > here else None
+
+
+def node_mesh(kind: str, nodes: int, here: int):
+    return init_device_mesh(kind, (nodes, here), mesh_dim_names=("node", "shard"))
 
 
 def show_plan(argv: list[str]) -> None:

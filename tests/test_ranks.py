@@ -66,7 +66,7 @@ def three_updates(model, file, micro, shard, dtype, take, aggregate="seq-mean", 
         p.data = p.data.to(getattr(torch, dtype))
     policy.dtype = getattr(torch, dtype)
     if shard:
-        policy.shard(dtype, mesh and torch.distributed.device_mesh.init_device_mesh("cpu", mesh))
+        policy.shard(dtype, mesh and train.node_mesh("cpu", *mesh))
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05, momentum=0.9)
     mine = ranks.share(rollouts)
     config = dataclasses.replace(CONFIG, micro=micro, aggregate=aggregate, clip_grad=0.5)
