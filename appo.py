@@ -8,7 +8,8 @@
     6. grow_branches    resample from those tokens with the current policy: a branch forks its parent's cache and runs the same loop, tools included
     7. credit           two groups, initial rollouts and branches, then the future term                        (advantage.py, Eq. 6-7)
     8. update           clipped policy gradient on the initial rollouts; branches never enter the loss         (advantage.py, Eq. 8)
-    `step` puts them in order: 1-2 once, then for every mini-batch of prompts 3-8.
+    `step` puts them in order: 1-2 once, then for every mini-batch of prompts 3-8. Of several processes (Ranks) each does 1-7 for its share of the prompts, with
+    whole weights (Policy.gathered); the update is that of the whole mini-batch.
 
 Differs from the paper in: a mini-batch in which the policy has not moved yet has Omega = 1 everywhere, where Eq. 5 is undefined; there entropy alone chooses.
 Differs from the released code in: branches are drawn before every update with the current policy, not once per step with the old one; a fork starts from the

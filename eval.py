@@ -1,12 +1,11 @@
 """Questions in, rewards and scores out.
 
-    load_questions    .jsonl and .parquet files in the formats of verl/ARPO, ARPO's evaluation, TRL and plain {"question", "answer"}
+    load_questions    .jsonl and .parquet files in the formats of verl/ARPO, ARPO's evaluation, Search-R1, TRL, verifiers and plain {"question", "answer"}
     released_reward   the reward of the released code, bug for bug
-    reward            ours: only what the policy wrote counts, mathematics is graded as mathematics, executed calls earn the bonus
-    exact_match, token_f1, math_equal, last_boxed
-    evaluate          avg@k, pass@k, tool calls per question
-    python eval.py --model M --data bench.jsonl --samples 5
-    python eval.py --overlap train.parquet bench1.jsonl bench2.jsonl        which questions they share
+    reward            ours: only what the policy wrote counts, mathematics is graded as mathematics, executed calls earn the bonus     (grading.py)
+    evaluate          samples questions and grades them: avg@k, pass@k, F1, tool calls, with standard errors
+    Judge, Served     a model that judges answers, a model that is served elsewhere: both behind OpenAI-compatible endpoints
+    python eval.py --model M --data bench.jsonl --samples 5                 and --benchmarks, --overlap, --regrade, --compare without a model
 
 Differs from the released code in: the answer is read from the policy's own text, so that a search result holding "<answer>" neither breaks nor makes a
 format; -5 is not 5, 1/2 is 0.5 and x+1 is 1+x; a Chinese, Japanese or Korean character is a word.

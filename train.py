@@ -2,6 +2,9 @@
 
     python train.py                                             the laptop run: bundled world, tiny model, minutes
     python train.py --model M --data F --corpus C --out DIR     a Hugging Face model on real questions with Python and search
+    torchrun --nproc_per_node 8 train.py --config configs/qwen2.5-7b-reasoning.json --data F --corpus C
+                                                                a run of the paper: every process samples its share of the prompts, the update is shared
+    python train.py --config ... --plan                         what that will cost, before anything is loaded
 
 Settings come from, each overriding the one before: the paper's defaults, --preset, --config, --algo, flags. Without --model and --config the laptop run's
 configs/laptop.json is taken. A run whose folder holds a complete checkpoint goes on from it.
