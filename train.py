@@ -275,7 +275,7 @@ def save(run: Run, policy: Policy, optimizer, step: int, ranks: Ranks = Ranks())
             policy.tokenizer.save_pretrained(aside)
         problems = list(filter(None, ranks.gather(problem)))
         if not problems and (policy.shards or ranks.rank == 0):
-            torch.save(trainer_state(policy, optimizer, step, ranks), aside / f"trainer_{ranks.rank}.pt")
+            torch.save(trainer_state(policy, optimizer, step), aside / f"trainer_{ranks.rank}.pt")
     except OSError as failed:
         problem = f"rank {ranks.rank}: {failed}"
     problems = list(filter(None, ranks.gather(problem)))
@@ -314,25 +314,29 @@ def mend_dtype(folder: Path, dtype: torch.dtype) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}, indent=2))
 
 
-def trainer_state(policy: Policy, optimizer, step: int, ranks: Ranks) -> dict:
+def trainer_state(policy: Policy, optimizer, step: int) -> dict:
     """What a checkpoint needs besides the weights: AdamW's moments, and the float32 weights if others are exported. Of sharded tensors this rank's part."""
     parameters = list(policy.model.parameters())
-    return {"step": step, "world": ranks.world, "sharded": bool(policy.shards), "weights": [local(p.detach()) for p in parameters] if policy.shards else [],
+    return {"step": step, "weights": [local(p.detach()) for p in parameters] if policy.shards else [],
             "moments": [{name: local(x) for name, x in optimizer.state[p].items()} for p in parameters]}
 
 
 @torch.no_grad()
 def load_state(policy: Policy, optimizer, folder: Path, ranks: Ranks) -> None:
     """Put a checkpoint's trainer state back, bit for bit. ValueError if it was sharded over another number of processes."""
-    state = torch.load(folder / f"trainer_{ranks.rank if policy.shards else 0}.pt", weights_only=True) if not policy.shards or (
-        folder / f"trainer_{ranks.rank}.pt").exists() else {"sharded": True, "world": len(list(folder.glob("trainer_*.pt")))}
-    if state["sharded"] != bool(policy.shards) or (policy.shards and state["world"] != ranks.world):
-        raise ValueError(f"{folder} was saved by {state['world']} processes{' with --shard' * state['sharded']}: start as many, with the same --shard")
-    for p, weights in zip(policy.model.parameters(), state["weights"]):
+    parts = len(list(folder.glob("trainer_*.pt")))
+    if policy.shards and parts != ranks.world:
+        raise ValueError(f"{folder} was saved by {parts} processes with --shard: start as many")
+    state = torch.load(folder / f"trainer_{ranks.rank if policy.shards else 0}.pt", weights_only=True, map_location="cpu")
+
+    def spread(x, p):
+        x = x.to(p.device) if x.ndim else x                               # AdamW counts its steps on the CPU
+        return DTensor.from_local(x, p.device_mesh, p.placements, shape=p.shape, stride=p.stride()) if x.ndim and isinstance(p, DTensor) else x
+    parameters = list(policy.model.parameters())
+    for p, weights in zip(parameters, state["weights"]):
         local(p).copy_(weights)
-    for p, moments in zip(policy.model.parameters(), state["moments"]):
-        as_is = lambda x: DTensor.from_local(x, p.device_mesh, p.placements, shape=p.shape, stride=p.stride()) if x.ndim and isinstance(p, DTensor) else x
-        optimizer.state[p] = {name: as_is(x.to(p.device) if x.ndim else x) for name, x in moments.items()}
+    for p, moments in zip(parameters, state["moments"]):
+        optimizer.state[p] = {name: spread(x, p) for name, x in moments.items()}
 
 
 def publish(run: Run, aside: Path, folder: Path) -> None:
