@@ -107,10 +107,20 @@ def smollm2(args) -> dict:
 
 
 def python_tool(args) -> dict:
-    """PythonTool: a trivial call with numpy and sympy at hand, in turn with a fresh interpreter that imports them; calls per second on one core; lateness of
-    timeouts, alone and fifty at once; processes and memory left behind."""
-    calls, fresh, many = (30, 2, 100) if args.light else (500, 15, 10_000)
-    tool, warm, cold = PythonTool(5.0, "best-effort"), [], []
+    """PythonTool: latency, deadlines, throughput and what is left behind."""
+    tool = PythonTool(5.0, "best-effort")
+    print(f"python, {tool.level}")
+    figures = latency(tool, *((30, 2) if args.light else (500, 15))) | deadlines(10 if args.light else 50) | throughput(100 if args.light else 10_000)
+    before = resident()
+    for code in ("while True: print('x' * 10**6)", "import os\nwhile True: os.write(2, b'y' * 65536)", "print('z' * 10**8)"):
+        tool.run(code)
+    tool.close()
+    return figures | {"python: memory of the caller after floods of output": figure([(resident() - before) / 2**20], "MiB more")}
+
+
+def latency(tool: PythonTool, calls: int, fresh: int) -> dict:
+    """A trivial call with numpy and sympy at hand, in turn with a fresh interpreter that imports them."""
+    warm, cold = [], []
     tool.run("1")
     for k in range(calls):
         warm.append(1000 * tool.run("print(1 + 1)").seconds)
@@ -119,33 +129,38 @@ def python_tool(args) -> dict:
             subprocess.run([sys.executable, "-c", "import numpy, sympy; print(1 + 1)"], check=True, capture_output=True)
             cold.append(1000 * (time.perf_counter() - started))
     cuts = statistics.quantiles(warm, n=100)
-    quick = PythonTool(0.5, "best-effort")
-    quick.run("1")
-    alone = [lateness(quick, 0.5)[0] for _ in range(3 if args.light else 10)]
-    with ThreadPoolExecutor(50) as pool:
-        crowd = list(pool.map(lambda _: lateness(quick, 0.5), range(10 if args.light else 50)))
-    before = resident()
-    for code in ("while True: print('x' * 10**6)", "import os\nwhile True: os.write(2, b'y' * 65536)", "print('z' * 10**8)"):
-        tool.run(code)
-    grown = (resident() - before) / 2**20
+    return {"python: trivial call, p50": figure([cuts[49]], "ms"), "python: trivial call, p95": figure([cuts[94]], "ms"),
+            "python: fresh interpreter with numpy and sympy": figure(cold, "ms"),
+            "python: fresh interpreter / trivial call (p50)": figure([c / cuts[49] for c in cold], "ratio")}
+
+
+def deadlines(many: int) -> dict:
+    """How late an endless loop is answered, alone and among many at once."""
+    tool = PythonTool(0.5, "best-effort")
+    tool.run("1")
+    alone = [lateness(tool, 0.5)[0] for _ in range(10)]
+    with ThreadPoolExecutor(many) as pool:
+        crowd = list(pool.map(lambda _: lateness(tool, 0.5), range(many)))
+    tool.close()
+    return {"python: lateness of a timeout": figure(alone, "ms"), f"python: lateness of {many} timeouts at once": figure([late for late, _ in crowd], "ms"),
+            f"python: wait of {many} calls at once for their turn": figure([wait for _, wait in crowd], "ms")}
+
+
+def throughput(calls: int) -> dict:
+    """Trivial calls one after the other on one core, and the processes that are left after them besides those that wait for the next."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})                                # a worker that starts now stays on this core with its children
-    pinned, started = PythonTool(5.0, "best-effort"), time.perf_counter()
-    pinned.run("1")
+    tool = PythonTool(5.0, "best-effort")
+    tool.run("1")
     started = time.perf_counter()
-    done = [pinned.run("print(1 + 1)").status for _ in range(many)]
-    rate = many / (time.perf_counter() - started)
+    wrong = sum(tool.run("print(1 + 1)").text != "2" for _ in range(calls))
+    rate = calls / (time.perf_counter() - started)
     os.sched_setaffinity(0, cores)
     time.sleep(0.2)
-    left = len(Path(f"/proc/{pinned.worker.pid}/task/{pinned.worker.pid}/children").read_text().split()) - SPARES
-    print(f"python, {tool.level}; {done.count('ok')} of {many} calls ok")
-    for each in (tool, quick, pinned):
-        each.close()
-    return {"python: trivial call, p50": figure([cuts[49]], "ms"), "python: trivial call, p95": figure([cuts[94]], "ms"), "python: fresh interpreter with numpy and sympy": figure(cold, "ms"),
-            "python: fresh interpreter / trivial call (p50)": figure([c / cuts[49] for c in cold], "ratio"), "python: calls per second on one core": figure([rate], "1/s"),
-            "python: lateness of a timeout": figure(alone, "ms"), "python: lateness of fifty timeouts at once": figure([late for late, _ in crowd], "ms"),
-            "python: wait of fifty calls at once for their turn": figure([wait for _, wait in crowd], "ms"),
-            "python: memory of the caller after floods of output": figure([grown], "MiB more"), f"python: processes left after {many} calls": figure([max(0, left)], "")}
+    children = Path(f"/proc/{tool.worker.pid}/task/{tool.worker.pid}/children").read_text().split()
+    tool.close()
+    return {"python: calls per second on one core": figure([rate], "1/s"), f"python: wrong answers of {calls} calls": figure([wrong], ""),
+            f"python: processes left after {calls} calls": figure([max(0, len(children) - SPARES)], "")}
 
 
 def lateness(tool: PythonTool, timeout: float) -> tuple[float, float]:
@@ -161,7 +176,7 @@ def resident() -> int:
 
 
 def generated_corpus(path: Path, documents: int, queries: int) -> list[str]:
-    """Write documents of 40 to 80 words, drawn by Zipf's law from some 160,000; return queries of 3 to 12 words: half from one document, half from the vocabulary."""
+    """Write documents of 40 to 80 words, drawn by Zipf's law from some 160,000; return queries of 3 to 12 words, half of them from one document each."""
     rng, syllables = random.Random(0), [a + b for a in "bcdfghklmnprstvz" for b in "aeiou"]
     vocabulary = sorted({"".join(rng.choices(syllables, k=rng.choice((1, 2, 2, 3, 3, 4)))) for _ in range(330_000)}, key=len)[:200_000]
     weights, asked = list(accumulate(1 / rank for rank in range(1, len(vocabulary) + 1))), []        # the first word is in nearly every document
@@ -202,7 +217,8 @@ def evaluation(args) -> dict:
     seconds = {}
     for model in (folder, tags / "step_000000"):
         started = time.perf_counter()
-        subprocess.run([sys.executable, str(HERE / "eval.py"), "--model", str(model), "--data", *args.data, "--corpus", args.corpus, "--out", str(out), *args.flags], check=True)
+        command = [str(HERE / "eval.py"), "--model", str(model), "--data", *args.data, "--corpus", args.corpus, "--out", str(out), *args.flags]
+        subprocess.run([sys.executable, *command], check=True)
         seconds[f"eval: {model.name}, seconds in all"] = figure([time.perf_counter() - started], "s")
     return seconds
 
