@@ -199,9 +199,13 @@ def load_tokenizer(path: str):
 class Ranks:
     """The processes that share a step, each with prompts of its own. One alone needs no torch.distributed. Every method is a collective: all ranks call it."""
 
-    def __init__(self):
-        alone = not dist.is_initialized()
-        self.rank, self.world = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+    @property
+    def rank(self) -> int:
+        return dist.get_rank() if dist.is_initialized() else 0
+
+    @property
+    def world(self) -> int:
+        return dist.get_world_size() if dist.is_initialized() else 1
 
     def sum(self, values: list[float]) -> list[float]:
         """Element by element over the ranks, in float64."""
