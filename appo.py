@@ -25,6 +25,7 @@ import platform
 import time
 import types
 import unicodedata
+import warnings
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ from advantage import dual_group_advantage, policy_loss, scale_by_future
 from branching import both_above_average, branching_score, choose_branch_points, future_value, omega_is_constant, token_stats
 from tools import STATUSES, TAGS, ToolResult, Unavailable, defuse, parse_call
 
+warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")     # renamed in transformers 5.24, gone in 5.40; 5.17 knows no other name
 KEY_BLOCK = 16                      # attention sees a multiple of this many slots: a row's bits then do not depend on how long its neighbours are
 FORGED = "<result>"                 # only the environment may open a result: a policy that writes this tag has made one up
 STOP_TAGS = ("</python>", "</search>", FORGED)

@@ -803,7 +803,7 @@ def compare(first: str, second: str) -> str:
             means = bootstrap(gains, 10_000)
             low, high, worse = means[249], means[9750], sum(m <= 0 for m in means) / len(means)
             lines.append(f"{name:8s} {statistics.mean(gains):+.4f}  95% interval {low:+.4f} .. {high:+.4f}  resamples at or below 0: {worse:.4f}")
-    head = f"{second} - {first}: {len(shared)} questions in both, {len(a) - len(shared)} and {len(b) - len(shared)} in one"
+    head = f"{second} - {first}: {len(shared)} questions in both files, {len(a) - len(shared)} and {len(b) - len(shared)} in one only"
     return "\n".join([head, *unlike(*results, [(a[key], b[key]) for key in shared]), *lines])
 
 
@@ -901,6 +901,10 @@ class Evaluation(Agent):
         if not self.model or not self.data or not all(self.data):
             raise ValueError("--model and --data are needed")
         check_judge(self.judge, self.judge_model)
+        if self.top_p > 1:
+            raise ValueError(f"--top_p must be at most 1, got {self.top_p}")
+        if (Path(self.model) / "lock").is_file() and not (Path(self.model) / "latest").is_file():
+            raise ValueError(f"--model {self.model} is the folder of a run that has no checkpoint yet")
         names = [name_of(path) for path in self.data]
         for path, name in zip(self.data, names):
             if names.count(name) > 1:
@@ -1038,3 +1042,5 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except (ValueError, OSError) as problem:
         sys.exit(f"eval.py: {problem}")
+    except KeyboardInterrupt:
+        sys.exit("eval.py: interrupted; the same command goes on from the last batch of questions")

@@ -136,7 +136,7 @@ class PythonTool:
             if not low <= value <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, got {value}")
         self.timeout, self.sandbox, self.memory_mb, self.output_limit = timeout, sandbox, memory_mb, output_limit
-        self.lock, self.worker, self.channel, self.closed = threading.Lock(), None, None, 0
+        self.lock, self.worker, self.channel, self.closed, self.problem = threading.Lock(), None, None, 0, ""
         self.level = f"SandboxFusion at {split_url(sandbox)[0]}" if remote else ""
         self._execute = self._remote if remote else self._local
         if not remote:
@@ -149,15 +149,15 @@ class PythonTool:
             return ToolResult("error", "Error: the python block is empty", 0.0)
         try:
             status, data, size = self._execute(code)
-        except OSError:                                                   # no memory, no file handle left, no server: not the model's doing
-            status, data, size = "infra", b"", 0
+        except OSError as problem:                                        # no memory, no file handle left, no server: not the model's doing
+            status, data, size, self.problem = "infra", b"", 0, str(problem)
         return ToolResult(status, self._text(status, data, size), time.monotonic() - started)
 
     def probe(self) -> str:
         """Run one line; what confines code, what came back and how fast. Raises ValueError if nothing comes back."""
         result = self.run("6 * 7")
         if result.text != "42":
-            raise ValueError(f"python does not answer ({self.level}): {result.text}")
+            raise ValueError(f"python does not answer ({self.level}): {self.problem or result.text}")
         return f"python, {self.level}: 6 * 7 -> 42 ({1000 * result.seconds:.0f} ms)"
 
     def close(self) -> None:

@@ -451,6 +451,8 @@ def prepare_run(run: Run, ranks: Ranks = Ranks()) -> Setup:
     for name in ("data", "eval_data", "cold_start"):
         if getattr(run, name) and not Path(getattr(run, name)).is_file():
             raise FileNotFoundError(f"--{name} {getattr(run, name)} does not exist")
+    if Path(run.out).exists() and not Path(run.out).is_dir():
+        raise ValueError(f"--out {run.out} is a file: give a folder")
     tokenizer = load_tokenizer(run.model)
     train = read_data(run, run.data, tokenizer)
     if len(train[0]) < run.prompts:
@@ -663,6 +665,8 @@ def join_ranks(run: Run) -> tuple[Run, Ranks]:
     """Join the other processes if torchrun started several (and be one process of one where --shard needs it): the run on this process's device, the ranks."""
     several, cuda = int(os.environ.get("WORLD_SIZE", 1)) > 1, run.device.startswith("cuda")
     backend, patience = "cpu:gloo,cuda:nccl" if cuda else "gloo", datetime.timedelta(seconds=run.patience)
+    if cuda and not torch.cuda.is_available():
+        raise ValueError(f"--device {run.device}: this PyTorch sees no GPU; use --device cpu")
     if several and cuda:
         run = dataclasses.replace(run, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
         torch.cuda.set_device(run.device)
@@ -728,3 +732,5 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except (ValueError, OSError) as problem:
         sys.exit(f"train.py: {problem}")
+    except KeyboardInterrupt:
+        sys.exit("train.py: interrupted; the same command goes on from the newest checkpoint, if there is one yet")

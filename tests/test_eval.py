@@ -656,7 +656,7 @@ def test_compare_pairs_questions(tmp_path):
     first = [made_row(str(k), ("5" if k < 20 else "6", [])) for k in range(100)]
     second = [made_row(str(k), ("5" if k < 30 else "6", [])) for k in range(10, 110)]
     text = evaluation.compare(made_file(tmp_path / "a.json", first), made_file(tmp_path / "b.json", second))
-    assert "90 questions in both, 10 and 10 in one" in text
+    assert "90 questions in both files, 10 and 10 in one only" in text
     gain, low, high, worse = map(float, re.search(r"correct +([-+.\d]+) +95% interval ([-+.\d]+) \.\. ([-+.\d]+) +resamples at or below 0: ([.\d]+)", text).groups())
     se = math.sqrt((10 / 90) * (80 / 90) / 90)
     assert gain == pytest.approx(10 / 90, abs=1e-4) and low == pytest.approx(gain - 1.96 * se, abs=0.02) and high == pytest.approx(gain + 1.96 * se, abs=0.02) and worse < 0.01
@@ -671,14 +671,14 @@ def test_compare_keeps_repeated_questions_apart(tmp_path):
     first = [made_row("a", (answer, [])) for answer in ("5", "6", "6")]
     second = [made_row("a", (answer, [])) for answer in ("5", "5")]
     text = evaluation.compare(made_file(tmp_path / "a.json", first), made_file(tmp_path / "b.json", second))
-    assert "2 questions in both, 1 and 0 in one" in text and re.search(r"correct +\+0.5000", text) and "other" not in text
+    assert "2 questions in both files, 1 and 0 in one only" in text and re.search(r"correct +\+0.5000", text) and "other" not in text
 
 
 def test_compare_pairs_by_text_where_ids_count_rows(tmp_path):
     rename = lambda row, name: row | {"id": name}
     first = [rename(made_row(text, ("5", [])), str(k)) for k, text in enumerate("abc")]
     second = [rename(made_row(text, ("6", [])), str(k)) for k, text in enumerate("bc")]
-    assert "2 questions in both, 1 and 0 in one" in evaluation.compare(made_file(tmp_path / "a.json", first), made_file(tmp_path / "b.json", second))
+    assert "2 questions in both files, 1 and 0 in one only" in evaluation.compare(made_file(tmp_path / "a.json", first), made_file(tmp_path / "b.json", second))
     named = [rename(row, f"x{k}") for k, row in enumerate(first)], [rename(row, f"x{k + 1}") for k, row in enumerate(first)]
     with pytest.raises(ValueError, match="share no question"):
         evaluation.compare(*[made_file(tmp_path / f"n{k}.json", rows) for k, rows in enumerate(named)])
