@@ -37,7 +37,7 @@ from tqdm import tqdm
 from appo import FORGED, STOP_TAGS, Call, Policy, Rollout, Sampler, add_flags, check_options, encode_prompt, encode_result, load_tokenizer, mix_seed, option
 from appo import sample_initial, versions
 from grading import exact_match, f1_of_words, last_boxed, math_equal, normalize_answer, token_f1
-from tools import TOOL_TAGS, ToolResult, Unavailable, open_tools, parse_call, post_json
+from tools import TOOL_TAGS, ToolResult, Unavailable, open_tools, parse_call, post_json, split_url
 
 SYSTEM_PROMPT = (
     "Answer the question by reasoning in steps. Two tools are at hand: a search engine over an encyclopedia and a Python interpreter. "
@@ -754,6 +754,7 @@ def lacks(thing, kinds: dict) -> str:
 
 
 def lacks_samples(samples: list) -> str:
+    """The first key that a sample of a row lacks, "samples" if there are none, "" if all is there."""
     return next(filter(None, (lacks(sample, SAMPLE) for sample in samples)), "" if samples else "samples")
 
 
@@ -912,8 +913,14 @@ class Evaluation(Agent):
 
 
 def check_judge(judge: str, judge_model: str) -> None:
+    """ValueError if one of the judge's two flags is given without the other."""
     if bool(judge) != bool(judge_model):
         raise ValueError("--judge and --judge_model go together")
+
+
+def shown_settings(config) -> dict:
+    """A configuration as files may hold it: of a URL scheme, host, port and path, never a password."""
+    return {name: split_url(value)[0] if str(value).startswith(("http://", "https://")) else value for name, value in dataclasses.asdict(config).items()}
 
 
 def settings_of_run(model: str) -> dict:
@@ -942,7 +949,7 @@ def run_files(run: Evaluation) -> dict[str, dict]:
 def settings_of(run: Evaluation, path: str, model: str, weights: str) -> dict:
     """What decides the samples of a file: they may not change in an evaluation that goes on."""
     free = {"rows", "device", "judge", "judge_model", "out", "data", "model"}
-    settings = {name: value for name, value in dataclasses.asdict(run).items() if name not in free}
+    settings = {name: value for name, value in shown_settings(run).items() if name not in free}
     return settings | {"checkpoint": model, "weights": weights, "data_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
 
 

@@ -76,6 +76,7 @@ def token_f1(pred: str, golds: list[str]) -> float:
 
 
 def f1_of_words(pred: list[str], gold: list[str]) -> float:
+    """F1 of two bags of words, in [0, 1]; 0 if they differ and one is yes, no or noanswer."""
     if pred != gold and any(words in (["yes"], ["no"], ["noanswer"]) for words in (pred, gold)):
         return 0.0
     common = (Counter(pred) & Counter(gold)).total()

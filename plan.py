@@ -284,6 +284,7 @@ def table(head: list, rows: list[list]) -> str:
 
 
 def work_table(run: Config, hardware: Hardware) -> str:
+    """Rollouts, tokens and optimizer steps, a step, an epoch and the run."""
     counted = count_questions(run.data)
     questions = counted or hardware.questions
     per_step, epoch = work(run, run.max_tokens, hardware.fork_depth), questions // run.prompts
@@ -294,6 +295,7 @@ def work_table(run: Config, hardware: Hardware) -> str:
 
 
 def memory_table(shape: Shape, run: Config, hardware: Hardware) -> str:
+    """GiB on each GPU by item and phase, whether it fits, and what would help if not."""
     items = memory(shape, run, hardware.gpus)
     top, limit = peaks(items), hardware.gpu_gib * GIB
     rows = [[name] + [f"{size / GIB:.2f}" if name in names else "" for names in PHASES.values()] for name, size in items.items() if size]
@@ -308,6 +310,7 @@ def memory_table(shape: Shape, run: Config, hardware: Hardware) -> str:
 
 
 def seconds_table(shape: Shape, run: Config, hardware: Hardware) -> str:
+    """The lower bound of the seconds of a step, by phase."""
     times = seconds(shape, run, hardware)
     rows = [[name] + [f"{times[phase][k]:.1f}" for phase in times] + [""] for k, name in enumerate(("arithmetic", "weights and caches read"))]
     total = sum(map(max, times.values()))

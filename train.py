@@ -41,8 +41,8 @@ import appo
 import plan
 from appo import ALGOS, Config, Policy, Ranks, Rollout, Sampler, add_flags, encode_prompt, encode_result, load_tokenizer, mix_seed, option, versions
 from data.world.prepare import MODES, made_as, prepare
-from eval import REWARDS, Agent, Question, evaluate, load_questions, numbers_of, reward, write_result
-from tools import Unavailable, split_url
+from eval import REWARDS, Agent, Question, evaluate, load_questions, numbers_of, reward, shown_settings, write_result
+from tools import Unavailable
 
 HERE = Path(__file__).parent
 LAPTOP = HERE / "configs" / "laptop.json"
@@ -484,8 +484,7 @@ def record(run: Run, sandbox_level: str) -> None:
     """
     path = Path(run.out) / "config.json"
     files = {name: getattr(run, name) for name in ("data", "eval_data", "cold_start", "corpus") if Path(getattr(run, name)).is_file()}
-    shown = {name: split_url(value)[0] for name, value in dataclasses.asdict(run).items() if str(value).startswith(("http://", "https://"))}     # no password
-    now = dataclasses.asdict(run) | shown | {"data_sha256": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()}}
+    now = shown_settings(run) | {"data_sha256": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()}}
     now = json.loads(json.dumps(now))
     if newest(run) and path.exists():
         before = json.loads(path.read_text())
@@ -505,12 +504,13 @@ def report(run: Run, setup: "Setup", log: "Log | None", step: int) -> None:
         sampled = evaluate(partial(appo.sample_initial, setup.sampler), *mine, run.eval_samples, mix_seed(run.seed, 2), places=places)["rows"]
         greedy = evaluate(partial(appo.sample_initial, setup.sampler, temperature=0), *mine, 1, 0, places=places)["rows"]
     parts = ranks.gather((places, sampled, greedy))
-    merged = [[row for _, row in sorted((place, row) for part in parts for place, row in zip(part[0], part[k]))] for k in (1, 2)] if ranks.world > 1 else [sampled, greedy]
+    merged = [[row for _, row in sorted(((place, row) for part in parts for place, row in zip(part[0], part[k])), key=lambda pair: pair[0])] for k in (1, 2)]
     if ranks.rank:
         return
-    numbers = {f"eval_{name}": value for name, value in numbers_of(merged[0]).items()} | {"eval_greedy": numbers_of(merged[1])["avg@1"]}
+    own = numbers_of(merged[0])
+    numbers = {f"eval_{name}": value for name, value in own.items()} | {"eval_greedy": numbers_of(merged[1])["avg@1"]}
     log.write("metrics", {"step": step} | numbers)
-    result = {"numbers": numbers_of(merged[0]), "rows": merged[0], "questions": len(questions), "samples": run.eval_samples, "settings": dataclasses.asdict(run)}
+    result = {"numbers": own, "rows": merged[0], "questions": len(questions), "samples": run.eval_samples, "settings": shown_settings(run)}
     write_result(Path(run.out) / f"eval_{step:06d}.json", result | {"data": run.eval_data, "step": step, "versions": versions()})
     tqdm.write(f"step {step}: held-out accuracy {numbers[f'eval_avg@{run.eval_samples}']:.3f} sampled, {numbers['eval_greedy']:.3f} greedy, "
                f"format errors {numbers['eval_format_errors']:.3f}, {numbers['eval_calls']:.2f} calls per question ({len(questions)} questions x {run.eval_samples})")
@@ -687,6 +687,7 @@ def mesh_of(run: Run, ranks: Ranks):
 
 
 def node_mesh(kind: str, nodes: int, here: int):
+    """A device mesh of `nodes` copies of `here` shards each. kind: "cpu" or "cuda"."""
     return init_device_mesh(kind, (nodes, here), mesh_dim_names=("node", "shard"))
 
 

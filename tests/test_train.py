@@ -12,6 +12,7 @@ import transformers
 from conftest import untrained
 
 import appo
+import eval as evaluation
 import train
 from appo import Policy
 from train import Run, batch_of, read_settings
@@ -315,6 +316,12 @@ def test_gradients_that_are_not_finite_stop_the_run(world, agent_folder, tmp_pat
     assert len(rows) >= 16 and {row["group"] for row in rows} == {0, 1, 2, 3}
     a, b = (Policy.load(str(path)).model.parameters() for path in (agent_folder, train.newest(Run(out=str(tmp_path / "run")))))
     assert all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def test_no_file_of_a_run_holds_a_password():
+    for config in (Run(corpus="http://me:hush@host:8000/retrieve", sandbox="https://me:hush@host/"), evaluation.Evaluation(model="m", data=("d",), corpus="http://me:hush@host:8000/retrieve")):
+        shown = evaluation.shown_settings(config)
+        assert "hush" not in json.dumps(shown) and shown["corpus"] == "http://host:8000/retrieve" and set(shown) == set(dataclasses.asdict(config))
 
 
 def test_alarms():
