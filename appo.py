@@ -49,8 +49,8 @@ from branching import both_above_average, branching_score, choose_branch_points,
 from tools import STATUSES, TAGS, ToolResult, Unavailable, defuse, parse_call
 
 warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")     # renamed in transformers 5.24, gone in 5.40; 5.17 knows no other name
-KEY_BLOCK = 64                      # attention sees a multiple of this many slots: a row's bits then do not depend on how long its neighbours are
-KEY_SUM = 256                       # nor does a CPU's library then split this many products of a sum differently (MKL does from 400 on)
+KEY_BLOCK = 64                      # slots of a cache that attention looks at come in this many, see key_slots
+PASS_BLOCK = 16                     # rows of a pass over whole rollouts are as long as a multiple of this
 FORGED = "<result>"                 # only the environment may open a result: a policy that writes this tag has made one up
 STOP_TAGS = ("</python>", "</search>", FORGED)
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
@@ -198,10 +198,12 @@ def fork_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scal
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
     """Attention with the log-sum-exp of its scores: (..., Q, D) and (..., Q, 1) float32. bias is added to the scores."""
+    if query.device.type == "cpu":                                        # fused; elsewhere no such kernel takes every mask
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=bias.to(query.dtype), scale=scaling)
+        return out, lse[..., None]
     scores = (query @ key.transpose(-1, -2)).float().mul_(scaling).add_(bias)
     lse = scores.logsumexp(-1, keepdim=True)
-    weights, step = scores.sub_(lse).exp_().to(value.dtype), KEY_SUM if value.device.type == "cpu" else value.shape[-2]
-    return sum(w @ v for w, v in zip(weights.split(step, -1), value.split(step, -2))), lse
+    return scores.sub_(lse).exp_().to(value.dtype) @ value, lse
 
 
 AttentionInterface.register("folded", folded_attention)
@@ -385,7 +387,7 @@ class Cache:
     def __init__(self, policy: Policy, rows: int, slots: int):
         c = policy.model.config
         dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-        slots = round_up(slots, KEY_BLOCK)
+        slots = key_slots(slots)
         shape = (c.num_hidden_layers, rows + 1, c.num_key_value_heads, slots, dim)
         self.k = torch.zeros(shape, dtype=policy.dtype, device=policy.device)      # zeros: a NaN under the mask would still spread
         self.v = torch.zeros_like(self.k)
@@ -416,7 +418,7 @@ class Cache:
         """Put tokens behind the rows' last ones and read them. Nothing here waits for the device.
 
         Args:    ids: (B, S) long, right-padded. n: (B,) how many of each count, 0 for none. rows: (B,) long or a slice, the rows they belong to; all tensors on
-                 the policy's device. end: a multiple of KEY_BLOCK beyond every slot that counts. forks: what the rows share with rows of another cache.
+                 the policy's device. end: key_slots of the last slot that counts. forks: what the rows share with rows of another cache.
         Returns: hidden state of each row's last token, (B, D); rubbish where n is 0. Raises ValueError if the cache has no room.
         """
         if end > self.slots:
@@ -480,7 +482,7 @@ def extend(policy: Policy, cache: Cache, rows: list[int], held: list[int], ids: 
         for offset in range(0, max(len(ids[j]) for j in members), chunk):
             parts = [ids[j][offset:offset + chunk] for j in members] + [[]] * pad
             block, n = policy.tensor([part + [0] * (chunk - len(part)) for part in parts]), policy.tensor([len(part) for part in parts])
-            end = round_up(max(held[j] for j in members) + offset + chunk, KEY_BLOCK)
+            end = key_slots(max(held[j] for j in members) + offset + chunk)
             hidden = cache.append(policy, block, n, where, end, forks)
             last = [hidden[j - start] if j in members and parts[j - start] else h for j, h in enumerate(last)]
     return torch.stack(last)
@@ -501,6 +503,16 @@ def encode_prompt(tokenizer, messages: list[dict]) -> list[int]:
 def round_up(x: int, multiple: int) -> int:
     """The smallest multiple that is not below x."""
     return -(-x // multiple) * multiple
+
+
+def key_slots(length: int) -> int:
+    """How many slots attention looks at for `length` tokens: 64, 128, 192, 256, 512, 512 + 64, ...
+
+    On a CPU a sum over keys is made in blocks of 512, and the matrix library halves a block of more than 384 but not a smaller one; with these sizes a row's bits
+    depend neither on its neighbours' lengths nor on its own padding.
+    """
+    slots = round_up(length, KEY_BLOCK)
+    return slots if slots % 512 <= 256 else round_up(slots, 512)
 
 
 def mix_seed(*parts: int) -> int:
@@ -723,7 +735,7 @@ class Sampler:
         cuda = policy.device.type == "cuda"
         self.lag = int(cuda) if lag is None else lag
         self.record = cuda_graphs if cuda else lambda: None
-        self.block = 512 if cuda else KEY_BLOCK                           # key lengths are rounded up to this: a graph each
+        self.block = 512 if cuda else 1                                   # key lengths are rounded up to this: a graph each
         self.grid = 8 if cuda else 1                                      # and so are the parents that a call looks at
         constant = constant_rows and not cuda and policy.dtype == torch.float32
         self.sizes = [rows] if constant else sorted({round_up(rows * k, 8) // 8 for k in range(1, 9)} | {2**k for k in range(rows.bit_length()) if 2**k < rows / 8})
@@ -819,7 +831,7 @@ class Sampler:
         movers, free = [row for row in rows if row.slot >= size], sorted(set(range(size)) - {row.slot for row in rows})
         to = free[:len(movers)]
         if movers:
-            self.live.move([row.slot for row in movers], to, min(round_up(max(row.own for row in movers) + self.lag + 1, KEY_BLOCK), self.live.cache.slots))
+            self.live.move([row.slot for row in movers], to, max(row.own for row in movers) + self.lag)
         for row, slot in zip(movers, to):
             if self.running.pop(row.slot, None):
                 self.running[slot] = row
@@ -833,7 +845,7 @@ class Sampler:
         marks = [int(slot in self.running) for slot in range(self.bucket)]
         if marks != self.marks:
             self.marks, self.live.running[:self.bucket] = marks, self.policy.tensor(marks)
-        end = round_up(max(row.own for row in self.running.values()) + len(self.drawn) + 1, self.block)
+        end = round_up(key_slots(max(row.own for row in self.running.values()) + len(self.drawn) + 1), self.block)
         self.graphs((self.bucket, end, self.parents.start, self.parents.stop, self.seats), partial(self._step, end))
         drawn = self.live.drawn[:, :self.bucket].to("cpu", non_blocking=True, copy=True)
         ready = torch.cuda.Event() if drawn.is_pinned() else None
@@ -990,7 +1002,7 @@ def score_rows(policy: Policy, rollouts: list[Rollout], temperature: float, widt
 
 def padded_shape(rollouts: list[Rollout]) -> tuple[int, int]:
     """(width, T) for a set of rollouts: prompt and response rounded up, and the longest response."""
-    return round_up(max([1, *(len(r.prompt) + len(r.ids) for r in rollouts)]), KEY_BLOCK), max([1, *(len(r.ids) for r in rollouts)])
+    return round_up(max([1, *(len(r.prompt) + len(r.ids) for r in rollouts)]), PASS_BLOCK), max([1, *(len(r.ids) for r in rollouts)])
 
 
 @torch.no_grad()
