@@ -15,10 +15,11 @@ import json
 import sys
 from pathlib import Path
 
-from benches import agent_tools, runs
+from benches import agent_tools, runs, sampling
 from benches.measure import machine
 
-SPEED = {"python": agent_tools.python_tool, "search": agent_tools.search_tool}                       # what runs when no part is named
+SPEED = {"python": agent_tools.python_tool, "search": agent_tools.search_tool, "decode": sampling.decode, "forks": sampling.forks, "turns": sampling.turns,
+         "occupancy": sampling.occupancy, "vllm": sampling.vllm}              # what runs when no part is named
 PARTS = SPEED | {"laptop": runs.laptop, "smollm2": runs.smollm2, "eval": runs.evaluation}
 
 
