@@ -15,11 +15,12 @@ import json
 import sys
 from pathlib import Path
 
-from benches import agent_tools, runs, sampling
+from benches import agent_tools, runs, sampling, training
 from benches.measure import machine
 
 SPEED = {"python": agent_tools.python_tool, "search": agent_tools.search_tool, "decode": sampling.decode, "forks": sampling.forks, "turns": sampling.turns,
-         "occupancy": sampling.occupancy, "vllm": sampling.vllm}              # what runs when no part is named
+         "occupancy": sampling.occupancy, "logprob": training.logprob, "scaling": training.scaling, "trl": training.trl,
+         "vllm": sampling.vllm}                                               # what runs when no part is named; vLLM last, for it changes its process
 PARTS = SPEED | {"laptop": runs.laptop, "smollm2": runs.smollm2, "eval": runs.evaluation}
 
 

@@ -3,6 +3,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
+import transformers
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -11,6 +12,7 @@ from appo import Config, Policy, Rollout, Sampler, Scored, Start, score
 from benches.runs import smollm2_folder
 from data.world.prepare import Mode, made_as, prepare
 
+transformers.utils.logging.disable_progress_bar()
 
 def world_folder(args) -> Path:
     """A bundled world with fewer examples than usual."""
