@@ -228,21 +228,30 @@ def in_rounds(given: Turns, sampler: Sampler) -> tuple[list[Rollout], int]:
             computed += sum(len(r.prompt) + len(r.ids) for r in going_on)
             sampler.run(models.computed_anew(given.policy, going_on))
             called = [r for r in going_on if r.finish == "calls" and len(r.calls) < given.calls]
-            parsed = [parse_call(given.policy.decode(r.ids[r.calls[-1].end if r.calls else 0:])) for r in called]
-            for r, call, result in zip(called, parsed, list(pool.map(lambda call: sampler.tools[call[0]].run(call[1]) if call else NO_CALL, parsed))):
-                add_result(given, r, call or ("", ""), result)
+            calls = [call_of(given.policy, r.ids[r.calls[-1].end if r.calls else 0:]) for r in called]
+            for r, call, result in zip(called, calls, list(pool.map(lambda call: answer(sampler.tools, *call), calls))):
+                add_result(given, r, call, result)
             going_on = [r for r in called if len(r.ids) < given.budget]
     return rollouts, computed + sampler.count["computed"]
 
 
-NO_CALL = ToolResult("error", "Error: a closing tag without an opening one", 0.0)
+def call_of(policy: Policy, turn: list[int]) -> tuple[str, str | None]:
+    """Name and argument of the call that ends a turn; no argument where the tag was never opened."""
+    return parse_call(policy.decode(turn)) or (policy.closed_tag(turn)[2:-1], None)
 
 
-def add_result(given: Turns, r: Rollout, call: tuple[str, str], result: ToolResult) -> None:
+def answer(tools: dict, name: str, argument: str | None) -> ToolResult:
+    """What the live loop gives back, in its words."""
+    if argument is None:
+        return ToolResult("error", f"Error: a closing {name} tag without an opening one", 0.0)
+    return tools[name].run(argument)
+
+
+def add_result(given: Turns, r: Rollout, call: tuple[str, str | None], result: ToolResult) -> None:
     """The result joins its rollout as in the live loop."""
     start, ids = len(r.ids), encode_result(given.policy.tokenizer, result.text, min(64, given.budget - len(r.ids)))
     r.append(ids, False, [0.0] * len(ids), [0.0] * len(ids))
-    r.calls.append(Call(*call, result.status, result.seconds, start, len(r.ids)))
+    r.calls.append(Call(call[0], call[1] or "", result.status, result.seconds, start, len(r.ids)))
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------- occupancy

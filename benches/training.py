@@ -147,8 +147,8 @@ def stats_and_gradient(way, head: nn.Linear, grad: bool) -> None:
 def scaling(args) -> dict:
     """Seconds and memory of a whole step of a 2 M Llama as rollouts, branches and length grow, one at a time, against the step's unique tokens."""
     policy, figures = models.endless_policy(models.tiny_folder(args)), {}
-    sizes = dict(initial=(1, 2, 3), branches=(1, 2, 3), max_tokens=(12, 16, 20)) if args.light else dict(initial=(4, 8, 16), branches=(1, 3, 6), max_tokens=(128, 256, 512))
-    base = dict(initial=2, branches=1, max_tokens=12, rows=8) if args.light else dict(initial=4, branches=3, max_tokens=128, rows=64)
+    sizes = dict(initial=(1, 2, 3), branches=(1, 2, 3), max_tokens=(12, 16, 20)) if args.light else dict(initial=(4, 8, 16), branches=(1, 3, 6), max_tokens=(64, 128, 256))
+    base = dict(initial=2, branches=1, max_tokens=12, rows=8) if args.light else dict(initial=4, branches=3, max_tokens=64, rows=16)
     for axis, values in sizes.items():
         steps = [OneStep(policy, **base | {axis: value}) for value in values]
         times = list(zip(*in_turn(*steps, times=2 if args.light else 5)))
@@ -162,16 +162,16 @@ def scaling(args) -> dict:
 
 
 class OneStep:
-    """A whole step on four prompts of 16 tokens; every rollout takes its budget. unique: tokens of its trees, known after it was called."""
+    """A whole step on two prompts of 16 tokens; every rollout takes its budget. unique: tokens of its trees, known after it was called."""
 
     def __init__(self, policy, rows: int, **sizes):
-        self.policy, self.rows, self.config = policy, rows, models.make_config(prompts=4, minibatch=4, **sizes)
-        self.prompts = [models.random_ids(policy, k, 16) for k in range(4)]
+        self.policy, self.rows, self.config = policy, rows, models.make_config(prompts=2, minibatch=2, **sizes)
+        self.prompts = [models.random_ids(policy, k, 16) for k in range(2)]
         self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-6)
 
     def __call__(self) -> None:
         sampler = models.make_sampler(self.policy, self.rows, 16, self.config.max_tokens)
-        metrics, _ = step(self.policy, self.optimizer, sampler, self.prompts, range(4), lambda r, prompt: reward_of(r.ids), self.config, 0)
+        metrics, _ = step(self.policy, self.optimizer, sampler, self.prompts, range(2), lambda r, prompt: reward_of(r.ids), self.config, 0)
         self.unique = metrics["tokens_unique"]
 
 
