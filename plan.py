@@ -182,8 +182,9 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
     width, checkpointing = 2 if run.dtype == "bfloat16" else 4, run.checkpointing if checkpointing is None else checkpointing
     shard = math.ceil(P / gpus if sharded else P) * 4
     rollouts = math.ceil(run.minibatch / gpus) * run.initial                          # of a mini-batch on this GPU
-    rows, W, T = min(run.micro, rollouts), round_up(run.max_prompt + run.max_tokens, KEY_BLOCK), run.max_tokens
-    around = shape.hidden * (W * (4 + 2 * width) + 2 * T * width)          # per row: last norm, its output, twice the responses' part of it
+    W, T = round_up(run.max_prompt + run.max_tokens, KEY_BLOCK), run.max_tokens
+    tokens = max(W, min(run.micro_tokens, rollouts * W))                              # of a pass; a rollout is never split
+    around = shape.hidden * (tokens * (4 + width) + 2 * tokens * T // W * width)      # last norm; the responses' part of its output, and its gradient
     backward = (shape.intermediate + 3 * shape.hidden) * width + checkpointing * layer_activations(shape, width)
     forks = run.branches > 0
     return {
@@ -194,11 +195,11 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
         "KV cache to fork from": forks * cache_bytes(shape, rollouts, W, width),
         "hidden states to fork from": forks * rollouts * T * shape.hidden * width,
         "drawing a token *": run.rows * shape.vocabulary * 28,                        # logits in float32; three float64 copies
-        "forward pass *": rows * W * (3 * shape.intermediate + 4 * shape.hidden) * width,
+        "forward pass *": tokens * (3 * shape.intermediate + 4 * shape.hidden) * width,
         "weights and gradients in flight": sharded * (2 * (2 * shape.root + 3 * shape.layer) + 4 * (shape.root + shape.layer)),
-        "activations": activations(shape, rows * W, width, checkpointing),
-        "logits chunk *": LOGITS_CHUNK * shape.vocabulary * 20 + rows * around,       # five float32 per logit: softmax, entropy, gradient
-        "layer backward *": rows * W * backward}
+        "activations": activations(shape, tokens, width, checkpointing),
+        "logits chunk *": LOGITS_CHUNK * shape.vocabulary * 20 + around,       # five float32 per logit: softmax, entropy, gradient
+        "layer backward *": tokens * backward}
 
 
 def peaks(items: dict[str, int]) -> dict[str, int]:
@@ -208,22 +209,48 @@ def peaks(items: dict[str, int]) -> dict[str, int]:
 
 
 def advice(shape: Shape, run: Config, gpus: int, limit: float) -> tuple[str, int]:
-    """(flag and value, peak): of --rows, --micro and --gpus the one whose change brings the peak below the limit, or else lowers it most.
+    """(flag and value, peak): of --rows, --micro_tokens, --checkpointing and --gpus the one whose change brings the peak below the limit, or else lowers it most.
 
-    Of each flag the value nearest to the present one that fits; what costs no GPU comes first.
+    Of each flag the value nearest to the present one that fits; what costs no GPU comes first, and before it what computes nothing again.
     """
-    halves = lambda n: [n >> k for k in range(1, n.bit_length())]
-    tries = {"rows": halves(run.rows), "micro": halves(run.micro), "gpus": [gpus << k for k in range(1, 6)]}
+    tries = {"rows": halves(run.rows), "micro_tokens": smaller_passes(run), "checkpointing": [] if run.checkpointing else [True],
+             "gpus": [gpus << k for k in range(1, 6)]}
     found = []
-    for name, values in tries.items():
+    for cost, (name, values) in enumerate(tries.items()):
         options = []
         for value in values:
             changed = run if name == "gpus" else dataclasses.replace(run, **{name: value})
-            options.append((max(peaks(memory(shape, changed, value if name == "gpus" else gpus)).values()), f"--{name} {value}"))
+            options.append((most(shape, changed, value if name == "gpus" else gpus), f"--{name} {str(value).lower()}", max(cost, 1)))
         fitting = [x for x in options if x[0] <= limit]
         found += fitting[:1] or [min(options)] if options else []
-    peak, flag = min(found, key=lambda x: (x[0] > limit, x[1].startswith("--gpus") and x[0] <= limit, x[0]))
+    peak, flag, _ = min(found, key=lambda x: (x[0] > limit, x[2] if x[0] <= limit else 0, x[0]))
     return flag, peak
+
+
+def halves(n: int) -> list[int]:
+    return [n >> k for k in range(1, n.bit_length())]
+
+
+def smaller_passes(run: Config) -> list[int]:
+    """Halves of --micro_tokens, down to the longest rollout: it is never split."""
+    longest = round_up(run.max_prompt + run.max_tokens, KEY_BLOCK)
+    return [max(n, longest) for n in halves(run.micro_tokens) if 2 * n > longest]
+
+
+def most(shape: Shape, run: Config, gpus: int) -> int:
+    """Most bytes at any time on one GPU."""
+    return max(peaks(memory(shape, run, gpus)).values())
+
+
+def without_checkpointing(shape: Shape, run: Config, gpus: int, limit: float) -> str:
+    """What the run would hold if no layer were computed again, if that fits, perhaps with smaller passes: a sentence, "" if checkpointing is needed or off."""
+    if run.checkpointing:
+        for budget in [run.micro_tokens, *smaller_passes(run)]:
+            peak = most(shape, dataclasses.replace(run, checkpointing=False, micro_tokens=budget), gpus)
+            if peak <= limit:
+                smaller = "" if budget == run.micro_tokens else f" with --micro_tokens {budget}"
+                return f"--checkpointing is not needed{smaller}: {peak / GIB:.1f} GiB without it"
+    return ""
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------ seconds
@@ -252,7 +279,9 @@ def seconds(shape: Shape, run: Config, hardware: Hardware) -> dict[str, tuple[fl
     rollouts, keeps = prompts * run.initial, hardware.fork_depth
     branches, new = rollouts * run.branches * run.ppo_epochs, (1 - hardware.fork_depth) * T
     whole = forward_flops(shape, rollouts * (P + T), (P + T) / 2, rollouts * T)
-    passes = 1 + run.ppo_epochs + (run.branch_when == "step" and run.branches > 0) + (run.kl_coef > 0)
+    early = run.branch_when == "step" and run.branches > 0
+    before = 1 if early else (run.dtype == "bfloat16") * (1 - run.minibatch / run.prompts)               # as appo.logp_at_start says
+    passes = before + run.ppo_epochs + (run.kl_coef > 0)
     at_once = min(run.rows, rollouts * run.branches * run.minibatch / run.prompts)    # branches come mini-batch by mini-batch
     first, later = P + T / 2, P + (1 + keeps) / 2 * T                                 # mean tokens before the one that is drawn
     flops = {"sample": forward_flops(shape, prompts * P, P / 2, 0) + forward_flops(shape, rollouts * T, first, rollouts * T), "score": passes * whole,
@@ -302,7 +331,8 @@ def memory_table(shape: Shape, run: Config, hardware: Hardware) -> str:
     rows.append(["peak"] + [f"{top[phase] / GIB:.2f}" for phase in PHASES])
     other = not run.checkpointing
     what = f"Activations with{'' if other else 'out'} gradient checkpointing: {memory(shape, run, hardware.gpus, other)['activations'] / GIB:.2f} GiB"
-    verdict = f"fits: {max(top.values()) / GIB:.1f} of {hardware.gpu_gib:g} GiB"
+    needless = without_checkpointing(shape, run, hardware.gpus, limit)
+    verdict = f"fits: {max(top.values()) / GIB:.1f} of {hardware.gpu_gib:g} GiB{needless and '; ' + needless}"
     if max(top.values()) > limit:
         flag, then = advice(shape, run, hardware.gpus, limit)
         verdict = f"DOES NOT FIT: {max(top.values()) / GIB:.1f} of {hardware.gpu_gib:g} GiB; of one setting {flag} helps most: {then / GIB:.1f} GiB"

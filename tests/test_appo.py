@@ -12,7 +12,7 @@ import appo
 from appo import Config, Policy, Rollout, Sampler, Start, draw, mix_seed, sample_initial, score, uniform
 from tools import ToolResult
 
-CONFIG = Config(max_tokens=128, prompts=8, minibatch=4, micro=8, max_calls=4)
+CONFIG = Config(max_tokens=128, prompts=8, minibatch=4, micro_tokens=1024, max_calls=4)
 
 
 def sampler_for(policy, tools, **changes):
@@ -107,7 +107,7 @@ def test_greedy_equals_generate(family, tokenizer, prompts):
 def test_sampled_numbers_equal_the_trainers_forward(family, tokenizer, prompts):
     policy = Policy(untrained(family, tokenizer), tokenizer)
     _, mine = rolled(policy, {}, prompts[:5], n=3, max_tokens=70, temperature=0.9)
-    scored = score(policy, mine, 0.9, micro=4)
+    scored = score(policy, mine, 0.9, 512)
     reference = copy.deepcopy(policy.model)
     reference.set_attn_implementation("eager")
     for n, r in enumerate(mine):
@@ -122,7 +122,7 @@ def test_sampled_numbers_equal_the_trainers_forward(family, tokenizer, prompts):
 def test_sampled_numbers_with_tools(agent, rollouts):
     _, mine = rollouts
     assert sum(len(r.calls) for r in mine) > 10
-    scored = score(agent, mine, 1.0, micro=16)
+    scored = score(agent, mine, 1.0, 4096)
     for n, r in enumerate(mine):
         mask = torch.tensor(r.mask)
         assert ((torch.tensor(r.logp) - scored.logp[n, :len(r.ids)]).abs()[mask]).max() < 1e-4
@@ -142,7 +142,7 @@ def test_a_fork_equals_a_fresh_prefill(agent, tools, rollouts):
     sampler, mine = rollouts
     mine = [r for r in mine if r.calls and r.finish == "stop"][:4]
     assert len(mine) == 4
-    scored = score(agent, mine, 1.0, micro=4, keep_cache=True)
+    scored = score(agent, mine, 1.0, 512, keep_cache=True)
     keys, values = scored.cache.k.clone(), scored.cache.v.clone()
     forks, fresh = [], []
     for n, r in enumerate(mine):
@@ -162,7 +162,7 @@ def test_a_fork_equals_a_fresh_prefill(agent, tools, rollouts):
 
 def test_first_token_of_a_fork_has_the_parents_distribution(agent, rollouts):
     _, mine = rollouts
-    scored = score(agent, mine[:4], 1.0, micro=4, keep_cache=True)
+    scored = score(agent, mine[:4], 1.0, 512, keep_cache=True)
     r = mine[0]
     for at in (0, 1, 7, len(r.ids) - 1):
         if r.mask[at]:
@@ -174,7 +174,7 @@ def test_first_token_of_a_fork_has_the_parents_distribution(agent, rollouts):
 def test_branches_share_the_prefix_and_its_calls(agent, tools, rollouts, branch_at):
     sampler, mine = rollouts
     config = dataclasses.replace(CONFIG, branch_at=branch_at)
-    now = appo.look(agent, mine, score(agent, mine, 1.0, 8).logp, config, True)
+    now = appo.look(agent, mine, score(agent, mine, 1.0, 1024).logp, config, True)
     points, _ = appo.branch_points(agent, mine, now, config)
     branches = appo.grow_branches(sampler, mine, now.scored, points, config)
     assert len(branches) == sum(map(len, points)) == 3 * len(mine)
@@ -194,7 +194,7 @@ def test_calls_in_the_prompt_do_not_count(agent, tools, tokenizer, prompts):
     """A prompt that shows how tools are called, as every training prompt of the authors does: a branch may make all calls that are not in its own prefix."""
     talk = tokenizer("<search> x </search><search> y </search><python> 1 </python><result> 1 </result>", add_special_tokens=False).input_ids
     sampler, mine = rolled(agent, tools, [talk + p for p in prompts[:12]], n=2, max_calls=1, max_prompt=128)
-    scored = score(agent, mine, 1.0, 8, keep_cache=True)
+    scored = score(agent, mine, 1.0, 1024, keep_cache=True)
     starts = [Start(r.fork(1, r.seed + 1), scored.cache, n, scored.hidden[n, 1]) for n, r in enumerate(mine)]
     sampler.run(starts)
     for some in (mine, [s.rollout for s in starts]):
@@ -231,7 +231,7 @@ def test_no_token_is_computed_twice(agent, tools, prompts, monkeypatch):
     monkeypatch.setattr(appo.Cache, "append", lambda self, policy, ids, n, rows: read.append(int(n.sum())) or append(self, policy, ids, n, rows))
     mine = sample_initial(sampler, [prompts[i] for i in chosen], 1, [mix_seed(0, i) for i in chosen])
     assert [len(r.calls) for r in mine] == [3] * 8
-    now = appo.look(agent, mine, score(agent, mine, 1.0, 8).logp, CONFIG, True)
+    now = appo.look(agent, mine, score(agent, mine, 1.0, 1024).logp, CONFIG, True)
     forward, passes = agent.decoder.forward, []
     monkeypatch.setattr(agent.decoder, "forward", lambda *a, **k: passes.append(k["input_ids"].shape[1]) or forward(*a, **k))
     calls = len(read)
@@ -429,13 +429,13 @@ def test_chunked_stats_are_exact_and_small(agent, monkeypatch):
 
 def test_scoring_twice_gives_the_same_bits(agent, rollouts):
     _, mine = rollouts
-    a, b = score(agent, mine, 1.0, 4), score(agent, mine, 1.0, 4, keep_cache=True)
+    a, b = score(agent, mine, 1.0, 512), score(agent, mine, 1.0, 512, keep_cache=True)
     assert torch.equal(a.logp, b.logp) and torch.equal(a.entropy, b.entropy)
 
 
 def test_scores_do_not_depend_on_padding_or_companions(agent, rollouts):
     _, mine = rollouts
-    whole = score(agent, mine, 1.0, 16)
+    whole = score(agent, mine, 1.0, 4096)
     for n in (0, 3):
         alone = score(agent, [mine[n]], 1.0, 1)
         torch.testing.assert_close(alone.logp[0], whole.logp[n, :len(mine[n].ids)], atol=1e-5, rtol=0)
@@ -482,7 +482,7 @@ def test_punctuation_of_other_scripts(agent):
 
 def test_points_of_a_rollout_without_any_variation_are_drawn_at_random(agent, rollouts):
     _, mine = rollouts
-    old = score(agent, mine, 1.0, 8)
+    old = score(agent, mine, 1.0, 1024)
     now = appo.look(agent, mine, old.logp, CONFIG, False)
     now.scored.entropy = torch.where(now.mask, 0.5, 0.0)
     first, again = (appo.branch_points(agent, mine, now, CONFIG)[0] for _ in range(2))
@@ -493,7 +493,7 @@ def test_points_of_a_rollout_without_any_variation_are_drawn_at_random(agent, ro
 def test_pooling_per_prompt(agent, rollouts):
     _, mine = rollouts
     config = dataclasses.replace(CONFIG, initial=2, branch_pool="prompt")
-    now = appo.look(agent, mine, score(agent, mine, 1.0, 8).logp, config, False)
+    now = appo.look(agent, mine, score(agent, mine, 1.0, 1024).logp, config, False)
     points, value = appo.branch_points(agent, mine, now, config)
     assert all(len(points[2 * p]) + len(points[2 * p + 1]) == 6 for p in range(8))
     per_rollout = appo.branch_points(agent, mine, now, dataclasses.replace(config, branch_pool="rollout"))[0]
@@ -585,9 +585,9 @@ def gradients(policy, rollouts, adv, mask, old, config):
 @pytest.mark.parametrize("aggregate", ["seq-mean", "token-mean"])
 def test_gradient_does_not_depend_on_the_split_into_passes(agent, rollouts, aggregate):
     _, mine = rollouts
-    old, mask = score(agent, mine, 1.0, 16).logp, appo.response_tensors(mine, "cpu")[1]
+    old, mask = score(agent, mine, 1.0, 4096).logp, appo.response_tensors(mine, "cpu")[1]
     adv = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0)) * mask
-    whole, *others = (gradients(agent, mine, adv, mask, old, dataclasses.replace(CONFIG, micro=micro, aggregate=aggregate, clip_grad=1e9)) for micro in (16, 1, 3, 8))
+    whole, *others = (gradients(agent, mine, adv, mask, old, dataclasses.replace(CONFIG, micro_tokens=budget, aggregate=aggregate, clip_grad=1e9)) for budget in (4096, 1, 400, 1024))
     for other in others:
         for a, b in zip(whole, other):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
@@ -652,7 +652,7 @@ def test_credit_of_two_prompts(agent):
 def test_guards_reach_the_numbers(agent, rollouts):
     """fipo_guards in the future sum and in the credit."""
     _, mine = rollouts
-    old = score(agent, mine, 1.0, 8).logp
+    old = score(agent, mine, 1.0, 1024).logp
     shifted = torch.where(appo.response_tensors(mine, "cpu")[1], old - 3.0, old)           # every token now e^3 = 20 times likelier
     plain, guarded = (appo.look(agent, mine, shifted, dataclasses.replace(CONFIG, fipo_guards=on), False) for on in (False, True))
     assert plain.omega.max() > 1e3 and (guarded.omega == 1).all() and torch.equal(plain.score_omega, guarded.score_omega)
@@ -664,14 +664,14 @@ def test_guards_reach_the_numbers(agent, rollouts):
 
 def test_norm_and_kl_reach_the_gradient(agent, rollouts):
     _, mine = rollouts
-    old, mask = score(agent, mine, 1.0, 16).logp, appo.response_tensors(mine, "cpu")[1]
+    old, mask = score(agent, mine, 1.0, 4096).logp, appo.response_tensors(mine, "cpu")[1]
     adv = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0)) * mask
-    loose = dataclasses.replace(CONFIG, clip_grad=1e9, micro=16)
+    loose = dataclasses.replace(CONFIG, clip_grad=1e9, micro_tokens=4096)
     init, budget = gradients(agent, mine, adv, mask, old, loose), gradients(agent, mine, adv, mask, old, dataclasses.replace(loose, norm="budget"))
     for a, b in zip(init, budget):
         torch.testing.assert_close(a, 4 * b, atol=1e-6, rtol=0)
     optimizer = torch.optim.SGD(agent.model.parameters(), lr=0.0)
-    stats = appo.update(agent, optimizer, mine, old, torch.zeros_like(adv), mask, dataclasses.replace(loose, kl_coef=0.5, micro=3), old - 0.1 * mask)
+    stats = appo.update(agent, optimizer, mine, old, torch.zeros_like(adv), mask, dataclasses.replace(loose, kl_coef=0.5, micro_tokens=400), old - 0.1 * mask)
     per_token = math.exp(-0.1) - 1 + 0.1
     assert stats["loss"] == pytest.approx(0.5 * per_token, rel=1e-3) and stats["kl_ref"] == pytest.approx(per_token, rel=1e-3) and stats["grad_norm"] > 0
 

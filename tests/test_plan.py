@@ -109,7 +109,7 @@ def small(request, tokenizer, tmp_path):
     """(policy, shape, settings, rollouts at the limits): one prompt, N rollouts, one pass per update."""
     model = untrained(request.param, tokenizer, vocab_size=3000, hidden_size=128, num_hidden_layers=4, intermediate_size=640, head_dim=32)
     model.config.save_pretrained(tmp_path)
-    run = Run(model=str(tmp_path), prompts=1, minibatch=1, micro=N, max_prompt=PROMPT, max_tokens=RESPONSE, rows=6, chunk=32)
+    run = Run(model=str(tmp_path), prompts=1, minibatch=1, micro_tokens=N * (PROMPT + RESPONSE), max_prompt=PROMPT, max_tokens=RESPONSE, rows=6, chunk=32)
     return Policy(model, tokenizer), read_shape(str(tmp_path)), run, at_the_limits(3000)
 
 
@@ -174,7 +174,7 @@ def test_caches(small):
     assert items["KV cache of live rows"] == size(sampler.cache.k, sampler.cache.v)
     prompts, _ = sampler.prefill([[5] * PROMPT] * 3)
     assert items["KV cache of prompts"] == size(prompts.k, prompts.v)
-    scored = appo.score(policy, rollouts, 1.0, run.micro, keep_cache=True)
+    scored = appo.score(policy, rollouts, 1.0, run.micro_tokens, keep_cache=True)
     assert items["KV cache to fork from"] == size(scored.cache.k, scored.cache.v)
     assert items["hidden states to fork from"] == size(scored.hidden)
 
@@ -185,9 +185,9 @@ def test_tensors_that_autograd_saves(small, checkpointing):
     if checkpointing:
         policy.model.gradient_checkpointing_enable(), policy.model.train()
     items = memory(shape, run, 1, checkpointing)
-    width, T = appo.padded_shape(rollouts)
+    width, T = appo.padded_width(rollouts), RESPONSE
     last = N * shape.hidden * (width * 12 + T * 4)       # the last norm and its output; the responses' part of it
-    assert close(saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0, width, T)), items["activations"] + last, 0.01)
+    assert close(saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0)), items["activations"] + last, 0.01)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -211,10 +211,10 @@ def test_peak_of_an_update(small, tokenizer, checkpointing, vocabulary):
 def test_peak_of_the_scoring_pass(small):
     policy, shape, run, rollouts = small
     items = memory(shape, run, 1)
-    scoring = most_allocated(lambda: appo.score(policy, rollouts, 1.0, run.micro, keep_cache=True))
+    scoring = most_allocated(lambda: appo.score(policy, rollouts, 1.0, run.micro_tokens, keep_cache=True))
     assert close(scoring, items["KV cache to fork from"] + items["hidden states to fork from"] + items["logits chunk *"])
     assert items["logits chunk *"] > items["forward pass *"]
-    width, _ = appo.padded_shape(rollouts)
+    width = appo.padded_width(rollouts)
     with torch.no_grad():
         reading = most_allocated(lambda: policy.decoder(input_ids=torch.zeros(N, width, dtype=torch.long), use_cache=False))
     assert close(reading, items["forward pass *"])
@@ -237,9 +237,9 @@ def test_activations_in_bfloat16(small, checkpointing):
     policy.model.to(torch.bfloat16)
     if checkpointing:
         policy.model.gradient_checkpointing_enable(), policy.model.train()
-    width, T = appo.padded_shape(rollouts)
+    width, T = appo.padded_width(rollouts), RESPONSE
     last = N * shape.hidden * (width * 8 + T * 2)        # as above
-    saved = saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0, width, T))
+    saved = saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0))
     assert close(saved, activations(shape, N * width, 2, checkpointing) + last, 0.02)
 
 
@@ -252,7 +252,7 @@ def test_drawing(small):
 # ---- sharding, work, seconds
 
 def test_sharded_items_by_hand():
-    run = Run(model="m", rows=64, micro=8, shard=True, dtype="bfloat16", checkpointing=True)
+    run = Run(model="m", rows=64, micro_tokens=8 * 6144, shard=True, dtype="bfloat16", checkpointing=True)
     shape, items = read_shape("Qwen/Qwen2.5-7B-Instruct"), memory(read_shape("Qwen/Qwen2.5-7B-Instruct"), run, 8)
     P = 7_615_616_512
     assert (items["parameters"], items["gradients"], items["AdamW state"], items["gathered weights"]) == (P // 2, P // 2, P, 2 * P)
@@ -266,7 +266,7 @@ def test_sharded_items_by_hand():
 
 
 def test_every_item_has_a_phase_and_the_peak_counts_one_moment():
-    shape, run = read_shape("Qwen/Qwen3-8B"), Run(model="m", kl_coef=0.001, micro=2)
+    shape, run = read_shape("Qwen/Qwen3-8B"), Run(model="m", kl_coef=0.001, micro_tokens=12288)
     items = memory(shape, run, 8)
     assert set(items) == {name for names in plan.PHASES.values() for name in names}
     held = sum(size for name, size in items.items() if name in plan.PHASES["update"] and "*" not in name)
@@ -283,9 +283,9 @@ def test_flops_as_torch_counts_them(small):
     from torch.utils.flop_counter import FlopCounterMode
     policy, shape, _, rollouts = small
     policy.model.set_attn_implementation("eager")        # the counter does not know the fused attention of the CPU
-    width, T = appo.padded_shape(rollouts)
+    width, T = appo.padded_width(rollouts), RESPONSE
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        appo.score_rows(policy, rollouts, 1.0, width, T)
+        appo.score_rows(policy, rollouts, 1.0)
     assert close(counter.get_total_flops(), forward_flops(shape, N * width, width, N * T)), "eager attention looks at all of the width"
 
 
@@ -342,7 +342,7 @@ def test_advice_is_a_setting_that_fits(capsys, nothing_loaded):
     assert flag == "--rows 64" and peak == max(peaks(memory(shape, dataclasses.replace(run, rows=64), 8)).values()) <= 80 * GIB
     text = printed(capsys, "--config", CONFIGS / "qwen2.5-7b-reasoning.json", "--rows", 256)
     assert "DOES NOT FIT" in text and "of one setting --rows 64 helps most" in text
-    assert plan.advice(shape, dataclasses.replace(run, rows=1, micro=1), 1, 8 * GIB)[0].startswith("--gpus")
+    assert plan.advice(shape, dataclasses.replace(run, rows=1, micro_tokens=1), 1, 8 * GIB)[0].startswith("--gpus")
 
 
 def test_plan_of_the_bundled_world(world, capsys, nothing_loaded):
