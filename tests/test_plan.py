@@ -186,7 +186,7 @@ def test_tensors_that_autograd_saves(small, checkpointing):
         policy.model.gradient_checkpointing_enable(), policy.model.train()
     items = memory(shape, run, 1, checkpointing)
     width, T = appo.padded_width(rollouts), RESPONSE
-    last = N * shape.hidden * (width * 12 + T * 4)       # the last norm and its output; the responses' part of it
+    last = N * shape.hidden * (width * 8 + T * 4)        # the last norm; the responses' part of its output
     assert close(saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0)), items["activations"] + last, 0.01)
 
 
@@ -238,7 +238,7 @@ def test_activations_in_bfloat16(small, checkpointing):
     if checkpointing:
         policy.model.gradient_checkpointing_enable(), policy.model.train()
     width, T = appo.padded_width(rollouts), RESPONSE
-    last = N * shape.hidden * (width * 8 + T * 2)        # as above
+    last = N * shape.hidden * (width * 6 + T * 2)        # as above
     saved = saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0))
     assert close(saved, activations(shape, N * width, 2, checkpointing) + last, 0.02)
 
@@ -294,7 +294,10 @@ def test_seconds_scale_and_follow_the_settings():
     base = seconds(shape, run, hardware)
     twice = seconds(shape, run, dataclasses.replace(hardware, gpu_tflops=2 * 990.0, gpu_bandwidth=2 * 3350.0))
     assert all(a == pytest.approx(2 * b) for phase in base for a, b in zip(base[phase], twice[phase]))
-    assert base["update"][0] == pytest.approx(2 * base["score"][0]), "3 passes and one of computing again, against two"
+    score = base["score"][0]
+    assert base["update"][0] == pytest.approx(4 / (1 + 7 / 8) * score), "3 passes and one of computing again; a look at all, logp_old of all mini-batches but the first of 8"
+    for changes, share in ((dict(dtype="float32"), 1), (dict(branch_when="step"), 2), (dict(branch_when="step", branches=0), 15 / 8), (dict(kl_coef=0.1), 23 / 8), (dict(dtype="float32", ppo_epochs=2), 2)):
+        assert seconds(shape, dataclasses.replace(run, **changes), hardware)["score"][0] == pytest.approx(share * 8 / 15 * score), changes
     assert seconds(shape, dataclasses.replace(run, branches=0, b=0.0), hardware)["branch"] == (0, 0)
     assert seconds(shape, dataclasses.replace(run, rows=32), hardware)["sample"][1] < base["sample"][1], "weights are read half as often"
     weights = (7_615_616_512 - 152064 * 3584) * 2
@@ -343,6 +346,28 @@ def test_advice_is_a_setting_that_fits(capsys, nothing_loaded):
     text = printed(capsys, "--config", CONFIGS / "qwen2.5-7b-reasoning.json", "--rows", 256)
     assert "DOES NOT FIT" in text and "of one setting --rows 64 helps most" in text
     assert plan.advice(shape, dataclasses.replace(run, rows=1, micro_tokens=1), 1, 8 * GIB)[0].startswith("--gpus")
+
+
+def test_passes_grow_with_the_budget_between_one_rollout_and_all():
+    shape, run = read_shape("Qwen/Qwen2.5-7B-Instruct"), Run(model="m", shard=True, dtype="bfloat16")
+    held = lambda budget: memory(shape, dataclasses.replace(run, micro_tokens=budget), 8)["activations"]
+    assert held(1) == held(6144) and held(12288) == 2 * held(6144) and held(8 * 6144) == held(10**9) == 8 * held(6144)
+    assert plan.smaller_passes(dataclasses.replace(run, micro_tokens=20000)) == [10000, 6144]
+
+
+def test_checkpointing_only_where_it_is_needed(capsys, nothing_loaded):
+    """It is on in every run of the paper that would not fit without it, whatever the passes; where it is not needed the plan says so, and where it would help."""
+    for name in PAPER | RELEASED:
+        run = read_settings(["--config", str(CONFIGS / f"{name}.json"), "--data", "d"])
+        assert run.checkpointing and not plan.without_checkpointing(read_shape(run.model), run, 16 if "14b" in name else 8, 80 * GIB), name
+    reasoning = ("--config", CONFIGS / "qwen2.5-7b-reasoning.json")
+    assert "--checkpointing is not needed with --micro_tokens 6144: 82.4 GiB without it" in printed(capsys, *reasoning, "--gpu_gib", 141)
+    assert "--checkpointing is not needed: " in printed(capsys, *reasoning, "--gpu_gib", 500)
+    off = read_settings(["--config", str(CONFIGS / "qwen2.5-7b-reasoning.json"), "--data", "d", "--checkpointing", "false", "--rows", "1", "--micro_tokens", "6144"])
+    shape = read_shape(off.model)
+    flag, peak = plan.advice(shape, off, 8, 60 * GIB)
+    assert flag == "--checkpointing true" and peak <= 60 * GIB < plan.most(shape, off, 8)
+    read_settings(["--config", str(CONFIGS / "qwen2.5-7b-reasoning.json"), *flag.split()])
 
 
 def test_plan_of_the_bundled_world(world, capsys, nothing_loaded):
