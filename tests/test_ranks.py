@@ -47,11 +47,14 @@ def _one_of(rank, world, folder, function, arguments):
 
 @pytest.fixture(scope="module")
 def sampled(agent_folder, world, tools, tmp_path_factory):
-    """16 rollouts of 4 prompts with made-up credit, in a file that processes can share: (folder of the model, file)."""
+    """16 rollouts of 4 prompts, in a file that processes can share: (folder of the model, file)."""
     policy = Policy.load(str(agent_folder))
     questions = __import__("eval").load_questions(str(world / "train.jsonl"))[:4]
     sampler = appo.Sampler(policy, tools, 16, 64, 64, 4, 48, 1.0, 16)
     rollouts = sample_initial(sampler, [appo.encode_prompt(policy.tokenizer, q.messages) for q in questions], 4, [mix_seed(3, i) for i in range(4)])
+    for n, r in enumerate(rollouts):                     # of several lengths, so that passes differ in width
+        for tokens in (r.ids, r.mask, r.logp, r.entropy):
+            del tokens[64 - 8 * (n % 5):]
     file = tmp_path_factory.mktemp("ranks") / "rollouts.pkl"
     file.write_bytes(pickle.dumps(rollouts))
     return str(agent_folder), file
@@ -97,7 +100,7 @@ def alone(sampled):
     return {aggregate: three_updates(*sampled, 512, False, "float32", None, aggregate) for aggregate in ("seq-mean", "token-mean")}
 
 
-@pytest.mark.parametrize("processes, budget, passes, shard, aggregate", [(2, 512, 2, False, "seq-mean"), (2, 300, 3, True, "seq-mean"), (2, 512, 2, True, "token-mean"), (4, 512, 1, False, "token-mean"),
+@pytest.mark.parametrize("processes, budget, passes, shard, aggregate", [(2, 512, 2, False, "seq-mean"), (2, 384, 3, True, "seq-mean"), (2, 512, 2, True, "token-mean"), (4, 512, 1, False, "token-mean"),
                                                                           (4, 512, 1, True, "seq-mean")])
 def test_the_update_is_the_same_however_it_is_spread(sampled, alone, tmp_path, processes, budget, passes, shard, aggregate):
     """1 rank x 4 passes, 2 x 2 and 4 x 1, copied and sharded: the same weights after three updates within 1e-6, the same stats on all ranks."""
