@@ -209,7 +209,7 @@ def peaks(items: dict[str, int]) -> dict[str, int]:
 
 
 def advice(shape: Shape, run: Config, gpus: int, limit: float) -> tuple[str, int]:
-    """(flag and value, peak): of --rows, --micro_tokens, --checkpointing and --gpus the one whose change brings the peak below the limit, or else lowers it most.
+    """(flag and value, peak): of --rows, --micro_tokens, --checkpointing and --gpus the one that brings the peak below the limit, or else lowers it most.
 
     Of each flag the value nearest to the present one that fits; what costs no GPU comes first, and before it what computes nothing again.
     """
