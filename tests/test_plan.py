@@ -361,7 +361,7 @@ def test_checkpointing_only_where_it_is_needed(capsys, nothing_loaded):
         run = read_settings(["--config", str(CONFIGS / f"{name}.json"), "--data", "d"])
         assert run.checkpointing and not plan.without_checkpointing(read_shape(run.model), run, 16 if "14b" in name else 8, 80 * GIB), name
     reasoning = ("--config", CONFIGS / "qwen2.5-7b-reasoning.json")
-    assert "--checkpointing is not needed with --micro_tokens 6144: 82.4 GiB without it" in printed(capsys, *reasoning, "--gpu_gib", 141)
+    assert "--checkpointing is not needed with --micro_tokens 6144: 85.2 GiB without it" in printed(capsys, *reasoning, "--gpu_gib", 90)
     assert "--checkpointing is not needed: " in printed(capsys, *reasoning, "--gpu_gib", 500)
     off = read_settings(["--config", str(CONFIGS / "qwen2.5-7b-reasoning.json"), "--data", "d", "--checkpointing", "false", "--rows", "1", "--micro_tokens", "6144"])
     shape = read_shape(off.model)
