@@ -51,6 +51,8 @@ from tools import STATUSES, TAGS, ToolResult, Unavailable, defuse, parse_call
 warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")     # renamed in transformers 5.24, gone in 5.40; 5.17 knows no other name
 KEY_BLOCK = 64                      # slots of a cache that attention looks at come in this many, see key_slots
 PASS_BLOCK = 16                     # rows of a pass over whole rollouts are as long as a multiple of this
+ROUNDING = 1e-4                     # nats: in float32 the sampler's log-probs equal those of a scoring pass within this
+GRAPH_BLOCK = 512                   # and on CUDA in this many, for there is a graph for each number of them
 FORGED = "<result>"                 # only the environment may open a result: a policy that writes this tag has made one up
 STOP_TAGS = ("</python>", "</search>", FORGED)
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
@@ -132,7 +134,8 @@ class Config:
     prompts: int = option(128, "prompts per step, a multiple of --minibatch (paper 128)", 1)
     minibatch: int = option(16, "prompts per update (paper 16: 8 updates a step)", 1)
     ppo_epochs: int = option(1, "passes over the step's rollouts; branches are drawn anew in each", 1)
-    micro: int = option(8, "rollouts per forward or backward pass: memory only", 1)
+    micro_tokens: int = option(49152, "tokens per forward or backward pass over whole rollouts, padding included; a longer rollout is a pass of its own: memory and "
+                                      "speed only", 1)
     checkpointing: bool = option(False, "recompute each layer's activations in the backward pass: memory for a third more time")
     clip_grad: float = option(1.0, "the gradient norm is clipped to this", 0)
 
@@ -505,6 +508,11 @@ def round_up(x: int, multiple: int) -> int:
     return -(-x // multiple) * multiple
 
 
+def row_sizes(rows: int, constant: bool) -> list[int]:
+    """How many rows a decode call may have, in rising order: always `rows`, or its eighths and, below the first of them, powers of two."""
+    return [rows] if constant else sorted({round_up(rows * k, 8) // 8 for k in range(1, 9)} | {2**k for k in range(rows.bit_length()) if 8 * 2**k < rows})
+
+
 def key_slots(length: int) -> int:
     """How many slots attention looks at for `length` tokens: 64, 128, 192, 256, 512, 512 + 64, ...
 
@@ -735,10 +743,8 @@ class Sampler:
         cuda = policy.device.type == "cuda"
         self.lag = int(cuda) if lag is None else lag
         self.record = cuda_graphs if cuda else lambda: None
-        self.block = 512 if cuda else 1                                   # key lengths are rounded up to this: a graph each
-        self.grid = 8 if cuda else 1                                      # and so are the parents that a call looks at
-        constant = constant_rows and not cuda and policy.dtype == torch.float32
-        self.sizes = [rows] if constant else sorted({round_up(rows * k, 8) // 8 for k in range(1, 9)} | {2**k for k in range(rows.bit_length()) if 2**k < rows / 8})
+        self.block, self.grid = (GRAPH_BLOCK, 8) if cuda else (1, 1)      # key lengths, and the parents that a call looks at, are rounded up to these
+        self.sizes = row_sizes(rows, constant_rows and not cuda and policy.dtype == torch.float32)
         self.batch = max(1, rows // 8)       # rows per call when prompts and results are read
         self.pool = ThreadPoolExecutor(tool_threads)
         self.count = Counter()          # computed: tokens put through the model; sampled: of them, drawn; row_calls: rows decoded, running or not
@@ -951,18 +957,43 @@ def response_tensors(rollouts: list[Rollout], device) -> tuple[Tensor, Tensor]:
     return ids.to(device), mask.to(device)
 
 
-def response_hidden(policy: Policy, rollouts: list[Rollout], width: int, T: int, cache: Cache | None = None) -> Tensor:
-    """Hidden states (N, T, D) that predict each response token, from one causal pass over prompt and response, padded on the right to `width`.
-
-    With a cache, whose rows self.rows the caller has set, keys and values are kept there.
-    """
-    x = torch.zeros(len(rollouts), width, dtype=torch.long)
+def recorded_logp(rollouts: list[Rollout], device) -> Tensor:
+    """Log-probs as recorded while sampling, (N, T), 0 where mask is False."""
+    logp = torch.zeros(len(rollouts), max([1, *(len(r.ids) for r in rollouts)]))
     for n, r in enumerate(rollouts):
-        x[n, :len(r.prompt) + len(r.ids)] = torch.tensor(r.prompt + r.ids)
-    hidden = policy.decoder(input_ids=x.to(policy.device), past_key_values=cache, use_cache=cache is not None).last_hidden_state
-    first = torch.tensor([len(r.prompt) - 1 for r in rollouts])
-    at = (first[:, None] + torch.arange(T)).clamp(max=width - 1).to(policy.device)
-    return hidden.gather(1, at[:, :, None].expand(-1, -1, hidden.shape[2]))
+        logp[n, :len(r.ids)] = torch.tensor(r.logp)
+    return logp.to(device)
+
+
+def padded_width(rollouts: list[Rollout]) -> int:
+    """Tokens of the longest prompt and response together, rounded up: what every row of a pass over these rollouts is padded to."""
+    return round_up(max([1, *(len(r.prompt) + len(r.ids) for r in rollouts)]), PASS_BLOCK)
+
+
+def passes(rollouts: list[Rollout], budget: int) -> list[list[int]]:
+    """Which rollouts go through the model together: indices, the longest first, as many to a pass as rows x padded_width <= budget allows, but at least one.
+
+    Sorted, rows of a pass are about as long as each other: little padding; and the largest pass comes first, so that memory that does not suffice shows at
+    once. Decided by lengths and order alone, ties by index.
+    """
+    packed, width = [], 0
+    for n in sorted(range(len(rollouts)), key=lambda n: -len(rollouts[n].prompt) - len(rollouts[n].ids)):
+        if not packed or (len(packed[-1]) + 1) * width > budget:
+            packed.append([])
+            width = padded_width([rollouts[n]])
+        packed[-1].append(n)
+    return packed
+
+
+def equal_passes(rollouts: list[Rollout], budget: int, ranks: Ranks) -> tuple[list[Rollout], list[list[int]]]:
+    """`passes`, as many on every rank: FSDP's collectives need that. A rank with fewer makes up for them with passes of one more rollout, which has no policy
+    token. A collective.
+
+    Returns: rollouts and that one, indices into them.
+    """
+    packed = passes(rollouts, budget)
+    missing = int(ranks.max([len(packed)])[0]) - len(packed)
+    return rollouts + [Rollout([0], 0, ids=[0], mask=[False])], packed + [[len(rollouts)]] * missing
 
 
 def chunked_stats(policy: Policy, hidden: Tensor, ids: Tensor, temperature: float, chunk: int = 1024) -> tuple[Tensor, Tensor]:
@@ -987,44 +1018,52 @@ class Scored:
     cache: Cache | None
 
 
-def score_rows(policy: Policy, rollouts: list[Rollout], temperature: float, width: int, T: int, cache: Cache | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """One pass: logp, entropy (N, T) at the policy tokens, 0 elsewhere, and hidden (N, T, D). The trainer and the scoring pass both come through here."""
+def score_rows(policy: Policy, rollouts: list[Rollout], temperature: float, cache: Cache | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One causal pass over prompts and responses, padded on the right to padded_width W. The trainer and the scoring pass both come through here.
+
+    Args:    cache: keeps keys and values of the rows cache.rows, which the caller has set.
+    Returns: logp, entropy (B, T), 0 where mask is False; with a cache the hidden states (B, W, D), otherwise None.
+    """
     ids, mask = response_tensors(rollouts, policy.device)
-    ids, mask = F.pad(ids, (0, T - ids.shape[1])), F.pad(mask, (0, T - mask.shape[1]))
+    whole = torch.zeros(len(rollouts), padded_width(rollouts), dtype=torch.long)
+    for b, r in enumerate(rollouts):
+        whole[b, :len(r.prompt) + len(r.ids)] = torch.tensor(r.prompt + r.ids)
+    first, (row, t) = torch.tensor([len(r.prompt) - 1 for r in rollouts], device=policy.device), mask.nonzero(as_tuple=True)
+    places = row * whole.shape[1] + first[row] + t                        # (M,) where the M policy tokens are predicted
 
     def whole_pass():
-        hidden = response_hidden(policy, rollouts, width, T, cache)
-        return *chunked_stats(policy, hidden[mask], ids[mask], temperature), hidden
+        hidden = policy.decoder(input_ids=whole.to(policy.device), past_key_values=cache, use_cache=cache is not None).last_hidden_state
+        stats = chunked_stats(policy, hidden.flatten(0, 1).index_select(0, places), ids[mask], temperature)
+        return *stats, None if cache is None else hidden
     logp, entropy, hidden = policy.through(whole_pass)
     zeros = torch.zeros(mask.shape, dtype=logp.dtype, device=mask.device)
     return zeros.masked_scatter(mask, logp), zeros.masked_scatter(mask, entropy), hidden
 
 
-def padded_shape(rollouts: list[Rollout]) -> tuple[int, int]:
-    """(width, T) for a set of rollouts: prompt and response rounded up, and the longest response."""
-    return round_up(max([1, *(len(r.prompt) + len(r.ids) for r in rollouts)]), PASS_BLOCK), max([1, *(len(r.ids) for r in rollouts)])
-
-
 @torch.no_grad()
-def score(policy: Policy, rollouts: list[Rollout], temperature: float, micro: int, keep_cache: bool = False) -> Scored:
-    """Log-probs and entropies of rollouts under the current policy, `micro` rows a pass; with keep_cache also what branches start from.
+def score(policy: Policy, rollouts: list[Rollout], temperature: float, budget: int, keep_cache: bool = False) -> Scored:
+    """Log-probs and entropies of rollouts under the current policy, in passes of at most `budget` tokens; with keep_cache also what branches start from.
 
-    The same rollouts in the same order give the same bits as long as the weights are the same: this is what makes Omega exactly 1 before the first update.
+    The same rollouts in the same order give the same bits as long as the weights are the same.
     """
-    width, T = padded_shape(rollouts)
-    if not rollouts:                                                      # a rank without a share of this mini-batch
-        return Scored(*torch.zeros(2, 0, T, device=policy.device), None, None)
-    cache = Cache(policy, len(rollouts), width) if keep_cache else None
-    parts = []
-    for start in range(0, len(rollouts), micro):
-        rows = rollouts[start:start + micro]
+    N, T = len(rollouts), max([1, *(len(r.ids) for r in rollouts)])
+    logp, entropy = torch.zeros(2, N, T, device=policy.device)
+    cache, hidden = None, None
+    if keep_cache and rollouts:                                           # a rank may have no share of this mini-batch
+        cache = Cache(policy, N, padded_width(rollouts))
+        cache.fresh = True
+        hidden = torch.zeros(N, T, policy.model.config.hidden_size, dtype=policy.dtype, device=policy.device)
+    for rows in passes(rollouts, budget):
         if cache is not None:
-            cache.fresh, cache.rows = True, slice(start, start + len(rows))
-        parts.append(score_rows(policy, rows, temperature, width, T, cache))
+            cache.rows = torch.tensor(rows, device=policy.device)
+        *stats, states = score_rows(policy, [rollouts[n] for n in rows], temperature, cache)
+        logp[rows, :stats[0].shape[1]], entropy[rows, :stats[0].shape[1]] = stats
+        for n, own in zip(rows, () if states is None else states):        # own: (W, D), of which what predicts the response is kept
+            start, length = len(rollouts[n].prompt) - 1, len(rollouts[n].ids)
+            hidden[n, :length] = own[start:start + length]
     if cache is not None:
         cache.fresh = False
-    logp, entropy = (torch.cat([p[k] for p in parts]) for k in (0, 1))
-    return Scored(logp, entropy, torch.cat([p[2] for p in parts]) if keep_cache else None, cache)
+    return Scored(logp, entropy, hidden, cache)
 
 
 # ----------------------------------------------------------------------------------------------------------------------------------------- branching
@@ -1037,22 +1076,35 @@ class Look:
     """
     scored: Scored
     mask: Tensor
+    logp_old: Tensor
     log_ratio: Tensor
     omega: Tensor
     score_omega: Tensor
 
 
-def look(policy: Policy, rollouts: list[Rollout], logp_old: Tensor, config: Config, keep_cache: bool) -> Look:
+def look(policy: Policy, rollouts: list[Rollout], logp_old: Tensor | None, config: Config, keep_cache: bool) -> Look:
     """The scoring pass under the current policy and the future value of every token (Eq. 4).
 
-    Args: logp_old: (N, T) from `score` at the start of the step, same rollouts in the same order. keep_cache: branches will start from it.
+    Args: logp_old: (N, T) log-probs at the start of the step; None: the policy has not moved since, this pass gives them, and Omega is exactly 1.
+          keep_cache: branches will start from the pass' cache.
     """
-    scored = score(policy, rollouts, config.temperature, config.micro, keep_cache)
+    scored = score(policy, rollouts, config.temperature, config.micro_tokens, keep_cache)
     mask = response_tensors(rollouts, policy.device)[1]
+    logp_old = scored.logp if logp_old is None else without_rounding(logp_old, scored.logp, mask)
     limit = math.log(3.0) if config.fipo_guards else math.inf
     omega = future_value(scored.logp, logp_old, mask, config.half_life, config.decay_over, limit)
     score_omega = future_value(scored.logp, logp_old, mask, config.score_half_life, config.decay_over)
-    return Look(scored, mask, scored.logp - logp_old, omega, score_omega)
+    return Look(scored, mask, logp_old, scored.logp - logp_old, omega, score_omega)
+
+
+def without_rounding(logp_old: Tensor, logp: Tensor, mask: Tensor) -> Tensor:
+    """logp_old, but logp itself in rollouts where the two differ by no more than ROUNDING at every policy token; all (N, T).
+
+    There a policy that has moved cannot be told from one that has not, since the sampler rounds otherwise than the scoring pass; summed over many tokens that
+    noise would pass for an order of Omega.
+    """
+    apart = torch.where(mask, logp - logp_old, 0.0).abs().amax(-1, keepdim=True)           # (N, 1)
+    return torch.where(apart <= ROUNDING, logp, logp_old)
 
 
 def branch_candidates(policy: Policy, rollout: Rollout, config: Config, T: int) -> list[bool]:
@@ -1143,35 +1195,36 @@ def credit(rollouts: list[Rollout], branches: list[Rollout], omega: Tensor, rati
 def update(policy: Policy, optimizer, rollouts: list[Rollout], logp_old: Tensor, adv: Tensor, mask: Tensor, config: Config,
            logp_ref: Tensor | None = None, ranks: Ranks = Ranks()) -> dict:
     """One optimiser step on the initial rollouts. However they are split into passes and over ranks, the gradient is that of the whole: the normaliser is the
-    mini-batch's. Every rank makes the same number of passes; one with fewer rollouts makes up for them with rows that have no policy token.
+    mini-batch's.
 
     A gradient that is not finite changes nothing: "skipped" is 1 then, on all ranks.
 
     Args:    rollouts: this rank's of the mini-batch. logp_old, adv: (N, T), no gradient through them. mask: (N, T) bool. logp_ref: (N, T) under the reference,
              needed if config.kl_coef > 0.
-    Returns: stats of policy_loss over the whole mini-batch, "loss", "skipped", and "grad_norm" before clipping.
+    Returns: stats of policy_loss over the whole mini-batch, "loss", "padding", "skipped", and "grad_norm" before clipping.
     """
     tokens, count = ranks.sum([int(mask.sum()), len(rollouts)])
-    most = int(ranks.max([len(rollouts)])[0])                             # rollouts of the rank that has most
     total = tokens if config.aggregate == "token-mean" else count * ((config.branches + 1) if config.norm == "budget" else 1)
-    padded = rollouts + [Rollout([0], 0, ids=[0], mask=[False])] * (most - len(rollouts))
-    width, T = padded_shape(padded)
-    logp_old, adv, mask, logp_ref = (x if x is None else F.pad(x, (0, T - x.shape[1], 0, most - len(x))) for x in (logp_old, adv, mask, logp_ref))
-    sums, top = Counter(), 0.0
+    padded, packed = equal_passes(rollouts, config.micro_tokens, ranks)
+    logp_old, adv, mask, logp_ref = (x if x is None else F.pad(x, (0, 0, 0, 1)) for x in (logp_old, adv, mask, logp_ref))
+    sums, top = Counter(read=sum(len(r.prompt) + len(r.ids) for r in rollouts)), 0.0
     optimizer.zero_grad(set_to_none=True)
     policy.model.train(config.checkpointing)
-    for start in range(0, most, config.micro):
-        rows = slice(start, start + config.micro)
-        logp, _, _ = score_rows(policy, padded[rows], config.temperature, width, T)
-        loss, stats = policy_loss(logp, logp_old[rows], adv[rows], mask[rows], config.clip_low, config.clip_high, config.clip_c, config.aggregate, total,
-                                  None if logp_ref is None else logp_ref[rows], config.kl_coef, 1 if config.fipo_guards else None, config.surrogate)
+    for rows in packed:
+        part = [padded[n] for n in rows]
+        logp, _, _ = score_rows(policy, part, config.temperature)
+        old, credit, own, ref = (x if x is None else x[rows, :logp.shape[1]] for x in (logp_old, adv, mask, logp_ref))
+        loss, stats = policy_loss(logp, old, credit, own, config.clip_low, config.clip_high, config.clip_c, config.aggregate, total, ref, config.kl_coef,
+                                  1 if config.fipo_guards else None, config.surrogate)
         loss.backward()
         share = stats.pop("tokens") / max(tokens, 1)
         top = max(top, stats.pop("ratio_max"))
-        sums.update({name: share * value for name, value in stats.items()} | {"loss": loss.item()})
+        sums.update({name: share * value for name, value in stats.items()} | {"loss": loss.item(), "slots": len(rows) * padded_width(part)})
     policy.model.eval()
     norm = apply_gradients(policy, [optimizer], config.clip_grad, ranks)
-    return dict(zip(sums, ranks.sum(list(sums.values())))) | {"ratio_max": ranks.max([top])[0], "grad_norm": norm, "skipped": float(not math.isfinite(norm))}
+    sums = dict(zip(sums, ranks.sum(list(sums.values()))))
+    return sums | {"padding": 1 - sums.pop("read") / sums.pop("slots"), "ratio_max": ranks.max([top])[0], "grad_norm": norm,
+                   "skipped": float(not math.isfinite(norm))}
 
 
 def apply_gradients(policy: Policy, optimizers: list, clip: float, ranks: Ranks) -> float:
@@ -1256,7 +1309,9 @@ def step(policy: Policy, optimizer, sampler: Sampler, prompts: list[list[int]], 
     """
     check_step(sampler, prompts, config, reference)
     clock, sampler.count = Clock(note), Counter()
-    batches = [ranks.share(batch) for batch in split_minibatches(len(prompts), config, order_seed)]
+    batches = split_minibatches(len(prompts), config, order_seed)
+    place = [batches.index(batch) for batch in batches]                   # where a mini-batch came first: it keeps its logp_old in later epochs
+    batches = [ranks.share(batch) for batch in batches]
     mine = sorted({p for batch in batches for p in batch})
     with clock("sample"), policy.gathered():
         initial = sample_initial(sampler, [prompts[p] for p in mine], config.initial, [seeds[p] for p in mine], groups=mine)
@@ -1265,33 +1320,49 @@ def step(policy: Policy, optimizer, sampler: Sampler, prompts: list[list[int]], 
     with clock("wait"):
         check_calls(initial, ranks)
     batches = [[r for p in batch for r in initial if r.group == p] for batch in batches]
+    first_epoch, early, branches, log = batches[:max(place) + 1], [], [], []
     with clock("score"):
-        with policy.gathered():
-            old = [score(policy, rows, config.temperature, config.micro).logp for rows in batches]
-        ref = [None] * len(batches)
+        old, ref = logp_at_start(policy, first_epoch, config), [None] * len(first_epoch)
         if config.kl_coef:
             with reference.gathered():
-                ref = [score(reference, rows, config.temperature, config.micro).logp for rows in batches]
-    early, branches, log = [], [], []
-    if config.branch_when == "step":
+                ref = [score(reference, rows, config.temperature, config.micro_tokens).logp for rows in first_epoch]
+    if config.branch_when == "step" and config.branches:
         with clock("branch"), policy.gathered():
-            early = [grow(policy, sampler, rows, look(policy, rows, logp, config, True), reward, config) for rows, logp in zip(batches, old)]
-    for i, (rows, logp_old) in enumerate(zip(batches, old)):
+            for k, rows in enumerate(first_epoch):
+                now = look(policy, rows, None, config, True)
+                old[k] = now.logp_old
+                early.append(grow(policy, sampler, rows, now, reward, config))
+    for i, (k, rows) in enumerate(zip(place, batches)):
         with policy.gathered():
             with clock("score"):
-                now = look(policy, rows, logp_old, config, keep_cache=config.branches > 0 and not early)
+                now = look(policy, rows, old[k], config, keep_cache=config.branches > 0 and not early)
             with clock("branch"):
                 grown, scores, degenerate = early[i] if early else grow(policy, sampler, rows, now, reward, config, i * config.ppo_epochs // len(batches))
+        old[k] = now.logp_old if old[k] is None else old[k]
         adv = credit(rows, grown, now.omega, now.log_ratio.exp(), now.mask, config)
         with clock("update"):
-            stats = update(policy, optimizer, rows, logp_old, adv, now.mask, config, ref[i], ranks)
+            stats = update(policy, optimizer, rows, now.logp_old, adv, now.mask, config, ref[k], ranks)
         for n, r in enumerate(rows):
-            per_token = {"logp_old": logp_old, "future_value": now.omega, "branching_score": scores, "advantage": adv}
+            per_token = {"logp_old": now.logp_old, "future_value": now.omega, "branching_score": scores, "advantage": adv}
             r.notes = {name: x[n, :len(r.ids)] for name, x in per_token.items()}
         branches += grown
-        log.append(stats | watch(now, logp_old, rows) | {"degenerate": degenerate, "rows": len(rows)})
+        log.append(stats | watch(now, rows) | {"degenerate": degenerate, "rows": len(rows)})
     note("wait")
     return summarise(initial, branches, log, sampler, clock, ranks), initial + branches
+
+
+def logp_at_start(policy: Policy, batches: list[list[Rollout]], config: Config) -> list[Tensor | None]:
+    """logp_old of every mini-batch, (N, T), before the first update; None for the first, whose own look runs before the policy has moved.
+
+    The others': in float32 as recorded while sampling, within ROUNDING of what a scoring pass would give; in bfloat16, where sampler and trainer differ by up
+    to 0.17, from that pass; none yet if the looks that draw all branches before the first update (branch_when="step") will give them.
+    """
+    if config.branch_when == "step" and config.branches:
+        return [None] * len(batches)
+    if policy.dtype == torch.float32:
+        return [None] + [recorded_logp(rows, policy.device) for rows in batches[1:]]
+    with policy.gathered():
+        return [None] + [score(policy, rows, config.temperature, config.micro_tokens).logp for rows in batches[1:]]
 
 
 def check_calls(initial: list[Rollout], ranks: Ranks) -> None:
@@ -1317,14 +1388,14 @@ def check_step(sampler: Sampler, prompts: list, config: Config, reference: Polic
         raise ValueError(f"{len(prompts)} prompts cannot be split into mini-batches of {config.minibatch}")
 
 
-def watch(now: Look, logp_old: Tensor, rollouts: list[Rollout]) -> dict:
+def watch(now: Look, rollouts: list[Rollout]) -> dict:
     """Numbers of one mini-batch before its update, over its policy tokens."""
     mask = now.mask
     mean = lambda x: float(x.mean()) if len(x) else 0.0
-    omega, sampled = now.omega[mask], torch.tensor([x for r in rollouts for x, own in zip(r.logp, r.mask) if own], device=mask.device)
+    omega, gap = now.omega[mask], (recorded_logp(rollouts, mask.device) - now.logp_old)[mask].abs()
     return {"entropy": mean(now.scored.entropy[mask]), "omega": mean(omega), "omega_std": float(omega.std(correction=0)) if len(omega) else 0.0,
             "omega_max": float(omega.max()) if len(omega) else 0.0, "drift": mean(now.log_ratio[mask].abs()),
-            "sampler_gap": float((sampled - logp_old[mask]).abs().max()) if len(omega) else 0.0, "trained": len(omega)}
+            "sampler_gap": float(gap.max()) if len(omega) else 0.0, "trained": len(omega)}
 
 
 def summarise(initial: list[Rollout], branches: list[Rollout], log: list[dict], sampler: Sampler, clock: Clock, ranks: Ranks) -> dict:
@@ -1357,5 +1428,5 @@ def over_minibatches(name: str, log: list[dict]) -> float:
     """One number of a step from those of its mini-batches: the maximum, the mean over updates, or the mean over policy tokens, as its definition says."""
     if name.endswith(("_max", "_gap")):
         return max(entry[name] for entry in log)
-    weights = [{"loss": 1, "grad_norm": 1, "skipped": 1, "degenerate": entry["rows"]}.get(name, entry["trained"]) for entry in log]
+    weights = [{"loss": 1, "grad_norm": 1, "padding": 1, "skipped": 1, "degenerate": entry["rows"]}.get(name, entry["trained"]) for entry in log]
     return sum(w * entry[name] for w, entry in zip(weights, log)) / max(sum(weights), 1)

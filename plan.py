@@ -20,7 +20,7 @@ from pathlib import Path
 
 import transformers
 
-from appo import KEY_BLOCK, Config, add_flags, check_options, option, round_up
+from appo import GRAPH_BLOCK, PASS_BLOCK, Config, add_flags, check_options, key_slots, option, round_up, row_sizes
 
 GIB = 2**30
 LOGITS_CHUNK = 1024                                    # tokens whose logits exist at once, appo.chunked_stats
@@ -146,17 +146,18 @@ def work(run: Config, length: int, fork_depth: float) -> dict[str, int]:
 
 #  memory
 
-ALWAYS = ("parameters", "AdamW state", "reference model", "KV cache of live rows")
-MOMENTS = ("drawing a token *", "forward pass *", "logits chunk *", "layer backward *")               # of these a phase has one at a time
-PHASES = {"sample": ALWAYS + ("gathered weights", "KV cache of prompts", "drawing a token *"),
+ALWAYS = ("parameters", "AdamW state", "reference model")
+MOMENTS = ("drawing a token *", "reading a result *", "forward pass *", "logits chunk *", "layer backward *")               # of these a phase has one at a time
+PHASES = {"sample": ALWAYS + ("gathered weights", "KV cache of prompts", "KV cache of initial rollouts", "drawing a token *", "reading a result *"),
           "score": ALWAYS + ("gathered weights", "KV cache to fork from", "hidden states to fork from", "forward pass *", "logits chunk *"),
-          "branch": ALWAYS + ("gathered weights", "KV cache to fork from", "hidden states to fork from", "drawing a token *"),
+          "branch": ALWAYS + ("gathered weights", "KV cache to fork from", "hidden states to fork from", "KV cache of branches",
+                                     "drawing a token *", "reading a result *"),
           "update": ALWAYS + ("gradients", "weights and gradients in flight", "activations", "logits chunk *", "layer backward *")}
 
 
 def cache_bytes(shape: Shape, rows: int, slots: int, width: int) -> int:
     """An appo.Cache with its scratch row: 2 x layers x (rows + 1) x key heads x slots x head_dim numbers of `width` bytes."""
-    return 2 * shape.layers * (rows + 1) * shape.kv * round_up(slots, KEY_BLOCK) * width
+    return 2 * shape.layers * (rows + 1) * shape.kv * key_slots(slots) * width
 
 
 def layer_activations(shape: Shape, width: int) -> int:
@@ -182,23 +183,31 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
     width, checkpointing = 2 if run.dtype == "bfloat16" else 4, run.checkpointing if checkpointing is None else checkpointing
     shard = math.ceil(P / gpus if sharded else P) * 4
     rollouts = math.ceil(run.minibatch / gpus) * run.initial                          # of a mini-batch on this GPU
-    rows, W, T = min(run.micro, rollouts), round_up(run.max_prompt + run.max_tokens, KEY_BLOCK), run.max_tokens
-    around = shape.hidden * (W * (4 + 2 * width) + 2 * T * width)          # per row: last norm, its output, twice the responses' part of it
+    W, T = round_up(run.max_prompt + run.max_tokens, PASS_BLOCK), run.max_tokens
+    tokens = max(W, min(run.micro_tokens, rollouts * W))                              # of a pass; a rollout is never split
+    around = shape.hidden * (tokens * (4 + width) + 2 * tokens * T // W * width)      # last norm; the responses' part of its output, and its gradient
     backward = (shape.intermediate + 3 * shape.hidden) * width + checkpointing * layer_activations(shape, width)
-    forks = run.branches > 0
+    forks, cuda = run.branches > 0, run.device.startswith("cuda")
+    sizes = row_sizes(run.rows, run.constant_rows and not cuda and run.dtype == "float32")
+    rows = lambda starts: next(size for size in sizes if size >= min(starts, run.rows))
+    own = lambda most: round_up(most + run.chunk + cuda, GRAPH_BLOCK if cuda else 1)  # a live row holds what it has not in common with its parent
+    initial = rows(math.ceil(run.prompts / gpus) * run.initial)
+    scores = cuda * max(1, run.rows // 8) * run.chunk * shape.heads * (4 + width)     # per key looked at; a CPU's kernel keeps none
     return {
         "parameters": shard, "gradients": shard, "AdamW state": 2 * shard, "reference model": shard if run.kl_coef else 0,
         "gathered weights": sharded * width * P,
-        "KV cache of live rows": cache_bytes(shape, run.rows, run.max_prompt + run.max_tokens + run.chunk, width),
+        "KV cache of initial rollouts": cache_bytes(shape, initial, own(T), width),
         "KV cache of prompts": cache_bytes(shape, math.ceil(run.prompts / gpus), round_up(run.max_prompt, run.chunk), width),
         "KV cache to fork from": forks * cache_bytes(shape, rollouts, W, width),
         "hidden states to fork from": forks * rollouts * T * shape.hidden * width,
-        "drawing a token *": run.rows * shape.vocabulary * 28,                        # logits in float32; three float64 copies
-        "forward pass *": rows * W * (3 * shape.intermediate + 4 * shape.hidden) * width,
+        "KV cache of branches": forks * cache_bytes(shape, rows(rollouts * run.branches), own(T - 1), width),
+        "drawing a token *": initial * shape.vocabulary * 28,                         # logits in float32; three float64 copies
+        "reading a result *": scores * (key_slots(W) + own(T)),
+        "forward pass *": tokens * (3 * shape.intermediate + 4 * shape.hidden) * width,
         "weights and gradients in flight": sharded * (2 * (2 * shape.root + 3 * shape.layer) + 4 * (shape.root + shape.layer)),
-        "activations": activations(shape, rows * W, width, checkpointing),
-        "logits chunk *": LOGITS_CHUNK * shape.vocabulary * 20 + rows * around,       # five float32 per logit: softmax, entropy, gradient
-        "layer backward *": rows * W * backward}
+        "activations": activations(shape, tokens, width, checkpointing),
+        "logits chunk *": LOGITS_CHUNK * shape.vocabulary * 20 + around,       # five float32 per logit: softmax, entropy, gradient
+        "layer backward *": tokens * backward}
 
 
 def peaks(items: dict[str, int]) -> dict[str, int]:
@@ -208,22 +217,48 @@ def peaks(items: dict[str, int]) -> dict[str, int]:
 
 
 def advice(shape: Shape, run: Config, gpus: int, limit: float) -> tuple[str, int]:
-    """(flag and value, peak): of --rows, --micro and --gpus the one whose change brings the peak below the limit, or else lowers it most.
+    """(flag and value, peak): of --rows, --micro_tokens, --checkpointing and --gpus the one that brings the peak below the limit, or else lowers it most.
 
-    Of each flag the value nearest to the present one that fits; what costs no GPU comes first.
+    Of each flag the value nearest to the present one that fits; what costs no GPU comes first, and before it what computes nothing again.
     """
-    halves = lambda n: [n >> k for k in range(1, n.bit_length())]
-    tries = {"rows": halves(run.rows), "micro": halves(run.micro), "gpus": [gpus << k for k in range(1, 6)]}
+    tries = {"rows": halves(run.rows), "micro_tokens": smaller_passes(run), "checkpointing": [] if run.checkpointing else [True],
+             "gpus": [gpus << k for k in range(1, 6)]}
     found = []
-    for name, values in tries.items():
+    for cost, (name, values) in enumerate(tries.items()):
         options = []
         for value in values:
             changed = run if name == "gpus" else dataclasses.replace(run, **{name: value})
-            options.append((max(peaks(memory(shape, changed, value if name == "gpus" else gpus)).values()), f"--{name} {value}"))
+            options.append((most(shape, changed, value if name == "gpus" else gpus), f"--{name} {str(value).lower()}", max(cost, 1)))
         fitting = [x for x in options if x[0] <= limit]
         found += fitting[:1] or [min(options)] if options else []
-    peak, flag = min(found, key=lambda x: (x[0] > limit, x[1].startswith("--gpus") and x[0] <= limit, x[0]))
+    peak, flag, _ = min(found, key=lambda x: (x[0] > limit, x[2] if x[0] <= limit else 0, x[0]))
     return flag, peak
+
+
+def halves(n: int) -> list[int]:
+    return [n >> k for k in range(1, n.bit_length())]
+
+
+def smaller_passes(run: Config) -> list[int]:
+    """Halves of --micro_tokens, down to the longest rollout: it is never split."""
+    longest = round_up(run.max_prompt + run.max_tokens, PASS_BLOCK)
+    return [max(n, longest) for n in halves(run.micro_tokens) if 2 * n > longest]
+
+
+def most(shape: Shape, run: Config, gpus: int) -> int:
+    """Most bytes at any time on one GPU."""
+    return max(peaks(memory(shape, run, gpus)).values())
+
+
+def without_checkpointing(shape: Shape, run: Config, gpus: int, limit: float) -> str:
+    """What the run would hold if no layer were computed again, if that fits, perhaps with smaller passes: a sentence, "" if checkpointing is needed or off."""
+    if run.checkpointing:
+        for budget in [run.micro_tokens, *smaller_passes(run)]:
+            peak = most(shape, dataclasses.replace(run, checkpointing=False, micro_tokens=budget), gpus)
+            if peak <= limit:
+                smaller = "" if budget == run.micro_tokens else f" with --micro_tokens {budget}"
+                return f"--checkpointing is not needed{smaller}: {peak / GIB:.1f} GiB without it"
+    return ""
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------ seconds
@@ -252,13 +287,16 @@ def seconds(shape: Shape, run: Config, hardware: Hardware) -> dict[str, tuple[fl
     rollouts, keeps = prompts * run.initial, hardware.fork_depth
     branches, new = rollouts * run.branches * run.ppo_epochs, (1 - hardware.fork_depth) * T
     whole = forward_flops(shape, rollouts * (P + T), (P + T) / 2, rollouts * T)
-    passes = 1 + run.ppo_epochs + (run.branch_when == "step" and run.branches > 0) + (run.kl_coef > 0)
+    early = run.branch_when == "step" and run.branches > 0
+    before = 1 if early else (run.dtype == "bfloat16") * (1 - run.minibatch / run.prompts)               # as appo.logp_at_start says
+    passes = before + run.ppo_epochs + (run.kl_coef > 0)
     at_once = min(run.rows, rollouts * run.branches * run.minibatch / run.prompts)    # branches come mini-batch by mini-batch
     first, later = P + T / 2, P + (1 + keeps) / 2 * T                                 # mean tokens before the one that is drawn
+    read = {"sample": P / run.initial + T / 2, "branch": (P + keeps * T) / max(1, run.branches) + new / 2}       # a parent's are read once for all its forks
     flops = {"sample": forward_flops(shape, prompts * P, P / 2, 0) + forward_flops(shape, rollouts * T, first, rollouts * T), "score": passes * whole,
              "branch": forward_flops(shape, branches * new, later, branches * new), "update": (3 + run.checkpointing) * run.ppo_epochs * whole}
-    moved = {"sample": decode_bytes(shape, width, min(run.rows, rollouts), rollouts, T, first),
-             "branch": decode_bytes(shape, width, at_once, branches, new, later) if branches else 0.0}
+    moved = {"sample": decode_bytes(shape, width, min(run.rows, rollouts), rollouts, T, read["sample"]),
+             "branch": decode_bytes(shape, width, at_once, branches, new, read["branch"]) if branches else 0.0}
     return {phase: (flops[phase] / (hardware.gpu_tflops * 1e12), moved.get(phase, 0.0) / (hardware.gpu_bandwidth * 1e9)) for phase in flops}
 
 
@@ -302,7 +340,8 @@ def memory_table(shape: Shape, run: Config, hardware: Hardware) -> str:
     rows.append(["peak"] + [f"{top[phase] / GIB:.2f}" for phase in PHASES])
     other = not run.checkpointing
     what = f"Activations with{'' if other else 'out'} gradient checkpointing: {memory(shape, run, hardware.gpus, other)['activations'] / GIB:.2f} GiB"
-    verdict = f"fits: {max(top.values()) / GIB:.1f} of {hardware.gpu_gib:g} GiB"
+    needless = without_checkpointing(shape, run, hardware.gpus, limit)
+    verdict = f"fits: {max(top.values()) / GIB:.1f} of {hardware.gpu_gib:g} GiB{needless and '; ' + needless}"
     if max(top.values()) > limit:
         flag, then = advice(shape, run, hardware.gpus, limit)
         verdict = f"DOES NOT FIT: {max(top.values()) / GIB:.1f} of {hardware.gpu_gib:g} GiB; of one setting {flag} helps most: {then / GIB:.1f} GiB"

@@ -49,7 +49,7 @@ LAPTOP = HERE / "configs" / "laptop.json"
 PRESETS = appo.PRESETS | {"released": appo.PRESETS["released"] | {"reward": "released"}}
 RECORDED = {"versions", "data_sha256", "sandbox_level"}                 # what config.json holds besides settings
 FREE = {"steps", "out", "save_every", "eval_every", "eval_questions", "eval_samples", "log_trees", "show", "threads", "device",
-        "micro", "rows", "chunk", "constant_rows", "tool_timeout", "sandbox", "search_cache", "keep", "patience", "max_skipped", "checkpointing"}   # these may change on resume
+        "micro_tokens", "rows", "chunk", "constant_rows", "tool_timeout", "sandbox", "search_cache", "keep", "patience", "max_skipped", "checkpointing"}   # these may change on resume
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,6 @@ class Run(Agent, Config):
     weight_decay: float = option(0.01, "AdamW weight decay", 0)
     cold_steps: int = option(0, "cold start: optimizer steps; 0: one pass over the file", 0)
     cold_batch: int = option(8, "cold start: examples per step", 1)
-    cold_micro: int = option(0, "cold start: examples per pass, memory only; 0: all of the process's share at once", 0)
     cold_lr: float = option(7e-6, "cold start: peak learning rate of AdamW, decays to 0 (paper 7e-6)", 0)
     cold_optimizer: str = option("adamw", "cold start: AdamW, or Muon for the matrices of a model trained from nothing", choices=("adamw", "muon"))
     muon_lr: float = option(0.02, "cold start: peak learning rate of Muon, decays to 0", 0)
@@ -224,14 +223,11 @@ def cold_start(policy: Policy, examples: list[tuple[list[int], list[bool]]], run
 
 def imitate(policy: Policy, optimizers: list, batch: list[tuple[list[int], list[bool]]], run: Run, ranks: Ranks = Ranks()) -> float:
     """One optimizer step on the mean negative log-prob of the tokens to imitate in a batch that all ranks have; that loss, nats a token."""
-    mine, most, tokens = ranks.share(batch), -(-len(batch) // ranks.world), sum(sum(mask[1:]) for _, mask in batch)
-    rows = [Rollout(ids[:1], 0, ids=ids[1:], mask=mask[1:]) for ids, mask in mine]
-    rows += [Rollout([0], 0, ids=[0], mask=[False])] * (most - len(rows))
-    loss = 0.0
+    mine, tokens, loss = ranks.share(batch), sum(sum(mask[1:]) for _, mask in batch), 0.0
+    rows, packed = appo.equal_passes([Rollout(ids[:1], 0, ids=ids[1:], mask=mask[1:]) for ids, mask in mine], run.micro_tokens, ranks)
     policy.model.train(run.checkpointing)
-    for start in range(0, most, run.cold_micro or most):
-        part = rows[start:start + (run.cold_micro or most)]
-        logp, _, _ = appo.score_rows(policy, part, 1.0, *appo.padded_shape(part))
+    for members in packed:
+        logp, _, _ = appo.score_rows(policy, [rows[n] for n in members], 1.0)
         (-logp.sum() / tokens).backward()
         loss -= logp.detach().sum().item() / tokens
     policy.model.eval()

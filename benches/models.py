@@ -90,12 +90,12 @@ def make_sampler(policy: Policy, rows: int, max_prompt: int, max_tokens: int, to
 
 
 def make_config(**changes) -> Config:
-    return Config(**dict(micro=8) | changes)
+    return Config(**changes)
 
 
 def score_and_keep(policy: Policy, rollouts: list[Rollout]) -> Scored:
     """The scoring pass with the cache that branches fork from."""
-    return score(policy, rollouts, 1.0, make_config().micro, keep_cache=True)
+    return score(policy, rollouts, 1.0, make_config().micro_tokens, keep_cache=True)
 
 
 def computed_anew(policy: Policy, rollouts: list[Rollout]) -> list[Start]:

@@ -271,5 +271,5 @@ def occupancy(args) -> dict:
     assert [len(s.rollout.ids) - at for s, at in zip(starts, places)] == lengths, "every rollout takes its budget"
     static = sum(lengths) / sum(rows * max(lengths[k:k + rows]) for k in range(0, count, rows))
     title = f"occupancy: {count} rollouts in {rows} rows"
-    return {f"{title}, ours": figure([sampler.count["useful_row_calls"] / sampler.count["row_calls"]], "share"), f"{title}, static batches": figure([static], "share"),
+    return {f"{title}, ours": figure([sampler.count["sampled"] / sampler.count["row_calls"]], "share"), f"{title}, static batches": figure([static], "share"),
             f"{title}, length": figure(lengths, "tokens")}

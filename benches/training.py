@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from appo import Rollout, chunked_stats, credit, encode_prompt, sample_initial, step, update
+from appo import PASS_BLOCK, Rollout, chunked_stats, credit, encode_prompt, round_up, sample_initial, step, update
 from benches import models
 from benches.measure import figure, in_turn, ratio, seconds
 from eval import load_questions
@@ -57,8 +57,8 @@ class Ours:
     def __init__(self, batch: Batch):
         self.policy = models.endless_policy(batch.folder)
         self.prompts = [encode_prompt(self.policy.tokenizer, m) for m in batch.messages]
-        self.config = models.make_config(branches=0, b=0.0, initial=batch.group, prompts=len(self.prompts), minibatch=len(self.prompts), micro=batch.micro,
-                                         max_tokens=batch.new)
+        self.config = models.make_config(branches=0, b=0.0, initial=batch.group, prompts=len(self.prompts), minibatch=len(self.prompts),
+                                         micro_tokens=batch.micro * round_up(max(map(len, self.prompts)) + batch.new, PASS_BLOCK), max_tokens=batch.new)
         self.optimizer = torch.optim.AdamW(self.policy.model.parameters(), lr=batch.lr)
         self.sampler = models.make_sampler(self.policy, len(self.prompts) * batch.group, max(map(len, self.prompts)), batch.new)
         self.seeds = list(range(len(self.prompts)))

@@ -109,7 +109,7 @@ def small(request, tokenizer, tmp_path):
     """(policy, shape, settings, rollouts at the limits): one prompt, N rollouts, one pass per update."""
     model = untrained(request.param, tokenizer, vocab_size=3000, hidden_size=128, num_hidden_layers=4, intermediate_size=640, head_dim=32)
     model.config.save_pretrained(tmp_path)
-    run = Run(model=str(tmp_path), prompts=1, minibatch=1, micro=N, max_prompt=PROMPT, max_tokens=RESPONSE, rows=6, chunk=32)
+    run = Run(model=str(tmp_path), prompts=1, minibatch=1, micro_tokens=N * (PROMPT + RESPONSE), max_prompt=PROMPT, max_tokens=RESPONSE, rows=6, chunk=32)
     return Policy(model, tokenizer), read_shape(str(tmp_path)), run, at_the_limits(3000)
 
 
@@ -170,13 +170,17 @@ def test_parameters_gradients_and_optimizer(small):
 def test_caches(small):
     policy, shape, run, rollouts = small
     items = memory(shape, dataclasses.replace(run, prompts=3), 1)
-    sampler = Sampler(policy, {}, run.rows, run.max_prompt, run.max_tokens, 1, chunk=run.chunk)
-    assert items["KV cache of live rows"] == size(sampler.cache.k, sampler.cache.v)
+    sampler, made, open_ = Sampler(policy, {}, run.rows, run.max_prompt, run.max_tokens, 1, chunk=run.chunk), [], Sampler._open
+    sampler._open = lambda starts: open_(sampler, starts) or made.append(size(sampler.live.cache.k, sampler.live.cache.v))
+    appo.sample_initial(sampler, [[5] * PROMPT] * 3, run.initial, [1, 2, 3])
+    assert made == [items["KV cache of initial rollouts"]]
     prompts, _ = sampler.prefill([[5] * PROMPT] * 3)
     assert items["KV cache of prompts"] == size(prompts.k, prompts.v)
-    scored = appo.score(policy, rollouts, 1.0, run.micro, keep_cache=True)
+    scored = appo.score(policy, rollouts, 1.0, run.micro_tokens, keep_cache=True)
     assert items["KV cache to fork from"] == size(scored.cache.k, scored.cache.v)
     assert items["hidden states to fork from"] == size(scored.hidden)
+    appo.grow_branches(sampler, rollouts, scored, [list(range(1, 1 + run.branches))] * len(rollouts), run)
+    assert made[1:] == [items["KV cache of branches"]]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -185,9 +189,9 @@ def test_tensors_that_autograd_saves(small, checkpointing):
     if checkpointing:
         policy.model.gradient_checkpointing_enable(), policy.model.train()
     items = memory(shape, run, 1, checkpointing)
-    width, T = appo.padded_shape(rollouts)
-    last = N * shape.hidden * (width * 12 + T * 4)       # the last norm and its output; the responses' part of it
-    assert close(saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0, width, T)), items["activations"] + last, 0.01)
+    width, T = appo.padded_width(rollouts), RESPONSE
+    last = N * shape.hidden * (width * 8 + T * 4)        # the last norm; the responses' part of its output
+    assert close(saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0)), items["activations"] + last, 0.01)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -204,17 +208,17 @@ def test_peak_of_an_update(small, tokenizer, checkpointing, vocabulary):
     items, optimizer = memory(shape, run, 1), torch.optim.AdamW(policy.model.parameters(), lr=1e-6)
     one_update(policy, run, rollouts, optimizer)
     optimizer.zero_grad(set_to_none=True)                # the profiler sees only what is allocated from here on
-    elsewhere = items["parameters"] + items["AdamW state"] + items["KV cache of live rows"]
+    elsewhere = items["parameters"] + items["AdamW state"]
     assert close(most_allocated(lambda: one_update(policy, run, rollouts, optimizer)), peaks(items)["update"] - elsewhere)
 
 
 def test_peak_of_the_scoring_pass(small):
     policy, shape, run, rollouts = small
     items = memory(shape, run, 1)
-    scoring = most_allocated(lambda: appo.score(policy, rollouts, 1.0, run.micro, keep_cache=True))
+    scoring = most_allocated(lambda: appo.score(policy, rollouts, 1.0, run.micro_tokens, keep_cache=True))
     assert close(scoring, items["KV cache to fork from"] + items["hidden states to fork from"] + items["logits chunk *"])
     assert items["logits chunk *"] > items["forward pass *"]
-    width, _ = appo.padded_shape(rollouts)
+    width = appo.padded_width(rollouts)
     with torch.no_grad():
         reading = most_allocated(lambda: policy.decoder(input_ids=torch.zeros(N, width, dtype=torch.long), use_cache=False))
     assert close(reading, items["forward pass *"])
@@ -237,9 +241,9 @@ def test_activations_in_bfloat16(small, checkpointing):
     policy.model.to(torch.bfloat16)
     if checkpointing:
         policy.model.gradient_checkpointing_enable(), policy.model.train()
-    width, T = appo.padded_shape(rollouts)
-    last = N * shape.hidden * (width * 8 + T * 2)        # as above
-    saved = saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0, width, T))
+    width, T = appo.padded_width(rollouts), RESPONSE
+    last = N * shape.hidden * (width * 6 + T * 2)        # as above
+    saved = saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0))
     assert close(saved, activations(shape, N * width, 2, checkpointing) + last, 0.02)
 
 
@@ -252,11 +256,11 @@ def test_drawing(small):
 # ---- sharding, work, seconds
 
 def test_sharded_items_by_hand():
-    run = Run(model="m", rows=64, micro=8, shard=True, dtype="bfloat16", checkpointing=True)
+    run = Run(model="m", rows=64, micro_tokens=8 * 6144, shard=True, dtype="bfloat16", checkpointing=True, device="cuda")
     shape, items = read_shape("Qwen/Qwen2.5-7B-Instruct"), memory(read_shape("Qwen/Qwen2.5-7B-Instruct"), run, 8)
     P = 7_615_616_512
     assert (items["parameters"], items["gradients"], items["AdamW state"], items["gathered weights"]) == (P // 2, P // 2, P, 2 * P)
-    assert items["KV cache of live rows"] == 2 * 28 * 65 * 4 * 6208 * 128 * 2 and items["KV cache to fork from"] == 2 * 28 * 9 * 4 * 6144 * 128 * 2
+    assert items["KV cache of initial rollouts"] == 2 * 28 * 65 * 4 * 4608 * 128 * 2 and items["KV cache of branches"] == 2 * 28 * 25 * 4 * 4608 * 128 * 2 and items["KV cache to fork from"] == 2 * 28 * 9 * 4 * 6144 * 128 * 2
     assert items["reference model"] == 0
     assert memory(shape, dataclasses.replace(run, kl_coef=0.001), 8)["reference model"] == P // 2
     grpo = memory(shape, dataclasses.replace(run, branches=0, b=0.0), 8)
@@ -266,7 +270,7 @@ def test_sharded_items_by_hand():
 
 
 def test_every_item_has_a_phase_and_the_peak_counts_one_moment():
-    shape, run = read_shape("Qwen/Qwen3-8B"), Run(model="m", kl_coef=0.001, micro=2)
+    shape, run = read_shape("Qwen/Qwen3-8B"), Run(model="m", kl_coef=0.001, micro_tokens=12288)
     items = memory(shape, run, 8)
     assert set(items) == {name for names in plan.PHASES.values() for name in names}
     held = sum(size for name, size in items.items() if name in plan.PHASES["update"] and "*" not in name)
@@ -283,9 +287,9 @@ def test_flops_as_torch_counts_them(small):
     from torch.utils.flop_counter import FlopCounterMode
     policy, shape, _, rollouts = small
     policy.model.set_attn_implementation("eager")        # the counter does not know the fused attention of the CPU
-    width, T = appo.padded_shape(rollouts)
+    width, T = appo.padded_width(rollouts), RESPONSE
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        appo.score_rows(policy, rollouts, 1.0, width, T)
+        appo.score_rows(policy, rollouts, 1.0)
     assert close(counter.get_total_flops(), forward_flops(shape, N * width, width, N * T)), "eager attention looks at all of the width"
 
 
@@ -294,7 +298,10 @@ def test_seconds_scale_and_follow_the_settings():
     base = seconds(shape, run, hardware)
     twice = seconds(shape, run, dataclasses.replace(hardware, gpu_tflops=2 * 990.0, gpu_bandwidth=2 * 3350.0))
     assert all(a == pytest.approx(2 * b) for phase in base for a, b in zip(base[phase], twice[phase]))
-    assert base["update"][0] == pytest.approx(2 * base["score"][0]), "3 passes and one of computing again, against two"
+    score = base["score"][0]
+    assert base["update"][0] == pytest.approx(4 / (1 + 7 / 8) * score), "3 passes and one of computing again; a look at all, logp_old of all mini-batches but the first of 8"
+    for changes, share in ((dict(dtype="float32"), 1), (dict(branch_when="step"), 2), (dict(branch_when="step", branches=0), 15 / 8), (dict(kl_coef=0.1), 23 / 8), (dict(dtype="float32", ppo_epochs=2), 2)):
+        assert seconds(shape, dataclasses.replace(run, **changes), hardware)["score"][0] == pytest.approx(share * 8 / 15 * score), changes
     assert seconds(shape, dataclasses.replace(run, branches=0, b=0.0), hardware)["branch"] == (0, 0)
     assert seconds(shape, dataclasses.replace(run, rows=32), hardware)["sample"][1] < base["sample"][1], "weights are read half as often"
     weights = (7_615_616_512 - 152064 * 3584) * 2
@@ -335,14 +342,39 @@ def test_plan_counts_the_data(capsys, nothing_loaded, tmp_path):
 
 
 def test_advice_is_a_setting_that_fits(capsys, nothing_loaded):
-    run = read_settings(["--config", str(CONFIGS / "qwen2.5-7b-reasoning.json"), "--data", "d", "--rows", "256"])
+    run = read_settings(["--config", str(CONFIGS / "qwen2.5-7b-reasoning.json"), "--data", "d", "--prompts", "512", "--rows", "256"])
     shape = read_shape(run.model)
     assert max(peaks(memory(shape, run, 8)).values()) > 80 * GIB
     flag, peak = plan.advice(shape, run, 8, 80 * GIB)
-    assert flag == "--rows 64" and peak == max(peaks(memory(shape, dataclasses.replace(run, rows=64), 8)).values()) <= 80 * GIB
-    text = printed(capsys, "--config", CONFIGS / "qwen2.5-7b-reasoning.json", "--rows", 256)
-    assert "DOES NOT FIT" in text and "of one setting --rows 64 helps most" in text
-    assert plan.advice(shape, dataclasses.replace(run, rows=1, micro=1), 1, 8 * GIB)[0].startswith("--gpus")
+    assert flag == "--rows 128" and peak == max(peaks(memory(shape, dataclasses.replace(run, rows=128), 8)).values()) <= 80 * GIB
+    text = printed(capsys, "--config", CONFIGS / "qwen2.5-7b-reasoning.json", "--prompts", 512, "--rows", 256)
+    assert "DOES NOT FIT" in text and "of one setting --rows 128 helps most" in text
+    assert plan.advice(shape, dataclasses.replace(run, rows=1, micro_tokens=1), 1, 8 * GIB)[0].startswith("--gpus")
+
+
+def test_passes_grow_with_the_budget_between_one_rollout_and_all():
+    shape, run = read_shape("Qwen/Qwen2.5-7B-Instruct"), Run(model="m", shard=True, dtype="bfloat16")
+    held = lambda budget: memory(shape, dataclasses.replace(run, micro_tokens=budget), 8)["activations"]
+    assert held(1) == held(6144) and held(12288) == 2 * held(6144) and held(8 * 6144) == held(10**9) == 8 * held(6144)
+    assert plan.smaller_passes(dataclasses.replace(run, micro_tokens=20000)) == [10000, 6144]
+
+
+def test_checkpointing_only_where_it_is_needed(capsys, nothing_loaded):
+    """It is on in every run of the paper that would not fit without it and leave a tenth of the memory, whatever the passes; where it is not needed the plan says
+    so, and where it would help."""
+    for name in PAPER | RELEASED:
+        run = read_settings(["--config", str(CONFIGS / f"{name}.json"), "--data", "d"])
+        needed = not plan.without_checkpointing(read_shape(run.model), dataclasses.replace(run, checkpointing=True), 16 if "14b" in name else 8, 0.9 * 80 * GIB)
+        assert run.checkpointing == needed, name
+    reasoning = ("--config", CONFIGS / "qwen2.5-7b-reasoning.json")
+    on = ("--checkpointing", "--micro_tokens", 49152)
+    assert "--checkpointing is not needed with --micro_tokens 6144: 63.7 GiB without it" in printed(capsys, *reasoning, *on, "--gpu_gib", 70)
+    assert "--checkpointing is not needed: " in printed(capsys, *reasoning, *on, "--gpu_gib", 500)
+    off = read_settings(["--config", str(CONFIGS / "qwen2.5-7b-reasoning.json"), "--data", "d", "--checkpointing", "false", "--rows", "1", "--micro_tokens", "6144"])
+    shape = read_shape(off.model)
+    flag, peak = plan.advice(shape, off, 8, 60 * GIB)
+    assert flag == "--checkpointing true" and peak <= 60 * GIB < plan.most(shape, off, 8)
+    read_settings(["--config", str(CONFIGS / "qwen2.5-7b-reasoning.json"), *flag.split()])
 
 
 def test_plan_of_the_bundled_world(world, capsys, nothing_loaded):

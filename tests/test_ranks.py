@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import types
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ import train
 from appo import Config, Policy, Ranks, mix_seed, sample_initial, score
 
 HERE = Path(__file__).parent
-CONFIG = Config(prompts=4, minibatch=4, max_tokens=64, max_calls=4, max_result_tokens=48, micro=4)
+CONFIG = Config(prompts=4, minibatch=4, max_tokens=64, max_calls=4, max_result_tokens=48, micro_tokens=512)
 
 
 def joined(rank: int, world: int, folder: Path):
@@ -46,11 +47,14 @@ def _one_of(rank, world, folder, function, arguments):
 
 @pytest.fixture(scope="module")
 def sampled(agent_folder, world, tools, tmp_path_factory):
-    """16 rollouts of 4 prompts with made-up credit, in a file that processes can share: (folder of the model, file)."""
+    """16 rollouts of 4 prompts, in a file that processes can share: (folder of the model, file)."""
     policy = Policy.load(str(agent_folder))
     questions = __import__("eval").load_questions(str(world / "train.jsonl"))[:4]
     sampler = appo.Sampler(policy, tools, 16, 64, 64, 4, 48, 1.0, 16)
     rollouts = sample_initial(sampler, [appo.encode_prompt(policy.tokenizer, q.messages) for q in questions], 4, [mix_seed(3, i) for i in range(4)])
+    for n, r in enumerate(rollouts):                     # of several lengths, so that passes differ in width
+        for tokens in (r.ids, r.mask, r.logp, r.entropy):
+            del tokens[64 - 8 * (n % 5):]
     file = tmp_path_factory.mktemp("ranks") / "rollouts.pkl"
     file.write_bytes(pickle.dumps(rollouts))
     return str(agent_folder), file
@@ -60,8 +64,8 @@ def weights_of(policy):
     return [(p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone() for p in policy.model.parameters()]
 
 
-def three_updates(model, file, micro, shard, dtype, take, aggregate="seq-mean", mesh=None):
-    """Three updates on this rank's part of the rollouts, `take` of them (all if None): weights, and the stats of the last."""
+def three_updates(model, file, budget, shard, dtype, take, aggregate="seq-mean", mesh=None):
+    """Three updates on this rank's part of the rollouts, `take` of them (all if None): weights, the stats of the last, and the passes of each."""
     ranks, policy, rollouts = Ranks(), Policy.load(model), pickle.loads(Path(file).read_bytes())[:take]
     for p in policy.model.parameters():
         p.data = p.data.to(getattr(torch, dtype))
@@ -70,51 +74,65 @@ def three_updates(model, file, micro, shard, dtype, take, aggregate="seq-mean", 
         policy.shard(dtype, mesh and train.node_mesh("cpu", *mesh))
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05, momentum=0.9)
     mine = ranks.share(rollouts)
-    config = dataclasses.replace(CONFIG, micro=micro, aggregate=aggregate, clip_grad=0.5)
+    config = dataclasses.replace(CONFIG, micro_tokens=budget, aggregate=aggregate, clip_grad=0.5)
     for k in range(3):
         with policy.gathered():
-            old = score(policy, mine, 1.0, micro).logp
+            old = score(policy, mine, 1.0, budget).logp
         mask = appo.response_tensors(mine, "cpu")[1]
         credit = [torch.randn(64, generator=torch.Generator().manual_seed(r.seed % 10**9 + k))[:old.shape[1]] for r in mine]
         adv = torch.stack(credit) if mine else torch.zeros(old.shape)
-        stats = appo.update(policy, optimizer, mine, old, adv * mask, mask, config, ranks=ranks)
-    return weights_of(policy), stats
+        with counted_passes() as made:
+            stats = appo.update(policy, optimizer, mine, old, adv * mask, mask, config, ranks=ranks)
+    return weights_of(policy), stats, len(made)
+
+
+@contextmanager
+def counted_passes():
+    """A list that grows with every pass of an update."""
+    made, original = [], appo.score_rows
+    appo.score_rows = lambda *a, **k: made.append(1) or original(*a, **k)
+    yield made
+    appo.score_rows = original
 
 
 @pytest.fixture(scope="module")
 def alone(sampled):
-    return {aggregate: three_updates(*sampled, 4, False, "float32", None, aggregate) for aggregate in ("seq-mean", "token-mean")}
+    return {aggregate: three_updates(*sampled, 512, False, "float32", None, aggregate) for aggregate in ("seq-mean", "token-mean")}
 
 
-@pytest.mark.parametrize("processes, micro, shard, aggregate", [(2, 4, False, "seq-mean"), (2, 3, True, "seq-mean"), (2, 4, True, "token-mean"), (4, 4, False, "token-mean"), (4, 4, True, "seq-mean")])
-def test_the_update_is_the_same_however_it_is_spread(sampled, alone, tmp_path, processes, micro, shard, aggregate):
+@pytest.mark.parametrize("processes, budget, passes, shard, aggregate", [(2, 512, 2, False, "seq-mean"), (2, 384, 3, True, "seq-mean"), (2, 512, 2, True, "token-mean"), (4, 512, 1, False, "token-mean"),
+                                                                          (4, 512, 1, True, "seq-mean")])
+def test_the_update_is_the_same_however_it_is_spread(sampled, alone, tmp_path, processes, budget, passes, shard, aggregate):
     """1 rank x 4 passes, 2 x 2 and 4 x 1, copied and sharded: the same weights after three updates within 1e-6, the same stats on all ranks."""
-    weights, stats = alone[aggregate]
+    weights, stats, made = alone[aggregate]
+    assert made == 4
     moved = max(float((a - b).abs().max()) for a, b in zip(weights, weights_of(Policy.load(sampled[0]))))
     assert moved > 1e-3
-    for other, theirs in spread(three_updates, processes, tmp_path / "spread", *sampled, micro, shard, "float32", None, aggregate):
+    for other, theirs, made in spread(three_updates, processes, tmp_path / "spread", *sampled, budget, shard, "float32", None, aggregate):
         assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6
-        assert theirs == pytest.approx(stats, abs=2e-5)
+        assert theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5) and made == passes
 
 
 def test_shards_in_a_node_and_copies_across_nodes(sampled, alone, tmp_path):
     """HSDP, two nodes of two: what --nnodes 2 makes of four processes."""
-    weights, stats = alone["seq-mean"]
-    for other, theirs in spread(three_updates, 4, tmp_path / "spread", *sampled, 4, True, "float32", None, "seq-mean", (2, 2)):
-        assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6 and theirs == pytest.approx(stats, abs=2e-5)
+    weights, stats, _ = alone["seq-mean"]
+    for other, theirs, _ in spread(three_updates, 4, tmp_path / "spread", *sampled, 512, True, "float32", None, "seq-mean", (2, 2)):
+        assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6 and theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
 
 
 @pytest.mark.parametrize("shard", [False, True])
 def test_a_rank_without_data_changes_nothing(sampled, tmp_path, shard):
-    """Of three rollouts on four ranks one rank has none, and ranks differ in passes: the others' result."""
-    weights, stats = three_updates(*sampled, 4, False, "float32", 3)
-    for other, theirs in spread(three_updates, 4, tmp_path / "spread", *sampled, 1, shard, "float32", 3):
-        assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6 and theirs == pytest.approx(stats, abs=2e-5)
+    """Of three rollouts on four ranks one rank has none, of five one has two, and with passes of one rollout they all make as many: the result of one process."""
+    for take, passes in ((3, 1), (5, 2)):
+        weights, stats, _ = three_updates(*sampled, 512, False, "float32", take)
+        for other, theirs, made in spread(three_updates, 4, tmp_path / f"spread{take}", *sampled, 1, shard, "float32", take):
+            assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6 and made == passes
+            assert theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
 
 
 def test_bfloat16_at_work_keeps_float32_weights(sampled, tmp_path):
     """Sharded with bfloat16 weights at work: the float32 ones move by less than bfloat16 could show, near those of a float32 update."""
-    weights, _ = three_updates(*sampled, 4, False, "float32", None)
+    weights, *_ = three_updates(*sampled, 512, False, "float32", None)
     start = weights_of(Policy.load(sampled[0]))
     (other, stats), _ = spread(bfloat16_updates, 2, tmp_path / "spread", *sampled)
     assert all(p.dtype == torch.float32 for p in other) and any(not torch.equal(p, p.bfloat16().float()) for p in other)
@@ -129,7 +147,7 @@ def bfloat16_updates(model, file):
     for k in range(3):
         with policy.gathered():
             assert policy.head.weight.dtype == torch.bfloat16
-            old = score(policy, mine, 1.0, 4).logp
+            old = score(policy, mine, 1.0, 512).logp
         mask = appo.response_tensors(mine, "cpu")[1]
         adv = torch.stack([torch.randn(64, generator=torch.Generator().manual_seed(r.seed % 10**9 + k))[:old.shape[1]] for r in mine])
         stats = appo.update(policy, optimizer, mine, old, adv * mask, mask, dataclasses.replace(CONFIG, clip_grad=0.5), ranks=ranks)
@@ -152,7 +170,7 @@ def uneven_work(model, file, data):
     with policy.gathered():
         for _ in range(3 if ranks.rank else 1):
             rollouts = sample_initial(sampler, [prompt], 8, [5])
-            score(policy, rollouts, 1.0, 4)
+            score(policy, rollouts, 1.0, 512)
     optimizer, mask = torch.optim.SGD(policy.model.parameters(), lr=0.0), appo.response_tensors(rollouts, "cpu")[1]
     appo.update(policy, optimizer, rollouts, torch.zeros(mask.shape), mask.float(), mask, CONFIG, ranks=ranks)
     return [r.ids for r in rollouts]
@@ -169,7 +187,7 @@ def poisoned_update(model, file):
     """Rank 1 alone has credit that is not a number."""
     ranks, policy = Ranks(), Policy.load(model)
     mine = ranks.share(pickle.loads(Path(file).read_bytes()))
-    old, mask, before = score(policy, mine, 1.0, 4).logp, appo.response_tensors(mine, "cpu")[1], weights_of(policy)
+    old, mask, before = score(policy, mine, 1.0, 512).logp, appo.response_tensors(mine, "cpu")[1], weights_of(policy)
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=0.1)
     stats = appo.update(policy, optimizer, mine, old, mask.float() * (float("nan") if ranks.rank else 1.0), mask, CONFIG, ranks=ranks)
     return stats["skipped"], all(torch.equal(a, b) for a, b in zip(before, weights_of(policy))) and not optimizer.state

@@ -133,8 +133,8 @@ def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
             assert ids[skip:] == r.ids and mask[skip:] == r.mask
 
 
-@pytest.mark.parametrize("micro", [0, 1, 2])
-def test_imitation_loss_by_hand(agent, world, micro):
+@pytest.mark.parametrize("budget, passes", [(4096, 1), (1, 3), (300, 2)])
+def test_imitation_loss_by_hand(agent, world, budget, passes, monkeypatch):
     example = train.read_examples(str(world / "traces.jsonl"), agent.tokenizer)[-3:]
     total, count = 0.0, 0
     for ids, mask in example:
@@ -142,8 +142,10 @@ def test_imitation_loss_by_hand(agent, world, micro):
         for t in range(1, len(ids)):
             if mask[t]:
                 total, count = total - logp[t - 1, ids[t]].item(), count + 1
-    run, still = dataclasses.replace(read_settings([]), cold_micro=micro), torch.optim.SGD(agent.model.parameters(), lr=0.0)
-    assert train.imitate(agent, [still], example, run) == pytest.approx(total / count, abs=1e-5)
+    run, still = dataclasses.replace(read_settings([]), micro_tokens=budget), torch.optim.SGD(agent.model.parameters(), lr=0.0)
+    seen, score_rows = [], appo.score_rows
+    monkeypatch.setattr(appo, "score_rows", lambda *a: seen.append(1) or score_rows(*a))
+    assert train.imitate(agent, [still], example, run) == pytest.approx(total / count, abs=1e-5) and len(seen) == passes
 
 
 def test_bad_examples_are_named(agent, tmp_path):
