@@ -19,6 +19,8 @@ import torch.multiprocessing as mp
 import appo
 import train
 from appo import Config, Policy, Ranks, mix_seed, sample_initial, score
+from benches import distributed
+from benches.distributed import weights_of
 
 HERE = Path(__file__).parent
 CONFIG = Config(prompts=4, minibatch=4, max_tokens=64, max_calls=4, max_result_tokens=48, micro=4)
@@ -56,29 +58,9 @@ def sampled(agent_folder, world, tools, tmp_path_factory):
     return str(agent_folder), file
 
 
-def weights_of(policy):
-    return [(p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone() for p in policy.model.parameters()]
-
-
-def three_updates(model, file, micro, shard, dtype, take, aggregate="seq-mean", mesh=None):
-    """Three updates on this rank's part of the rollouts, `take` of them (all if None): weights, and the stats of the last."""
-    ranks, policy, rollouts = Ranks(), Policy.load(model), pickle.loads(Path(file).read_bytes())[:take]
-    for p in policy.model.parameters():
-        p.data = p.data.to(getattr(torch, dtype))
-    policy.dtype = getattr(torch, dtype)
-    if shard:
-        policy.shard(dtype, mesh and train.node_mesh("cpu", *mesh))
-    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05, momentum=0.9)
-    mine = ranks.share(rollouts)
-    config = dataclasses.replace(CONFIG, micro=micro, aggregate=aggregate, clip_grad=0.5)
-    for k in range(3):
-        with policy.gathered():
-            old = score(policy, mine, 1.0, micro).logp
-        mask = appo.response_tensors(mine, "cpu")[1]
-        credit = [torch.randn(64, generator=torch.Generator().manual_seed(r.seed % 10**9 + k))[:old.shape[1]] for r in mine]
-        adv = torch.stack(credit) if mine else torch.zeros(old.shape)
-        stats = appo.update(policy, optimizer, mine, old, adv * mask, mask, config, ranks=ranks)
-    return weights_of(policy), stats
+def three_updates(model, file, micro, shard, dtype, take, aggregate="seq-mean", nodes=None):
+    """Those of benches/distributed.py, `micro` rollouts a pass."""
+    return distributed.three_updates(model, file, dataclasses.replace(distributed.CONFIG, micro=micro, aggregate=aggregate), shard, dtype, take, nodes)
 
 
 @pytest.fixture(scope="module")
