@@ -261,9 +261,12 @@ def whole_step(dtype: str):
 
 
 def layers_that_fit(shape: Shape, run: train.Run, free: int) -> int:
-    """Most layers whose peak by plan.py, and the square roots that AdamW makes of all second moments at once on a GPU, leave a tenth of `free` bytes."""
-    whole = lambda n: dataclasses.replace(shape, layers=n)
-    fitting = [n for n in range(1, shape.layers + 1) if max(peaks(memory(whole(n), run, 1)).values()) + 4 * whole(n).parameters <= 0.9 * free]
+    """Most layers that need at most 85% of `free` bytes, by plan.py, and at the end of an update for weights, gradients, AdamW's two moments and the square roots
+    that it makes of all second moments at once on a GPU."""
+    def needed(part: Shape) -> int:
+        items = memory(part, run, 1)
+        return max(*peaks(items).values(), 5 * 4 * part.parameters + items["KV cache of live rows"])
+    fitting = [n for n in range(1, shape.layers + 1) if needed(dataclasses.replace(shape, layers=n)) <= 0.85 * free]
     if not fitting:
         raise ValueError(f"not one layer fits into {free / GIB:.1f} GiB")
     return fitting[-1]
