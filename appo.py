@@ -27,9 +27,10 @@ import types
 import unicodedata
 import warnings
 from collections import Counter, deque
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -48,7 +49,8 @@ from branching import both_above_average, branching_score, choose_branch_points,
 from tools import STATUSES, TAGS, ToolResult, Unavailable, defuse, parse_call
 
 warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")     # renamed in transformers 5.24, gone in 5.40; 5.17 knows no other name
-KEY_BLOCK = 16                      # attention sees a multiple of this many slots: a row's bits then do not depend on how long its neighbours are
+KEY_BLOCK = 64                      # slots of a cache that attention looks at come in this many, see key_slots
+PASS_BLOCK = 16                     # rows of a pass over whole rollouts are as long as a multiple of this
 FORGED = "<result>"                 # only the environment may open a result: a policy that writes this tag has made one up
 STOP_TAGS = ("</python>", "</search>", FORGED)
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
@@ -155,17 +157,53 @@ ALGOS = {"appo": {}, "grpo": dict(branches=0, b=0.0)}
 
 # ------------------------------------------------------------------------------------------------------------------------------- model, cache, randomness
 
-def folded_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
-    """Grouped-query attention that does not copy the keys: heads that share a key head become further query positions. Fresh rows: plain causal attention."""
+def folded_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, forks=None, **kwargs):
+    """Grouped-query attention that does not copy the keys: heads that share a key head become further query positions. Without a mask: fresh rows, plain
+    causal attention. forks: the rows go on from rows of another cache, see Forks."""
     for name in ("sliding_window", "softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise ValueError(f"{type(module).__name__} wants {name}={kwargs[name]}, which this sampling loop does not compute")
-    if attention_mask is None or query.shape[1] == key.shape[1]:
+    if attention_mask is None:
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     B, H, S, D = query.shape
     G = H // key.shape[1]
-    out = F.scaled_dot_product_attention(query.reshape(B, -1, G * S, D), key, value, attn_mask=attention_mask.repeat(1, 1, G, 1), scale=scaling)
+    query = query.reshape(B, -1, G * S, D)
+    if attention_mask.shape[2] != G * S:                                  # not from Cache.append: transformers made it
+        attention_mask = attention_mask.repeat(1, 1, G, 1)
+    if forks is None:
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
+    else:
+        out = fork_attention(query, key, value, attention_mask, scaling, forks, module.layer_idx)
     return out.view(B, H, S, D).transpose(1, 2).contiguous(), None
+
+
+def fork_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float, forks: "Forks", layer: int) -> Tensor:
+    """Attention over a row's own keys and over its parent's, which stay where they are and are read once for all forks of that parent.
+
+        softmax over both = w x softmax over own + (1 - w) x softmax over the parent's,   w = sigmoid(lse_own - lse_parent)
+
+    Args:    query: (B, heads, Q, D), the grouped heads' queries side by side. key, value: (B, heads, end, D), own. bias: (B, 1, Q, end), 0 or -inf.
+    Returns: (B, heads, Q, D).
+    """
+    B, heads, Q, D = query.shape
+    keys, values = forks.parent.k[layer][forks.rows], forks.parent.v[layer][forks.rows]                  # (P, heads, T, D)
+    P, n = len(keys), len(forks.seat) // len(keys)
+    own, own_lse = attend(query, key, value, bias, scaling)
+    seated = query[forks.seat].view(P, n, heads, Q, D).transpose(1, 2).reshape(P, heads, n * Q, D)
+    old, old_lse = attend(seated, keys, values, forks.bias, scaling)
+    unseat = lambda x: x.view(P, heads, n, Q, -1).transpose(1, 2).reshape(P * n, heads, Q, -1)[forks.place]
+    w = torch.sigmoid(own_lse - unseat(old_lse)).to(own.dtype)
+    return torch.lerp(unseat(old), own, w)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """Attention with the log-sum-exp of its scores: (..., Q, D) and (..., Q, 1) float32. bias is added to the scores."""
+    if query.device.type == "cpu":                                        # fused; elsewhere no such kernel takes every mask
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=bias.to(query.dtype), scale=scaling)
+        return out, lse[..., None]
+    scores = (query @ key.transpose(-1, -2)).float().mul_(scaling).add_(bias)
+    lse = scores.logsumexp(-1, keepdim=True)
+    return scores.sub_(lse).exp_().to(value.dtype) @ value, lse
 
 
 AttentionInterface.register("folded", folded_attention)
@@ -317,6 +355,11 @@ class Policy:
         known = self.tokenizer.get_vocab()
         return ids | {known[marker] for marker in TURN_ENDS if marker in known}
 
+    def tensor(self, values: list) -> Tensor:
+        """Numbers on the model's device, without waiting for what it is doing."""
+        x = torch.tensor(values)
+        return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x
+
     def decode(self, ids: list[int]) -> str:
         """Text of ids, tags and special tokens included."""
         return self.tokenizer.decode(ids, skip_special_tokens=False)
@@ -344,12 +387,13 @@ class Cache:
     def __init__(self, policy: Policy, rows: int, slots: int):
         c = policy.model.config
         dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-        slots = round_up(slots, KEY_BLOCK)
+        slots = key_slots(slots)
         shape = (c.num_hidden_layers, rows + 1, c.num_key_value_heads, slots, dim)
         self.k = torch.zeros(shape, dtype=policy.dtype, device=policy.device)      # zeros: a NaN under the mask would still spread
         self.v = torch.zeros_like(self.k)
-        self.length = torch.zeros(rows + 1, dtype=torch.long)                            # on the CPU: no synchronisation to know the key length
-        self.slots, self.scratch, self.fresh, self.computed = slots, rows, False, 0   # computed: tokens read through append
+        self.length = torch.zeros(rows + 1, dtype=torch.long, device=policy.device)
+        self.slots, self.scratch, self.fresh = slots, rows, False
+        self.groups = c.num_attention_heads // c.num_key_value_heads
 
     def update(self, k: Tensor, v: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Called by every attention layer with the new keys and values (B, heads, S, dim): store them, return what the queries may look at."""
@@ -370,49 +414,77 @@ class Cache:
         return 0
 
     @torch.no_grad()
-    def append(self, policy: Policy, ids: Tensor, n: Tensor, rows: slice | Tensor) -> Tensor:
-        """Put tokens behind the rows' last ones and read them.
+    def append(self, policy: Policy, ids: Tensor, n: Tensor, rows: slice | Tensor, end: int, forks: "Forks | None" = None) -> Tensor:
+        """Put tokens behind the rows' last ones and read them. Nothing here waits for the device.
 
-        Args:    ids: (B, S) long, right-padded. n: (B,) how many of each count, 0 for none. rows: (B,) long or a slice, the rows they belong to.
-        Returns: hidden state of each row's last token, (B, D); rubbish where n is 0. Raises ValueError if a row has no room.
+        Args:    ids: (B, S) long, right-padded. n: (B,) how many of each count, 0 for none. rows: (B,) long or a slice, the rows they belong to; all tensors on
+                 the policy's device. end: key_slots of the last slot that counts. forks: what the rows share with rows of another cache.
+        Returns: hidden state of each row's last token, (B, D); rubbish where n is 0. Raises ValueError if the cache has no room.
         """
-        length = self.length[rows]
-        at = length[:, None] + torch.arange(ids.shape[1])                                # (B, S) slots
-        self.end = round_up(int(at.max()) + 1, KEY_BLOCK)
-        if self.end > self.slots:
-            raise ValueError(f"a row of {int(length.max())} tokens has no room for {ids.shape[1]} more in a cache of {self.slots} slots")
-        device = policy.device
-        self.rows = rows if isinstance(rows, slice) else rows.to(device)
-        self.at, self.at_row = at.to(device), torch.arange(len(self.length), device=device)[self.rows][:, None]
-        mask = (torch.arange(self.end, device=device) <= self.at[:, :, None])[:, None]   # (B, 1, S, end)
-        hidden = policy.decoder(input_ids=ids.to(device), attention_mask=mask, position_ids=self.at, past_key_values=self, use_cache=True).last_hidden_state
+        if end > self.slots:
+            raise ValueError(f"a row has no room: {end} slots are needed, the cache has {self.slots}")
+        length, device = self.length[rows], policy.device
+        self.rows, self.end, self.at = rows, end, length[:, None] + torch.arange(ids.shape[1], device=device)          # at: (B, S) slots
+        self.at_row = torch.arange(len(self.length), device=device)[rows][:, None]
+        mask = (torch.arange(end, device=device) <= self.at[:, :, None])[:, None].repeat(1, 1, self.groups, 1)           # (B, 1, G S, end)
+        positions, extra = self.at, {}
+        if forks is not None:
+            forks.bias = visible_bias(forks.seen().repeat_interleave(mask.shape[2], 1)[:, None])                         # (P, 1, n G S, T)
+            mask, positions, extra = visible_bias(mask), positions + forks.shared[:, None], {"forks": forks}
+        hidden = policy.decoder(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self, use_cache=True, **extra).last_hidden_state
         self.length[rows] = length + n
-        self.computed += int(n.sum())
-        return hidden[torch.arange(len(n), device=device), (n - 1).clamp(min=0).to(device)]
-
-    def fork(self, parent: "Cache", parent_row: int, length: int, row: int) -> None:
-        """Row `row` becomes the first `length` tokens of a row of another cache, which stays as it is."""
-        self.k[:, row, :, :length] = parent.k[:, parent_row, :, :length]
-        self.v[:, row, :, :length] = parent.v[:, parent_row, :, :length]
-        self.length[row] = length
+        return hidden[torch.arange(len(n), device=device), (n - 1).clamp(min=0)]
 
 
-def extend(policy: Policy, cache: Cache, rows: list[int], ids: list[list[int]], batch: int, chunk: int) -> Tensor:
+def visible_bias(visible: Tensor) -> Tensor:
+    """What is added to attention scores: 0 where a key may be looked at, else -inf. float32."""
+    return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -math.inf)
+
+
+@dataclass
+class Forks:
+    """Rows of a call, each of which goes on from the first tokens of a row of another cache without a copy of them.
+
+    Every parent has n seats; rows of the same parent sit side by side, so that its keys are read once for all of them. Empty seats hold any row.
+
+    Args: parent: the other cache. rows: a slice or (P,) long, its rows. seat: (P n,) long, the row of the call on each seat. place: (B,) long, the seat of each
+          row. shared: (B,) long, tokens of its parent that belong to each row, >= 1.
+    """
+    parent: Cache
+    rows: slice | Tensor
+    seat: Tensor
+    place: Tensor
+    shared: Tensor
+    bias: Tensor | None = None                         # (P, 1, n Q, T), set by Cache.append
+
+    def seen(self) -> Tensor:
+        """(P, n, T) bool: the keys of its parent that whoever is on a seat may look at."""
+        P = self.rows.stop - self.rows.start if isinstance(self.rows, slice) else len(self.rows)
+        return torch.arange(self.parent.slots, device=self.seat.device) < self.shared[self.seat].view(P, -1, 1)
+
+
+def extend(policy: Policy, cache: Cache, rows: list[int], held: list[int], ids: list[list[int]], batch: int, chunk: int,
+           origins: "tuple[Cache, list[int], list[int]] | None" = None) -> Tensor:
     """Append a list of tokens to each row, in calls of one constant shape (batch, chunk): the bits of a row then depend on nothing but its own tokens.
 
+    Args:    held: tokens that each row holds already. origins: (parent cache, row there, tokens shared with it) if the rows are forks.
     Returns: hidden state of each row's last token, (len(rows), D).
     """
     last = [None] * len(rows)
     for start in range(0, len(rows), batch):
         members = range(start, min(start + batch, len(rows)))
-        where = torch.tensor([rows[j] for j in members] + [cache.scratch] * (batch - len(members)))
+        pad, forks = batch - len(members), None
+        if origins:
+            parent, parents, shared = origins
+            seats = torch.arange(batch, device=policy.device)
+            forks = Forks(parent, policy.tensor([parents[j] for j in members] + [0] * pad), seats, seats, policy.tensor([shared[j] for j in members] + [1] * pad))
+        where = policy.tensor([rows[j] for j in members] + [cache.scratch] * pad)
         for offset in range(0, max(len(ids[j]) for j in members), chunk):
-            block, n = torch.zeros(batch, chunk, dtype=torch.long), torch.zeros(batch, dtype=torch.long)
-            for b, j in enumerate(members):
-                part = ids[j][offset:offset + chunk]
-                block[b, :len(part)], n[b] = torch.tensor(part, dtype=torch.long), len(part)
-            hidden = cache.append(policy, block, n, where)
-            last = [hidden[j - start] if j in members and n[j - start] else h for j, h in enumerate(last)]
+            parts = [ids[j][offset:offset + chunk] for j in members] + [[]] * pad
+            block, n = policy.tensor([part + [0] * (chunk - len(part)) for part in parts]), policy.tensor([len(part) for part in parts])
+            end = key_slots(max(held[j] for j in members) + offset + chunk)
+            hidden = cache.append(policy, block, n, where, end, forks)
+            last = [hidden[j - start] if j in members and parts[j - start] else h for j, h in enumerate(last)]
     return torch.stack(last)
 
 
@@ -431,6 +503,16 @@ def encode_prompt(tokenizer, messages: list[dict]) -> list[int]:
 def round_up(x: int, multiple: int) -> int:
     """The smallest multiple that is not below x."""
     return -(-x // multiple) * multiple
+
+
+def key_slots(length: int) -> int:
+    """How many slots attention looks at for `length` tokens: 64, 128, 192, 256, 512, 512 + 64, ...
+
+    On a CPU a sum over keys is made in blocks of 512, and the matrix library halves a block of more than 384 but not a smaller one; with these sizes a row's bits
+    depend neither on its neighbours' lengths nor on its own padding.
+    """
+    slots = round_up(length, KEY_BLOCK)
+    return slots if slots % 512 <= 256 else round_up(slots, 512)
 
 
 def mix_seed(*parts: int) -> int:
@@ -554,100 +636,245 @@ class Start:
 
 @dataclass
 class Row:
-    """A live row: its slot in the cache, and the tokens that the model has not read yet (a closing tag, then a tool result)."""
+    """A live row: its slot, the row of the parents' cache that it goes on from, and the tokens of a tool result that the model has not read yet."""
     rollout: Rollout
     slot: int
+    parent: int
     unread: list[int] = field(default_factory=list)
-    since: int = 0                                     # loop step at which its result came
+    since: int = 0                                     # decode step at which its result came
+
+    @property
+    def shared(self) -> int:
+        """Tokens that it shares with its parent."""
+        return len(self.rollout.prompt) + self.rollout.fork_at
+
+    @property
+    def own(self) -> int:
+        """Tokens that its slot of the cache holds."""
+        return len(self.rollout.ids) - self.rollout.fork_at - len(self.unread)
+
+
+class Live:
+    """What a decode step reads and writes, all on the device: a cache of the live rows' own tokens, and numbers per row.
+
+    hidden predicts the row's next token; seed and position decide what is drawn; running is 1 for rows that decode and 0 for those that wait; shared: see
+    Forks; drawn: ids, log-probs, entropies of the last step. seat and place: see Forks.
+    """
+    def __init__(self, policy: Policy, rows: int, slots: int, parent: Cache, seats: int):
+        self.policy, self.cache, self.parent = policy, Cache(policy, rows, slots), parent
+        whole = lambda *size: torch.zeros(*size, dtype=torch.long, device=policy.device)
+        self.hidden = torch.zeros(rows, policy.model.config.hidden_size, dtype=policy.dtype, device=policy.device)
+        self.seed, self.position, self.running, self.place, self.shared, self.seat = *whole(5, rows), whole(seats)
+        self.shared += 1
+        self.drawn = torch.zeros(3, rows, dtype=torch.float64, device=policy.device)
+
+    def move(self, slots: list[int], to: list[int], length: int) -> None:
+        """Rows change their slots; none of them holds more than `length` tokens."""
+        source, target = self.policy.tensor(slots), self.policy.tensor(to)
+        for x in (self.cache.k, self.cache.v):
+            x[:, target, :, :length] = x[:, source, :, :length]
+        for x in (self.cache.length, self.hidden, self.seed, self.position, self.shared):
+            x[target] = x[source]
+
+
+class Graphs:
+    """Calls a function; from its second call with the same key on it replays what the device did then, as a CUDA graph. Valid as long as the same memory is used;
+    what the function depends on besides that memory has to be in the key.
+
+    Args: record: function -> object with replay(), see cuda_graphs; None: nothing is recorded.
+    """
+    def __init__(self, record):
+        self.record, self.graphs, self.seen = record, {}, set()
+
+    def __call__(self, key: tuple, function) -> None:
+        if self.record is None or key not in self.seen:                   # the first call warms up: libraries allocate what a recording may not
+            self.seen.add(key)
+            return function()
+        if key not in self.graphs:
+            self.graphs[key] = self.record(function)
+        self.graphs[key].replay()
+
+
+def cuda_graphs():
+    """A recorder for Graphs whose graphs share their scratch memory: none of them reads what another one left there."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(function):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            function()
+        return graph
+    return record
 
 
 class Sampler:
-    """Decodes many rollouts in lockstep on one cache of constant size; see `run`.
+    """Decodes many rollouts in lockstep; see `run`.
 
-    Each turn of the loop: free slots take waiting starts; results that have come are appended in groups; all running rows draw one token. A row that calls a
-    tool waits in its slot without holding up the others. The shapes of all calls are constant, (rows, 1) and (rows/8, chunk), so that on a CPU in float32 the
-    tokens of a row do not depend on what else is being sampled.
+    Each turn of the loop: free slots take waiting starts; results that have come are appended in groups; all running rows draw a token and read it. A row that
+    calls a tool waits in its slot without holding up the others. Rows hold their own tokens only: those before a fork are read where they are.
+
+    On a CPU in float32 the shapes of all calls are constant, (rows, 1) and (rows/8, chunk), so that the tokens of a row do not depend on what else is being
+    sampled. Elsewhere, or without constant_rows, only as many rows are decoded as are left, rounded up to eighths of `rows` (below that to powers of two).
 
     Args:    tools: name -> object with run(argument) -> ToolResult. rows: live rows, >= 1. max_prompt: tokens of the longest prompt. max_tokens, max_calls,
              max_result_tokens, temperature: see Config; temperature 0 is greedy. chunk: tokens per row and call when prompts and results are read.
-             tool_threads: calls that run at once. top_p, top_k: see `narrowed`; for evaluation only.
+             tool_threads: calls that run at once. top_p, top_k: see `narrowed`; for evaluation only. constant_rows: see above. lag: decode steps that are
+             launched before the tokens of an earlier one are looked at, so that the device never waits for the host; 1 on CUDA, and a row then decodes one
+             token in vain when its turn ends.
     """
-    PATIENCE = 8        # loop steps that a result waits for others to be appended with
+    PATIENCE = 8        # decode steps that a result waits for others to be appended with
 
-    def __init__(self, policy: Policy, tools: dict, rows: int, max_prompt: int, max_tokens: int, max_calls: int,
-                 max_result_tokens: int = 2048, temperature: float = 1.0, chunk: int = 16, tool_threads: int = 8, top_p: float = 1.0, top_k: int = 0):
+    def __init__(self, policy: Policy, tools: dict, rows: int, max_prompt: int, max_tokens: int, max_calls: int, max_result_tokens: int = 2048,
+                 temperature: float = 1.0, chunk: int = 16, tool_threads: int = 8, top_p: float = 1.0, top_k: int = 0, constant_rows: bool = True,
+                 lag: int | None = None):
         if rows < 1 or chunk < 1:
             raise ValueError(f"rows and chunk must be >= 1, got {rows} and {chunk}")
         self.policy, self.tools, self.rows, self.chunk = policy, tools, rows, chunk
-        self.max_tokens, self.max_calls, self.max_result_tokens, self.temperature = max_tokens, max_calls, max_result_tokens, temperature
+        self.max_prompt, self.max_tokens, self.max_calls, self.max_result_tokens, self.temperature = max_prompt, max_tokens, max_calls, max_result_tokens, temperature
         self.top_p, self.top_k = top_p, top_k
+        cuda = policy.device.type == "cuda"
+        self.lag = int(cuda) if lag is None else lag
+        self.record = cuda_graphs if cuda else lambda: None
+        self.block = 512 if cuda else 1                                   # key lengths are rounded up to this: a graph each
+        self.grid = 8 if cuda else 1                                      # and so are the parents that a call looks at
+        constant = constant_rows and not cuda and policy.dtype == torch.float32
+        self.sizes = [rows] if constant else sorted({round_up(rows * k, 8) // 8 for k in range(1, 9)} | {2**k for k in range(rows.bit_length()) if 2**k < rows / 8})
         self.batch = max(1, rows // 8)       # rows per call when prompts and results are read
-        self.cache = Cache(policy, rows, max_prompt + max_tokens + chunk)
         self.pool = ThreadPoolExecutor(tool_threads)
-        self.count = Counter()          # computed: tokens put through the model; sampled; row_calls, useful_row_calls: rows decoded, rows that were running
-        self._reset()
-
-    def _reset(self) -> None:
-        self.free = list(range(self.rows))[::-1]
-        self.running: dict[int, Row] = {}
-        self.in_tool: dict[Future, Row] = {}
-        self.ready: list[Row] = []
-        self.hidden, self.clock = None, 0
+        self.count = Counter()          # computed: tokens put through the model; sampled: of them, drawn; row_calls: rows decoded, running or not
+        self.live = None
 
     def run(self, starts: list[Start], temperature: float | None = None) -> None:
-        """Complete the rollouts of all starts, in place; more starts than rows wait for a free slot. Rows begin in the order given."""
+        """Complete the rollouts of all starts, in place; more starts than rows wait for a free slot. Rows begin in the order given.
+
+        The starts share one cache. Memory: as many rows as there are starts, at most `rows`, of the longest budget that is left, only while this runs.
+        """
+        if not starts:
+            return
+        self._open(starts)
         self.now = self.temperature if temperature is None else temperature
-        self._reset()
-        waiting, before = deque(starts), self.cache.computed
-        while waiting or self.running or self.in_tool or self.ready:
-            self._admit(waiting)
+        self.waiting, self.running, self.in_tool, self.ready, self.drawn, self.steps = deque(starts), {}, {}, [], deque(), 0
+        while self.waiting or self.running or self.in_tool or self.ready or self.drawn:
+            self._admit()
             self._collect()
-            if self.ready and (len(self.ready) >= self.batch or not self.running or self.clock - self.ready[0].since >= self.PATIENCE):
+            if self.ready and (len(self.ready) >= self.batch or not self.running or self.steps - self.ready[0].since >= self.PATIENCE):
                 self._read_results()
             if self.running:
                 self._decode()
-            elif self.in_tool and not self.ready:
+            while len(self.drawn) > (self.lag if self.running else 0):
+                self._look(*self.drawn.popleft())
+            if self.in_tool and not (self.running or self.ready or self.waiting and self.free):
                 wait(self.in_tool, return_when=FIRST_COMPLETED)
-        self.count["computed"] += self.cache.computed - before
+        self.live = self.graphs = None
 
     def prefill(self, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
         """Each prompt through the model once: a cache with one row per prompt, and the hidden states (P, D) that predict the first response token."""
-        cache = Cache(self.policy, len(prompts), round_up(max(map(len, prompts)), self.chunk))
-        hidden = extend(self.policy, cache, list(range(len(prompts))), prompts, self.batch, self.chunk)
-        self.count["computed"] += cache.computed
+        cache, rows = Cache(self.policy, len(prompts), round_up(max(map(len, prompts)), self.chunk)), list(range(len(prompts)))
+        hidden = extend(self.policy, cache, rows, [0] * len(prompts), prompts, self.batch, self.chunk)
+        self.count["computed"] += sum(map(len, prompts))
         return cache, hidden
 
-    def _admit(self, waiting: deque) -> None:
-        while self.free and waiting:
-            start, slot = waiting.popleft(), self.free.pop()
-            r = start.rollout
-            if self.hidden is None:
-                self.hidden = start.hidden.new_zeros(self.rows, len(start.hidden))
-            self.cache.fork(start.cache, start.row, len(r.prompt) + r.fork_at, slot)
-            self.hidden[slot] = start.hidden
-            if len(r.ids) < self.max_tokens:
-                self.running[slot] = Row(r, slot)
-            else:
-                self._finish(Row(r, slot), "length")
+    def _open(self, starts: list[Start]) -> None:
+        """Memory for these starts: only as many rows, and slots in them, as they can use."""
+        parents = Counter(s.row for s in starts)
+        if any(s.cache is not starts[0].cache for s in starts):
+            raise ValueError("the starts of a run must share one cache")
+        self.bucket = next(size for size in self.sizes if size >= min(len(starts), self.sizes[-1]))
+        room = self.max_tokens - min(s.rollout.fork_at for s in starts) + self.chunk + self.lag
+        seats = round_up(len(starts[0].cache.length), self.grid) * max(parents.values())
+        self.live = Live(self.policy, self.bucket, round_up(room, self.block), starts[0].cache, seats)
+        self.free, self.graphs, self.marks = list(range(self.bucket))[::-1], Graphs(self.record()), None
+
+    def _admit(self) -> None:
+        """Waiting starts take free slots; nothing is copied but a hidden state each."""
+        rows, hidden = [], []
+        while self.free and self.waiting:
+            start = self.waiting.popleft()
+            row = Row(start.rollout, self.free[-1], start.row)
+            if len(start.rollout.ids) >= self.max_tokens:
+                self._finish(row, "length")
+                continue
+            self.running[self.free.pop()] = row
+            rows, hidden = rows + [row], hidden + [start.hidden]
+        if rows:
+            self._set_running(rows, torch.stack(hidden))
+            self._seat()
+
+    def _set_running(self, rows: list[Row], hidden: Tensor) -> None:
+        """Rows decode from now on, from these hidden states (len(rows), D)."""
+        at, live, tensor = self.policy.tensor([row.slot for row in rows]), self.live, self.policy.tensor
+        self.running.update({row.slot: row for row in rows})
+        live.hidden[at], live.cache.length[at], live.shared[at] = hidden, tensor([row.own for row in rows]), tensor([row.shared for row in rows])
+        live.seed[at], live.position[at] = tensor([row.rollout.seed for row in rows]), tensor([len(row.rollout.ids) for row in rows])
+
+    def _seat(self) -> None:
+        """Give every row in a slot a seat among those of its parent."""
+        rows = [*self.running.values(), *self.in_tool.values(), *self.ready]
+        low = min(row.parent for row in rows) // self.grid * self.grid
+        high = min(round_up(max(row.parent for row in rows) + 1, self.grid), len(self.live.parent.length))
+        n, taken, seat, place = max(Counter(row.parent for row in rows).values()), Counter(), [0] * (high - low), [0] * self.bucket
+        seat *= n
+        for row in rows:
+            where = (row.parent - low) * n + taken[row.parent]
+            taken[row.parent] += 1
+            seat[where], place[row.slot] = row.slot, where
+        self.parents = slice(low, high)
+        self.seats = len(seat)
+        self.live.seat[:len(seat)], self.live.place[:len(place)] = self.policy.tensor(seat), self.policy.tensor(place)
+
+    def _shrink(self) -> None:
+        """When nothing waits any more and fewer rows are left, move them together and decode no more than that."""
+        rows = [*self.running.values(), *self.in_tool.values(), *self.ready]
+        size = next(size for size in self.sizes if size >= len(rows))
+        if self.waiting or size >= self.bucket:
+            return
+        movers, free = [row for row in rows if row.slot >= size], sorted(set(range(size)) - {row.slot for row in rows})
+        to = free[:len(movers)]
+        if movers:
+            self.live.move([row.slot for row in movers], to, max(row.own for row in movers) + self.lag)
+        for row, slot in zip(movers, to):
+            if self.running.pop(row.slot, None):
+                self.running[slot] = row
+            row.slot = slot
+        self.bucket, self.free = size, free[len(movers):]
+        self._seat()
+
+    def _decode(self) -> None:
+        """Launch a step: every running row draws a token and reads it."""
+        self._shrink()
+        marks = [int(slot in self.running) for slot in range(self.bucket)]
+        if marks != self.marks:
+            self.marks, self.live.running[:self.bucket] = marks, self.policy.tensor(marks)
+        end = round_up(key_slots(max(row.own for row in self.running.values()) + len(self.drawn) + 1), self.block)
+        self.graphs((self.bucket, end, self.parents.start, self.parents.stop, self.seats), partial(self._step, end))
+        drawn = self.live.drawn[:, :self.bucket].to("cpu", non_blocking=True, copy=True)
+        ready = torch.cuda.Event() if drawn.is_pinned() else None
+        if ready:
+            ready.record()
+        self.drawn.append((drawn, ready, [(row, row.slot, len(row.rollout.calls)) for row in self.running.values()]))
+        self.steps += 1
+        self.count += Counter(row_calls=self.bucket, computed=len(self.running))
 
     @torch.no_grad()
-    def _decode(self) -> None:
-        """Every running row draws a token; those that go on put it through the model."""
-        seeds, positions = torch.zeros(2, self.rows, dtype=torch.long)
-        for slot, row in self.running.items():
-            seeds[slot], positions[slot] = row.rollout.seed, len(row.rollout.ids)
-        logits = self.policy.head(self.hidden).float()                                   # (R, V)
-        ids, logp, entropy = draw(logits, uniform(seeds, positions).to(logits.device), self.now, self.top_p, self.top_k)
-        drawn = zip(ids.tolist(), logp.tolist(), entropy.tolist())
-        self.clock += 1
-        self.count += Counter(row_calls=self.rows, useful_row_calls=len(self.running), sampled=len(self.running))
-        for slot, (token, token_logp, token_entropy) in enumerate(drawn):
-            if slot in self.running:
-                self.running[slot].rollout.append([token], True, [token_logp], [token_entropy])
-                self._after_token(self.running[slot], token)
-        if self.running:
-            going_on = torch.tensor([slot in self.running for slot in range(self.rows)]).long()
-            self.hidden = self.cache.append(self.policy, ids.cpu()[:, None], going_on, slice(0, self.rows))
+    def _step(self, end: int) -> None:
+        """Draw a token in every row and read it; only the device knows which."""
+        live, B = self.live, self.bucket
+        ids, logp, entropy = draw(self.policy.head(live.hidden[:B]).float(), uniform(live.seed[:B], live.position[:B]), self.now, self.top_p, self.top_k)
+        live.drawn[:, :B] = torch.stack([ids.double(), logp.double(), entropy.double()])
+        live.position[:B] += live.running[:B]
+        forks = Forks(live.parent, self.parents, live.seat[:self.seats], live.place[:B], live.shared[:B])
+        live.hidden[:B] = live.cache.append(self.policy, ids[:, None], live.running[:B], slice(0, B), end, forks)
+
+    def _look(self, drawn: Tensor, ready, rows: list[tuple[Row, int, int]]) -> None:
+        """The tokens of a step join their rollouts. Of a row whose turn had ended before, what it drew since is dropped."""
+        if ready:
+            ready.synchronize()
+        ids, logp, entropy = drawn.tolist()
+        for row, slot, turn in rows:
+            if self.running.get(row.slot) is row and len(row.rollout.calls) == turn:
+                row.rollout.append([int(ids[slot])], True, [logp[slot]], [entropy[slot]])
+                self.count["sampled"] += 1
+                self._after_token(row, int(ids[slot]))
 
     def _after_token(self, row: Row, token: int) -> None:
         """End of turn, a closed tool tag, the end of the budget, or nothing."""
@@ -665,7 +892,6 @@ class Sampler:
         elif tag:
             call = parse_call(self.policy.decode(turn)) or (tag[2:-1], None)
             r.calls.append(Call(*call, "", 0.0, len(r.ids), len(r.ids)))
-            row.unread = [token]
             del self.running[row.slot]
             self.in_tool[self.pool.submit(self._call, *call)] = row
 
@@ -686,7 +912,7 @@ class Sampler:
             r.append(ids, False, [0.0] * len(ids), [0.0] * len(ids))
             call = r.calls[-1]
             call.status, call.seconds, call.argument, call.end = result.status, result.seconds, call.argument or "", len(r.ids)
-            row.unread, row.since = row.unread + ids, self.clock
+            row.unread, row.since = ids, self.steps
             if len(r.ids) < self.max_tokens:
                 self.ready.append(row)
             else:
@@ -695,10 +921,14 @@ class Sampler:
     def _read_results(self) -> None:
         """Put the results that have come through the model; their rows run again."""
         rows, self.ready = self.ready, []
-        hidden = extend(self.policy, self.cache, [row.slot for row in rows], [row.unread for row in rows], self.batch, self.chunk)
-        for row, h in zip(rows, hidden):
-            self.hidden[row.slot], row.unread = h, []
-            self.running[row.slot] = row
+        held, origins = [row.own for row in rows], (self.live.parent, [row.parent for row in rows], [row.shared for row in rows])
+        slots = [row.slot for row in rows]
+        self.live.cache.length[self.policy.tensor(slots)] = self.policy.tensor(held)      # with a lag the row has drawn further
+        hidden = extend(self.policy, self.live.cache, slots, held, [row.unread for row in rows], self.batch, self.chunk, origins)
+        self.count["computed"] += sum(len(row.unread) for row in rows)
+        for row in rows:
+            row.unread = []
+        self._set_running(rows, hidden)
 
     def _finish(self, row: Row, reason: str) -> None:
         r = row.rollout
@@ -706,8 +936,8 @@ class Sampler:
         bounds = [0, *(edge for call in r.calls for edge in (call.start, call.end)), len(r.ids)]
         r.pieces = [(k % 2 == 0, self.policy.decode(r.ids[a:b])) for k, (a, b) in enumerate(zip(bounds, bounds[1:])) if b > a]
         self.running.pop(row.slot, None)
-        self.cache.length[row.slot] = 0
-        self.free.append(row.slot)
+        if row.slot not in self.free:
+            self.free.append(row.slot)
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------- scoring
@@ -772,7 +1002,7 @@ def score_rows(policy: Policy, rollouts: list[Rollout], temperature: float, widt
 
 def padded_shape(rollouts: list[Rollout]) -> tuple[int, int]:
     """(width, T) for a set of rollouts: prompt and response rounded up, and the longest response."""
-    return round_up(max([1, *(len(r.prompt) + len(r.ids) for r in rollouts)]), KEY_BLOCK), max([1, *(len(r.ids) for r in rollouts)])
+    return round_up(max([1, *(len(r.prompt) + len(r.ids) for r in rollouts)]), PASS_BLOCK), max([1, *(len(r.ids) for r in rollouts)])
 
 
 @torch.no_grad()
@@ -793,7 +1023,6 @@ def score(policy: Policy, rollouts: list[Rollout], temperature: float, micro: in
         parts.append(score_rows(policy, rows, temperature, width, T, cache))
     if cache is not None:
         cache.fresh = False
-        cache.length[:-1] = torch.tensor([len(r.prompt) + len(r.ids) for r in rollouts])
     logp, entropy = (torch.cat([p[k] for p in parts]) for k in (0, 1))
     return Scored(logp, entropy, torch.cat([p[2] for p in parts]) if keep_cache else None, cache)
 
@@ -1118,7 +1347,7 @@ def summarise(initial: list[Rollout], branches: list[Rollout], log: list[dict], 
         "degenerate_first": over_minibatches("degenerate", first), "degenerate_later": over_minibatches("degenerate", later),
         "tokens_sampled": count["sampled"], "tokens_trained": sum(entry["trained"] for entry in log), "optimizer_steps": len(every[0][3]),
         "tokens_computed": count["computed"], "tokens_unique": unique, "computed_per_unique": count["computed"] / unique,
-        "occupancy": count["useful_row_calls"] / max(count["row_calls"], 1)}
+        "occupancy": count["sampled"] / max(count["row_calls"], 1)}
     numbers |= {f"tool_{status}": mean([s == status for s in statuses]) for status in STATUSES}
     numbers |= {name: over_minibatches(name, log) for name in log[0] if name not in ("trained", "rows")}
     return numbers | {f"seconds_{phase}": max(part[5][phase] for part in every) for phase in clock.seconds}

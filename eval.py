@@ -862,6 +862,7 @@ class Agent:
     sandbox: str = option("require", "what confines model code: require (refuse to run without the whole jail), best-effort, off, or the http:// URL of a SandboxFusion server")
     rows: int = option(64, "rows decoded at once: memory and speed", 1)
     chunk: int = option(64, "tokens per row and call when prompts and tool results are read", 1)
+    constant_rows: bool = option(True, "on a CPU in float32: decode all rows, running or not, so that no row's bits depend on the others; false: only those that are left")
     device: str = option("cpu", "cpu or cuda")
 
     def open_tools(self) -> dict:
@@ -964,7 +965,7 @@ def sampling(run: Evaluation, model: str, jobs: list[Job], opened: contextlib.Ex
     if run.served:
         return Served(run.served, run.served_name or run.model, tokenizer, tools, run), prompts
     longest = max(len(prompt) for each in prompts.values() for prompt in each)
-    sampler = Sampler(policy, tools, run.rows, longest, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk,
+    sampler = Sampler(policy, tools, run.rows, longest, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk, constant_rows=run.constant_rows,
                       top_p=run.top_p, top_k=run.top_k)
     return functools.partial(sample_initial, sampler), prompts
 

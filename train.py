@@ -49,7 +49,7 @@ LAPTOP = HERE / "configs" / "laptop.json"
 PRESETS = appo.PRESETS | {"released": appo.PRESETS["released"] | {"reward": "released"}}
 RECORDED = {"versions", "data_sha256", "sandbox_level"}                 # what config.json holds besides settings
 FREE = {"steps", "out", "save_every", "eval_every", "eval_questions", "eval_samples", "log_trees", "show", "threads", "device",
-        "micro", "rows", "chunk", "tool_timeout", "sandbox", "search_cache", "keep", "patience", "max_skipped", "checkpointing"}   # these may change on resume
+        "micro", "rows", "chunk", "constant_rows", "tool_timeout", "sandbox", "search_cache", "keep", "patience", "max_skipped", "checkpointing"}   # these may change on resume
 
 
 @dataclass(frozen=True)
@@ -461,7 +461,8 @@ def prepare_run(run: Run, ranks: Ranks = Ranks()) -> Setup:
     examples = read_examples(run.cold_start, tokenizer) if run.cold_start and not newest(run) else []
     tools = run.open_tools()
     policy = load_policy(run, str(newest(run) or run.model), ranks)
-    sampler = Sampler(policy, tools, run.rows, run.max_prompt, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk)
+    sampler = Sampler(policy, tools, run.rows, run.max_prompt, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk,
+                      constant_rows=run.constant_rows)
     return Setup(policy, sampler, train, tuple(part[:run.eval_questions] for part in test), examples, ranks)
 
 
