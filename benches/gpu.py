@@ -312,22 +312,24 @@ def some_numbers(policy: Policy) -> dict[str, torch.Tensor]:
 # --------------------------------------------------------------------------------------------------------------------------------------------- speed
 
 def decode_speed(args, sizes: Sizes, device: str, world: Path) -> dict:
-    """Rows that share one prompt decode at temperature 1, in turn with Hugging Face's generate on a DynamicCache that holds the same context.
+    """Rows that share one prompt, and rows of which four share one, decode at temperature 1, in turn with Hugging Face's generate on a DynamicCache that holds as
+    long a context for each row.
 
-    A token's seconds are the difference of a long and a short run over their difference in tokens: prompt, forks and set-up are in both.
+    A token's seconds are the difference of a long and a short run over their difference in tokens: prompts, forks and set-up are in both.
     """
     tokenizer = transformers.AutoTokenizer.from_pretrained(world / "model")
     policy = no_ends(agent(sizes.shape, tokenizer, "bfloat16", device))
     rows, (short, long) = sizes.rows, sizes.tokens
     run = settings(rows=rows, max_prompt=sizes.context, max_tokens=long, chunk=min(512, sizes.context))
-    sampler, prompt = sampler_of(policy, {}, run), random.Random(0).choices(range(len(tokenizer)), k=sizes.context)
-    model, ids = policy.model, torch.tensor([prompt], device=device)
+    sampler, draw = sampler_of(policy, {}, run), random.Random(0)
+    prompts = [draw.choices(range(len(tokenizer)), k=sizes.context) for _ in range(rows // 4)]
+    model, ids = policy.model, torch.tensor(prompts[:1], device=device)
     with torch.no_grad():
         read = model(ids[:, :-1], use_cache=True, past_key_values=transformers.DynamicCache(), logits_to_keep=1).past_key_values
 
-    def ours(tokens: int, rollouts: int = rows) -> None:
+    def ours(tokens: int, some: list, rollouts: int) -> None:
         sampler.max_tokens = tokens
-        sample_initial(sampler, [prompt], rollouts, [0])
+        sample_initial(sampler, some, rollouts, list(range(len(some))))
 
     def theirs(tokens: int) -> None:
         cache, whole = copy.deepcopy(read), ids.repeat(rows, 1)
@@ -336,27 +338,30 @@ def decode_speed(args, sizes: Sizes, device: str, world: Path) -> dict:
                        temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0)
 
     timed = lambda function, *how: seconds(lambda: (function(*how), torch.cuda.is_available() and torch.cuda.synchronize()))
+    per_token = lambda function, *how: max(timed(function, long, *how) - timed(function, short, *how), 1e-9) / (long - short)
     times = []
-    for turn in range(sizes.repeats + 1):                                # the first one warms up
+    for _ in range(sizes.repeats + 1):                                   # the first one warms up
         model.set_attn_implementation("sdpa")
-        generate = timed(theirs, long) - timed(theirs, short)
+        generate = per_token(theirs)
         model.set_attn_implementation("folded")
-        here = timed(ours, long) - timed(ours, short)
-        times.append([max(x, 1e-9) / (long - short) for x in (here, generate)] + [timed(ours, 1) - timed(ours, 1, 1)])
-    return speed_figures(times[1:], args.gpu_bandwidth, sizes, policy, device)
+        times.append([generate, per_token(ours, prompts[:1], rows), per_token(ours, prompts, 4), timed(ours, 1, prompts[:1], rows) - timed(ours, 1, prompts[:1], 1)])
+    return speed_figures(times[1:], args.gpu_bandwidth, sizes, policy.dtype.itemsize, device)
 
 
-def speed_figures(times: list[list[float]], bandwidth: float, sizes: Sizes, policy: Policy, device: str) -> dict:
-    """From seconds per token step, generate's, and those of forking all rows but one. bandwidth: GB/s."""
+def speed_figures(times: list[list[float]], bandwidth: float, sizes: Sizes, width: int, device: str) -> dict:
+    """From seconds per token step of generate, of rows that share one prompt, of rows that share by fours, and seconds of forking all rows but one.
+
+    bandwidth: GB/s; the limit is reading all weights, every prompt once and every row's own keys. width: bytes of a number.
+    """
     rows, name = sizes.rows, f"decode, {sizes.rows} rows of {sizes.context} tokens"
     middle = lambda values: figure(values, "tokens/s") | {"value": statistics.median(values)}
-    figures = {f"{name}: ours": middle([rows / t for t, _, _ in times]), f"{name}: generate": middle([rows / t for _, t, _ in times]),
-               f"{name}: ours / generate": ratio([(t, here) for here, t, _ in times]), f"forks of {rows - 1} rows at {sizes.context} tokens": figure([1000 * t for *_, t in times], "ms")}
-    if device != "cpu":
-        context = sizes.context + sum(sizes.tokens) / 2
-        limit = decode_bytes(sizes.shape, policy.dtype.itemsize, rows, rows, 1, context) / (bandwidth * 1e9)
-        figures[f"{name}: share of {bandwidth:g} GB/s"] = ratio([(limit, here) for here, _, _ in times])
-    return figures
+    figures = {f"{name}: generate": middle([rows / t[0] for t in times])}
+    for k, (what, prompts) in enumerate((("one prompt", 1), (f"{rows // 4} prompts", rows // 4)), 1):
+        figures |= {f"{name}, {what}: ours": middle([rows / t[k] for t in times]), f"{name}, {what}: ours / generate": ratio([(t[0], t[k]) for t in times])}
+        if device != "cpu":
+            limit = decode_bytes(sizes.shape, width, rows, rows, 1, sizes.context * prompts / rows + sum(sizes.tokens) / 2) / (bandwidth * 1e9)
+            figures[f"{name}, {what}: share of {bandwidth:g} GB/s"] = ratio([(limit, t[k]) for t in times])
+    return figures | {f"forks of {rows - 1} rows at {sizes.context} tokens": figure([1000 * t[3] for t in times], "ms")}
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------ learning

@@ -6,7 +6,6 @@ import shutil
 import types
 
 import pytest
-import torch
 
 import appo
 import bench
@@ -107,11 +106,11 @@ def test_layers_and_share_of_the_bandwidth_at_the_real_shape():
     assert 20 * more.parameters + plan.memory(more, run, 1)["KV cache of live rows"] > 0.85 * 78 * plan.GIB, "AdamW's temporaries leave no room for one more"
     with pytest.raises(ValueError, match="not one layer fits into 4.0 GiB"):
         gpu.layers_that_fit(gpu.REAL.shape, run, 4 * plan.GIB)
-    policy = types.SimpleNamespace(dtype=torch.bfloat16)
-    figures = gpu.speed_figures([[0.02, 0.04, 0.001]] * 5, 3350.0, gpu.REAL, policy, "cuda")
-    moved = 2 * (28 * gpu.REAL.shape.layer + 152064 * 3584) + 128 * 2082 * 2 * 28 * 512 * 2
-    assert figures["decode, 128 rows of 2048 tokens: share of 3350 GB/s"]["ratio"] == pytest.approx(moved / 3350e9 / 0.02)
-    assert figures["decode, 128 rows of 2048 tokens: ours / generate"]["ratio"] == 2 and figures["decode, 128 rows of 2048 tokens: ours"]["value"] == 6400
+    figures = gpu.speed_figures([[0.04, 0.02, 0.025, 0.001]] * 5, 3350.0, gpu.REAL, 2, "cuda")
+    weights, key, name = 2 * (28 * gpu.REAL.shape.layer + 152064 * 3584), 2 * 2 * 28 * 512, "decode, 128 rows of 2048 tokens"
+    assert figures[f"{name}, one prompt: share of 3350 GB/s"]["ratio"] == pytest.approx((weights + key * (2048 + 128 * 34)) / 3350e9 / 0.02)
+    assert figures[f"{name}, 32 prompts: share of 3350 GB/s"]["ratio"] == pytest.approx((weights + key * (32 * 2048 + 128 * 34)) / 3350e9 / 0.025)
+    assert figures[f"{name}, one prompt: ours / generate"]["ratio"] == 2 and figures[f"{name}, one prompt: ours"]["value"] == 6400
 
 
 def test_processes_and_resume(tmp_path, capfd):
