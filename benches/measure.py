@@ -1,4 +1,5 @@
 """How the figures are taken: the machine, a figure with its spread, two things run in turn."""
+import math
 import os
 import platform
 import statistics
@@ -36,3 +37,18 @@ def seconds(thing) -> float:
     started = time.perf_counter()
     thing()
     return time.perf_counter() - started
+
+
+def at_most(args, name: str, values: list[float], bound: float, unit: str = "nats") -> dict:
+    """The largest of the values as a figure; the bench fails where it is above the bound or not a number, or there is no value."""
+    worst = max(values, default=math.nan) if all(map(math.isfinite, values)) else math.nan
+    if not worst <= bound:
+        args.failed.append(f"{name} is {worst:.3g} {unit}, not at most {bound:g}")
+    return {f"{name} (<= {bound:g})": figure([worst], unit)}
+
+
+def at_least(args, name: str, value: float, bound: float, unit: str) -> dict:
+    """A value as a figure; the bench fails where it is below the bound or not a number."""
+    if not value >= bound:
+        args.failed.append(f"{name} is {value:.3g} {unit}, not at least {bound:g}")
+    return {f"{name} (>= {bound:g})": figure([value], unit)}

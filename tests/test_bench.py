@@ -1,13 +1,17 @@
 """bench.py runs and prints what the README quotes; the numbers themselves are measured elsewhere."""
 import argparse
+import dataclasses
 import json
 import math
 import shutil
+import types
 
 import pytest
 
+import appo
 import bench
-from benches import agent_tools, measure, models, runs, sampling, training
+import plan
+from benches import agent_tools, gpu, measure, models, runs, sampling, training
 
 
 def test_laptop_figures(tmp_path, capfd):
@@ -41,6 +45,80 @@ def test_generated_corpus_is_the_same_again(tmp_path):
     assert first == second and len(first) == 20 and (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
     words = [len(json.loads(line)["contents"].split()) for line in open(tmp_path / "a")]
     assert len(words) == 50 and all(40 <= n <= 80 for n in words) and all(3 <= len(q.split()) <= 12 for q in first)
+
+
+def test_every_check_for_a_gpu_passes_on_a_small_model(tmp_path, capfd):
+    bench.main(["--gpu", "--light", "--out", str(tmp_path), "--json", str(tmp_path / "f.json")])
+    figures, printed = json.loads((tmp_path / "f.json").read_text()), capfd.readouterr().out
+    assert "sees no GPU" in printed and all(f"-- {name}" in printed for name in gpu.CHECKS) and all(name in printed for name in figures)
+    assert all(f["low"] <= f.get("value", f.get("ratio")) <= f["high"] for f in figures.values())
+    assert sum("fork - fresh pass" in name for name in figures) == 6 and any("ours / generate" in name for name in figures)
+    assert {"step, float32, 3 layers: update", "step, bfloat16, 3 layers: update", "laptop run on cpu: reward, last of 2 steps"} <= set(figures)
+
+
+def test_a_failed_check_fails_the_bench_after_the_others(tmp_path, monkeypatch, capfd):
+    def breaks(*_):
+        raise RuntimeError("no room")
+    checks = {"wrong": lambda args, *_: measure.at_most(args, "a gap", [0.1, 2.0], 1, "nats"), "breaks": breaks, "right": lambda args, *_: measure.at_least(args, "calls", 3, 1, "")}
+    monkeypatch.setattr(gpu, "CHECKS", checks)
+    with pytest.raises(SystemExit, match="FAILED: a gap is 2 nats, not at most 1; breaks broke off"):
+        bench.main(["gpu", "--light", "--out", str(tmp_path), "--json", str(tmp_path / "f.json")])
+    assert set(json.loads((tmp_path / "f.json").read_text())) == {"a gap (<= 1)", "calls (>= 1)"} and "no room" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("values", [[], [0.0, math.nan], [math.inf]])
+def test_nothing_and_no_number_are_no_success(values):
+    args = types.SimpleNamespace(failed=[])
+    measure.at_most(args, "gap", values, 1.0, "nats")
+    assert len(args.failed) == 1
+
+
+def test_a_fork_from_a_wrong_state_is_seen(world, monkeypatch, tmp_path):
+    """In bfloat16 too: branches begin with the hidden states of other rollouts."""
+    right = appo.grow_branches
+    monkeypatch.setattr(appo, "grow_branches", lambda sampler, rollouts, scored, points, config: right(
+        sampler, rollouts, dataclasses.replace(scored, hidden=scored.hidden.roll(1, 0)), points, config))
+    args = types.SimpleNamespace(failed=[])
+    gpu.numbers_agree(args, gpu.SMALL, "cpu", world)
+    assert {name.split(" is ")[0].split(", ")[0] for name in args.failed} == {"float32", "bfloat16"} and all("fork - fresh pass" in name for name in args.failed)
+
+
+def test_peaks_of_a_step_cover_the_plans_phases(world, monkeypatch):
+    class Pretended(gpu.Peaks):
+        def __init__(self):
+            super().__init__()
+            self.real = True
+
+        def __call__(self, phase):
+            self.bytes[self.phase], self.phase = plan.GIB, phase
+    monkeypatch.setattr(gpu, "Peaks", Pretended)
+    args = types.SimpleNamespace(failed=[])
+    figures = gpu.whole_step("float32")(args, gpu.SMALL, "cpu", world)
+    assert not args.failed and all(figures[f"step, float32, 3 layers: peak of {phase}"]["value"] == 1 and figures[f"step, float32, 3 layers: peak of {phase} / plan"]["ratio"] > 1
+                                   for phase in plan.PHASES)
+
+
+def test_layers_and_share_of_the_bandwidth_at_the_real_shape():
+    run = gpu.settings(width=4, **gpu.REAL.step)
+    layers = gpu.layers_that_fit(gpu.REAL.shape, run, 78 * plan.GIB)
+    more = dataclasses.replace(gpu.REAL.shape, layers=layers + 1)
+    assert 8 <= layers < 28 and max(plan.peaks(plan.memory(dataclasses.replace(more, layers=layers), run, 1)).values()) <= 0.85 * 78 * plan.GIB
+    assert 20 * more.parameters + plan.memory(more, run, 1)["KV cache of live rows"] > 0.85 * 78 * plan.GIB, "AdamW's temporaries leave no room for one more"
+    with pytest.raises(ValueError, match="not one layer fits into 4.0 GiB"):
+        gpu.layers_that_fit(gpu.REAL.shape, run, 4 * plan.GIB)
+    figures = gpu.speed_figures([[0.04, 0.02, 0.025, 0.001]] * 5, 3350.0, gpu.REAL, 2, "cuda")
+    weights, key, name = 2 * (28 * gpu.REAL.shape.layer + 152064 * 3584), 2 * 2 * 28 * 512, "decode, 128 rows of 2048 tokens"
+    assert figures[f"{name}, one prompt: share of 3350 GB/s"]["ratio"] == pytest.approx((weights + key * (2048 + 128 * 34)) / 3350e9 / 0.02)
+    assert figures[f"{name}, 32 prompts: share of 3350 GB/s"]["ratio"] == pytest.approx((weights + key * (32 * 2048 + 128 * 34)) / 3350e9 / 0.025)
+    assert figures[f"{name}, one prompt: ours / generate"]["ratio"] == 2 and figures[f"{name}, one prompt: ours"]["value"] == 6400
+
+
+def test_processes_and_resume(tmp_path, capfd):
+    bench.main(["ranks", "resume", "--light", "--out", str(tmp_path), "--json", str(tmp_path / "f.json")])
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["ranks: parameters moved by at most"]["value"] > 1e-3 > 1e-6 > figures["ranks: parameters of 1 and 2 processes, sharded (<= 1e-06)"]["value"]
+    assert figures["resume, laptop model: checkpoint"]["value"] == pytest.approx(3.9, abs=0.5)
+    assert figures["resume, laptop model: start to the next step"]["value"] > figures["resume, laptop model: optimizer's state"]["value"] > 0
 
 
 RATIO, FIGURE = {"ratio", "low", "high", "n", "unit"}, {"value", "low", "high", "n", "unit"}

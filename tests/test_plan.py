@@ -305,7 +305,7 @@ def test_seconds_scale_and_follow_the_settings():
     assert seconds(shape, dataclasses.replace(run, branches=0, b=0.0), hardware)["branch"] == (0, 0)
     assert seconds(shape, dataclasses.replace(run, rows=32), hardware)["sample"][1] < base["sample"][1], "weights are read half as often"
     weights = (7_615_616_512 - 152064 * 3584) * 2
-    keys = 64 * 4096 * (2048 + 2048) * 2 * 28 * 4 * 128 * 2
+    keys = 64 * 4096 * (2048 / 4 + 2048) * 2 * 28 * 4 * 128 * 2                       # prompts are read once for their 4 rollouts
     assert base["sample"][1] == pytest.approx((4096 * 4 * weights + keys) / 3350e9, rel=1e-4)
 
 

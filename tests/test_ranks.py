@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import types
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,8 @@ import torch.multiprocessing as mp
 import appo
 import train
 from appo import Config, Policy, Ranks, mix_seed, sample_initial, score
+from benches import distributed
+from benches.distributed import weights_of
 
 HERE = Path(__file__).parent
 CONFIG = Config(prompts=4, minibatch=4, max_tokens=64, max_calls=4, max_result_tokens=48, micro_tokens=512)
@@ -60,37 +63,19 @@ def sampled(agent_folder, world, tools, tmp_path_factory):
     return str(agent_folder), file
 
 
-def weights_of(policy):
-    return [(p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone() for p in policy.model.parameters()]
-
-
-def three_updates(model, file, budget, shard, dtype, take, aggregate="seq-mean", mesh=None):
-    """Three updates on this rank's part of the rollouts, `take` of them (all if None): weights, the stats of the last, and the passes of each."""
-    ranks, policy, rollouts = Ranks(), Policy.load(model), pickle.loads(Path(file).read_bytes())[:take]
-    for p in policy.model.parameters():
-        p.data = p.data.to(getattr(torch, dtype))
-    policy.dtype = getattr(torch, dtype)
-    if shard:
-        policy.shard(dtype, mesh and train.node_mesh("cpu", *mesh))
-    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05, momentum=0.9)
-    mine = ranks.share(rollouts)
-    config = dataclasses.replace(CONFIG, micro_tokens=budget, aggregate=aggregate, clip_grad=0.5)
-    for k in range(3):
-        with policy.gathered():
-            old = score(policy, mine, 1.0, budget).logp
-        mask = appo.response_tensors(mine, "cpu")[1]
-        credit = [torch.randn(64, generator=torch.Generator().manual_seed(r.seed % 10**9 + k))[:old.shape[1]] for r in mine]
-        adv = torch.stack(credit) if mine else torch.zeros(old.shape)
-        with counted_passes() as made:
-            stats = appo.update(policy, optimizer, mine, old, adv * mask, mask, config, ranks=ranks)
-    return weights_of(policy), stats, len(made)
+def three_updates(model, file, budget, shard, dtype, take, aggregate="seq-mean", nodes=None):
+    """Those of benches/distributed.py, and the passes of each update: (weights, stats of the last, passes)."""
+    config = dataclasses.replace(distributed.CONFIG, micro_tokens=budget, aggregate=aggregate)
+    with counted_passes() as made:
+        weights, stats = distributed.three_updates(model, file, config, shard, dtype, take, nodes)
+    return weights, stats, made["update"] // 3
 
 
 @contextmanager
 def counted_passes():
-    """A list that grows with every pass of an update."""
-    made, original = [], appo.score_rows
-    appo.score_rows = lambda *a, **k: made.append(1) or original(*a, **k)
+    """How many passes were made with gradients, those of updates."""
+    made, original = Counter(), appo.score_rows
+    appo.score_rows = lambda *a, **k: made.update(["update"] * torch.is_grad_enabled()) or original(*a, **k)
     yield made
     appo.score_rows = original
 
