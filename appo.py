@@ -26,7 +26,7 @@ import time
 import types
 import unicodedata
 import warnings
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -332,16 +332,19 @@ class Policy:
 
     @contextmanager
     def gathered(self):
-        """Whole weights on every rank: any number of forward passes, each rank its own, without a word between them."""
+        """Whole weights on every rank: any number of forward passes, each rank its own, without a word between them. FSDP2's hooks are off meanwhile: what is called
+        is the plain model, which a CUDA graph can record."""
         for module in self.shards:
             module.unshard()
-        if self.shards:
-            self.model.set_reshard_after_forward(False)
+        hooks, through = [(module._forward_pre_hooks, module._forward_hooks) for module in self.shards], self.through
+        for module in self.shards:
+            module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
+        self.through = lambda function, *arguments: function(*arguments)
         with torch.no_grad():
             yield
-        if self.shards:
-            self.model.set_reshard_after_forward(True)
-        for module in self.shards:
+        self.through = through
+        for module, (before, after) in zip(self.shards, hooks):
+            module._forward_pre_hooks, module._forward_hooks = before, after
             module.reshard()
 
     def reduce_gradients(self, ranks: Ranks) -> None:

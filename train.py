@@ -644,7 +644,8 @@ def start_or_go_on(run: Run, setup: Setup) -> tuple[torch.optim.Optimizer, "Log 
     checkpoint, policy, ranks = newest(run), setup.policy, setup.ranks
     if setup.examples:
         cold_start(policy, setup.examples, run, ranks=ranks)
-    optimizer, done = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay), 0
+    fused = run.device.startswith("cuda") or None                          # one kernel: no temporary as large as the weights
+    optimizer, done = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay, fused=fused), 0
     if checkpoint:
         done = int(checkpoint.name.removeprefix("step_"))
         load_state(policy, optimizer, checkpoint, ranks)

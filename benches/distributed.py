@@ -6,7 +6,6 @@ As a module it is what `ranks` runs: [torchrun ... -m | python -m] benches.distr
 """
 import dataclasses
 import importlib.util
-import json
 import os
 import pickle
 import shutil

@@ -15,7 +15,6 @@ import copy
 import dataclasses
 import gc
 import importlib.util
-import json
 import math
 import random
 import statistics
