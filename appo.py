@@ -727,7 +727,7 @@ class Sampler:
     On a CPU in float32 the shapes of all calls are constant, (rows, 1) and (rows/8, chunk), so that the tokens of a row do not depend on what else is being
     sampled. Elsewhere, or without constant_rows, only as many rows are decoded as are left, rounded up to eighths of `rows` (below that to powers of two).
 
-    Args:    tools: name -> object with run(argument) -> ToolResult. rows: live rows, >= 1. max_prompt: tokens of the longest prompt. max_tokens, max_calls,
+    Args:    tools: name -> object with run(argument) -> ToolResult. rows: live rows, >= 1. max_tokens, max_calls,
              max_result_tokens, temperature: see Config; temperature 0 is greedy. chunk: tokens per row and call when prompts and results are read.
              tool_threads: calls that run at once. top_p, top_k: see `narrowed`; for evaluation only. constant_rows: see above. lag: decode steps that are
              launched before the tokens of an earlier one are looked at, so that the device never waits for the host; 1 on CUDA, and a row then decodes one
@@ -735,13 +735,13 @@ class Sampler:
     """
     PATIENCE = 8        # decode steps that a result waits for others to be appended with
 
-    def __init__(self, policy: Policy, tools: dict, rows: int, max_prompt: int, max_tokens: int, max_calls: int, max_result_tokens: int = 2048,
+    def __init__(self, policy: Policy, tools: dict, rows: int, max_tokens: int, max_calls: int, max_result_tokens: int = 2048,
                  temperature: float = 1.0, chunk: int = 16, tool_threads: int = 8, top_p: float = 1.0, top_k: int = 0, constant_rows: bool = True,
                  lag: int | None = None):
         if rows < 1 or chunk < 1:
             raise ValueError(f"rows and chunk must be >= 1, got {rows} and {chunk}")
         self.policy, self.tools, self.rows, self.chunk = policy, tools, rows, chunk
-        self.max_prompt, self.max_tokens, self.max_calls, self.max_result_tokens, self.temperature = max_prompt, max_tokens, max_calls, max_result_tokens, temperature
+        self.max_tokens, self.max_calls, self.max_result_tokens, self.temperature = max_tokens, max_calls, max_result_tokens, temperature
         self.top_p, self.top_k = top_p, top_k
         cuda = policy.device.type == "cuda"
         self.lag = int(cuda) if lag is None else lag
@@ -960,12 +960,12 @@ def response_tensors(rollouts: list[Rollout], device) -> tuple[Tensor, Tensor]:
     return ids.to(device), mask.to(device)
 
 
-def recorded_logp(rollouts: list[Rollout], device) -> Tensor:
-    """Log-probs as recorded while sampling, (N, T), 0 where mask is False."""
-    logp = torch.zeros(len(rollouts), max([1, *(len(r.ids) for r in rollouts)]))
+def recorded(rollouts: list[Rollout], device) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies as recorded while sampling, (N, T) each, 0 where mask is False."""
+    numbers = torch.zeros(2, len(rollouts), max([1, *(len(r.ids) for r in rollouts)]))
     for n, r in enumerate(rollouts):
-        logp[n, :len(r.ids)] = torch.tensor(r.logp)
-    return logp.to(device)
+        numbers[:, n, :len(r.ids)] = torch.tensor([r.logp, r.entropy])
+    return tuple(numbers.to(device))
 
 
 def padded_width(rollouts: list[Rollout]) -> int:
@@ -1086,13 +1086,17 @@ class Look:
 
 
 def look(policy: Policy, rollouts: list[Rollout], logp_old: Tensor | None, config: Config, keep_cache: bool) -> Look:
-    """The scoring pass under the current policy and the future value of every token (Eq. 4).
+    """The scoring pass under the current policy and the future value of every token (Eq. 4). Without branches and with b = 0 nothing asks for either: in float32
+    there is no pass then, and Omega stands for 1.
 
     Args: logp_old: (N, T) log-probs at the start of the step; None: the policy has not moved since, this pass gives them, and Omega is exactly 1.
           keep_cache: branches will start from the pass' cache.
     """
-    scored = score(policy, rollouts, config.temperature, config.micro_tokens, keep_cache)
     mask = response_tensors(rollouts, policy.device)[1]
+    if not config.branches and not config.b and policy.dtype == torch.float32:
+        logp, entropy = recorded(rollouts, policy.device)                 # nothing asks for Omega: what was recorded while sampling will do
+        return Look(Scored(logp, entropy, None, None), mask, logp, torch.zeros_like(logp), torch.ones_like(logp), torch.ones_like(logp))
+    scored = score(policy, rollouts, config.temperature, config.micro_tokens, keep_cache)
     logp_old = scored.logp if logp_old is None else without_rounding(logp_old, scored.logp, mask)
     limit = math.log(3.0) if config.fipo_guards else math.inf
     omega = future_value(scored.logp, logp_old, mask, config.half_life, config.decay_over, limit)
@@ -1363,7 +1367,7 @@ def logp_at_start(policy: Policy, batches: list[list[Rollout]], config: Config) 
     if config.branch_when == "step" and config.branches:
         return [None] * len(batches)
     if policy.dtype == torch.float32:
-        return [None] + [recorded_logp(rows, policy.device) for rows in batches[1:]]
+        return [None] + [recorded(rows, policy.device)[0] for rows in batches[1:]]
     with policy.gathered():
         return [None] + [score(policy, rows, config.temperature, config.micro_tokens).logp for rows in batches[1:]]
 
@@ -1395,7 +1399,7 @@ def watch(now: Look, rollouts: list[Rollout]) -> dict:
     """Numbers of one mini-batch before its update, over its policy tokens."""
     mask = now.mask
     mean = lambda x: float(x.mean()) if len(x) else 0.0
-    omega, gap = now.omega[mask], (recorded_logp(rollouts, mask.device) - now.logp_old)[mask].abs()
+    omega, gap = now.omega[mask], (recorded(rollouts, mask.device)[0] - now.logp_old)[mask].abs()
     return {"entropy": mean(now.scored.entropy[mask]), "omega": mean(omega), "omega_std": float(omega.std(correction=0)) if len(omega) else 0.0,
             "omega_max": float(omega.max()) if len(omega) else 0.0, "drift": mean(now.log_ratio[mask].abs()),
             "sampler_gap": float(gap.max()) if len(omega) else 0.0, "trained": len(omega)}

@@ -964,8 +964,7 @@ def sampling(run: Evaluation, model: str, jobs: list[Job], opened: contextlib.Ex
     prompts = {job.path: [encode_prompt(tokenizer, q.messages) for q in job.questions] for job in jobs}
     if run.served:
         return Served(run.served, run.served_name or run.model, tokenizer, tools, run), prompts
-    longest = max(len(prompt) for each in prompts.values() for prompt in each)
-    sampler = Sampler(policy, tools, run.rows, longest, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk, constant_rows=run.constant_rows,
+    sampler = Sampler(policy, tools, run.rows, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk, constant_rows=run.constant_rows,
                       top_p=run.top_p, top_k=run.top_k)
     return functools.partial(sample_initial, sampler), prompts
 

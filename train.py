@@ -34,6 +34,7 @@ import torch.distributed as dist
 import transformers
 from jinja2.exceptions import TemplateError
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
@@ -457,7 +458,7 @@ def prepare_run(run: Run, ranks: Ranks = Ranks()) -> Setup:
     examples = read_examples(run.cold_start, tokenizer) if run.cold_start and not newest(run) else []
     tools = run.open_tools()
     policy = load_policy(run, str(newest(run) or run.model), ranks)
-    sampler = Sampler(policy, tools, run.rows, run.max_prompt, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk,
+    sampler = Sampler(policy, tools, run.rows, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk,
                       constant_rows=run.constant_rows)
     return Setup(policy, sampler, train, tuple(part[:run.eval_questions] for part in test), examples, ranks)
 
@@ -668,8 +669,10 @@ def join_ranks(run: Run) -> tuple[Run, Ranks]:
     if several and cuda:
         run = dataclasses.replace(run, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
         torch.cuda.set_device(run.device)
-    if several:
-        dist.init_process_group(backend, timeout=patience)
+    if several:                                                           # torchrun keeps its store when it restarts the processes: their addresses there are old then
+        store, rank, world = next(rendezvous("env://", timeout=patience))
+        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
     elif run.shard and not dist.is_initialized():
         dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
     ranks = Ranks()

@@ -61,7 +61,7 @@ def one_process(folder: Path) -> None:
     policy = Policy.load(model)
     questions = load_questions(str(folder / "train.jsonl"))[:CONFIG.prompts]
     mine = group.share(list(range(len(questions))))
-    sampler = appo.Sampler(policy, {}, 16, 64, CONFIG.max_tokens, CONFIG.max_calls, CONFIG.max_result_tokens, 1.0, 16)
+    sampler = appo.Sampler(policy, {}, 16, CONFIG.max_tokens, CONFIG.max_calls, CONFIG.max_result_tokens, 1.0, 16)
     rollouts = sample_initial(sampler, [encode_prompt(policy.tokenizer, questions[i].messages) for i in mine], CONFIG.initial, [mix_seed(3, i) for i in mine], groups=mine)
     if group.world == 1:
         (folder / "rollouts.pkl").write_bytes(pickle.dumps(rollouts))

@@ -105,7 +105,7 @@ def whole_pass(policy: Policy, rollouts: list[Rollout], run: train.Run) -> appo.
 
 
 def sampler_of(policy: Policy, tools: dict, run: train.Run) -> Sampler:
-    return Sampler(policy, tools, run.rows, run.max_prompt, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk)
+    return Sampler(policy, tools, run.rows, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk)
 
 
 def open_world(world: Path) -> tuple:

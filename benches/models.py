@@ -85,8 +85,8 @@ def made_up_rollouts(policy: Policy, n: int, prompt: int, length: int) -> list[R
     return rows
 
 
-def make_sampler(policy: Policy, rows: int, max_prompt: int, max_tokens: int, tools=None, max_calls: int = 0, chunk: int = 16) -> Sampler:
-    return Sampler(policy, tools or {}, rows, max_prompt, max_tokens, max_calls, max_result_tokens=64, chunk=chunk, tool_threads=rows)
+def make_sampler(policy: Policy, rows: int, max_tokens: int, tools=None, max_calls: int = 0, chunk: int = 16) -> Sampler:
+    return Sampler(policy, tools or {}, rows, max_tokens, max_calls, max_result_tokens=64, chunk=chunk, tool_threads=rows)
 
 
 def make_config(**changes) -> Config:

@@ -43,7 +43,7 @@ def decode(args) -> dict:
 
 def against(theirs, policy: Policy, prompts: list[list[int]], new: int, name: str, peer: str, n: int) -> dict:
     """One rollout of `new` tokens per prompt by our loop, in turn with a peer's."""
-    sampler = models.make_sampler(policy, len(prompts), len(prompts[0]), new)
+    sampler = models.make_sampler(policy, len(prompts), new)
     pairs = in_turn(theirs, lambda: sample_initial(sampler, prompts, 1, range(len(prompts))), times=n)
     speed = figure([len(prompts) * new / ours for _, ours in pairs], "tokens/s")
     return {f"{name}, seconds of {peer} / ours": ratio(pairs), f"{name}, ours": speed}
@@ -113,7 +113,7 @@ class Family:
         return models.computed_anew(self.policy, self.branches())
 
     def sampler(self, new: int) -> Sampler:
-        return models.make_sampler(self.policy, len(self.places), 16, self.length + new - 1)
+        return models.make_sampler(self.policy, len(self.places), self.length + new - 1)
 
 
 def starting(family: Family, plain, title: str, n: int) -> dict:
@@ -122,7 +122,7 @@ def starting(family: Family, plain, title: str, n: int) -> dict:
     policy, sampler = family.policy, family.sampler(1)
     prefixes = [r.prompt + r.ids for r in family.branches()]
     by_fork = lambda sampler=sampler: sampler.run(family.forked())
-    by_prefill = partial(models.make_sampler(policy, len(prefixes), 16, family.length, chunk=64).prefill, prefixes)
+    by_prefill = partial(models.make_sampler(policy, len(prefixes), family.length, chunk=64).prefill, prefixes)
     by_forward = partial(read_padded, plain, prefixes)
     stop_ids, policy.stop_ids = policy.stop_ids, set(range(policy.vocabulary))               # the first token drawn ends a branch
     try:
@@ -185,7 +185,7 @@ class Turns:
 
     def sampler(self, max_calls: int) -> Sampler:
         tools = {"python": SlowTool(), "search": SlowTool()}
-        return models.make_sampler(self.policy, len(self.prompts) * self.n, max(map(len, self.prompts)), self.budget, tools, max_calls)
+        return models.make_sampler(self.policy, len(self.prompts) * self.n, self.budget, tools, max_calls)
 
     def unique(self, rollouts: list[Rollout]) -> int:
         """Tokens of the trees: each prompt once."""
@@ -266,7 +266,7 @@ def occupancy(args) -> dict:
     scored = models.score_and_keep(policy, parent)
     places = [longest - length for length in lengths]
     starts = [Start(parent[0].fork(at, k), scored.cache, 0, scored.hidden[0, at]) for k, at in enumerate(places)]
-    sampler = models.make_sampler(policy, rows, 16, longest)
+    sampler = models.make_sampler(policy, rows, longest)
     sampler.run(starts)
     assert [len(s.rollout.ids) - at for s, at in zip(starts, places)] == lengths, "every rollout takes its budget"
     static = sum(lengths) / sum(rows * max(lengths[k:k + rows]) for k in range(0, count, rows))

@@ -60,7 +60,7 @@ class Ours:
         self.config = models.make_config(branches=0, b=0.0, initial=batch.group, prompts=len(self.prompts), minibatch=len(self.prompts),
                                          micro_tokens=batch.micro * round_up(max(map(len, self.prompts)) + batch.new, PASS_BLOCK), max_tokens=batch.new)
         self.optimizer = torch.optim.AdamW(self.policy.model.parameters(), lr=batch.lr)
-        self.sampler = models.make_sampler(self.policy, len(self.prompts) * batch.group, max(map(len, self.prompts)), batch.new)
+        self.sampler = models.make_sampler(self.policy, len(self.prompts) * batch.group, batch.new)
         self.seeds = list(range(len(self.prompts)))
         self.given = sample_initial(self.sampler, self.prompts, batch.group, self.seeds)
         for r in self.given:
@@ -170,7 +170,7 @@ class OneStep:
         self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-6)
 
     def __call__(self) -> None:
-        sampler = models.make_sampler(self.policy, self.rows, 16, self.config.max_tokens)
+        sampler = models.make_sampler(self.policy, self.rows, self.config.max_tokens)
         metrics, _ = step(self.policy, self.optimizer, sampler, self.prompts, range(2), lambda r, prompt: reward_of(r.ids), self.config, 0)
         self.unique = metrics["tokens_unique"]
 

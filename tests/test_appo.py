@@ -17,7 +17,7 @@ CONFIG = Config(max_tokens=128, prompts=8, minibatch=4, micro_tokens=1024, max_c
 
 
 def sampler_for(policy, tools, **changes):
-    return Sampler(policy, **dict(tools=tools, rows=16, max_prompt=64, max_tokens=128, max_calls=4, max_result_tokens=48) | changes)
+    return Sampler(policy, **dict(tools=tools, rows=16, max_tokens=128, max_calls=4, max_result_tokens=48) | changes)
 
 
 def rolled(policy, tools, prompts, n=2, seed=0, **changes):
@@ -96,7 +96,7 @@ def test_greedy_equals_generate(family, tokenizer, prompts):
     policy.closing, policy.stop_ids = set(), set()                        # generate knows no tools, and both go on to the end
     reference.generation_config.eos_token_id = None
     some = [prompts[0], prompts[1][:5], prompts[2] + prompts[3], prompts[4][:17]]
-    sampler, ours = rolled(policy, {}, some, n=1, rows=3, max_tokens=50, temperature=0, max_prompt=128)
+    sampler, ours = rolled(policy, {}, some, n=1, rows=3, max_tokens=50, temperature=0)
     for prompt, r in zip(some, ours):
         theirs = reference.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=50, do_sample=False,
                                     pad_token_id=tokenizer.pad_token_id)[0, len(prompt):]
@@ -192,7 +192,7 @@ def test_branches_share_the_prefix_and_its_calls(agent, tools, rollouts, branch_
 def test_calls_in_the_prompt_do_not_count(agent, tools, tokenizer, prompts):
     """A prompt that shows how tools are called, as every training prompt of the authors does: a branch may make all calls that are not in its own prefix."""
     talk = tokenizer("<search> x </search><search> y </search><python> 1 </python><result> 1 </result>", add_special_tokens=False).input_ids
-    sampler, mine = rolled(agent, tools, [talk + p for p in prompts[:12]], n=2, max_calls=1, max_prompt=128)
+    sampler, mine = rolled(agent, tools, [talk + p for p in prompts[:12]], n=2, max_calls=1)
     scored = score(agent, mine, 1.0, 1024, keep_cache=True)
     starts = [Start(r.fork(1, r.seed + 1), scored.cache, n, scored.hidden[n, 1]) for n, r in enumerate(mine)]
     sampler.run(starts)
@@ -301,7 +301,7 @@ def test_long_rows_do_not_depend_on_their_neighbours(tokenizer, prompts):
     long = [(prompts[k] * 60)[:length] for k, length in enumerate((700, 90, 1100, 400))]
 
     def run(chosen):
-        sampler = sampler_for(policy, {}, rows=4, max_prompt=1200, max_tokens=600, chunk=64)
+        sampler = sampler_for(policy, {}, rows=4, max_tokens=600, chunk=64)
         cache, hidden = sampler.prefill([long[k] for k in chosen])
         starts = [Start(Rollout(long[k], mix_seed(9, k), 0, ids=[1] * 300 * (k == 1), mask=[False] * 300 * (k == 1)), cache, n, hidden[n]) for n, k in enumerate(chosen)]
         sampler.run(starts)
@@ -721,7 +721,7 @@ def test_recorded_log_probs_give_the_omega_of_scored_ones(tokenizer, prompts):
     sampler and trainer to round differently on the CPU."""
     policy = Policy(untrained("llama", tokenizer, hidden_size=256, intermediate_size=512, initializer_range=0.05), tokenizer)
     _, mine = rolled(policy, {}, prompts[:4])
-    scored, recorded = score(policy, mine, 1.0, 1024).logp, appo.recorded_logp(mine, "cpu")
+    scored, recorded = score(policy, mine, 1.0, 1024).logp, appo.recorded(mine, "cpu")[0]
     assert 0 < (scored - recorded).abs().max() < appo.ROUNDING
     with torch.no_grad():
         policy.head.weight.add_(0.001 * torch.randn(policy.head.weight.shape, generator=torch.Generator().manual_seed(0)))
@@ -740,7 +740,7 @@ def test_logp_old_is_recorded_in_later_mini_batches_and_kept_in_later_epochs(age
         firsts, laters = seen[:2], seen[2:]
         for rows, logp_old in laters:
             assert any(rows == other and torch.equal(logp_old, old) for other, old in firsts)
-        exact = [torch.equal(logp_old, appo.recorded_logp(rows, "cpu")) for rows, logp_old in firsts]
+        exact = [torch.equal(logp_old, appo.recorded(rows, "cpu")[0]) for rows, logp_old in firsts]
         assert exact == [False, dtype == "float32"] and metrics["kl_old"] > 0
 
 

@@ -170,7 +170,7 @@ def test_parameters_gradients_and_optimizer(small):
 def test_caches(small):
     policy, shape, run, rollouts = small
     items = memory(shape, dataclasses.replace(run, prompts=3), 1)
-    sampler, made, open_ = Sampler(policy, {}, run.rows, run.max_prompt, run.max_tokens, 1, chunk=run.chunk), [], Sampler._open
+    sampler, made, open_ = Sampler(policy, {}, run.rows, run.max_tokens, 1, chunk=run.chunk), [], Sampler._open
     sampler._open = lambda starts: open_(sampler, starts) or made.append(size(sampler.live.cache.k, sampler.live.cache.v))
     appo.sample_initial(sampler, [[5] * PROMPT] * 3, run.initial, [1, 2, 3])
     assert made == [items["KV cache of initial rollouts"]]

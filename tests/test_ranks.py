@@ -53,7 +53,7 @@ def sampled(agent_folder, world, tools, tmp_path_factory):
     """16 rollouts of 4 prompts, in a file that processes can share: (folder of the model, file)."""
     policy = Policy.load(str(agent_folder))
     questions = __import__("eval").load_questions(str(world / "train.jsonl"))[:4]
-    sampler = appo.Sampler(policy, tools, 16, 64, 64, 4, 48, 1.0, 16)
+    sampler = appo.Sampler(policy, tools, 16, 64, 4, 48, 1.0, 16)
     rollouts = sample_initial(sampler, [appo.encode_prompt(policy.tokenizer, q.messages) for q in questions], 4, [mix_seed(3, i) for i in range(4)])
     for n, r in enumerate(rollouts):                     # of several lengths, so that passes differ in width
         for tokens in (r.ids, r.mask, r.logp, r.entropy):
@@ -144,14 +144,14 @@ def test_sampling_on_gathered_weights_needs_no_meeting(sampled, tmp_path, world)
     results = spread(uneven_work, 2, tmp_path / "spread", *sampled, str(world / "train.jsonl"))
     policy = Policy.load(sampled[0])
     prompt = appo.encode_prompt(policy.tokenizer, __import__("eval").load_questions(str(world / "train.jsonl"))[0].messages)
-    expected = sample_initial(appo.Sampler(policy, {}, 8, 64, 64, 4, 48, 1.0, 16), [prompt], 8, [5])
+    expected = sample_initial(appo.Sampler(policy, {}, 8, 64, 4, 48, 1.0, 16), [prompt], 8, [5])
     assert results[0] == results[1] == [r.ids for r in expected]
 
 
 def uneven_work(model, file, data):
     ranks, policy = Ranks(), Policy.load(model).shard("float32")
     prompt = appo.encode_prompt(policy.tokenizer, __import__("eval").load_questions(data)[0].messages)
-    sampler = appo.Sampler(policy, {}, 8, 64, 64, 4, 48, 1.0, 16)
+    sampler = appo.Sampler(policy, {}, 8, 64, 4, 48, 1.0, 16)
     with policy.gathered():
         for _ in range(3 if ranks.rank else 1):
             rollouts = sample_initial(sampler, [prompt], 8, [5])

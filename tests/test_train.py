@@ -125,7 +125,7 @@ def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
     assert agent.decode(ids) == agent.decode(appo.encode_prompt(agent.tokenizer, example[:-1])) + example[-1]["content"] + "<|im_end|>"
     own = agent.decode([i for i, m in zip(ids, mask) if m])
     assert "<result>" not in own and own == re.sub(r" <result>\n.*?\n</result>", "", example[-1]["content"]) + "<|im_end|>"
-    sampler = appo.Sampler(agent, tools, 16, 64, 128, 4, 48)
+    sampler = appo.Sampler(agent, tools, 16, 128, 4, 48)
     for r in appo.sample_initial(sampler, prompts[:8], 1, list(range(8))):
         if r.finish == "stop":
             ids, mask = train.encode_example(agent.tokenizer, example[:1], r.text.removesuffix("<|im_end|>"))
