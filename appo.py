@@ -52,6 +52,7 @@ warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")  
 KEY_BLOCK = 64                      # slots of a cache that attention looks at come in this many, see key_slots
 PASS_BLOCK = 16                     # rows of a pass over whole rollouts are as long as a multiple of this
 ROUNDING = 1e-4                     # nats: in float32 the sampler's log-probs equal those of a scoring pass within this
+SHARE_FROM = 256                    # on a CPU, budgets up to this many tokens: a fork copies what it shares, which is faster there; README
 GRAPH_BLOCK = 512                   # and on CUDA in this many, for there is a graph for each number of them
 FORGED = "<result>"                 # only the environment may open a result: a policy that writes this tag has made one up
 STOP_TAGS = ("</python>", "</search>", FORGED)
@@ -410,6 +411,11 @@ class Cache:
         self.v[layer][self.at_row, :, self.at] = v.transpose(1, 2)
         return self.k[layer][self.rows, :, :self.end], self.v[layer][self.rows, :, :self.end]
 
+    def copy(self, row: int, other: "Cache", source: int, length: int) -> None:
+        """Row `row` becomes the first `length` tokens of a row of another cache."""
+        self.k[:, row, :, :length] = other.k[:, source, :, :length]
+        self.v[:, row, :, :length] = other.v[:, source, :, :length]
+
     def get_seq_length(self, layer: int = 0) -> int:
         return 0
 
@@ -548,18 +554,38 @@ def uniform(seed: Tensor, position: Tensor) -> Tensor:
 
 
 def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw one token per row by inverse CDF in float64; greedy at temperature 0, its log-prob and entropy then those of temperature 1.
+    """Draw one token per row by inverse CDF; greedy at temperature 0, its log-prob and entropy then those of temperature 1.
 
     Args:    logits: (R, V). u: (R,) in [0, 1). top_p, top_k: see `narrowed`; training needs the defaults, everything.
-    Returns: ids (R,) long, logp (R,), entropy (R,): of the whole distribution, whatever top_p and top_k left of it.
+    Returns: ids (R,) long, logp (R,), entropy (R,): of the whole distribution, whatever top_p and top_k left of it, as token_stats would give them.
     """
     if temperature == 0:
         ids = logits.argmax(-1)
         return ids, *token_stats(logits, ids)
-    cumulative = narrowed(logits.double() / temperature, top_p, top_k).softmax(-1).cumsum(-1)
-    ids = torch.searchsorted(cumulative, (u * cumulative[:, -1])[:, None], right=True)[:, 0]   # right: never a token of probability 0
-    ids = ids.clamp(max=logits.shape[1] - 1)
-    return ids, *token_stats(logits, ids, temperature)
+    scaled = logits if temperature == 1 else logits / temperature
+    lse = scaled.logsumexp(-1, keepdim=True)
+    p = (scaled - lse).exp_()
+    entropy = lse[:, 0] - torch.linalg.vecdot(p, scaled.clamp(min=-1e4))                    # the clamp: 0 * -inf would be NaN
+    ids = pick(p if top_p == 1 and not top_k else narrowed(logits.double() / temperature, top_p, top_k).softmax(-1), u)
+    return ids, (scaled.gather(-1, ids[:, None]) - lse)[:, 0], entropy
+
+
+def pick(weights: Tensor, u: Tensor, block: int = 256) -> Tensor:
+    """Inverse CDF: the first index whose cumulative weight exceeds u of the whole, (R,) long; never one of weight 0.
+
+    First the block of the vocabulary, by its sum in float64, then the index in it: a cumulative sum over a large vocabulary costs more than all else in a draw.
+    weights: (R, V) >= 0. u: (R,) in [0, 1).
+    """
+    def find(sums: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:       # (R, n), (R, 1) -> the index, and how far into it, in [0, 1)
+        ends = sums.cumsum(-1)
+        target = torch.minimum(share * ends[:, -1:], ends[:, -1:].nextafter(torch.zeros_like(share)))
+        at = torch.searchsorted(ends, target, right=True)
+        size = sums.gather(-1, at)
+        return at, ((target - ends.gather(-1, at) + size) / size).clamp(0, 1)
+    blocks = F.pad(weights, (0, -weights.shape[1] % block)).view(len(weights), -1, block)
+    outer, rest = find(blocks.sum(-1, dtype=torch.float64), u[:, None])
+    inner, _ = find(blocks.gather(1, outer[:, :, None].expand(-1, -1, block))[:, 0].double(), rest)
+    return (outer * block + inner)[:, 0]
 
 
 def narrowed(logits: Tensor, top_p: float, top_k: int) -> Tensor:
@@ -647,22 +673,19 @@ class Start:
 
 @dataclass
 class Row:
-    """A live row: its slot, the row of the parents' cache that it goes on from, and the tokens of a tool result that the model has not read yet."""
+    """A live row: its slot, the row of the parents' cache that it goes on from, the tokens that it reads there, and those of a tool result that the model has not
+    read yet."""
     rollout: Rollout
     slot: int
     parent: int
+    shared: int                                        # 0: the row holds a copy
     unread: list[int] = field(default_factory=list)
     since: int = 0                                     # decode step at which its result came
 
     @property
-    def shared(self) -> int:
-        """Tokens that it shares with its parent."""
-        return len(self.rollout.prompt) + self.rollout.fork_at
-
-    @property
     def own(self) -> int:
         """Tokens that its slot of the cache holds."""
-        return len(self.rollout.ids) - self.rollout.fork_at - len(self.unread)
+        return len(self.rollout.prompt) + len(self.rollout.ids) - self.shared - len(self.unread)
 
 
 class Live:
@@ -722,7 +745,7 @@ class Sampler:
     """Decodes many rollouts in lockstep; see `run`.
 
     Each turn of the loop: free slots take waiting starts; results that have come are appended in groups; all running rows draw a token and read it. A row that
-    calls a tool waits in its slot without holding up the others. Rows hold their own tokens only: those before a fork are read where they are.
+    calls a tool waits in its slot without holding up the others. Where forks share, rows hold their own tokens only: those before a fork are read where they are.
 
     On a CPU in float32 the shapes of all calls are constant, (rows, 1) and (rows/8, chunk), so that the tokens of a row do not depend on what else is being
     sampled. Elsewhere, or without constant_rows, only as many rows are decoded as are left, rounded up to eighths of `rows` (below that to powers of two).
@@ -731,13 +754,14 @@ class Sampler:
              max_result_tokens, temperature: see Config; temperature 0 is greedy. chunk: tokens per row and call when prompts and results are read.
              tool_threads: calls that run at once. top_p, top_k: see `narrowed`; for evaluation only. constant_rows: see above. lag: decode steps that are
              launched before the tokens of an earlier one are looked at, so that the device never waits for the host; 1 on CUDA, and a row then decodes one
-             token in vain when its turn ends.
+             token in vain when its turn ends. share: forks read their parents' keys and values in place, or else copy them; None: whichever is faster
+             on the device, see SHARE_FROM.
     """
     PATIENCE = 8        # decode steps that a result waits for others to be appended with
 
     def __init__(self, policy: Policy, tools: dict, rows: int, max_tokens: int, max_calls: int, max_result_tokens: int = 2048,
                  temperature: float = 1.0, chunk: int = 16, tool_threads: int = 8, top_p: float = 1.0, top_k: int = 0, constant_rows: bool = True,
-                 lag: int | None = None):
+                 lag: int | None = None, share: bool | None = None):
         if rows < 1 or chunk < 1:
             raise ValueError(f"rows and chunk must be >= 1, got {rows} and {chunk}")
         self.policy, self.tools, self.rows, self.chunk = policy, tools, rows, chunk
@@ -746,6 +770,7 @@ class Sampler:
         cuda = policy.device.type == "cuda"
         self.lag = int(cuda) if lag is None else lag
         self.record = cuda_graphs if cuda else lambda: None
+        self.share = cuda or max_tokens > SHARE_FROM if share is None else share
         self.block, self.grid = (GRAPH_BLOCK, 8) if cuda else (1, 1)      # key lengths, and the parents that a call looks at, are rounded up to these
         self.sizes = row_sizes(rows, constant_rows and not cuda and policy.dtype == torch.float32)
         self.batch = max(1, rows // 8)       # rows per call when prompts and results are read
@@ -789,17 +814,22 @@ class Sampler:
         if any(s.cache is not starts[0].cache for s in starts):
             raise ValueError("the starts of a run must share one cache")
         self.bucket = next(size for size in self.sizes if size >= min(len(starts), self.sizes[-1]))
-        room = self.max_tokens - min(s.rollout.fork_at for s in starts) + self.chunk + self.lag
+        room = max(len(s.rollout.prompt) + self.max_tokens - self._shared(s.rollout) for s in starts) + self.chunk + self.lag
         seats = round_up(len(starts[0].cache.length), self.grid) * max(parents.values())
         self.live = Live(self.policy, self.bucket, round_up(room, self.block), starts[0].cache, seats)
         self.free, self.graphs, self.marks = list(range(self.bucket))[::-1], Graphs(self.record()), None
+        self.parents, self.seats = slice(0, 0), 0
+
+    def _shared(self, rollout: Rollout) -> int:
+        """Tokens that a fork reads where they are."""
+        return len(rollout.prompt) + rollout.fork_at if self.share else 0
 
     def _admit(self) -> None:
-        """Waiting starts take free slots; nothing is copied but a hidden state each."""
+        """Waiting starts take free slots."""
         rows, hidden = [], []
         while self.free and self.waiting:
             start = self.waiting.popleft()
-            row = Row(start.rollout, self.free[-1], start.row)
+            row = Row(start.rollout, self.free[-1], start.row, self._shared(start.rollout))
             if len(start.rollout.ids) >= self.max_tokens:
                 self._finish(row, "length")
                 continue
@@ -807,7 +837,10 @@ class Sampler:
             rows, hidden = rows + [row], hidden + [start.hidden]
         if rows:
             self._set_running(rows, torch.stack(hidden))
-            self._seat()
+            if self.share:
+                self._seat()
+            for row in rows if not self.share else ():
+                self.live.cache.copy(row.slot, self.live.parent, row.parent, row.own)
 
     def _set_running(self, rows: list[Row], hidden: Tensor) -> None:
         """Rows decode from now on, from these hidden states (len(rows), D)."""
@@ -846,7 +879,8 @@ class Sampler:
                 self.running[slot] = row
             row.slot = slot
         self.bucket, self.free = size, free[len(movers):]
-        self._seat()
+        if self.share:
+            self._seat()
 
     def _decode(self) -> None:
         """Launch a step: every running row draws a token and reads it."""
@@ -871,7 +905,7 @@ class Sampler:
         ids, logp, entropy = draw(self.policy.head(live.hidden[:B]).float(), uniform(live.seed[:B], live.position[:B]), self.now, self.top_p, self.top_k)
         live.drawn[:, :B] = torch.stack([ids.double(), logp.double(), entropy.double()])
         live.position[:B] += live.running[:B]
-        forks = Forks(live.parent, self.parents, live.seat[:self.seats], live.place[:B], live.shared[:B])
+        forks = Forks(live.parent, self.parents, live.seat[:self.seats], live.place[:B], live.shared[:B]) if self.share else None
         live.hidden[:B] = live.cache.append(self.policy, ids[:, None], live.running[:B], slice(0, B), end, forks)
 
     def _look(self, drawn: Tensor, ready, rows: list[tuple[Row, int, int]]) -> None:
@@ -930,7 +964,7 @@ class Sampler:
     def _read_results(self) -> None:
         """Put the results that have come through the model; their rows run again."""
         rows, self.ready = self.ready, []
-        held, origins = [row.own for row in rows], (self.live.parent, [row.parent for row in rows], [row.shared for row in rows])
+        held, origins = [row.own for row in rows], (self.live.parent, [row.parent for row in rows], [row.shared for row in rows]) if self.share else None
         slots = [row.slot for row in rows]
         self.live.cache.length[self.policy.tensor(slots)] = self.policy.tensor(held)      # with a lag the row has drawn further
         hidden = extend(self.policy, self.live.cache, slots, held, [row.unread for row in rows], self.batch, self.chunk, origins)

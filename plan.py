@@ -20,7 +20,7 @@ from pathlib import Path
 
 import transformers
 
-from appo import GRAPH_BLOCK, PASS_BLOCK, Config, add_flags, check_options, key_slots, option, round_up, row_sizes
+from appo import GRAPH_BLOCK, PASS_BLOCK, SHARE_FROM, Config, add_flags, check_options, key_slots, option, round_up, row_sizes
 
 GIB = 2**30
 LOGITS_CHUNK = 1024                                    # tokens whose logits exist at once, appo.chunked_stats
@@ -190,7 +190,8 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
     forks, cuda = run.branches > 0, run.device.startswith("cuda")
     sizes = row_sizes(run.rows, run.constant_rows and not cuda and run.dtype == "float32")
     rows = lambda starts: next(size for size in sizes if size >= min(starts, run.rows))
-    own = lambda most: round_up(most + run.chunk + cuda, GRAPH_BLOCK if cuda else 1)  # a live row holds what it has not in common with its parent
+    share = cuda or T > SHARE_FROM                                                    # then a live row holds what it has not in common with its parent
+    own = lambda new: round_up((new if share else run.max_prompt + T) + run.chunk + cuda, GRAPH_BLOCK if cuda else 1)
     initial = rows(math.ceil(run.prompts / gpus) * run.initial)
     scores = cuda * max(1, run.rows // 8) * run.chunk * shape.heads * (4 + width)     # per key looked at; a CPU's kernel keeps none
     return {
@@ -201,7 +202,7 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
         "KV cache to fork from": forks * cache_bytes(shape, rollouts, W, width),
         "hidden states to fork from": forks * rollouts * T * shape.hidden * width,
         "KV cache of branches": forks * cache_bytes(shape, rows(rollouts * run.branches), own(T - 1), width),
-        "drawing a token *": initial * shape.vocabulary * 28,                         # logits in float32; three float64 copies
+        "drawing a token *": initial * shape.vocabulary * 20,                         # five float32 numbers per logit
         "reading a result *": scores * (key_slots(W) + own(T)),
         "forward pass *": tokens * (3 * shape.intermediate + 4 * shape.hidden) * width,
         "weights and gradients in flight": sharded * (2 * (2 * shape.root + 3 * shape.layer) + 4 * (shape.root + shape.layer)),

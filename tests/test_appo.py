@@ -34,6 +34,12 @@ def snapshot(r: Rollout):
     return r.ids, r.mask, r.logp, r.entropy, r.finish, [(c.name, c.argument, c.status, c.start, c.end) for c in r.calls]
 
 
+@pytest.fixture(params=["forks share", "forks copy"])
+def both_ways(request, monkeypatch):
+    """A fork reads its parent's keys and values in place, or copies them."""
+    monkeypatch.setattr(appo, "SHARE_FROM", 0 if request.param == "forks share" else 10**6)
+
+
 # ---- randomness
 
 def test_uniform_is_uniform_and_depends_on_both_arguments():
@@ -89,7 +95,7 @@ def test_narrowed_equals_hugging_faces_warpers(top_p, top_k, temperature):
 # ---- the loop against Hugging Face
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_greedy_equals_generate(family, tokenizer, prompts):
+def test_greedy_equals_generate(family, tokenizer, prompts, both_ways):
     model = untrained(family, tokenizer)
     reference = copy.deepcopy(model).eval()
     policy = Policy(model, tokenizer)
@@ -105,7 +111,7 @@ def test_greedy_equals_generate(family, tokenizer, prompts):
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_sampled_numbers_equal_the_trainers_forward(family, tokenizer, prompts):
+def test_sampled_numbers_equal_the_trainers_forward(family, tokenizer, prompts, both_ways):
     policy = Policy(untrained(family, tokenizer), tokenizer)
     _, mine = rolled(policy, {}, prompts[:5], n=3, max_tokens=70, temperature=0.9)
     scored = score(policy, mine, 0.9, 512)
@@ -139,7 +145,7 @@ def fork_places(r: Rollout) -> dict[str, int]:
     return {"first token": 0, "second token": 1, "mid-thought": 3, "inside a call": call.start - 2, "the closing tag": call.start - 1, "right after a result": call.end, "last token": len(r.ids) - 1}
 
 
-def test_a_fork_equals_a_fresh_prefill(agent, tools, rollouts):
+def test_a_fork_equals_a_fresh_prefill(agent, tools, rollouts, both_ways):
     sampler, mine = rollouts
     mine = [r for r in mine if r.calls and r.finish == "stop"][:4]
     assert len(mine) == 4
@@ -204,7 +210,7 @@ def test_calls_in_the_prompt_do_not_count(agent, tools, tokenizer, prompts):
 
 # ---- bookkeeping
 
-def test_four_lists_have_one_length_after_every_turn(agent, tools, prompts, monkeypatch):
+def test_four_lists_have_one_length_after_every_turn(agent, tools, prompts, monkeypatch, both_ways):
     seen = []
     for name in ("_collect", "_look", "_read_results"):
         def checked(self, *drawn, original=getattr(Sampler, name)):
@@ -212,7 +218,7 @@ def test_four_lists_have_one_length_after_every_turn(agent, tools, prompts, monk
             for row in [*self.running.values(), *self.in_tool.values(), *self.ready]:
                 r = row.rollout
                 assert len(r.ids) == len(r.mask) == len(r.logp) == len(r.entropy)
-                held = len(r.ids) - r.fork_at - len(row.unread)
+                held = len(r.prompt) + len(r.ids) - row.shared - len(row.unread)
                 assert int(self.live.cache.length[row.slot]) == held == row.own, "the cache holds exactly what the model has read"
                 seen.append(len(r.calls))
             return out
@@ -221,7 +227,7 @@ def test_four_lists_have_one_length_after_every_turn(agent, tools, prompts, monk
     assert max(seen) >= 3 and len(seen) > 500
 
 
-def test_no_token_is_computed_twice(agent, tools, prompts, monkeypatch):
+def test_no_token_is_computed_twice(agent, tools, prompts, monkeypatch, both_ways):
     """Rollouts with three calls and three branches each: tokens put through the model / unique tokens of the tree. Counted here at the decoder, without padding."""
     sampler, mine = rolled(agent, tools, prompts[:24], n=1)
     chosen = [i for i, r in enumerate(mine) if len(r.calls) == 3 and r.finish == "stop"][:8]
@@ -251,7 +257,7 @@ def test_one_prefill_for_all_rollouts_of_a_prompt(agent, tools, prompts):
 
 # ---- independence of rows
 
-def test_a_row_does_not_depend_on_its_neighbours(agent, tools, prompts):
+def test_a_row_does_not_depend_on_its_neighbours(agent, tools, prompts, both_ways):
     """Bit for bit, on the CPU in float32: with a constant number of rows and key lengths rounded to 16, one row alone, among others, and in another order."""
     def run(chosen, rows=16):
         sampler = sampler_for(agent, tools, rows=rows)
@@ -288,13 +294,13 @@ class Slow:
         return self.tool.run(argument)
 
 
-def test_the_speed_of_tools_changes_nothing(agent, tools, prompts):
+def test_the_speed_of_tools_changes_nothing(agent, tools, prompts, both_ways):
     slow = {name: Slow(tool, 0.01) for name, tool in tools.items()}
     assert [snapshot(r) for r in rolled(agent, slow, prompts[:8])[1]] == [snapshot(r) for r in rolled(agent, tools, prompts[:8])[1]]
     assert slow["search"].calls > 8
 
 
-def test_long_rows_do_not_depend_on_their_neighbours(tokenizer, prompts):
+def test_long_rows_do_not_depend_on_their_neighbours(tokenizer, prompts, both_ways):
     """The same where sums over keys are long enough for the library to split them: own tokens and parents beyond 512."""
     policy = Policy(untrained("llama", tokenizer, initializer_range=0.05), tokenizer)
     policy.stop_ids, policy.closing = set(), set()
@@ -302,8 +308,9 @@ def test_long_rows_do_not_depend_on_their_neighbours(tokenizer, prompts):
 
     def run(chosen):
         sampler = sampler_for(policy, {}, rows=4, max_tokens=600, chunk=64)
-        cache, hidden = sampler.prefill([long[k] for k in chosen])
-        starts = [Start(Rollout(long[k], mix_seed(9, k), 0, ids=[1] * 300 * (k == 1), mask=[False] * 300 * (k == 1)), cache, n, hidden[n]) for n, k in enumerate(chosen)]
+        more = {k: [1] * 300 * (k == 1) for k in chosen}
+        cache, hidden = sampler.prefill([long[k] + more[k] for k in chosen])
+        starts = [Start(Rollout(long[k], mix_seed(9, k), 0, ids=more[k], mask=[False] * len(more[k]), logp=[0.0] * len(more[k]), entropy=[0.0] * len(more[k]), fork_at=len(more[k])), cache, n, hidden[n]) for n, k in enumerate(chosen)]
         sampler.run(starts)
         return {k: (s.rollout.ids, s.rollout.logp) for k, s in zip(chosen, starts)}
     together = run([0, 1, 2, 3])
@@ -317,13 +324,12 @@ def long_tailed(policy, prompts, budget=400, count=96):
     lengths = torch.distributions.LogNormal(3.5, 0.9).icdf(torch.linspace(0.01, 0.99, count)).long().clamp(4, budget).tolist()
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
     sampler = sampler_for(policy, {}, rows=32, max_tokens=budget, constant_rows=False)
-    cache, hidden = sampler.prefill(prompts[:8])
-    filled = [budget - lengths[k] for k in order]
-    return sampler, [Start(Rollout(prompts[k % 8], mix_seed(5, k), ids=[7] * n, mask=[False] * n, logp=[0.0] * n, entropy=[0.0] * n, fork_at=n), cache, k % 8, hidden[k % 8])
-                     for k, n in enumerate(filled)]
+    filled = [(prompts[k % 8], budget - lengths[k]) for k in order]
+    cache, hidden = sampler.prefill([prompt + [7] * n for prompt, n in filled])
+    return sampler, [Start(Rollout(prompt, mix_seed(5, k), ids=[7] * n, mask=[False] * n, logp=[0.0] * n, entropy=[0.0] * n, fork_at=n), cache, k, hidden[k]) for k, (prompt, n) in enumerate(filled)]
 
 
-def test_idle_rows_are_not_decoded(tokenizer, prompts):
+def test_idle_rows_are_not_decoded(tokenizer, prompts, both_ways):
     policy = Policy(untrained("llama", tokenizer, initializer_range=0.05), tokenizer)
     policy.stop_ids, policy.closing = set(), set()
     sampler, starts = long_tailed(policy, prompts)
@@ -341,7 +347,7 @@ def test_idle_rows_are_not_decoded(tokenizer, prompts):
         assert a.rollout.ids == b.rollout.ids
 
 
-def test_rows_move_with_all_that_they_hold(agent, tools, prompts):
+def test_rows_move_with_all_that_they_hold(agent, tools, prompts, both_ways):
     """Fewer rows at the end, tools included: the same rollouts as with a constant number (one thread: the bits of so small matrices do not depend on it here)."""
     _, constant = rolled(agent, tools, prompts[:12], n=3, rows=32)
     sampler, moved = rolled(agent, tools, prompts[:12], n=3, rows=32, constant_rows=False)
@@ -352,7 +358,7 @@ def test_rows_move_with_all_that_they_hold(agent, tools, prompts):
 
 
 @pytest.mark.parametrize("lag", [1, 2])
-def test_looking_later_at_what_was_drawn_changes_nothing(agent, tools, prompts, lag):
+def test_looking_later_at_what_was_drawn_changes_nothing(agent, tools, prompts, lag, both_ways):
     at_once, later = (rolled(agent, tools, prompts[:10], n=2, rows=16, lag=n) for n in (0, lag))
     assert [snapshot(r) for r in later[1]] == [snapshot(r) for r in at_once[1]]
     assert later[0].count["sampled"] == at_once[0].count["sampled"] < later[0].count["computed"]
@@ -366,7 +372,7 @@ class Waits(torch.utils._python_dispatch.TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_a_decode_step_never_waits_for_the_device(agent, tools, prompts, monkeypatch):
+def test_a_decode_step_never_waits_for_the_device(agent, tools, prompts, monkeypatch, both_ways):
     step, calls = Sampler._step, []
 
     def watched(self, end):
@@ -400,7 +406,7 @@ class Recorded:
         self.again()
 
 
-def test_replayed_steps_equal_called_ones(agent, tools, prompts):
+def test_replayed_steps_equal_called_ones(agent, tools, prompts, both_ways):
     called = rolled(agent, tools, prompts[:6], n=2, rows=8, lag=1)[1]
     sampler, replays = sampler_for(agent, tools, rows=8, lag=1), []
 
@@ -420,10 +426,10 @@ def test_rows_hold_their_own_tokens_only(agent, tools, rollouts):
     now = appo.look(agent, mine[:4], score(agent, mine[:4], 1.0, 4).logp, CONFIG, True)
     points, shapes, open_ = [[min(60, len(r.ids) - 1)] for r in mine[:4]], [], Sampler._open
     sampler._open = lambda starts: open_(sampler, starts) or shapes.append(tuple(sampler.live.cache.k.shape[1:4]))
-    sampler.sizes = [2, 4, 8]
+    sampler.sizes, sampler.share = [2, 4, 8], True
     appo.grow_branches(sampler, mine[:4], now.scored, points, CONFIG)
     least = min(min(p) for p in points)
-    assert shapes == [(4 + 1, agent.model.config.num_key_value_heads, appo.round_up(sampler.max_tokens - least + sampler.chunk, appo.KEY_BLOCK))]
+    assert shapes == [(4 + 1, agent.model.config.num_key_value_heads, appo.key_slots(sampler.max_tokens - least + sampler.chunk))]
     assert sampler.live is None and shapes[0][2] < now.scored.cache.slots + sampler.chunk
 
 
