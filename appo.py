@@ -563,11 +563,11 @@ def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float = 1.0, top_
         ids = logits.argmax(-1)
         return ids, *token_stats(logits, ids)
     scaled = logits if temperature == 1 else logits / temperature
-    lse = scaled.logsumexp(-1, keepdim=True)
-    p = (scaled - lse).exp_()
-    entropy = lse[:, 0] - torch.linalg.vecdot(p, scaled.clamp(min=-1e4))                    # the clamp: 0 * -inf would be NaN
+    log_p = scaled - scaled.logsumexp(-1, keepdim=True)
+    p = log_p.exp()
+    entropy = -torch.linalg.vecdot(p, log_p.clamp(min=-1e4))              # the clamp: 0 * -inf would be NaN
     ids = pick(p if top_p == 1 and not top_k else narrowed(logits.double() / temperature, top_p, top_k).softmax(-1), u)
-    return ids, (scaled.gather(-1, ids[:, None]) - lse)[:, 0], entropy
+    return ids, log_p.gather(-1, ids[:, None])[:, 0], entropy
 
 
 def pick(weights: Tensor, u: Tensor, block: int = 256) -> Tensor:
@@ -747,7 +747,7 @@ class Sampler:
     Each turn of the loop: free slots take waiting starts; results that have come are appended in groups; all running rows draw a token and read it. A row that
     calls a tool waits in its slot without holding up the others. Where forks share, rows hold their own tokens only: those before a fork are read where they are.
 
-    On a CPU in float32 the shapes of all calls are constant, (rows, 1) and (rows/8, chunk), so that the tokens of a row do not depend on what else is being
+    On a CPU in float32 the shapes of all calls are constant, (rows, 1), (rows/4, chunk) and (rows/8, chunk), so that the tokens of a row do not depend on what else is being
     sampled. Elsewhere, or without constant_rows, only as many rows are decoded as are left, rounded up to eighths of `rows` (below that to powers of two).
 
     Args:    tools: name -> object with run(argument) -> ToolResult. rows: live rows, >= 1. max_tokens, max_calls,
@@ -773,7 +773,7 @@ class Sampler:
         self.share = cuda or max_tokens > SHARE_FROM if share is None else share
         self.block, self.grid = (GRAPH_BLOCK, 8) if cuda else (1, 1)      # key lengths, and the parents that a call looks at, are rounded up to these
         self.sizes = row_sizes(rows, constant_rows and not cuda and policy.dtype == torch.float32)
-        self.batch = max(1, rows // 8)       # rows per call when prompts and results are read
+        self.batch = max(1, rows // 8)       # rows per call when results are read
         self.pool = ThreadPoolExecutor(tool_threads)
         self.count = Counter()          # computed: tokens put through the model; sampled: of them, drawn; row_calls: rows decoded, running or not
         self.live = None
@@ -804,7 +804,7 @@ class Sampler:
     def prefill(self, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
         """Each prompt through the model once: a cache with one row per prompt, and the hidden states (P, D) that predict the first response token."""
         cache, rows = Cache(self.policy, len(prompts), round_up(max(map(len, prompts)), self.chunk)), list(range(len(prompts)))
-        hidden = extend(self.policy, cache, rows, [0] * len(prompts), prompts, self.batch, self.chunk)
+        hidden = extend(self.policy, cache, rows, [0] * len(prompts), prompts, max(1, self.rows // 4), self.chunk)
         self.count["computed"] += sum(map(len, prompts))
         return cache, hidden
 
@@ -1033,7 +1033,7 @@ def equal_passes(rollouts: list[Rollout], budget: int, ranks: Ranks) -> tuple[li
     return rollouts + [Rollout([0], 0, ids=[0], mask=[False])], packed + [[len(rollouts)]] * missing
 
 
-def chunked_stats(policy: Policy, hidden: Tensor, ids: Tensor, temperature: float, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+def chunked_stats(policy: Policy, hidden: Tensor, ids: Tensor, temperature: float, chunk: int = 256) -> tuple[Tensor, Tensor]:
     """token_stats of (M, D) hidden states, never holding more than chunk x V logits; with gradient each chunk's logits are computed again in the backward pass.
 
     Returns: logp (M,), entropy (M,), float32. The entropy carries no gradient.

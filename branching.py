@@ -31,10 +31,10 @@ def token_stats(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> tuple[
         raise ValueError(f"temperature must be > 0 (got {temperature}); greedy decoding has no log-prob of its own: score it at temperature 1")
     if logits.shape[:-1] != ids.shape:
         raise ValueError(f"logits {tuple(logits.shape)} need ids of shape {tuple(logits.shape[:-1])}, got {tuple(ids.shape)}")
-    log_p = _float(logits) / temperature                                  # (..., V)
+    log_p = _float(logits) if temperature == 1 else _float(logits) / temperature             # (..., V)
     log_p = log_p - log_p.logsumexp(-1, keepdim=True)
     logp = log_p.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-    entropy = -(log_p.exp() * log_p.clamp(min=-1e4)).sum(-1)              # the clamp: 0 * -inf would be NaN
+    entropy = -torch.linalg.vecdot(log_p.exp(), log_p.clamp(min=-1e4))    # the clamp: 0 * -inf would be NaN
     return logp, entropy
 
 

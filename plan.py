@@ -23,7 +23,7 @@ import transformers
 from appo import GRAPH_BLOCK, PASS_BLOCK, SHARE_FROM, Config, add_flags, check_options, key_slots, option, round_up, row_sizes
 
 GIB = 2**30
-LOGITS_CHUNK = 1024                                    # tokens whose logits exist at once, appo.chunked_stats
+LOGITS_CHUNK = 256                                     # tokens whose logits exist at once, appo.chunked_stats
 HELP = "--plan prints what the run will cost and whether it fits, and ends; its own flags: python train.py --plan --help"
 
 
@@ -202,7 +202,7 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
         "KV cache to fork from": forks * cache_bytes(shape, rollouts, W, width),
         "hidden states to fork from": forks * rollouts * T * shape.hidden * width,
         "KV cache of branches": forks * cache_bytes(shape, rows(rollouts * run.branches), own(T - 1), width),
-        "drawing a token *": initial * shape.vocabulary * 20,                         # five float32 numbers per logit
+        "drawing a token *": initial * shape.vocabulary * 24,                         # six float32 numbers per logit
         "reading a result *": scores * (key_slots(W) + own(T)),
         "forward pass *": tokens * (3 * shape.intermediate + 4 * shape.hidden) * width,
         "weights and gradients in flight": sharded * (2 * (2 * shape.root + 3 * shape.layer) + 4 * (shape.root + shape.layer)),

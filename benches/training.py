@@ -113,11 +113,11 @@ def in_turn_with_trl(batch: Batch, ours, args, given: list[Rollout] | None = Non
 
 def logprob(args) -> dict:
     """Log-probs and entropies over a vocabulary of 152,064 (Qwen2.5's) from hidden states of 896, in chunks, against log_softmax over all logits at once."""
-    vocabulary, size, chunk = (2000, 32, 8) if args.light else (152_064, 896, 128)
+    vocabulary, size, chunk = (2000, 32, 8) if args.light else (152_064, 896, 256)
     torch.manual_seed(0)
     head, figures = nn.Linear(size, vocabulary, bias=False), {}
     policy = types.SimpleNamespace(head=head)
-    for what, tokens, grad in (("no gradient", 2048, False), ("with gradient", 512, True)):
+    for what, tokens, grad in (("no gradient", 3072, False), ("with gradient", 1024, True)):
         hidden, ids = torch.randn(tokens, size, requires_grad=grad), torch.randint(vocabulary, (tokens,))
         ways = [partial(stats_and_gradient, way, head, grad) for way in (lambda: whole_stats(head, hidden, ids), lambda: chunked_stats(policy, hidden, ids, 1.0, chunk))]
         title = f"logprob: {tokens:,} tokens, vocabulary {vocabulary:,}, {what}"
