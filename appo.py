@@ -494,7 +494,7 @@ def extend(policy: Policy, cache: Cache, rows: list[int], held: list[int], ids: 
         for offset in range(0, max(len(ids[j]) for j in members), chunk):
             parts = [ids[j][offset:offset + chunk] for j in members] + [[]] * pad
             block, n = policy.tensor([part + [0] * (chunk - len(part)) for part in parts]), policy.tensor([len(part) for part in parts])
-            end = key_slots(max(held[j] for j in members) + offset + chunk)
+            end = key_slots(max(held[j] + min(offset, len(ids[j])) for j in members) + chunk)             # padding is written too
             hidden = cache.append(policy, block, n, where, end, forks)
             last = [hidden[j - start] if j in members and parts[j - start] else h for j, h in enumerate(last)]
     return torch.stack(last)
@@ -563,7 +563,7 @@ def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float = 1.0, top_
         ids = logits.argmax(-1)
         return ids, *token_stats(logits, ids)
     scaled = logits if temperature == 1 else logits / temperature
-    log_p = scaled - scaled.logsumexp(-1, keepdim=True)
+    log_p = scaled.log_softmax(-1)
     p = log_p.exp()
     entropy = -torch.linalg.vecdot(p, log_p.clamp(min=-1e4))              # the clamp: 0 * -inf would be NaN
     ids = pick(p if top_p == 1 and not top_k else narrowed(logits.double() / temperature, top_p, top_k).softmax(-1), u)
@@ -1033,15 +1033,23 @@ def equal_passes(rollouts: list[Rollout], budget: int, ranks: Ranks) -> tuple[li
     return rollouts + [Rollout([0], 0, ids=[0], mask=[False])], packed + [[len(rollouts)]] * missing
 
 
-def chunked_stats(policy: Policy, hidden: Tensor, ids: Tensor, temperature: float, chunk: int = 256) -> tuple[Tensor, Tensor]:
-    """token_stats of (M, D) hidden states, never holding more than chunk x V logits; with gradient each chunk's logits are computed again in the backward pass.
+def logits_chunk(vocabulary: int) -> int:
+    """Tokens whose logits exist at once: 256, or more where the vocabulary is small."""
+    return max(256, 2**25 // vocabulary)
+
+
+def chunked_stats(policy: Policy, hidden: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """token_stats of (M, D) hidden states, never holding more logits than logits_chunk says; with gradient those of each chunk, if there are several, are computed
+    again in the backward pass.
 
     Returns: logp (M,), entropy (M,), float32. The entropy carries no gradient.
     """
     def stats(h, i):
         logp, entropy = token_stats(policy.head(h), i, temperature)
         return logp, entropy.detach()
-    run = stats if not torch.is_grad_enabled() else lambda h, i: checkpoint(stats, h, i, use_reentrant=False)
+    chunk = logits_chunk(policy.vocabulary)
+    again = torch.is_grad_enabled() and len(hidden) > chunk
+    run = (lambda h, i: checkpoint(stats, h, i, use_reentrant=False)) if again else stats
     parts = [run(h, i) for h, i in zip(hidden.split(chunk), ids.split(chunk))]
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 

@@ -31,11 +31,10 @@ def token_stats(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> tuple[
         raise ValueError(f"temperature must be > 0 (got {temperature}); greedy decoding has no log-prob of its own: score it at temperature 1")
     if logits.shape[:-1] != ids.shape:
         raise ValueError(f"logits {tuple(logits.shape)} need ids of shape {tuple(logits.shape[:-1])}, got {tuple(ids.shape)}")
-    log_p = _float(logits) if temperature == 1 else _float(logits) / temperature             # (..., V)
-    log_p = log_p - log_p.logsumexp(-1, keepdim=True)
-    logp = log_p.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-    entropy = -torch.linalg.vecdot(log_p.exp(), log_p.clamp(min=-1e4))    # the clamp: 0 * -inf would be NaN
-    return logp, entropy
+    log_p = (_float(logits) if temperature == 1 else _float(logits) / temperature).log_softmax(-1)         # (..., V)
+    logp, p = log_p.gather(-1, ids.unsqueeze(-1)).squeeze(-1), log_p.exp()
+    log_p = log_p.clamp(min=-1e4) if log_p.requires_grad else log_p.clamp_(min=-1e4)         # 0 * -inf would be NaN; in place: a copy less of the vocabulary
+    return logp, -torch.linalg.vecdot(p, log_p)
 
 
 def future_value(logp_new: Tensor, logp_old: Tensor, mask: Tensor, half_life: float, decay_over: str = "all", ignore_above: float = float("inf")) -> Tensor:

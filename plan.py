@@ -20,10 +20,9 @@ from pathlib import Path
 
 import transformers
 
-from appo import GRAPH_BLOCK, PASS_BLOCK, SHARE_FROM, Config, add_flags, check_options, key_slots, option, round_up, row_sizes
+from appo import GRAPH_BLOCK, PASS_BLOCK, SHARE_FROM, Config, add_flags, check_options, key_slots, logits_chunk, option, round_up, row_sizes
 
 GIB = 2**30
-LOGITS_CHUNK = 256                                     # tokens whose logits exist at once, appo.chunked_stats
 HELP = "--plan prints what the run will cost and whether it fits, and ends; its own flags: python train.py --plan --help"
 
 
@@ -207,7 +206,7 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
         "forward pass *": tokens * (3 * shape.intermediate + 4 * shape.hidden) * width,
         "weights and gradients in flight": sharded * (2 * (2 * shape.root + 3 * shape.layer) + 4 * (shape.root + shape.layer)),
         "activations": activations(shape, tokens, width, checkpointing),
-        "logits chunk *": LOGITS_CHUNK * shape.vocabulary * 20 + around,       # five float32 per logit: softmax, entropy, gradient
+        "logits chunk *": min(logits_chunk(shape.vocabulary), tokens * T // W) * shape.vocabulary * (16 + width) + around,       # per logit: itself; four float32 for softmax, entropy, gradient
         "layer backward *": tokens * backward}
 
 

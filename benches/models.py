@@ -86,7 +86,8 @@ def made_up_rollouts(policy: Policy, n: int, prompt: int, length: int) -> list[R
 
 
 def make_sampler(policy: Policy, rows: int, max_tokens: int, tools=None, max_calls: int = 0, chunk: int = 16) -> Sampler:
-    return Sampler(policy, tools or {}, rows, max_tokens, max_calls, max_result_tokens=64, chunk=chunk, tool_threads=rows)
+    """A sampler that decodes only the rows that are left."""
+    return Sampler(policy, tools or {}, rows, max_tokens, max_calls, max_result_tokens=64, chunk=chunk, tool_threads=rows, constant_rows=False)
 
 
 def make_config(**changes) -> Config:

@@ -113,13 +113,13 @@ def in_turn_with_trl(batch: Batch, ours, args, given: list[Rollout] | None = Non
 
 def logprob(args) -> dict:
     """Log-probs and entropies over a vocabulary of 152,064 (Qwen2.5's) from hidden states of 896, in chunks, against log_softmax over all logits at once."""
-    vocabulary, size, chunk = (2000, 32, 8) if args.light else (152_064, 896, 256)
+    vocabulary, size = (150_000, 8) if args.light else (152_064, 896)
     torch.manual_seed(0)
     head, figures = nn.Linear(size, vocabulary, bias=False), {}
-    policy = types.SimpleNamespace(head=head)
-    for what, tokens, grad in (("no gradient", 3072, False), ("with gradient", 1024, True)):
+    policy = types.SimpleNamespace(head=head, vocabulary=vocabulary)
+    for what, tokens, grad in (("no gradient", 300 if args.light else 3072, False), ("with gradient", 300 if args.light else 1024, True)):
         hidden, ids = torch.randn(tokens, size, requires_grad=grad), torch.randint(vocabulary, (tokens,))
-        ways = [partial(stats_and_gradient, way, head, grad) for way in (lambda: whole_stats(head, hidden, ids), lambda: chunked_stats(policy, hidden, ids, 1.0, chunk))]
+        ways = [partial(stats_and_gradient, way, head, grad) for way in (lambda: whole_stats(head, hidden, ids), lambda: chunked_stats(policy, hidden, ids, 1.0))]
         title = f"logprob: {tokens:,} tokens, vocabulary {vocabulary:,}, {what}"
         memory = [models.most_allocated(way) for way in ways]
         figures |= {f"{title}, seconds of log_softmax / ours": ratio(in_turn(*ways, times=2 if args.light else 5)),

@@ -557,7 +557,8 @@ def test_chunked_stats_are_exact_and_small(agent, monkeypatch):
     grad = torch.autograd.grad(expected.sum(), hidden)[0]
     widest, original = [], agent.head.forward
     monkeypatch.setattr(agent.head, "forward", lambda h: widest.append(len(h)) or original(h))
-    logp, entropy = appo.chunked_stats(agent, hidden, ids, 1.0, chunk=16)
+    monkeypatch.setattr(appo, "logits_chunk", lambda vocabulary: 16)
+    logp, entropy = appo.chunked_stats(agent, hidden, ids, 1.0)
     torch.testing.assert_close(logp, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(entropy, -(whole.exp() * whole).sum(-1), atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.autograd.grad(logp.sum(), hidden)[0], grad, atol=1e-5, rtol=0)
@@ -988,6 +989,16 @@ def test_attention_it_does_not_compute_is_refused():
 def test_settings_out_of_range(changes, message):
     with pytest.raises(ValueError, match=message):
         Config(**changes)
+
+
+def test_a_long_row_and_one_with_much_to_read_fit_together(agent):
+    """A call of `extend` goes on for the row that has most to read; a row that is done needs no more room for that."""
+    cache = appo.Cache(agent, 2, 128)
+    appo.extend(agent, cache, [0], [0], [list(range(100))], 2, 16)
+    hidden = appo.extend(agent, cache, [0, 1], [100, 0], [[5], list(range(60))], 2, 16)
+    alone = appo.Cache(agent, 1, 128)
+    torch.testing.assert_close(hidden[0], appo.extend(agent, alone, [0], [0], [[*range(100), 5]], 2, 16)[0], atol=1e-5, rtol=0)
+    assert cache.length.tolist()[:2] == [101, 60]
 
 
 def test_a_full_cache_says_so(agent):

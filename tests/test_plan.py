@@ -101,14 +101,16 @@ def test_unknown_models(tmp_path):
 
 # ---- memory against what is really allocated: float32, one process
 
-N, PROMPT, RESPONSE = 4, 64, 448
+N, PROMPT, RESPONSE, CHUNK = 4, 64, 448, 256
 
 
 @pytest.fixture(params=["llama", "qwen3"])
-def small(request, tokenizer, tmp_path):
+def small(request, tokenizer, tmp_path, monkeypatch):
     """(policy, shape, settings, rollouts at the limits): one prompt, N rollouts, one pass per update."""
     model = untrained(request.param, tokenizer, vocab_size=3000, hidden_size=128, num_hidden_layers=4, intermediate_size=640, head_dim=32)
     model.config.save_pretrained(tmp_path)
+    for module in (appo, plan):
+        monkeypatch.setattr(module, "logits_chunk", lambda vocabulary: CHUNK)           # as few as with a vocabulary of 100,000
     run = Run(model=str(tmp_path), prompts=1, minibatch=1, micro_tokens=N * (PROMPT + RESPONSE), max_prompt=PROMPT, max_tokens=RESPONSE, rows=6, chunk=32)
     return Policy(model, tokenizer), read_shape(str(tmp_path)), run, at_the_limits(3000)
 
@@ -227,11 +229,11 @@ def test_peak_of_the_scoring_pass(small):
 def test_logits_chunk(small, dtype):
     policy, shape, run, _ = small
     policy.model.to(dtype).requires_grad_(False)
-    hidden = torch.randn(plan.LOGITS_CHUNK, shape.hidden, dtype=dtype, requires_grad=True)
-    stats = lambda: appo.chunked_stats(policy, hidden, torch.zeros(plan.LOGITS_CHUNK, dtype=torch.long), 1.0)[0]
-    chunk = plan.LOGITS_CHUNK * shape.vocabulary * 20
+    hidden = torch.randn(CHUNK, shape.hidden, dtype=dtype, requires_grad=True)
+    stats = lambda: appo.chunked_stats(policy, hidden, torch.zeros(CHUNK, dtype=torch.long), 1.0)[0]
+    chunk = CHUNK * shape.vocabulary * (16 + dtype.itemsize)
     assert close(most_allocated(lambda: stats().sum().backward()), chunk)
-    assert 0.85 * chunk < most_allocated(torch.no_grad()(stats)) < 1.01 * chunk
+    assert 0.7 * chunk < most_allocated(torch.no_grad()(stats)) < 1.01 * chunk, "less without a gradient"
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
