@@ -265,7 +265,7 @@ def layers_that_fit(shape: Shape, run: train.Run, free: int) -> int:
     that it makes of all second moments at once on a GPU."""
     def needed(part: Shape) -> int:
         items = memory(part, run, 1)
-        return max(*peaks(items).values(), 5 * 4 * part.parameters + items["KV cache of live rows"])
+        return max(*peaks(items).values(), 5 * 4 * part.parameters)
     fitting = [n for n in range(1, shape.layers + 1) if needed(dataclasses.replace(shape, layers=n)) <= 0.85 * free]
     if not fitting:
         raise ValueError(f"not one layer fits into {free / GIB:.1f} GiB")

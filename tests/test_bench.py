@@ -103,7 +103,8 @@ def test_layers_and_share_of_the_bandwidth_at_the_real_shape():
     layers = gpu.layers_that_fit(gpu.REAL.shape, run, 78 * plan.GIB)
     more = dataclasses.replace(gpu.REAL.shape, layers=layers + 1)
     assert 8 <= layers < 28 and max(plan.peaks(plan.memory(dataclasses.replace(more, layers=layers), run, 1)).values()) <= 0.85 * 78 * plan.GIB
-    assert 20 * more.parameters + plan.memory(more, run, 1)["KV cache of live rows"] > 0.85 * 78 * plan.GIB, "AdamW's temporaries leave no room for one more"
+    held = max(20 * more.parameters, *plan.peaks(plan.memory(more, run, 1)).values())                       # AdamW's temporaries among them
+    assert held > 0.85 * 78 * plan.GIB, "no room for one more"
     with pytest.raises(ValueError, match="not one layer fits into 4.0 GiB"):
         gpu.layers_that_fit(gpu.REAL.shape, run, 4 * plan.GIB)
     figures = gpu.speed_figures([[0.04, 0.02, 0.025, 0.001]] * 5, 3350.0, gpu.REAL, 2, "cuda")
