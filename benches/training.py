@@ -117,7 +117,7 @@ def logprob(args) -> dict:
     torch.manual_seed(0)
     head, figures = nn.Linear(size, vocabulary, bias=False), {}
     policy = types.SimpleNamespace(head=head, vocabulary=vocabulary)
-    for what, tokens, grad in (("no gradient", 300 if args.light else 3072, False), ("with gradient", 300 if args.light else 1024, True)):
+    for what, tokens, grad in (("no gradient", 1024 if args.light else 3072, False), ("with gradient", 300 if args.light else 1024, True)):
         hidden, ids = torch.randn(tokens, size, requires_grad=grad), torch.randint(vocabulary, (tokens,))
         ways = [partial(stats_and_gradient, way, head, grad) for way in (lambda: whole_stats(head, hidden, ids), lambda: chunked_stats(policy, hidden, ids, 1.0))]
         title = f"logprob: {tokens:,} tokens, vocabulary {vocabulary:,}, {what}"

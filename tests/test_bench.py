@@ -171,7 +171,7 @@ def test_occupancy_figures(light):
 
 def test_logprob_figures(light):
     figures = light("logprob")
-    assert value(figures, "no gradient, memory of ours / log_softmax") < 0.1
+    assert value(figures, "no gradient, memory of ours / log_softmax") < 0.5
 
 
 def test_scaling_figures(light):
