@@ -61,6 +61,7 @@ def main(argv: list[str]) -> None:
 
 
 def show(figures: dict) -> None:
+    """Print a part's figures, a line each: value or ratio, unit, range."""
     for name, f in figures.items():
         spread = f"  ({f['low']:.4g} .. {f['high']:.4g}, n = {f['n']})" if f["n"] > 1 else ""
         print(f"{name:64s} {f.get('ratio', f.get('value')):12.5g} {f['unit']}{spread}", flush=True)

@@ -236,6 +236,7 @@ def advice(shape: Shape, run: Config, gpus: int, limit: float) -> tuple[str, int
 
 
 def halves(n: int) -> list[int]:
+    """n / 2, n / 4, ... 1, rounded down."""
     return [n >> k for k in range(1, n.bit_length())]
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 import transformers
 from conftest import untrained
-from torch.profiler import ProfilerActivity, profile
 
 import appo
 import plan
 import train
 from appo import Policy, Rollout, Sampler
+from benches.models import most_allocated
 from plan import Hardware, activations, forward_flops, memory, peaks, read_shape, seconds, work
 from train import Run, read_settings
 
@@ -132,17 +132,6 @@ def size(*tensors) -> int:
 def one_update(policy, run, rollouts, optimizer) -> None:
     mask = torch.ones(N, RESPONSE, dtype=torch.bool)
     appo.update(policy, optimizer, rollouts, torch.zeros(mask.shape), torch.randn(mask.shape), mask, run)
-
-
-def most_allocated(work) -> int:
-    """Most bytes at any time that `work` had allocated and not yet freed, by the profiler's record of the allocator."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        work()
-    live = top = 0
-    for _, change in sorted((e.start_ns(), e.nbytes()) for e in record.profiler.kineto_results.events() if e.name() == "[memory]"):
-        live += change
-        top = max(top, live)
-    return top
 
 
 def saved_bytes(policy, work) -> int:
