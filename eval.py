@@ -34,9 +34,10 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from appo import FORGED, STOP_TAGS, Call, Policy, Rollout, Sampler, add_flags, check_options, encode_prompt, encode_result, load_tokenizer, mix_seed, option
-from appo import sample_initial, versions
+from appo import add_flags, check_options, option, versions
 from grading import exact_match, f1_of_words, last_boxed, math_equal, normalize_answer, token_f1
+from model import FORGED, STOP_TAGS, Policy, load_tokenizer
+from sampling import Call, Rollout, Sampler, encode_prompt, encode_result, mix_seed, sample_initial
 from tools import TOOL_TAGS, ToolResult, Unavailable, open_tools, parse_call, post_json, split_url
 
 SYSTEM_PROMPT = (
@@ -476,7 +477,7 @@ def accuracy_of(rows: list[dict], verdict: str, prefix: str) -> dict:
 # ----------------------------------------------------------------------------------------------------------------------------------- a served model
 
 class Served:
-    """Samples from a model behind an OpenAI-compatible completion endpoint (vLLM, SGLang), with the tools here, by the rules of appo.Sampler.
+    """Samples from a model behind an OpenAI-compatible completion endpoint (vLLM, SGLang), with the tools here, by the rules of Sampler.
 
     What the server writes comes back as text and is encoded again for the next request: good for evaluation, not for training.
 

@@ -20,7 +20,9 @@ from pathlib import Path
 
 import transformers
 
-from appo import GRAPH_BLOCK, PASS_BLOCK, SHARE_FROM, Config, add_flags, check_options, key_slots, logits_chunk, option, round_up, row_sizes
+from appo import PASS_BLOCK, Config, add_flags, check_options, logits_chunk, option
+from model import key_slots, round_up
+from sampling import GRAPH_BLOCK, SHARE_FROM, row_sizes
 
 GIB = 2**30
 HELP = "--plan prints what the run will cost and whether it fits, and ends; its own flags: python train.py --plan --help"
@@ -155,7 +157,7 @@ PHASES = {"sample": ALWAYS + ("gathered weights", "KV cache of prompts", "KV cac
 
 
 def cache_bytes(shape: Shape, rows: int, slots: int, width: int) -> int:
-    """An appo.Cache with its scratch row: 2 x layers x (rows + 1) x key heads x slots x head_dim numbers of `width` bytes."""
+    """A Cache with its scratch row: 2 x layers x (rows + 1) x key heads x slots x head_dim numbers of `width` bytes."""
     return 2 * shape.layers * (rows + 1) * shape.kv * key_slots(slots) * width
 
 

@@ -40,9 +40,11 @@ from tqdm import tqdm
 
 import appo
 import plan
-from appo import ALGOS, Config, Policy, Ranks, Rollout, Sampler, add_flags, encode_prompt, encode_result, load_tokenizer, mix_seed, option, versions
+from appo import ALGOS, Config, add_flags, option, versions
 from data.world.prepare import MODES, made_as, prepare
 from eval import REWARDS, Agent, Question, evaluate, load_questions, numbers_of, reward, shown_settings, write_result
+from model import Policy, Ranks, load_tokenizer
+from sampling import Rollout, Sampler, encode_prompt, encode_result, mix_seed, sample_initial
 from tools import Unavailable
 
 HERE = Path(__file__).parent
@@ -499,8 +501,8 @@ def report(run: Run, setup: "Setup", log: "Log | None", step: int) -> None:
     places = ranks.share(list(range(len(questions))))
     mine = [questions[i] for i in places], [prompts[i] for i in places]
     with setup.policy.gathered():
-        sampled = evaluate(partial(appo.sample_initial, setup.sampler), *mine, run.eval_samples, mix_seed(run.seed, 2), places=places)["rows"]
-        greedy = evaluate(partial(appo.sample_initial, setup.sampler, temperature=0), *mine, 1, 0, places=places)["rows"]
+        sampled = evaluate(partial(sample_initial, setup.sampler), *mine, run.eval_samples, mix_seed(run.seed, 2), places=places)["rows"]
+        greedy = evaluate(partial(sample_initial, setup.sampler, temperature=0), *mine, 1, 0, places=places)["rows"]
     parts = ranks.gather((places, sampled, greedy))
     merged = [[row for _, row in sorted(((place, row) for part in parts for place, row in zip(part[0], part[k])), key=lambda pair: pair[0])] for k in (1, 2)]
     if ranks.rank:

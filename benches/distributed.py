@@ -20,11 +20,13 @@ import transformers
 
 import appo
 import train
-from appo import Config, Policy, Ranks, encode_prompt, mix_seed, sample_initial, score
+from appo import Config, score
 from benches.measure import at_most, figure, seconds
 from benches.runs import HERE, run_training, smollm2_folder
 from data.world.prepare import MODES, Mode, prepare
 from eval import load_questions
+from model import Policy, Ranks
+from sampling import Sampler, encode_prompt, mix_seed, sample_initial
 
 SMALL = Mode(questions=64, tests=16, copies=0, traces=160, faultless=160)
 CONFIG = Config(prompts=4, minibatch=4, max_tokens=64, max_calls=4, max_result_tokens=48, micro_tokens=512, clip_grad=0.5)
@@ -61,7 +63,7 @@ def one_process(folder: Path) -> None:
     policy = Policy.load(model)
     questions = load_questions(str(folder / "train.jsonl"))[:CONFIG.prompts]
     mine = group.share(list(range(len(questions))))
-    sampler = appo.Sampler(policy, {}, 16, CONFIG.max_tokens, CONFIG.max_calls, CONFIG.max_result_tokens, 1.0, 16)
+    sampler = Sampler(policy, {}, 16, CONFIG.max_tokens, CONFIG.max_calls, CONFIG.max_result_tokens, 1.0, 16)
     rollouts = sample_initial(sampler, [encode_prompt(policy.tokenizer, questions[i].messages) for i in mine], CONFIG.initial, [mix_seed(3, i) for i in mine], groups=mine)
     if group.world == 1:
         (folder / "rollouts.pkl").write_bytes(pickle.dumps(rollouts))

@@ -28,15 +28,16 @@ import transformers
 
 import appo
 import train
-from appo import Policy, Ranks, Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from benches.measure import at_least, at_most, figure, ratio, seconds
 from benches.runs import HERE, run_training, smollm2_folder
 from data.world.prepare import MODES, Mode, prepare
 from eval import load_questions
+from model import Policy, Ranks
 from plan import GIB, Shape, decode_bytes, memory, peaks, read_shape
+from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from tools import open_tools
 
-FLOAT32 = {"logp": 1e-4, "logp, mean": 1e-5, "entropy": 2e-4}          # nats; what tests/test_appo.py asks for on the CPU
+FLOAT32 = {"logp": 1e-4, "logp, mean": 1e-5, "entropy": 2e-4}          # nats; what tests/test_sampling.py asks for on the CPU
 BFLOAT16 = {"logp": 0.5, "logp, mean": 0.1, "entropy": 0.5}            # far below what a wrong prefix gives: the control
 FORBIDDEN = -30.0                                                      # added to a logit: e^-30 of the others, and no infinity to make a NaN of
 TAGS = ("<python>", "</python>", "<search>", "</search>")

@@ -1,4 +1,4 @@
-"""The models whose speed is measured, what is given to them, and the parts of appo.py that every measurement builds alike."""
+"""The models whose speed is measured, what is given to them, and the parts of a step that every measurement builds alike."""
 import importlib.util
 from pathlib import Path
 
@@ -8,9 +8,11 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import train
-from appo import Config, Policy, Rollout, Sampler, Scored, Start, score
+from appo import Config, Scored, score
 from benches.runs import smollm2_folder
 from data.world.prepare import Mode, made_as, prepare
+from model import Policy
+from sampling import Rollout, Sampler, Start
 
 transformers.utils.logging.disable_progress_bar()
 

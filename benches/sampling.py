@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache
 
-from appo import Call, Policy, Rollout, Sampler, Start, encode_prompt, encode_result, mix_seed, sample_initial
 from benches import models
 from benches.measure import figure, in_turn, ratio
 from eval import load_questions
+from model import Policy
+from sampling import Call, Rollout, Sampler, Start, encode_prompt, encode_result, mix_seed, sample_initial
 from tools import ToolResult, parse_call
 
 MIB = 2**20

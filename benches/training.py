@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from appo import PASS_BLOCK, Rollout, chunked_stats, credit, encode_prompt, round_up, sample_initial, step, update
+from appo import PASS_BLOCK, chunked_stats, credit, step, update
 from benches import models
 from benches.measure import figure, in_turn, ratio, seconds
 from eval import load_questions
+from model import round_up
+from sampling import Rollout, encode_prompt, sample_initial
 
 MIB = 2**20
 

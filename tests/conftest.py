@@ -10,10 +10,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)        # tiny matrices; two busy threads would only wait for each other
 
-import appo
 import train
+from appo import Config
 from data.world.prepare import Mode, prepare
+from model import Policy
+from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from tools import open_tools
+
+CONFIG = Config(max_tokens=128, prompts=8, minibatch=4, micro_tokens=1024, max_calls=4)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +42,7 @@ def tools(world):
 @pytest.fixture(scope="session")
 def agent_folder(world, tmp_path_factory):
     """A checkpoint that uses its tools: the bundled model after a short cold start."""
-    policy = appo.Policy.load(str(world / "model"))
+    policy = Policy.load(str(world / "model"))
     assert train.cold_start(policy, train.read_examples(str(world / "traces.jsonl"), policy.tokenizer), train.read_settings([]), progress=False) < 0.5
     folder = tmp_path_factory.mktemp("agent") / "model"
     policy.model.save_pretrained(folder), policy.tokenizer.save_pretrained(folder)
@@ -47,13 +51,13 @@ def agent_folder(world, tmp_path_factory):
 
 @pytest.fixture
 def agent(agent_folder):
-    return appo.Policy.load(str(agent_folder))
+    return Policy.load(str(agent_folder))
 
 
 @pytest.fixture(scope="session")
 def prompts(world, tokenizer):
     from eval import load_questions
-    return [appo.encode_prompt(tokenizer, q.messages) for q in load_questions(str(world / "train.jsonl"))]
+    return [encode_prompt(tokenizer, q.messages) for q in load_questions(str(world / "train.jsonl"))]
 
 
 def untrained(family: str, tokenizer, seed: int = 0, **changes):
@@ -63,3 +67,23 @@ def untrained(family: str, tokenizer, seed: int = 0, **changes):
                                                     tie_word_embeddings=False, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.2) | changes)
     torch.manual_seed(seed)
     return getattr(transformers, names[1])(config)
+
+
+def sampler_for(policy, tools, **changes):
+    return Sampler(policy, **dict(tools=tools, rows=16, max_tokens=128, max_calls=4, max_result_tokens=48) | changes)
+
+
+def rolled(policy, tools, prompts, n=2, seed=0, **changes):
+    """A sampler and n rollouts of each prompt."""
+    sampler = sampler_for(policy, tools, **changes)
+    return sampler, sample_initial(sampler, prompts, n, [mix_seed(seed, i) for i in range(len(prompts))])
+
+
+@pytest.fixture
+def rollouts(agent, tools, prompts):
+    return rolled(agent, tools, prompts[:8])
+
+
+def snapshot(r: Rollout):
+    """What makes two rollouts the same, bit for bit."""
+    return r.ids, r.mask, r.logp, r.entropy, r.finish, [(c.name, c.argument, c.status, c.start, c.end) for c in r.calls]

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import appo
 import eval as evaluation
 import grading
-from appo import Call, Rollout
 from eval import exact_match, load_questions, math_equal, pass_at_k, released_reward, reward, token_f1
+from model import STOP_TAGS
+from sampling import Call, Rollout
 
 
 def answered(boxed, think="<think> t </think>", tools=""):
@@ -894,7 +894,7 @@ def test_a_served_model_is_evaluated_as_a_local_one(world, agent_folder, agent, 
                     for s in row["samples"]] for out in ("out", "served"))
     assert here == there and sum(len(s["calls"]) for s in here) >= 10
     path, request, _ = server.asked[-1]
-    assert path == "/v1/completions" and request["model"] == "tiny" and request["stop"] == list(appo.STOP_TAGS) and isinstance(request["prompt"][0], int)
+    assert path == "/v1/completions" and request["model"] == "tiny" and request["stop"] == list(STOP_TAGS) and isinstance(request["prompt"][0], int)
 
 
 def test_limits_of_a_served_model(world, agent_folder, agent, asked, tmp_path, judging):

@@ -9,11 +9,13 @@ import transformers
 from conftest import untrained
 
 import appo
+import model
 import plan
 import train
-from appo import Policy, Rollout, Sampler
 from benches.models import most_allocated
+from model import Policy
 from plan import Hardware, activations, forward_flops, memory, peaks, read_shape, seconds, work
+from sampling import Rollout, Sampler, draw, sample_initial
 from train import Run, read_settings
 
 CONFIGS = train.HERE / "configs"
@@ -163,7 +165,7 @@ def test_caches(small):
     items = memory(shape, dataclasses.replace(run, prompts=3), 1)
     sampler, made, open_ = Sampler(policy, {}, run.rows, run.max_tokens, 1, chunk=run.chunk), [], Sampler._open
     sampler._open = lambda starts: open_(sampler, starts) or made.append(size(sampler.live.cache.k, sampler.live.cache.v))
-    appo.sample_initial(sampler, [[5] * PROMPT] * 3, run.initial, [1, 2, 3])
+    sample_initial(sampler, [[5] * PROMPT] * 3, run.initial, [1, 2, 3])
     assert made == [items["KV cache of initial rollouts"]]
     prompts, _ = sampler.prefill([[5] * PROMPT] * 3)
     assert items["KV cache of prompts"] == size(prompts.k, prompts.v)
@@ -240,7 +242,7 @@ def test_activations_in_bfloat16(small, checkpointing):
 def test_drawing(small):
     policy, shape, run, _ = small
     logits, u = torch.randn(run.rows, shape.vocabulary), torch.rand(run.rows, dtype=torch.float64)
-    measured = size(logits) + most_allocated(lambda: appo.draw(logits, u, 1.0))
+    measured = size(logits) + most_allocated(lambda: draw(logits, u, 1.0))
     assert close(measured, memory(shape, run, 1)["drawing a token *"]), measured / logits.numel()
 
 
@@ -306,7 +308,7 @@ def test_seconds_scale_and_follow_the_settings():
 def nothing_loaded(monkeypatch):
     def loaded(*args, **kwargs):
         raise AssertionError("a model, a tokenizer or data was loaded")
-    for module, name in ((appo.AutoModelForCausalLM, "from_pretrained"), (appo.AutoTokenizer, "from_pretrained"), (train, "load_questions")):
+    for module, name in ((model.AutoModelForCausalLM, "from_pretrained"), (model.AutoTokenizer, "from_pretrained"), (train, "load_questions")):
         monkeypatch.setattr(module, name, loaded)
 
 

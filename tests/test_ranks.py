@@ -20,9 +20,11 @@ import torch.multiprocessing as mp
 
 import appo
 import train
-from appo import Config, Policy, Ranks, mix_seed, sample_initial, score
+from appo import Config, score
 from benches import distributed
 from benches.distributed import weights_of
+from model import Policy, Ranks
+from sampling import Sampler, encode_prompt, mix_seed, sample_initial
 
 HERE = Path(__file__).parent
 CONFIG = Config(prompts=4, minibatch=4, max_tokens=64, max_calls=4, max_result_tokens=48, micro_tokens=512)
@@ -53,8 +55,8 @@ def sampled(agent_folder, world, tools, tmp_path_factory):
     """16 rollouts of 4 prompts, in a file that processes can share: (folder of the model, file)."""
     policy = Policy.load(str(agent_folder))
     questions = __import__("eval").load_questions(str(world / "train.jsonl"))[:4]
-    sampler = appo.Sampler(policy, tools, 16, 64, 4, 48, 1.0, 16)
-    rollouts = sample_initial(sampler, [appo.encode_prompt(policy.tokenizer, q.messages) for q in questions], 4, [mix_seed(3, i) for i in range(4)])
+    sampler = Sampler(policy, tools, 16, 64, 4, 48, 1.0, 16)
+    rollouts = sample_initial(sampler, [encode_prompt(policy.tokenizer, q.messages) for q in questions], 4, [mix_seed(3, i) for i in range(4)])
     for n, r in enumerate(rollouts):                     # of several lengths, so that passes differ in width
         for tokens in (r.ids, r.mask, r.logp, r.entropy):
             del tokens[64 - 8 * (n % 5):]
@@ -143,15 +145,15 @@ def test_sampling_on_gathered_weights_needs_no_meeting(sampled, tmp_path, world)
     """Inside `gathered` one rank samples and scores thrice as often as the other; then both update. Ids are those of a whole model."""
     results = spread(uneven_work, 2, tmp_path / "spread", *sampled, str(world / "train.jsonl"))
     policy = Policy.load(sampled[0])
-    prompt = appo.encode_prompt(policy.tokenizer, __import__("eval").load_questions(str(world / "train.jsonl"))[0].messages)
-    expected = sample_initial(appo.Sampler(policy, {}, 8, 64, 4, 48, 1.0, 16), [prompt], 8, [5])
+    prompt = encode_prompt(policy.tokenizer, __import__("eval").load_questions(str(world / "train.jsonl"))[0].messages)
+    expected = sample_initial(Sampler(policy, {}, 8, 64, 4, 48, 1.0, 16), [prompt], 8, [5])
     assert results[0] == results[1] == [r.ids for r in expected]
 
 
 def uneven_work(model, file, data):
     ranks, policy = Ranks(), Policy.load(model).shard("float32")
-    prompt = appo.encode_prompt(policy.tokenizer, __import__("eval").load_questions(data)[0].messages)
-    sampler = appo.Sampler(policy, {}, 8, 64, 4, 48, 1.0, 16)
+    prompt = encode_prompt(policy.tokenizer, __import__("eval").load_questions(data)[0].messages)
+    sampler = Sampler(policy, {}, 8, 64, 4, 48, 1.0, 16)
     with policy.gathered():
         for _ in range(3 if ranks.rank else 1):
             rollouts = sample_initial(sampler, [prompt], 8, [5])

