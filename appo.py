@@ -21,6 +21,7 @@ import argparse
 import dataclasses
 import math
 import platform
+import re
 import time
 import unicodedata
 from collections import Counter
@@ -59,12 +60,14 @@ def check_options(config) -> None:
             raise ValueError(f"--{f.name} must be {'two numbers' if right is tuple else f.type.__name__}, got {value!r}")
         if low is not None and not value >= low:
             raise ValueError(f"--{f.name} must be >= {low}, got {value}")
+        if value == math.inf and not re.search(r"\binf\b", f.metadata["help"]):
+            raise ValueError(f"--{f.name} must be finite, got {value}")
         if choices and value not in choices:
             raise ValueError(f"--{f.name} must be one of {', '.join(map(str, choices))}, got {value!r}")
 
 
 def add_flags(parser, kind) -> None:
-    """A flag for every field of a configuration; those that are not given stay out of the parsed arguments."""
+    """A flag for every field of a configuration, --like_this or --like-this; those that are not given stay out of the parsed arguments."""
     def boolean(text: str) -> bool:
         if text.lower() not in ("true", "false"):
             raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
@@ -73,7 +76,8 @@ def add_flags(parser, kind) -> None:
         special = {tuple[float, float]: dict(nargs=2, type=float), tuple[str, ...]: dict(nargs="+"), bool: dict(nargs="?", const=True, type=boolean)}
         how = special.get(f.type, dict(type=f.type, choices=f.metadata["choices"]))
         shown = f"{f.metadata['help']} (default {f.default})" if f.default not in ("", ()) else f.metadata["help"]
-        parser.add_argument(f"--{f.name}", default=argparse.SUPPRESS, help=shown.replace("%", "%%"), **how)
+        names = dict.fromkeys((f"--{f.name}", f"--{f.name.replace('_', '-')}"))
+        parser.add_argument(*names, dest=f.name, default=argparse.SUPPRESS, help=shown.replace("%", "%%"), **how)
 
 
 def versions() -> dict:
@@ -132,6 +136,8 @@ class Config:
                 raise ValueError(f"--{name} must be two numbers 0 < low <= high, got {getattr(self, name)}")
         if self.clip_low > 1:
             raise ValueError(f"--clip_low must be in [0, 1], got {self.clip_low}")
+        if self.branches and self.max_tokens <= self.min_new:
+            raise ValueError(f"--max_tokens {self.max_tokens} leaves no room for a branch: it must be above --min_new {self.min_new}")
         if self.branch_when == "step" and self.ppo_epochs > 1:
             raise ValueError(f"--branch_when step draws the branches once: it needs --ppo_epochs 1, got {self.ppo_epochs}")
         if self.prompts % self.minibatch:

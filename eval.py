@@ -40,15 +40,26 @@ from model import FORGED, STOP_TAGS, Policy, load_tokenizer
 from sampling import Call, Rollout, Sampler, encode_prompt, encode_result, mix_seed, sample_initial
 from tools import TOOL_TAGS, ToolResult, Unavailable, open_tools, parse_call, post_json, split_url
 
-SYSTEM_PROMPT = (
-    "Answer the question by reasoning in steps. Two tools are at hand: a search engine over an encyclopedia and a Python interpreter. "
-    "Reason inside <think> and </think>. To search, write <search> your query </search>; to compute, write <python> your code </python>; "
-    "what the tool returns follows between <result> and </result>. Reason and use tools as often as needed, for instance: "
-    "<think> I need a fact. </think> <search> a query </search> <result> what was found </result> <think> Now compute. </think> "
-    "<python> print(6 * 7) </python> <result> 42 </result> <think> Done. </think> <answer> The answer is \\[ \\boxed{42} \\] </answer>. "
-    "The last thing to write is <answer> ... </answer> with the exact final answer in \\boxed{}.")
 REWARDS = ("auto", "f1", "math", "released")
 BONUS = 0.1             # for a correct answer that used both tools
+
+
+def system_prompt(tools: str = "python,search") -> str:
+    """What a model is told of the protocol, if the questions come without a system message. tools: comma-separated."""
+    have = [name for name in ("search", "python") if name in tools.split(",")]
+    say = {"search": "a search engine over an encyclopedia", "python": "a Python interpreter"}
+    use = {"search": "to search, write <search> your query </search>", "python": "to compute, write <python> your code </python>"}
+    show = {"search": "<think> I need a fact. </think> <search> a query </search> <result> what was found </result> ",
+            "python": "<think> Now compute. </think> <python> print(6 * 7) </python> <result> 42 </result> "}
+    how = "; ".join(use[name] for name in have)
+    number = {1: "One tool is", 2: "Two tools are"}
+    called = (f"{number[len(have)]} at hand: {' and '.join(say[name] for name in have)}. Reason inside <think> and </think>. {how[:1].upper()}{how[1:]}; "
+              "what the tool returns follows between <result> and </result>. Reason and use tools as often as needed" if have else "Reason inside <think> and </think>")
+    return (f"Answer the question by reasoning in steps. {called}, for instance: {''.join(show[name] for name in have)}"
+            "<think> Done. </think> <answer> The answer is \\[ \\boxed{42} \\] </answer>. "
+            "The last thing to write is <answer> ... </answer> with the exact final answer in \\boxed{}.")
+
+
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class Question:
 
 # ------------------------------------------------------------------------------------------------------------------------------------------- questions
 
-def load_questions(path: str, skip_bad: bool = False, task: str = "auto", dedupe: bool = False) -> list[Question]:
+def load_questions(path: str, skip_bad: bool = False, task: str = "auto", dedupe: bool = False, tools: str = "python,search") -> list[Question]:
     """Read questions from a .jsonl or .parquet file.
 
     A row is one of: verl/ARPO ({"prompt": [messages], "reward_model": {"ground_truth": ...}, ...}), ARPO evaluation ("question",
@@ -77,9 +88,10 @@ def load_questions(path: str, skip_bad: bool = False, task: str = "auto", dedupe
     Args:   skip_bad: leave out rows without a question or an answer and print which, instead of raising.
             dedupe: leave out each question that was asked before in the file (equal question_key with -+*/^=<> kept) and print how many.
             task: "math" or "qa" for all rows; "auto": the row's own "task" or "ability", else guessed from the answers (see guess_task).
+            tools: of which the system_prompt tells a question that is no chat.
     Raises: FileNotFoundError; ValueError with a line per bad row (file, row, what is missing; 50 at most), or for a file that cannot be read.
     """
-    questions, bad = _parse(path, task)
+    questions, bad = _parse(path, task, tools)
     shown = bad[:50] + [f"{path}: ... and {len(bad) - 50} rows more"] * (len(bad) > 50)
     if bad and not skip_bad:
         raise ValueError("\n".join(shown + ["--skip_bad leaves such rows out"]))
@@ -90,14 +102,14 @@ def load_questions(path: str, skip_bad: bool = False, task: str = "auto", dedupe
     return _without_repeats(path, questions) if dedupe else questions
 
 
-def _parse(path: str, task: str) -> tuple[list[Question], list[str]]:
+def _parse(path: str, task: str, tools: str = "python,search") -> tuple[list[Question], list[str]]:
     """The questions of a file, and what is wrong with each row that is none."""
     file, known, questions, bad = Path(path), benchmark_of(path), [], []
     if not file.is_file():
         raise FileNotFoundError(f"data file {path} does not exist" + (f"; where to get it: {known.source}" if known else ""))
-    for number, row in _rows(file):
+    for number, row in read_rows(file):
         try:
-            questions.append(_question(row, f"{path}, row {number}", number, task))
+            questions.append(_question(row, f"{path}, row {number}", number, task, tools))
         except ValueError as problem:
             bad.append(str(problem))
     return questions, bad
@@ -112,8 +124,8 @@ def _without_repeats(path: str, questions: list[Question]) -> list[Question]:
     return list(first.values())
 
 
-def _rows(file: Path):
-    """(row number from 1, object or line of JSON) of a file."""
+def read_rows(file: Path):
+    """(row number from 1, object or line of JSON) of a .jsonl or .parquet file, or of a .json file that holds one list. ValueError if it cannot be read."""
     if file.suffix == ".parquet":
         try:
             import pyarrow.parquet
@@ -123,22 +135,28 @@ def _rows(file: Path):
             yield from enumerate(pyarrow.parquet.read_table(file).to_pylist(), 1)
         except (pyarrow.ArrowException, OSError) as problem:
             raise ValueError(f"{file} is not a readable parquet file: {problem}") from None
-    else:
-        try:
-            with open(file, encoding="utf-8-sig") as lines:
-                yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-        except UnicodeDecodeError as problem:
-            raise ValueError(f"{file} is not UTF-8 text: {problem}") from None
+        return
+    try:
+        text = file.read_text(encoding="utf-8-sig") if file.suffix == ".json" else ""
+        if text.lstrip().startswith("["):
+            yield from enumerate(json.loads(text), 1)
+            return
+        with open(file, encoding="utf-8-sig") as lines:
+            yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+    except UnicodeDecodeError as problem:
+        raise ValueError(f"{file} is not UTF-8 text: {problem}") from None
+    except json.JSONDecodeError as problem:
+        raise ValueError(f"{file} is not a list in JSON: {problem}") from None
 
 
-def _question(row: dict | str, where: str, number: int, task: str = "auto") -> Question:
+def _question(row: dict | str, where: str, number: int, task: str, tools: str) -> Question:
     """One row, an object or a line of JSON, as a Question; ValueError naming the row if it is none."""
     try:
         row = json.loads(row) if isinstance(row, str) else row
         info = parsed(row["info"]) if isinstance(row.get("info"), str) else row.get("info")
         info = info if isinstance(info, dict) else {}
         asked = next((row[key] for key in ("prompt", "question", "Question", "problem") if row.get(key)), None)
-        messages, answers = _messages(asked) if asked else [], _golds(row, info)
+        messages, answers = _messages(asked, tools) if asked else [], _golds(row, info)
     except json.JSONDecodeError as problem:
         raise ValueError(f"{where} is not JSON: {problem}") from None
     except (KeyError, TypeError, AttributeError, RecursionError) as problem:
@@ -162,10 +180,10 @@ def _golds(row: dict, info: dict) -> list[str]:
     return next((found for found in map(_answers, places) if found), []) or _answers(last_boxed(str(row.get("solution"))))
 
 
-def _messages(asked) -> list[dict]:
+def _messages(asked, tools: str) -> list[dict]:
     """A question's text or chat as messages of role and text; TypeError for anything else."""
     if isinstance(asked, str):
-        return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": asked}]
+        return [{"role": "system", "content": system_prompt(tools)}, {"role": "user", "content": asked}]
     messages = [{"role": m["role"], "content": text_of(m["content"])} for m in asked]
     if not all(isinstance(m["role"], str) for m in messages):
         raise TypeError("a message's role must be text")
@@ -653,6 +671,7 @@ def open_job(path: str, out: Path, questions: list[Question], settings: dict, op
     if not out.exists():
         partial = opened.enter_context(lock_file(out.with_suffix(".partial.jsonl")))
         job = Job(path, out, questions, settings, resume(partial, settings), partial)
+        opened.callback(lambda: job.done["rows"] or Path(partial.name).unlink(missing_ok=True))                # what fails before its first question leaves nothing
     else:
         job = Job(path, out, questions, settings, read_result(str(out)))
         refuse_other(out, job.done.get("settings"), settings)
@@ -973,7 +992,7 @@ def sampling(run: Evaluation, model: str, jobs: list[Job], opened: contextlib.Ex
 def load_file(run: Evaluation, path: str) -> list[Question]:
     """The questions of a file, graded as its benchmark is unless --task says otherwise."""
     known = benchmark_of(path)
-    questions = load_questions(path, run.skip_bad, known.task if known and run.task == "auto" else run.task, run.dedupe)[:run.questions or None]
+    questions = load_questions(path, run.skip_bad, known.task if known and run.task == "auto" else run.task, run.dedupe, run.tools)[:run.questions or None]
     repaired = sum(q.meta["repaired"] for q in questions)
     if repaired:
         print(f"{path}: repaired the backspace in \\boxed in {repaired} of {len(questions)} prompts")

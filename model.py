@@ -15,10 +15,12 @@ import warnings
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -105,10 +107,17 @@ def load_tokenizer(path: str):
         try:
             return kind.from_pretrained(path)
         except (OSError, ValueError) as problem:
-            reason = str(problem).strip().splitlines()[0]
+            local = path.startswith(("/", ".", "~"))
+            reason = "there is no such folder" if local and not Path(path).exists() else str(problem).strip().splitlines()[0]
             raise ValueError(f"--model {path} is neither a folder with a Hugging Face model nor a name that can be fetched: {reason}") from None
     check_config(read(AutoConfig), path)
     return read(AutoTokenizer)
+
+
+def recompute_activations(model) -> None:
+    """Activations of every layer are computed again in the backward pass, while model.train() is on."""
+    newer = getattr(model, "activation_checkpointing_enable", None)       # its name from transformers 5.23 on
+    newer({"use_reentrant": False}) if newer else model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 class Ranks:
@@ -178,7 +187,11 @@ class Policy:
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"--device {device}: this PyTorch sees no GPU; use --device cpu")
         tokenizer = load_tokenizer(path)
-        return cls(AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="folded").to(device), tokenizer)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="folded")
+        except (OSError, SafetensorError) as problem:
+            raise ValueError(f"--model {path}: its weights cannot be read: {str(problem).strip().splitlines()[0]}") from None
+        return cls(model.to(device), tokenizer)
 
     def shard(self, dtype: str, mesh=None) -> "Policy":
         """Split the float32 weights over the ranks (FSDP2), and with them their gradients and the optimiser's state; at work they are whole and in `dtype`.

@@ -7,7 +7,7 @@
     5. seconds       FLOPs and bytes moved over what a GPU can do: a lower bound
     `plan` puts them in a table.
 
-Two layouts. On several GPUs FSDP2: parameters, gradients and AdamW state are float32 and sharded, computation is bfloat16, whole bfloat16 weights are
+Two layouts. On several GPUs FSDP2: parameters, gradients and AdamW state are float32 and sharded over the GPUs of a node, computation is bfloat16, whole bfloat16 weights are
 gathered on every GPU while it samples and scores (the reference's, if there is one, before the policy's), and the update computes each layer again
 in its backward pass. On one GPU: float32, nothing sharded or computed again.
 Not counted: CUDA context, communication buffers and fragmentation (a few GiB), and everything in host memory.
@@ -32,6 +32,7 @@ HELP = "--plan prints what the run will cost and whether it fits, and ends; its 
 class Hardware:
     """What the plan is made for; the flags that --plan adds."""
     gpus: int = option(8, "GPUs of the run; 1: no sharding, float32", 1)
+    gpus_per_node: int = option(8, "GPUs of a node: weights are split within it and copied across nodes", 1)
     gpu_gib: float = option(80.0, "memory of a GPU, GiB", 0)
     gpu_bandwidth: float = option(3350.0, "memory bandwidth of a GPU, GB/s (H100 SXM 3350)", 1e-9)
     gpu_tflops: float = option(990.0, "dense matrix products of a GPU, TFLOP/s (H100 SXM: 990 bfloat16, as on several GPUs; 67 float32)", 1e-9)
@@ -43,6 +44,8 @@ class Hardware:
         check_options(self)
         if self.fork_depth > 1:
             raise ValueError(f"--fork_depth must be in [0, 1], got {self.fork_depth}")
+        if self.gpus > self.gpus_per_node and self.gpus % self.gpus_per_node:
+            raise ValueError(f"--gpus must be whole nodes of --gpus_per_node {self.gpus_per_node}, got {self.gpus}")
 
 
 def read_flags(argv: list[str]) -> tuple[Hardware, list[str]]:
@@ -149,7 +152,8 @@ def work(run: Config, length: int, fork_depth: float) -> dict[str, int]:
 
 ALWAYS = ("parameters", "AdamW state", "reference model")
 MOMENTS = ("drawing a token *", "reading a result *", "forward pass *", "logits chunk *", "layer backward *")               # of these a phase has one at a time
-PHASES = {"sample": ALWAYS + ("gathered weights", "KV cache of prompts", "KV cache of initial rollouts", "drawing a token *", "reading a result *"),
+PHASES = {"load": ("parameters", "weights before they are split"),
+          "sample": ALWAYS + ("gathered weights", "KV cache of prompts", "KV cache of initial rollouts", "drawing a token *", "reading a result *"),
           "score": ALWAYS + ("gathered weights", "KV cache to fork from", "hidden states to fork from", "forward pass *", "logits chunk *"),
           "branch": ALWAYS + ("gathered weights", "KV cache to fork from", "hidden states to fork from", "KV cache of branches",
                                      "drawing a token *", "reading a result *"),
@@ -175,14 +179,14 @@ def activations(shape: Shape, tokens: int, width: int, checkpointing: bool) -> i
     return shape.layers * tokens * (shape.hidden * width if checkpointing else layer_activations(shape, width))
 
 
-def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = None) -> dict[str, int]:
-    """Bytes on one GPU by item, every prompt and response being as long as the limits allow. run: a train.Run.
+def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = None, per_node: int = 8) -> dict[str, int]:
+    """Bytes on one GPU by item, every prompt and response being as long as the limits allow. run: a train.Run. per_node: GPUs that share the weights.
 
     Gradients exist during an update only; every pass sums them over the GPUs. checkpointing: None: as the run says.
     """
     sharded, P = run.shard, shape.parameters
     width, checkpointing = 2 if run.dtype == "bfloat16" else 4, run.checkpointing if checkpointing is None else checkpointing
-    shard = math.ceil(P / gpus if sharded else P) * 4
+    shard = math.ceil(P / min(gpus, per_node) if sharded else P) * 4
     rollouts = math.ceil(run.minibatch / gpus) * run.initial                          # of a mini-batch on this GPU
     W, T = round_up(run.max_prompt + run.max_tokens, PASS_BLOCK), run.max_tokens
     tokens = max(W, min(run.micro_tokens, rollouts * W))                              # of a pass; a rollout is never split
@@ -197,6 +201,7 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
     scores = cuda * max(1, run.rows // 8) * run.chunk * shape.heads * (4 + width)     # per key looked at; a CPU's kernel keeps none
     return {
         "parameters": shard, "gradients": shard, "AdamW state": 2 * shard, "reference model": shard if run.kl_coef else 0,
+        "weights before they are split": sharded * 4 * P,                             # as they were loaded, or the reference's beside the policy's parts
         "gathered weights": sharded * width * P,
         "KV cache of initial rollouts": cache_bytes(shape, initial, own(T), width),
         "KV cache of prompts": cache_bytes(shape, math.ceil(run.prompts / gpus), round_up(run.max_prompt, run.chunk), width),
@@ -215,10 +220,10 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
 def peaks(items: dict[str, int]) -> dict[str, int]:
     """Most bytes at any time of each phase: all its items, but of MOMENTS only the largest."""
     moments = {phase: [items[name] for name in names if name in MOMENTS] for phase, names in PHASES.items()}
-    return {phase: sum(items[name] for name in names if name not in MOMENTS) + max(moments[phase]) for phase, names in PHASES.items()}
+    return {phase: sum(items[name] for name in names if name not in MOMENTS) + max(moments[phase], default=0) for phase, names in PHASES.items()}
 
 
-def advice(shape: Shape, run: Config, gpus: int, limit: float) -> tuple[str, int]:
+def advice(shape: Shape, run: Config, gpus: int, limit: float, per_node: int = 8) -> tuple[str, int]:
     """(flag and value, peak): of --rows, --micro_tokens, --checkpointing and --gpus the one that brings the peak below the limit, or else lowers it most.
 
     Of each flag the value nearest to the present one that fits; what costs no GPU comes first, and before it what computes nothing again.
@@ -230,7 +235,7 @@ def advice(shape: Shape, run: Config, gpus: int, limit: float) -> tuple[str, int
         options = []
         for value in values:
             changed = run if name == "gpus" else dataclasses.replace(run, **{name: value})
-            options.append((most(shape, changed, value if name == "gpus" else gpus), f"--{name} {str(value).lower()}", max(cost, 1)))
+            options.append((most(shape, changed, value if name == "gpus" else gpus, per_node), f"--{name} {str(value).lower()}", max(cost, 1)))
         fitting = [x for x in options if x[0] <= limit]
         found += fitting[:1] or [min(options)] if options else []
     peak, flag, _ = min(found, key=lambda x: (x[0] > limit, x[2] if x[0] <= limit else 0, x[0]))
@@ -248,16 +253,16 @@ def smaller_passes(run: Config) -> list[int]:
     return [max(n, longest) for n in halves(run.micro_tokens) if 2 * n > longest]
 
 
-def most(shape: Shape, run: Config, gpus: int) -> int:
+def most(shape: Shape, run: Config, gpus: int, per_node: int = 8) -> int:
     """Most bytes at any time on one GPU."""
-    return max(peaks(memory(shape, run, gpus)).values())
+    return max(peaks(memory(shape, run, gpus, per_node=per_node)).values())
 
 
-def without_checkpointing(shape: Shape, run: Config, gpus: int, limit: float) -> str:
-    """What the run would hold if no layer were computed again, if that fits, perhaps with smaller passes: a sentence, "" if checkpointing is needed or off."""
+def without_checkpointing(shape: Shape, run: Config, gpus: int, limit: float, per_node: int = 8) -> str:
+    """What the run would hold if no layer were computed again, if that is below the limit, perhaps with smaller passes: a sentence, "" if checkpointing is needed or off."""
     if run.checkpointing:
         for budget in [run.micro_tokens, *smaller_passes(run)]:
-            peak = most(shape, dataclasses.replace(run, checkpointing=False, micro_tokens=budget), gpus)
+            peak = most(shape, dataclasses.replace(run, checkpointing=False, micro_tokens=budget), gpus, per_node)
             if peak <= limit:
                 smaller = "" if budget == run.micro_tokens else f" with --micro_tokens {budget}"
                 return f"--checkpointing is not needed{smaller}: {peak / GIB:.1f} GiB without it"
@@ -307,13 +312,17 @@ def seconds(shape: Shape, run: Config, hardware: Hardware) -> dict[str, tuple[fl
 
 def plan(run: Config, hardware: Hardware) -> str:
     """The whole plan as text. run: a train.Run with a model."""
+    if hardware.length > run.max_tokens:
+        raise ValueError(f"--length {hardware.length} is above --max_tokens {run.max_tokens}: no response is so long")
     shape, gpus = read_shape(run.model), hardware.gpus
     how = f"{'sharded (FSDP2)' if run.shard else 'a copy on each'}, {run.dtype}{', layers computed again in the backward pass' * run.checkpointing}"
     head = (f"{run.model}: {shape.parameters / 1e9:.3f} B parameters ({shape.layers} layers, hidden {shape.hidden}, {shape.heads} heads on "
             f"{shape.kv_heads} keys, vocabulary {shape.vocabulary})\n{gpus} GPU{'s' * (gpus > 1)} of {hardware.gpu_gib:g} GiB: {how}")
     saved = ((2 if run.dtype == "bfloat16" else 4) + 8 + 4 * run.shard) * shape.parameters          # the model, its float32 copy if it is in bfloat16, AdamW state
     kept = 1 + math.ceil(run.steps / run.save_every)
-    disk = f"disk: {saved / GIB:.1f} GiB a checkpoint, {kept * saved / GIB:.0f} GiB for the {kept} of the run (--save_every {run.save_every})"
+    kept = min(kept, run.keep + 1 + (run.kl_coef > 0)) if run.keep else kept                        # one more while it is written; the reference stays
+    disk = (f"disk: {saved / GIB:.1f} GiB a checkpoint, {kept * saved / GIB:.0f} GiB for the {kept} that are there at most "
+            f"(--save_every {run.save_every}, --keep {run.keep})")
     return "\n\n".join([head, work_table(run, hardware), memory_table(shape, run, hardware), seconds_table(shape, run, hardware), disk])
 
 
@@ -337,16 +346,16 @@ def work_table(run: Config, hardware: Hardware) -> str:
 
 def memory_table(shape: Shape, run: Config, hardware: Hardware) -> str:
     """GiB on each GPU by item and phase, whether it fits, and what would help if not."""
-    items = memory(shape, run, hardware.gpus)
+    items = memory(shape, run, hardware.gpus, per_node=hardware.gpus_per_node)
     top, limit = peaks(items), hardware.gpu_gib * GIB
     rows = [[name] + [f"{size / GIB:.2f}" if name in names else "" for names in PHASES.values()] for name, size in items.items() if size]
     rows.append(["peak"] + [f"{top[phase] / GIB:.2f}" for phase in PHASES])
     other = not run.checkpointing
     what = f"Activations with{'' if other else 'out'} gradient checkpointing: {memory(shape, run, hardware.gpus, other)['activations'] / GIB:.2f} GiB"
-    needless = without_checkpointing(shape, run, hardware.gpus, limit)
+    needless = without_checkpointing(shape, run, hardware.gpus, 0.9 * limit, hardware.gpus_per_node)
     verdict = f"fits: {max(top.values()) / GIB:.1f} of {hardware.gpu_gib:g} GiB{needless and '; ' + needless}"
     if max(top.values()) > limit:
-        flag, then = advice(shape, run, hardware.gpus, limit)
+        flag, then = advice(shape, run, hardware.gpus, limit, hardware.gpus_per_node)
         verdict = f"DOES NOT FIT: {max(top.values()) / GIB:.1f} of {hardware.gpu_gib:g} GiB; of one setting {flag} helps most: {then / GIB:.1f} GiB"
     return f"{table(['GiB on each GPU', *PHASES], rows)}\n* for a moment: only the largest of a phase counts. {what}.\n{verdict}"
 

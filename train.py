@@ -1,4 +1,4 @@
-"""Train an agent with APPO: flags, data, cold start, the loop, evaluation, checkpoints, the log.
+"""Train an agent with APPO: flags, data, the loop, evaluation, the log. The cold start is in sft.py, checkpoints are in checkpoints.py.
 
     python train.py                                             the laptop run: bundled world, tiny model, minutes
     python train.py --model M --data F --corpus C --out DIR     a Hugging Face model on real questions with Python and search
@@ -17,8 +17,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
-import shutil
 import signal
 import sys
 import threading
@@ -33,18 +31,20 @@ import torch
 import torch.distributed as dist
 import transformers
 from jinja2.exceptions import TemplateError
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 import appo
+import checkpoints
 import plan
+import sft
 from appo import ALGOS, Config, add_flags, option, versions
+from checkpoints import newest
 from data.world.prepare import MODES, made_as, prepare
 from eval import REWARDS, Agent, Question, evaluate, load_questions, numbers_of, reward, shown_settings, write_result
-from model import Policy, Ranks, load_tokenizer
-from sampling import Rollout, Sampler, encode_prompt, encode_result, mix_seed, sample_initial
+from model import Policy, Ranks, load_tokenizer, recompute_activations
+from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from tools import Unavailable
 
 HERE = Path(__file__).parent
@@ -52,7 +52,7 @@ LAPTOP = HERE / "configs" / "laptop.json"
 PRESETS = appo.PRESETS | {"released": appo.PRESETS["released"] | {"reward": "released"}}
 RECORDED = {"versions", "data_sha256", "sandbox_level"}                 # what config.json holds besides settings
 FREE = {"steps", "out", "save_every", "eval_every", "eval_questions", "eval_samples", "log_trees", "show", "threads", "device",
-        "micro_tokens", "rows", "chunk", "constant_rows", "tool_timeout", "sandbox", "search_cache", "keep", "patience", "max_skipped", "checkpointing"}   # these may change on resume
+        "micro_tokens", "rows", "chunk", "constant_rows", "tool_timeout", "sandbox", "search_cache", "keep", "patience", "max_skipped", "checkpointing", "cold_save_every"}   # these may change on resume
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,26 @@ class Run(Agent, Config):
     task: str = option("auto", "how answers are graded: by the row's task or a guess, or one way for all", choices=("auto", "math", "qa"))
     skip_bad: bool = option(False, "leave out rows of the data that are not JSON or have no question or answer, saying which, instead of refusing the file")
     eval_data: str = option("", "held-out questions; empty: the bundled world's, none with another model")
-    cold_start: str = option("", "worked examples to imitate first, .jsonl rows with \"messages\"; empty: the bundled world's, none with another model")
+    cold_start: str = option("", "worked examples to imitate first, .jsonl, .json or .parquet of chats (sft.py says which forms); empty: the bundled world's, none "
+                                 "with another model")
     world: str = option("easy", "bundled world, made at first use", choices=tuple(MODES))
     reward: str = option("auto", "what is trained on: math or F1 by task, one of them, or the released code's", choices=REWARDS)
     steps: int = option(156, "steps in all, resumed ones included (paper: 2 epochs of 78)", 0)
     seed: int = option(0, "of everything: world, order, sampling", 0)
     lr: float = option(1e-6, "AdamW learning rate, constant (paper: not stated, released code 1e-6)", 0)
     weight_decay: float = option(0.01, "AdamW weight decay", 0)
-    cold_steps: int = option(0, "cold start: optimizer steps; 0: one pass over the file", 0)
+    cold_epochs: int = option(1, "cold start: passes over the file (paper 3)", 1)
+    cold_steps: int = option(0, "cold start: optimizer steps; 0: as --cold_epochs says", 0)
+    cold_shuffle: bool = option(True, "cold start: a new order every epoch; false: the file's")
+    cold_max_tokens: int = option(4096, "cold start: longest example, tokens; a longer one is an error (paper 4096)", 8)
+    cold_schedule: str = option("linear", "cold start: how the learning rate falls to 0 (paper: not stated, released code cosine)", choices=("linear", "cosine"))
+    cold_warmup: float = option(0.0, "cold start: share of the steps in which the learning rate rises (released code 0.1)", 0)
+    cold_save_every: int = option(200, "cold start: steps between its checkpoints", 1)
     cold_batch: int = option(8, "cold start: examples per step", 1)
-    cold_lr: float = option(7e-6, "cold start: peak learning rate of AdamW, decays to 0 (paper 7e-6)", 0)
+    cold_lr: float = option(7e-6, "cold start: peak learning rate of AdamW (paper 7e-6)", 0)
+    cold_weight_decay: float = option(0.1, "cold start: AdamW weight decay (paper 0.1, released code 0)", 0)
     cold_optimizer: str = option("adamw", "cold start: AdamW, or Muon for the matrices of a model trained from nothing", choices=("adamw", "muon"))
-    muon_lr: float = option(0.02, "cold start: peak learning rate of Muon, decays to 0", 0)
+    muon_lr: float = option(0.02, "cold start: peak learning rate of Muon", 0)
     max_prompt: int = option(2048, "longest prompt, tokens; a longer one is an error", 1)
     eval_questions: int = option(200, "held-out questions per evaluation, the first of the file; 0: none", 0)
     eval_samples: int = option(1, "samples per held-out question", 1)
@@ -85,7 +93,7 @@ class Run(Agent, Config):
     shard: bool = option(False, "split weights, gradients and optimizer state over the processes (FSDP2); else every process holds a copy")
     dtype: str = option("float32", "of the weights at work; bfloat16 needs --shard, which keeps float32 ones for the optimizer", choices=("float32", "bfloat16"))
     patience: float = option(7200, "seconds that a process waits for the others before it gives up", 1)
-    max_skipped: int = option(3, "steps in a row with a skipped update after which the run stops", 1)
+    max_skipped: int = option(3, "steps in a row with a skipped update after which the run stops; they are not saved", 1)
     log_trees: int = option(1, "prompts per step whose whole tree goes to rollouts.jsonl", 0)
     show: int = option(0, "branch points printed per step", 0)
     threads: int = option(0, "CPU threads; 0: PyTorch's choice", 0)
@@ -94,6 +102,8 @@ class Run(Agent, Config):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.cold_warmup >= 1:
+            raise ValueError(f"--cold_warmup is a share of the steps, below 1, got {self.cold_warmup}")
         if self.dtype == "bfloat16" and not self.shard:
             raise ValueError("--dtype bfloat16 needs --shard: AdamW's small steps would vanish in bfloat16 weights without float32 ones beside them")
 
@@ -122,7 +132,7 @@ def read_settings(argv: list[str]) -> Run:
 def read_config(path) -> dict:
     """A JSON object of settings whose keys are flags; a run's own config.json will do."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"--config {path} does not exist")
+        raise FileNotFoundError(f"--config {path} {'is not a file' if Path(path).exists() else 'does not exist'}")
     try:
         config = json.loads(Path(path).read_text())
     except ValueError as problem:
@@ -153,7 +163,7 @@ def with_world(run: Run) -> Run:
 
 def read_data(run: Run, path: str, tokenizer) -> tuple[list[Question], list[list[int]]]:
     """Questions and their prompts as ids. ValueError naming the row if a prompt is longer than --max_prompt."""
-    questions = load_questions(path, run.skip_bad, run.task)
+    questions = load_questions(path, run.skip_bad, run.task, tools=run.tools)
     try:
         prompts = [encode_prompt(tokenizer, q.messages) for q in questions]
     except TemplateError as problem:
@@ -167,217 +177,14 @@ def read_data(run: Run, path: str, tokenizer) -> tuple[list[Question], list[list
     return questions, prompts
 
 
-# ------------------------------------------------------------------------------------------------------------------------------------------ cold start
-
-def read_examples(path: str, tokenizer) -> list[tuple[list[int], list[bool]]]:
-    """Worked examples as (ids, mask): the last assistant message is to be imitated, but for its tool results. ValueError naming the row that is none."""
-    examples = []
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                *before, last = chat_of(json.loads(line))
-                if last["role"] != "assistant":
-                    raise ValueError("the last message is not the assistant's")
-                examples.append(encode_example(tokenizer, before, last["content"]))
-            except (ValueError, KeyError, TypeError, TemplateError) as problem:
-                raise ValueError(f"--cold_start {path}, row {number}: {problem!r}; a row is "
-                                 '{"messages": [..., {"role": "assistant", "content": ...}]} or ShareGPT\'s {"conversations": [...]}') from None
-    if not examples:
-        raise ValueError(f"--cold_start {path} holds no example")
-    return examples
-
-
-def chat_of(row: dict) -> list[dict]:
-    """The messages of a row, in OpenAI's form ("messages") or ShareGPT's ("conversations" of "from" and "value", perhaps "system")."""
-    if "messages" in row:
-        return row["messages"]
-    names = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    return system + [{"role": names[m["from"]], "content": m["value"]} for m in row["conversations"]]
-
-
-def encode_example(tokenizer, before: list[dict], response: str) -> tuple[list[int], list[bool]]:
-    """Ids as a rollout would have them: results encoded apart and not imitated, the end of turn imitated."""
-    ids = encode_prompt(tokenizer, before)
-    mask = [False] * len(ids)
-    for k, part in enumerate(re.split(r" ?<result>\n?(.*?)\n?</result>", response, flags=re.DOTALL)):
-        new = encode_result(tokenizer, part, sys.maxsize) if k % 2 else tokenizer(part, add_special_tokens=False).input_ids
-        ids, mask = ids + new, mask + [k % 2 == 0] * len(new)
-    return ids + [tokenizer.eos_token_id], mask + [True]
-
-
-def cold_start(policy: Policy, examples: list[tuple[list[int], list[bool]]], run: Run, progress: bool = True, ranks: Ranks = Ranks()) -> float:
-    """Imitate examples in their order, once unless --cold_steps says otherwise; the learning rate falls linearly to 0. Returns the last loss, nats a token."""
-    steps = run.cold_steps or -(-len(examples) // run.cold_batch)
-    optimizers = cold_optimizers(policy.model, run)
-    peaks = [[g["lr"] for g in o.param_groups] for o in optimizers]
-    bar = tqdm(range(steps), desc="cold start", disable=not progress or ranks.rank > 0, mininterval=1)
-    for i in bar:
-        batch = [examples[(i * run.cold_batch + k) % len(examples)] for k in range(run.cold_batch)]
-        for o, peak in zip(optimizers, peaks):
-            for g, lr in zip(o.param_groups, peak):
-                g["lr"] = lr * (1 - i / steps)
-        loss = imitate(policy, optimizers, batch, run, ranks)
-        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-    return loss
-
-
-def imitate(policy: Policy, optimizers: list, batch: list[tuple[list[int], list[bool]]], run: Run, ranks: Ranks = Ranks()) -> float:
-    """One optimizer step on the mean negative log-prob of the tokens to imitate in a batch that all ranks have; that loss, nats a token."""
-    mine, tokens, loss = ranks.share(batch), sum(sum(mask[1:]) for _, mask in batch), 0.0
-    rows, packed = appo.equal_passes([Rollout(ids[:1], 0, ids=ids[1:], mask=mask[1:]) for ids, mask in mine], run.micro_tokens, ranks)
-    policy.model.train(run.checkpointing)
-    for members in packed:
-        logp, _, _ = appo.score_rows(policy, [rows[n] for n in members], 1.0)
-        (-logp.sum() / tokens).backward()
-        loss -= logp.detach().sum().item() / tokens
-    policy.model.eval()
-    appo.apply_gradients(policy, optimizers, run.clip_grad, ranks)
-    return ranks.sum([loss])[0]
-
-
-def cold_optimizers(model, run: Run) -> list:
-    """AdamW; or Muon for the matrices inside the layers, which a model trained from nothing learns much faster with, and AdamW for the rest."""
-    if run.cold_optimizer == "adamw":
-        return [torch.optim.AdamW(model.parameters(), lr=run.cold_lr, weight_decay=0.1, betas=(0.9, 0.98))]
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
-    inside = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in inside]
-    return [torch.optim.Muon(matrices, lr=run.muon_lr, momentum=0.95, weight_decay=0.0),
-            torch.optim.AdamW(others, lr=run.cold_lr, betas=(0.9, 0.98), weight_decay=0.0)]
-
-
-# ----------------------------------------------------------------------------------------------------------------------------------------- checkpoints
-
-def local(x):
-    """This rank's part of a sharded tensor; anything else as it is."""
-    return x.to_local() if isinstance(x, DTensor) else x
-
-
-def save(run: Run, policy: Policy, optimizer, step: int, ranks: Ranks = Ranks()) -> None:
-    """A Hugging Face checkpoint with the trainer's state: written aside, listed in a manifest, renamed; then `latest` names it. Every rank calls it.
-
-    Raises: OSError, on all ranks, if the disk has no room or a rank cannot write; what was saved before stays.
-    """
-    folder = Path(run.out) / f"step_{step:06d}"
-    aside, problem = folder.with_name(folder.name + ".tmp"), ""
-    if ranks.rank == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-        problem = no_room(run, policy, ranks.world)
-    weights = whole_weights(policy, keep=ranks.rank == 0 and not problem)
-    try:
-        if ranks.rank == 0 and not problem:
-            policy.model.save_pretrained(aside, state_dict=weights)
-            mend_dtype(aside, policy.dtype)
-            policy.tokenizer.save_pretrained(aside)
-        problems = list(filter(None, ranks.gather(problem)))
-        if not problems and (policy.shards or ranks.rank == 0):
-            torch.save(trainer_state(policy, optimizer, step), aside / f"trainer_{ranks.rank}.pt")
-    except OSError as failed:
-        problem = f"rank {ranks.rank}: {failed}"
-    problems = list(filter(None, ranks.gather(problem)))
-    if problems:
-        if ranks.rank == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-        raise OSError(f"no checkpoint of step {step}: {problems[0]}; the newest complete one is {newest(run)}")
-    if ranks.rank == 0:
-        publish(run, aside, folder)
-    ranks.gather(None)
-
-
-def no_room(run: Run, policy: Policy, world: int) -> str:
-    """What is missing on the disk for a checkpoint, in words; "" if there is room."""
-    numbers = sum(p.numel() for p in policy.model.parameters())
-    needed = numbers * (policy.dtype.itemsize + (12 if policy.shards else 8)) + (64 << 20)         # weights; AdamW's two moments, float32 weights of shards
-    free = shutil.disk_usage(run.out).free
-    return "" if free >= needed else f"{run.out} has {free / 1e9:.2f} GB free, a checkpoint takes {needed / 1e9:.2f}: {(needed - free) / 1e9:.2f} GB are missing"
-
-
-def whole_weights(policy: Policy, keep: bool) -> dict | None:
-    """The weights as save_pretrained wants them, in the dtype they work in; None for those of an unsharded model, which it takes itself. A collective."""
-    if not policy.shards:
-        return None
-    weights = {}
-    for name, p in policy.model.named_parameters():                       # a tied head comes once
-        whole = p.full_tensor() if isinstance(p, DTensor) else p.detach()
-        if keep:
-            weights[name] = whole.to(policy.dtype).cpu()
-    return weights
-
-
-def mend_dtype(folder: Path, dtype: torch.dtype) -> None:
-    """config.json says in which dtype the weights are: save_pretrained takes it from the shards."""
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}, indent=2))
-
-
-def trainer_state(policy: Policy, optimizer, step: int) -> dict:
-    """What a checkpoint needs besides the weights: AdamW's moments, and the float32 weights if others are exported. Of sharded tensors this rank's part."""
-    parameters = list(policy.model.parameters())
-    return {"step": step, "weights": [local(p.detach()) for p in parameters] if policy.shards else [],
-            "moments": [{name: local(x) for name, x in optimizer.state[p].items()} for p in parameters]}
-
-
-@torch.no_grad()
-def load_state(policy: Policy, optimizer, folder: Path, ranks: Ranks) -> None:
-    """Put a checkpoint's trainer state back, bit for bit. ValueError if it was sharded over another number of processes."""
-    parts = len(list(folder.glob("trainer_*.pt")))
-    if policy.shards and parts != ranks.world:
-        raise ValueError(f"{folder} was saved by {parts} processes with --shard: start as many")
-    state = torch.load(folder / f"trainer_{ranks.rank if policy.shards else 0}.pt", weights_only=True, map_location="cpu")
-
-    def spread(x, p):
-        x = x.to(p.device) if x.ndim else x                               # AdamW counts its steps on the CPU
-        return DTensor.from_local(x, p.device_mesh, p.placements, shape=p.shape, stride=p.stride()) if x.ndim and isinstance(p, DTensor) else x
-    parameters = list(policy.model.parameters())
-    for p, weights in zip(parameters, state["weights"]):
-        local(p).copy_(weights)
-    for p, moments in zip(parameters, state["moments"]):
-        optimizer.state[p] = {name: spread(x, p) for name, x in moments.items()}
-
-
-def publish(run: Run, aside: Path, folder: Path) -> None:
-    """Make a finished checkpoint the newest: manifest, disk, rename, marker; then delete what --keep no longer wants."""
-    sizes = {file.name: file.stat().st_size for file in sorted(aside.iterdir())}
-    (aside / "manifest.json").write_text(json.dumps(sizes, indent=1))
-    for file in [*aside.iterdir(), aside]:
-        descriptor = os.open(file, os.O_RDONLY)
-        os.fsync(descriptor), os.close(descriptor)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
-    marker = Path(run.out) / "latest.tmp"
-    marker.write_text(folder.name)
-    os.replace(marker, Path(run.out) / "latest")
-    old = [f for f in sorted(Path(run.out).glob("step_??????")) if complete(f)][:-run.keep] if run.keep else []
-    for f in old:
-        if f.name != "step_000000" or not run.kl_coef:                    # the reference of the KL term
-            shutil.rmtree(f)
-
-
-def complete(folder: Path) -> bool:
-    """Is every file of the manifest there, at its full length?"""
-    try:
-        sizes = json.loads((folder / "manifest.json").read_text())
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def newest(run: Run) -> Path | None:
-    """Folder of the newest complete checkpoint of this run, if any."""
-    return next((folder for folder in sorted(Path(run.out).glob("step_??????"), reverse=True) if complete(folder)), None)
-
-
 # ------------------------------------------------------------------------------------------------------------------------------------------------ log
 
 class Log:
-    """metrics.jsonl and rollouts.jsonl of a run, flushed line by line. On resume the lines of steps not yet done, and a line cut short by a kill, are dropped."""
+    """Files NAME.jsonl of a run, flushed line by line. On resume the lines of steps not yet done, and a line cut short by a kill, are dropped."""
 
-    def __init__(self, run: Run, done: int):
+    def __init__(self, run: Run, done: int, names: tuple[str, ...] = ("metrics", "rollouts")):
         self.files, self.warned = {}, set()
-        for name in ("metrics", "rollouts"):
+        for name in names:
             path = Path(run.out) / f"{name}.jsonl"
             if path.exists():
                 aside = path.with_suffix(".tmp")
@@ -441,15 +248,16 @@ def load_policy(run: Run, path: str, ranks: Ranks) -> Policy:
     """The model on this process's device, whole or its shard."""
     policy = Policy.load(path, device=run.device)
     if run.checkpointing:
-        policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(policy.model)
     return policy.shard(run.dtype, mesh_of(run, ranks)) if run.shard else policy
 
 
 def prepare_run(run: Run, ranks: Ranks = Ranks()) -> Setup:
     """Check everything that can be wrong without a model; then load it."""
     for name in ("data", "eval_data", "cold_start"):
-        if getattr(run, name) and not Path(getattr(run, name)).is_file():
-            raise FileNotFoundError(f"--{name} {getattr(run, name)} does not exist")
+        file = Path(getattr(run, name))
+        if getattr(run, name) and not file.is_file():
+            raise FileNotFoundError(f"--{name} {file} {'is not a file' if file.exists() else 'does not exist'}")
     if Path(run.out).exists() and not Path(run.out).is_dir():
         raise ValueError(f"--out {run.out} is a file: give a folder")
     tokenizer = load_tokenizer(run.model)
@@ -457,23 +265,40 @@ def prepare_run(run: Run, ranks: Ranks = Ranks()) -> Setup:
     if len(train[0]) < run.prompts:
         raise ValueError(f"--data {run.data} holds {len(train[0])} questions, fewer than --prompts {run.prompts}")
     test = read_data(run, run.eval_data, tokenizer) if run.eval_data and run.eval_questions else ([], [])
-    examples = read_examples(run.cold_start, tokenizer) if run.cold_start and not newest(run) else []
+    step, cold = newest(run.out), newest(run.out, "cold")
+    examples = sft.read_examples(run.cold_start, tokenizer, run.cold_max_tokens, run.skip_bad, system_of(train[0])) if run.cold_start and not step else []
     tools = run.open_tools()
-    policy = load_policy(run, str(newest(run) or run.model), ranks)
+    policy = load_policy(run, str(step or cold or run.model), ranks)
     sampler = Sampler(policy, tools, run.rows, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk,
                       constant_rows=run.constant_rows)
     return Setup(policy, sampler, train, tuple(part[:run.eval_questions] for part in test), examples, ranks)
 
 
+def system_of(questions: list[Question]) -> str:
+    """The system message that questions begin with, "" if they have none."""
+    first = questions[0].messages[0]
+    return first["content"] if first["role"] == "system" else ""
+
+
 @contextmanager
-def locked(folder: Path):
-    """Hold the folder of a run: two runs in one would write over each other. Raises ValueError if another run holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another run is writing to {folder}: give another --out") from None
+def locked(folder: Path, ranks: Ranks = Ranks()):
+    """Rank 0 holds the folder of a run: two runs in one would write over each other. Raises ValueError, on all ranks, if another run holds it."""
+    problem = ""
+    with contextlib.ExitStack() as opened:
+        if ranks.rank == 0:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                file = opened.enter_context(open(folder / "lock", "a+"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.truncate(0), file.write(str(os.getpid())), file.flush()
+            except BlockingIOError:
+                file.seek(0)
+                problem = f"another run (process {file.read() or 'unknown'}) is writing to {folder}: give another --out, or end that one"
+            except OSError as failed:
+                problem = f"--out {folder} cannot be written: {failed}"
+        problem = ranks.gather(problem)[0]
+        if problem:
+            raise ValueError(problem)
         yield
 
 
@@ -484,25 +309,37 @@ def record(run: Run, sandbox_level: str) -> None:
     """
     path = Path(run.out) / "config.json"
     files = {name: getattr(run, name) for name in ("data", "eval_data", "cold_start", "corpus") if Path(getattr(run, name)).is_file()}
-    now = shown_settings(run) | {"data_sha256": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()}}
+    now = shown_settings(run) | {"data_sha256": {name: sha256(file) for name, file in files.items()}}
     now = json.loads(json.dumps(now))
-    if newest(run) and path.exists():
+    if (newest(run.out) or newest(run.out, "cold")) and path.exists():
         before = json.loads(path.read_text())
-        changed = {name: f"{before[name]!r}, now {now[name]!r}" for name in now if name not in FREE | set(files) | RECORDED and before.get(name) != now[name]}
-        changed |= {name: "the file's content differs" for name in files if before["data_sha256"].get(name) != now["data_sha256"][name]}
+        changed = {name: f"{before.get(name)!r}, now {now[name]!r}" for name in now if name not in FREE | set(files) | RECORDED and before.get(name) != now[name]}
+        changed |= {name: "the file's content differs" for name in files if before.get("data_sha256", {}).get(name) != now["data_sha256"][name]}
         for name, how in sorted(changed.items(), key=lambda x: x[0] not in ("seed", "world")):     # a world's files follow from these two
             raise ValueError(f"{run.out} holds a run with another --{name} ({how}): give another --out, or delete it to start anew")
     path.write_text(json.dumps(now | {"versions": versions(), "sandbox_level": sandbox_level}, indent=2))
 
 
-def report(run: Run, setup: "Setup", log: "Log | None", step: int) -> None:
+def sha256(path: str) -> str:
+    """Of a file's bytes, however large it is."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def evaluation_due(run: Run, step: int) -> bool:
+    return step in (0, run.steps) or bool(run.eval_every) and step % run.eval_every == 0
+
+
+def report(run: Run, setup: "Setup", log: "Log | None", step: int, beat) -> None:
     """Evaluate on the held-out questions, each rank its share, sampled and greedy; print, log and store the results."""
+    beat(f"evaluation after step {step}")
     (questions, prompts), ranks = setup.test, setup.ranks
     places = ranks.share(list(range(len(questions))))
     mine = [questions[i] for i in places], [prompts[i] for i in places]
     with setup.policy.gathered():
         sampled = evaluate(partial(sample_initial, setup.sampler), *mine, run.eval_samples, mix_seed(run.seed, 2), places=places)["rows"]
         greedy = evaluate(partial(sample_initial, setup.sampler, temperature=0), *mine, 1, 0, places=places)["rows"]
+    beat(f"evaluation after step {step}, wait")
     parts = ranks.gather((places, sampled, greedy))
     merged = [[row for _, row in sorted(((place, row) for part in parts for place, row in zip(part[0], part[k])), key=lambda pair: pair[0])] for k in (1, 2)]
     if ranks.rank:
@@ -543,18 +380,19 @@ def alarms(metrics: dict) -> list[str]:
 
 
 class Stop:
-    """SIGTERM and SIGINT ask for a stop at the next step's end; a second one is obeyed at once."""
+    """SIGTERM and SIGINT ask for a stop at the next boundary. A cluster and torchrun may both send SIGTERM: however often it comes, it only asks. A second SIGINT,
+    not at the same moment as the first, ends the process at once."""
 
     def __init__(self):
-        self.asked = False
+        self.asked, self.since = False, 0.0
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self.ask)
 
     def ask(self, number, frame) -> None:
-        self.asked = True
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.SIG_DFL)
+        if number == signal.SIGINT and self.asked and time.monotonic() - self.since > 2:
+            raise KeyboardInterrupt
+        self.asked, self.since = True, self.since or time.monotonic()
 
 
 class Heartbeat:
@@ -564,7 +402,7 @@ class Heartbeat:
     """
 
     def __init__(self, folder: Path, ranks: Ranks, every: float = 120.0):
-        self.file, self.folder, self.ranks, self.every, self.ended = folder / f"heartbeat_{ranks.rank}", folder, ranks, every, threading.Event()
+        self.files, self.ranks, self.every, self.ended = [folder / f"heartbeat_{rank}" for rank in range(ranks.world)], ranks, every, threading.Event()
         self("start")
         if ranks.rank == 0 and ranks.world > 1:
             threading.Thread(target=self._watch, daemon=True).start()
@@ -572,7 +410,7 @@ class Heartbeat:
     def __call__(self, phase: str) -> None:
         self.phase, self.since = phase, time.time()
         with contextlib.suppress(OSError):                                # a full disk is the checkpoint's business
-            self.file.write_text(f"{self.since} {phase}")
+            self.files[self.ranks.rank].write_text(f"{self.since} {phase}")
 
     def _watch(self) -> None:
         while not self.ended.wait(self.every):
@@ -581,16 +419,18 @@ class Heartbeat:
 
     def slowest(self) -> str:
         """A line that names the rank whose phase has lasted longest."""
-        beats = [(*file.read_text().split(" ", 1), file.name) for file in self.folder.glob("heartbeat_*")]
+        beats = [(*file.read_text().split(" ", 1), file.name) for file in self.files if file.exists()]
         others = [beat for beat in beats if not beat[1].endswith(("wait", "update"))] or beats
         since, phase, name = min(others, key=lambda beat: float(beat[0]))
         return f"waiting for rank {name.rpartition('_')[2]}: in {phase} for {time.time() - float(since):.0f} s"
 
 
-def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log: "Log | None", done: int) -> None:
-    """Steps done + 1 .. run.steps, each logged; checkpoints and evaluations as the settings say. Ends early, with a checkpoint, when asked to stop."""
-    ranks, policy, (questions, prompts) = setup.ranks, setup.policy, setup.train
-    beat, stop, total, skipped = Heartbeat(Path(run.out), ranks), Stop(), Counter(), 0
+def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log: "Log | None", done: int, skipped: int, beat: "Heartbeat", stop: Stop) -> None:
+    """Steps done + 1 .. run.steps, each logged; checkpoints and evaluations as the settings say. Ends early, with a checkpoint, when asked to stop.
+
+    A step with a skipped update is not saved, unless it is the last or the run was asked to stop: then the number of such steps in a row is saved with it.
+    """
+    ranks, policy, (questions, prompts), total = setup.ranks, setup.policy, setup.train, Counter()
     bar = tqdm(range(done, run.steps), initial=done, total=run.steps, desc="APPO" if run.branches else "GRPO", disable=ranks.rank > 0 or done >= run.steps)
     for step in bar:
         started, picked = time.perf_counter(), batch_of(run, step, len(questions))
@@ -600,7 +440,7 @@ def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log:
             metrics, rollouts = appo.step(policy, optimizer, setup.sampler, [prompts[i] for i in picked], seeds, judge, run, mix_seed(run.seed, 3, step), reference,
                                           ranks, lambda phase: beat(f"step {step + 1}, {phase}"))
         except Unavailable as problem:                   # raised before the step's first update
-            save(run, policy, optimizer, step, ranks)
+            save(run, policy, optimizer, step, skipped, ranks)
             raise Unavailable(f"step {step + 1}", f"{problem}; step {step} is saved, the same command goes on from it") from None
         metrics |= every_reward(rollouts, [questions[i] for i in picked], ranks) | {"seconds": time.perf_counter() - started}
         if ranks.rank == 0:
@@ -609,14 +449,21 @@ def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log:
         if skipped >= run.max_skipped:
             give_up(run, policy, rollouts, step + 1, skipped, ranks)
         last, asked = step + 1 == run.steps, ranks.max([stop.asked])[0] > 0
-        if last or asked or (step + 1) % run.save_every == 0:
-            save(run, policy, optimizer, step + 1, ranks)
-        if setup.test[0] and not asked and (last or (run.eval_every and (step + 1) % run.eval_every == 0)):
-            report(run, setup, log, step + 1)
+        if last or asked or not skipped and (step + 1) % run.save_every == 0:
+            beat(f"saving step {step + 1}")
+            save(run, policy, optimizer, step + 1, skipped, ranks)
+        if setup.test[0] and not asked and evaluation_due(run, step + 1):
+            report(run, setup, log, step + 1, beat)
         if asked:
             print(f"asked to stop: step {step + 1} is saved, the same command goes on from it", flush=True)
             break
-    beat.ended.set()
+
+
+def save(run: Run, policy: Policy, optimizer, step: int, skipped: int, ranks: Ranks) -> None:
+    """The checkpoint of a step; then older ones go as --keep says, but not the reference of the KL term."""
+    checkpoints.save(Path(run.out) / f"step_{step:06d}", policy, [optimizer], {"skipped": skipped}, ranks)
+    if ranks.rank == 0:
+        checkpoints.prune(run.out, run.keep, spare="step_000000" if run.kl_coef else "")
 
 
 def write_step(run: Run, policy: Policy, log: "Log", step: int, metrics: dict, rollouts: list[Rollout], total: Counter, bar) -> None:
@@ -637,29 +484,44 @@ def write_step(run: Run, policy: Policy, log: "Log", step: int, metrics: dict, r
 def give_up(run: Run, policy: Policy, rollouts: list[Rollout], step: int, skipped: int, ranks: Ranks) -> None:
     """Leave the rollouts that gave gradients which are not finite on disk, and stop."""
     path = Path(run.out) / f"skipped_{step:06d}_{ranks.rank}.jsonl"
-    groups = sorted({r.group for r in rollouts})
-    path.write_text("".join(json.dumps(row) + "\n" for row in tree_rows(policy, step, rollouts, groups[-1] + 1)))
+    groups = max((r.group for r in rollouts), default=-1) + 1             # a rank may have none
+    path.write_text("".join(json.dumps(row) + "\n" for row in tree_rows(policy, step, rollouts, groups)))
     raise ValueError(f"the gradients of {skipped} steps in a row were not finite; the last step's rollouts are in {path}, the weights are those before")
 
 
-def start_or_go_on(run: Run, setup: Setup) -> tuple[torch.optim.Optimizer, "Log | None", int]:
-    """A new run: cold start, checkpoint of step 0. An old one: its optimizer. Either way the evaluation that is due: (optimizer, log, steps done)."""
-    checkpoint, policy, ranks = newest(run), setup.policy, setup.ranks
-    if setup.examples:
-        cold_start(policy, setup.examples, run, ranks=ranks)
+def start_or_go_on(run: Run, setup: Setup, beat: "Heartbeat", stop: Stop) -> tuple | None:
+    """A new run: cold start, checkpoint of step 0. An old one: its optimizer. Either way the evaluation that is due.
+
+    Returns: (optimizer, reference of the KL term, log, steps done, steps in a row whose update was skipped); None if the cold start was asked to stop.
+    """
+    checkpoint, policy, ranks = newest(run.out), setup.policy, setup.ranks
+    if setup.examples and not run_cold_start(run, setup, beat, stop):
+        return None
     fused = run.device.startswith("cuda") or None                          # one kernel: no temporary as large as the weights
-    optimizer, done = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay, fused=fused), 0
+    optimizer, done, skipped = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay, fused=fused), checkpoints.step_in(checkpoint), 0
+    if not checkpoint:
+        save(run, policy, optimizer, 0, 0, ranks)
+        if ranks.rank == 0:
+            sft.forget(Path(run.out))
+    reference = load_policy(run, str(Path(run.out) / "step_000000"), ranks) if run.kl_coef else None       # before AdamW's state is there: it is loaded whole
     if checkpoint:
-        done = int(checkpoint.name.removeprefix("step_"))
-        load_state(policy, optimizer, checkpoint, ranks)
+        skipped = checkpoints.load_state(policy, [optimizer], checkpoint, ranks)["skipped"]
         print(f"going on from {checkpoint}" + (f"; all of --steps {run.steps} are done" if done >= run.steps else ""), flush=True)
-    else:
-        save(run, policy, optimizer, 0, ranks)
     log = Log(run, done) if ranks.rank == 0 else None
     evaluated = log and {line["step"] for line in map(json.loads, open(Path(run.out) / "metrics.jsonl")) if "eval_greedy" in line}
-    if setup.test[0] and done in (0, run.steps) and not ranks.gather(evaluated and done in evaluated)[0]:
-        report(run, setup, log, done)
-    return optimizer, log, done
+    if setup.test[0] and evaluation_due(run, done) and not ranks.gather(evaluated and done in evaluated)[0]:
+        report(run, setup, log, done, beat)
+    return optimizer, reference, log, done, skipped
+
+
+def run_cold_start(run: Run, setup: Setup, beat: "Heartbeat", stop: Stop) -> bool:
+    """The cold start, its numbers in cold_start.jsonl; False if it was asked to stop before its end."""
+    beat("cold start")
+    log = Log(run, checkpoints.step_in(newest(run.out, "cold")), ("cold_start",)) if setup.ranks.rank == 0 else None
+    loss = sft.cold_start(setup.policy, setup.examples, run, setup.ranks, folder=Path(run.out), log=lambda row: log and log.write("cold_start", row), asked=lambda: stop.asked)
+    if loss is None:
+        print("asked to stop: the cold start is saved, the same command goes on with it", flush=True)
+    return loss is not None
 
 
 def join_ranks(run: Run) -> tuple[Run, Ranks]:
@@ -686,12 +548,14 @@ def join_ranks(run: Run) -> tuple[Run, Ranks]:
 def mesh_of(run: Run, ranks: Ranks):
     """Shards within a node, copies across nodes (HSDP); None, all processes, on a single node."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
-    return node_mesh(run.device.split(":")[0], ranks.world // here, here) if ranks.world > here else None
+    return node_mesh(run.device.split(":")[0], ranks.world // here, here, run.patience) if ranks.world > here else None
 
 
-def node_mesh(kind: str, nodes: int, here: int):
-    """A device mesh of `nodes` copies of `here` shards each. kind: "cpu" or "cuda"."""
-    return init_device_mesh(kind, (nodes, here), mesh_dim_names=("node", "shard"))
+def node_mesh(kind: str, nodes: int, here: int, patience: float):
+    """A device mesh of `nodes` copies of `here` shards each, whose processes wait `patience` seconds for each other. kind: "cpu" or "cuda"."""
+    mesh = torch.arange(nodes * here).view(nodes, here)
+    groups = [dist.new_subgroups_by_enumeration(lines.tolist(), timeout=datetime.timedelta(seconds=patience))[0] for lines in (mesh.T, mesh)]
+    return DeviceMesh.from_group(groups, kind, mesh, mesh_dim_names=("node", "shard"))
 
 
 def show_plan(argv: list[str]) -> None:
@@ -712,7 +576,7 @@ def main(argv: list[str]) -> None:
         if run.threads:
             torch.set_num_threads(run.threads)
         setup = prepare_run(run, ranks)
-        with locked(Path(run.out)) if ranks.rank == 0 else contextlib.nullcontext():
+        with locked(Path(run.out), ranks):
             train(run, setup)
     finally:
         if dist.is_initialized():
@@ -726,9 +590,11 @@ def train(run: Run, setup: Setup) -> None:
     print(f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.b}, {run.prompts} prompts a step, {run.minibatch} an update; "
           f"{len(setup.train[0])} questions, {sum(p.numel() for p in setup.policy.model.parameters()) / 1e6:.1f} M parameters on {setup.ranks.world} x {run.device}, "
           f"settings in {run.out}/config.json", flush=True)
-    optimizer, log, done = start_or_go_on(run, setup)
-    reference = load_policy(run, str(Path(run.out) / "step_000000"), setup.ranks) if run.kl_coef else None
-    train_loop(run, setup, optimizer, reference, log, done)
+    beat, stop = Heartbeat(Path(run.out), setup.ranks), Stop()
+    started = start_or_go_on(run, setup, beat, stop)
+    if started:
+        train_loop(run, setup, *started, beat, stop)
+    beat.ended.set()
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def three_updates(model: str, file: Path, config: Config, shard: bool, dtype: st
         p.data = p.data.to(getattr(torch, dtype))
     policy.dtype = getattr(torch, dtype)
     if shard:
-        policy.shard(dtype, nodes and train.node_mesh("cpu", *nodes))
+        policy.shard(dtype, nodes and train.node_mesh("cpu", *nodes, 600.0))
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05, momentum=0.9)
     mine = group.share(rollouts)
     for k in range(3):

@@ -30,9 +30,10 @@ import appo
 import train
 from benches.measure import at_least, at_most, figure, ratio, seconds
 from benches.runs import HERE, run_training, smollm2_folder
+from checkpoints import local
 from data.world.prepare import MODES, Mode, prepare
 from eval import load_questions
-from model import Policy, Ranks
+from model import Policy, Ranks, recompute_activations
 from plan import GIB, Shape, decode_bytes, memory, peaks, read_shape
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from tools import open_tools
@@ -280,7 +281,7 @@ def at_the_limit(prompts: list[list[int]], run: train.Run) -> list[list[int]]:
 
 def measured_step(args, shape: Shape, run: train.Run, tokenizer, tools: dict, prompts: list[list[int]], ranks: Ranks) -> dict:
     policy = agent(shape, tokenizer, "float32", run.device)
-    policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_activations(policy.model)
     if run.shard:
         policy.shard(run.dtype)
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay)
@@ -299,7 +300,7 @@ def measured_step(args, shape: Shape, run: train.Run, tokenizer, tools: dict, pr
         figures[f"{name}: {key}"] = figure([metrics[key]], unit)
     figures |= {f"{name}: {key.removeprefix('seconds_')}": figure([metrics[key]], "s") for key in metrics if key.startswith("seconds_")}
     planned = peaks(memory(shape, run, 1))
-    for phase in planned if peak.real else ():
+    for phase in [phase for phase in planned if phase in peak.bytes]:
         figures[f"{name}: peak of {phase}"] = figure([peak.bytes[phase] / GIB], "GiB")
         figures[f"{name}: peak of {phase} / plan"] = ratio([(peak.bytes[phase], planned[phase])])
     return figures
@@ -307,7 +308,7 @@ def measured_step(args, shape: Shape, run: train.Run, tokenizer, tools: dict, pr
 
 def some_numbers(policy: Policy) -> dict[str, torch.Tensor]:
     """The first thousand numbers of every matrix of the layers, on the host."""
-    return {name: train.local(p.detach()).flatten()[:1000].cpu().clone() for name, p in policy.model.named_parameters() if p.ndim == 2 and "layers" in name}
+    return {name: local(p.detach()).flatten()[:1000].cpu().clone() for name, p in policy.model.named_parameters() if p.ndim == 2 and "layers" in name}
 
 
 # --------------------------------------------------------------------------------------------------------------------------------------------- speed

@@ -1,4 +1,5 @@
 """Shared parts: a small bundled world, an agent cold-started in it, and untrained models of three families with its tokenizer."""
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)        # tiny matrices; two busy threads would only wait for each other
 
+import sft
 import train
 from appo import Config
 from data.world.prepare import Mode, prepare
@@ -18,6 +20,7 @@ from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from tools import open_tools
 
 CONFIG = Config(max_tokens=128, prompts=8, minibatch=4, micro_tokens=1024, max_calls=4)
+SMALL = dict(steps=4, prompts=4, minibatch=2, max_tokens=96, eval_questions=4, save_every=2, rows=16, log_trees=1)
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +46,7 @@ def tools(world):
 def agent_folder(world, tmp_path_factory):
     """A checkpoint that uses its tools: the bundled model after a short cold start."""
     policy = Policy.load(str(world / "model"))
-    assert train.cold_start(policy, train.read_examples(str(world / "traces.jsonl"), policy.tokenizer), train.read_settings([]), progress=False) < 0.5
+    assert sft.cold_start(policy, sft.read_examples(str(world / "traces.jsonl"), policy.tokenizer), train.read_settings([]), progress=False) < 0.5
     folder = tmp_path_factory.mktemp("agent") / "model"
     policy.model.save_pretrained(folder), policy.tokenizer.save_pretrained(folder)
     return folder
@@ -87,3 +90,20 @@ def rollouts(agent, tools, prompts):
 def snapshot(r: Rollout):
     """What makes two rollouts the same, bit for bit."""
     return r.ids, r.mask, r.logp, r.entropy, r.finish, [(c.name, c.argument, c.status, c.start, c.end) for c in r.calls]
+
+
+def arguments(world, tmp_path, **changes):
+    settings = dict(model=world / "model", data=world / "train.jsonl", eval_data=world / "test.jsonl", corpus=world / "corpus.jsonl", out=tmp_path / "run", config=train.LAPTOP) | changes
+    return [x for name, value in settings.items() for x in (f"--{name}", str(value))]
+
+
+@pytest.fixture(scope="session")
+def finished(world, agent_folder, tmp_path_factory):
+    """Four steps from the cold-started agent in one go."""
+    out = tmp_path_factory.mktemp("runs") / "straight"
+    train.main(arguments(world, out.parent, model=agent_folder, out=out, **SMALL))
+    return out
+
+
+def lines(out, name):
+    return [json.loads(line) for line in open(out / f"{name}.jsonl")]

@@ -154,7 +154,7 @@ def test_formats(tmp_path):
     assert [x.answers for x in q] == [["3\\sqrt{3}"], ["a", "b"], ["Frank Lowy", "F. Lowy"], ["70"], ["17"], ["18"], ["yes"], ["4"]]
     assert [x.task for x in q] == ["math", "qa", "qa", "math", "math", "math", "qa", "qa"]
     assert q[0].messages == [{"role": "system", "content": "Put it in \\boxed{}."}, {"role": "user", "content": "Q?"}] and q[0].meta["repaired"] and not q[2].meta["repaired"]
-    assert q[2].messages[0]["content"] == evaluation.SYSTEM_PROMPT and q[2].messages[1] == {"role": "user", "content": "Who?"}
+    assert q[2].messages[0]["content"] == evaluation.system_prompt() and q[2].messages[1] == {"role": "user", "content": "Who?"}
     assert {x.task for x in load_questions(str(tmp_path / "all.jsonl"), task="qa")} == {"qa"}
     assert load_questions(write(tmp_path / "empty_first.jsonl", {"question": "a", "reward_model": {"ground_truth": ""}, "answer": "5", "ability": "MATH"}))[0].answers == ["5"]
     assert [x.id for x in q] == ["1", "2", "3", "0", "t", "6", "7", "8"] and q[4].meta["level"] == 2

@@ -13,7 +13,7 @@ import model
 import plan
 import train
 from benches.models import most_allocated
-from model import Policy
+from model import Policy, recompute_activations
 from plan import Hardware, activations, forward_flops, memory, peaks, read_shape, seconds, work
 from sampling import Rollout, Sampler, draw, sample_initial
 from train import Run, read_settings
@@ -180,7 +180,7 @@ def test_caches(small):
 def test_tensors_that_autograd_saves(small, checkpointing):
     policy, shape, run, rollouts = small
     if checkpointing:
-        policy.model.gradient_checkpointing_enable(), policy.model.train()
+        recompute_activations(policy.model), policy.model.train()
     items = memory(shape, run, 1, checkpointing)
     width, T = appo.padded_width(rollouts), RESPONSE
     last = N * shape.hidden * (width * 8 + T * 4)        # the last norm; the responses' part of its output
@@ -196,7 +196,7 @@ def test_peak_of_an_update(small, tokenizer, checkpointing, vocabulary):
         policy = Policy(untrained(policy.model.config.model_type, tokenizer, **changed), tokenizer)
         shape, rollouts = dataclasses.replace(shape, vocabulary=vocabulary), at_the_limits(vocabulary)
     if checkpointing:
-        policy.model.gradient_checkpointing_enable(), policy.model.train()
+        recompute_activations(policy.model), policy.model.train()
     run = dataclasses.replace(run, checkpointing=checkpointing)
     items, optimizer = memory(shape, run, 1), torch.optim.AdamW(policy.model.parameters(), lr=1e-6)
     one_update(policy, run, rollouts, optimizer)
@@ -232,7 +232,7 @@ def test_activations_in_bfloat16(small, checkpointing):
     policy, shape, run, rollouts = small
     policy.model.to(torch.bfloat16)
     if checkpointing:
-        policy.model.gradient_checkpointing_enable(), policy.model.train()
+        recompute_activations(policy.model), policy.model.train()
     width, T = appo.padded_width(rollouts), RESPONSE
     last = N * shape.hidden * (width * 6 + T * 2)        # as above
     saved = saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0))

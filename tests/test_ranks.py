@@ -4,11 +4,12 @@ import datetime
 import json
 import os
 import pickle
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-import types
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import appo
+import checkpoints
 import train
 from appo import Config, score
 from benches import distributed
@@ -181,12 +183,49 @@ def poisoned_update(model, file):
 
 
 def test_a_heartbeat_names_who_keeps_the_others_waiting(tmp_path):
-    beats = []
-    for rank, phase in enumerate(("step 7, wait", "step 7, sample", "step 7, sample")):
-        beats.append(train.Heartbeat(tmp_path, types.SimpleNamespace(rank=rank, world=1)))
-        beats[-1](phase)
-    (tmp_path / "heartbeat_2").write_text(f"{time.time() - 500} step 7, sample")
-    assert beats[0].slowest() in ("waiting for rank 2: in step 7, sample for 500 s", "waiting for rank 2: in step 7, sample for 501 s")
+    """Rank 1 hangs in a tool; rank 0, which waits for it, says so again and again. What an earlier run of more ranks has left does not count."""
+    (tmp_path / "heartbeat_7").write_text("1.0 step 3, sample")
+    told = spread(one_hangs, 2, tmp_path / "spread", tmp_path)[0]
+    assert len(told) >= 2 and all(re.fullmatch(r"waiting for rank 1: in step 5, sample for [1-9] s", line) for line in told), told
+
+
+def one_hangs(folder):
+    told = []
+    train.tqdm.write = told.append
+    beat = train.Heartbeat(folder, Ranks(), every=0.8)
+    beat("step 5, sample")
+    time.sleep(3 * Ranks().rank)
+    beat("step 5, wait")
+    Ranks().gather(None)
+    return told
+
+
+def test_a_slow_rank_trips_no_timeout_but_patience(tmp_path):
+    """Every process group that a run makes, those within and across nodes too, waits as long as --patience says."""
+    assert spread(timeouts, 4, tmp_path / "spread") == [[1234.0, 1234.0]] * 4
+
+
+def timeouts():
+    mesh = train.node_mesh("cpu", 2, 2, 1234.0)
+    assert [mesh.get_group(k).size() for k in (0, 1)] == [2, 2]
+    return [mesh.get_group(k)._get_backend(torch.device("cpu")).options._timeout.total_seconds() for k in (0, 1)]
+
+
+def test_a_checkpoint_that_one_rank_cannot_write_fails_on_all(sampled, tmp_path):
+    """What stands in the way is seen by rank 0 alone; both ranks say it, and go on together."""
+    (tmp_path / "step_000001.tmp").write_text("a file where a folder must be")
+    for problem, good in spread(failing_save, 2, tmp_path / "spread", sampled[0], tmp_path):
+        assert problem.startswith("no checkpoint step_000001: rank 0: ") and "step_000001.tmp" in problem and good
+
+
+def failing_save(model, folder):
+    policy = Policy.load(model).shard("float32")
+    optimizer = torch.optim.AdamW(policy.model.parameters())
+    try:
+        checkpoints.save(folder / "step_000001", policy, [optimizer], {}, Ranks())
+    except OSError as problem:
+        checkpoints.save(folder / "step_000002", policy, [optimizer], {}, Ranks())
+        return str(problem), checkpoints.complete(folder / "step_000002")
 
 
 # ---- runs
@@ -198,7 +237,7 @@ def flags(world, agent_folder, out, **changes):
 
 
 def torchrun(processes, *arguments, **how):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *how.pop("elastic", []), str(HERE.parent / "train.py"), *arguments]
+    command = [sys.executable, "-m", "torch.distributed.run", *["--standalone"] * how.pop("alone", True), "--nproc_per_node", str(processes), *how.pop("elastic", []), str(HERE.parent / "train.py"), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, **how)
 
 
@@ -209,8 +248,13 @@ def ended(process, code=0):
 
 
 def steps_of(out):
+    return [x for x in lines_of(out) if "reward" in x]
+
+
+def lines_of(out):
+    """All lines of metrics.jsonl, without what depends on the clock."""
     lines = [json.loads(line) for line in open(out / "metrics.jsonl")]
-    return [{k: v for k, v in x.items() if not k.startswith(("seconds", "occupancy"))} for x in lines if "reward" in x]
+    return [{k: v for k, v in x.items() if "seconds" not in k and k != "occupancy"} for x in lines]
 
 
 def test_the_reference_is_shared_too(world, agent_folder, tmp_path):
@@ -222,21 +266,55 @@ def test_the_reference_is_shared_too(world, agent_folder, tmp_path):
     assert kl[1] == pytest.approx(kl[2], rel=1e-2) and kl[1] > 1e-6
 
 
+def same_state(a, b):
+    """Are weights, float32 weights in shards and optimizer states of two checkpoints the same, bit for bit?"""
+    x, y = (Policy.load(str(folder)).model.state_dict() for folder in (a, b))
+    assert x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
+    files = sorted(file.name for file in a.glob("trainer_*.pt"))
+    for file in files:
+        x, y = (torch.load(folder / file, weights_only=True) for folder in (a, b))
+        assert all(torch.equal(p, q) for p, q in zip(x["weights"], y["weights"], strict=True))
+        assert all(torch.equal(p[name], q[name]) for one, two in zip(x["moments"], y["moments"], strict=True) for p, q in zip(one, two, strict=True) for name in p)
+    return files
+
+
 @pytest.mark.parametrize("shard", ["false", "true"])
 def test_two_ranks_resume_bit_for_bit(world, agent_folder, tmp_path, shard):
-    """Four steps on two ranks at once, and two, a stop, two more: all tensors and all metrics the same; the last checkpoint is an ordinary model."""
-    whole = torchrun(2, *flags(world, agent_folder, tmp_path / "whole", shard=shard))
-    ended(whole)
-    ended(torchrun(2, *flags(world, agent_folder, tmp_path / "parts", shard=shard, steps=2)))
-    text = ended(torchrun(2, *flags(world, agent_folder, tmp_path / "parts", shard=shard)))
-    assert "going on from" in text and steps_of(tmp_path / "whole") == steps_of(tmp_path / "parts")
-    a, b = (Policy.load(str(tmp_path / out / "step_000004")).model.state_dict() for out in ("whole", "parts"))
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    for file in sorted((tmp_path / "whole" / "step_000004").glob("trainer_*.pt")):
-        x, y = (torch.load(tmp_path / out / "step_000004" / file.name, weights_only=True) for out in ("whole", "parts"))
-        assert all(torch.equal(p[name], q[name]) for p, q in zip(x["moments"], y["moments"]) for name in p) and all(torch.equal(p, q) for p, q in zip(x["weights"], y["weights"]))
+    """Six steps on two ranks at once; and three, kill -9 of all processes, three more: all tensors and all lines of metrics the same."""
+    settings = dict(shard=shard, steps=6, save_every=3, eval_every=3)
+    ended(torchrun(2, *flags(world, agent_folder, tmp_path / "whole", **settings)))
+    process = torchrun(2, *flags(world, agent_folder, tmp_path / "parts", **settings), start_new_session=True)
+    for _ in range(600):
+        time.sleep(0.05)
+        if (tmp_path / "parts" / "step_000003" / "manifest.json").exists():
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    children = subprocess.run(["pgrep", "-f", str(tmp_path / "parts")], capture_output=True, text=True).stdout.split()       # torchrun gives each a session of its own
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert not (tmp_path / "parts" / "step_000006").exists()
+    assert "going on from" in ended(torchrun(2, *flags(world, agent_folder, tmp_path / "parts", **settings)))
+    assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "parts") and [x["step"] for x in lines_of(tmp_path / "whole") if "eval_greedy" in x] == [0, 3, 6]
+    files = same_state(tmp_path / "whole" / "step_000006", tmp_path / "parts" / "step_000006")
+    assert files == (["trainer_0.pt", "trainer_1.pt"] if shard == "true" else ["trainer_0.pt"])
     if shard == "true":
-        assert "was saved by 2 processes with --shard" in ended(torchrun(1, *flags(world, agent_folder, tmp_path / "parts", shard=shard, steps=5)), 1)
+        assert "was saved in 2 parts and this run has 1" in ended(torchrun(1, *flags(world, agent_folder, tmp_path / "parts", shard=shard, steps=7, save_every=3, eval_every=3)), 1)
+
+
+def test_two_nodes_resume_bit_for_bit(world, agent_folder, tmp_path):
+    """Two torchruns of two processes, --nnodes 2: shards in a node, copies across. One copy of the shards is saved; a step made again from it is the same."""
+    def two_nodes():
+        port = str(distributed.free_port())
+        elastic = lambda node: ["--nnodes", "2", "--node_rank", str(node), "--master_addr", "localhost", "--master_port", port]
+        started = [torchrun(2, *flags(world, agent_folder, tmp_path / "run", shard="true", steps=2, save_every=1, eval_questions=0), elastic=elastic(node), alone=False) for node in (0, 1)]
+        return [ended(process) for process in started]
+    two_nodes()
+    shutil.copytree(tmp_path / "run" / "step_000002", tmp_path / "first")
+    before = lines_of(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "step_000002")
+    assert "going on from" in two_nodes()[0]
+    assert same_state(tmp_path / "first", tmp_path / "run" / "step_000002") == ["trainer_0.pt", "trainer_1.pt"] and before == lines_of(tmp_path / "run")
 
 
 def test_two_ranks_sample_what_one_samples(world, agent_folder, tmp_path):

@@ -1,22 +1,23 @@
-"""train.py: settings, what is refused before a model is loaded, cold start, a run end to end, resume, and the real-model path on a tiny random Llama."""
+"""train.py: settings, what is refused before a model is loaded, a run end to end, resume, and the real-model path on a tiny random Llama."""
 import dataclasses
 import json
 import math
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from conftest import untrained
+from conftest import SMALL, arguments, lines, untrained
 
 import appo
-import model
 import eval as evaluation
+import model
 import train
-from model import Policy
-from sampling import Sampler, encode_prompt, sample_initial
+from checkpoints import newest
+from model import Policy, Ranks
 from train import Run, batch_of, read_settings
 
 README = Path(train.__file__).parent / "README.md"
@@ -30,6 +31,10 @@ def test_defaults_are_the_papers_and_come_from_one_place():
     assert read_settings(["--model", "m", "--data", "d"]) == dataclasses.replace(run, model="m", data="d")
     laptop = json.loads(train.LAPTOP.read_text())
     assert read_settings([]) == Run(**laptop) and not set(laptop) & {"initial", "branches", "b", "half_life"}, "the laptop run keeps the paper's N, B, b, half-life"
+
+
+def test_flags_may_be_written_with_dashes():
+    assert read_settings(["--kl-coef", "0.1", "--half-life", "inf"]) == read_settings(["--kl_coef", "0.1", "--half_life", "inf"])
 
 
 def test_precedence(tmp_path):
@@ -81,11 +86,6 @@ def no_model(monkeypatch):
     monkeypatch.setattr(model.AutoModelForCausalLM, "from_pretrained", loaded)
 
 
-def arguments(world, tmp_path, **changes):
-    settings = dict(model=world / "model", data=world / "train.jsonl", eval_data=world / "test.jsonl", corpus=world / "corpus.jsonl", out=tmp_path / "run", config=train.LAPTOP) | changes
-    return [x for name, value in settings.items() for x in (f"--{name}", str(value))]
-
-
 def sliding(folder):
     transformers.MistralConfig(sliding_window=64, architectures=["MistralForCausalLM"]).save_pretrained(folder)
     return folder
@@ -118,49 +118,6 @@ def test_model_without_data(no_model):
         train.main(["--model", "m"])
 
 
-# ---- cold start
-
-def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
-    """Ids and mask of an example equal those of a rollout with the same text: results not imitated, the end of turn imitated."""
-    example = json.loads((world / "traces.jsonl").read_text().splitlines()[-1])["messages"]
-    ids, mask = train.encode_example(agent.tokenizer, example[:-1], example[-1]["content"])
-    assert agent.decode(ids) == agent.decode(encode_prompt(agent.tokenizer, example[:-1])) + example[-1]["content"] + "<|im_end|>"
-    own = agent.decode([i for i, m in zip(ids, mask) if m])
-    assert "<result>" not in own and own == re.sub(r" <result>\n.*?\n</result>", "", example[-1]["content"]) + "<|im_end|>"
-    sampler = Sampler(agent, tools, 16, 128, 4, 48)
-    for r in sample_initial(sampler, prompts[:8], 1, list(range(8))):
-        if r.finish == "stop":
-            ids, mask = train.encode_example(agent.tokenizer, example[:1], r.text.removesuffix("<|im_end|>"))
-            skip = len(encode_prompt(agent.tokenizer, example[:1]))
-            assert ids[skip:] == r.ids and mask[skip:] == r.mask
-
-
-@pytest.mark.parametrize("budget, passes", [(4096, 1), (1, 3), (300, 2)])
-def test_imitation_loss_by_hand(agent, world, budget, passes, monkeypatch):
-    example = train.read_examples(str(world / "traces.jsonl"), agent.tokenizer)[-3:]
-    total, count = 0.0, 0
-    for ids, mask in example:
-        logp = agent.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        for t in range(1, len(ids)):
-            if mask[t]:
-                total, count = total - logp[t - 1, ids[t]].item(), count + 1
-    run, still = dataclasses.replace(read_settings([]), micro_tokens=budget), torch.optim.SGD(agent.model.parameters(), lr=0.0)
-    seen, score_rows = [], appo.score_rows
-    monkeypatch.setattr(appo, "score_rows", lambda *a: seen.append(1) or score_rows(*a))
-    assert train.imitate(agent, [still], example, run) == pytest.approx(total / count, abs=1e-5) and len(seen) == passes
-
-
-def test_bad_examples_are_named(agent, tmp_path):
-    good = '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
-    (tmp_path / "x.jsonl").write_text("\n")
-    with pytest.raises(ValueError, match="holds no example"):
-        train.read_examples(str(tmp_path / "x.jsonl"), agent.tokenizer)
-    for row in ('{"messages": []}\n', '{"text": "x"}\n', "oops\n", '{"messages": [{"role": "user", "content": "q"}]}\n'):
-        (tmp_path / "x.jsonl").write_text(good + row)
-        with pytest.raises(ValueError, match="x.jsonl, row 2"):
-            train.read_examples(str(tmp_path / "x.jsonl"), agent.tokenizer)
-
-
 # ---- order
 
 def test_every_epoch_is_a_permutation():
@@ -171,21 +128,6 @@ def test_every_epoch_is_a_permutation():
 
 
 # ---- a run
-
-SMALL = dict(steps=4, prompts=4, minibatch=2, max_tokens=96, eval_questions=4, save_every=2, rows=16, log_trees=1)
-
-
-@pytest.fixture(scope="module")
-def finished(world, agent_folder, tmp_path_factory):
-    """Four steps from the cold-started agent in one go."""
-    out = tmp_path_factory.mktemp("runs") / "straight"
-    train.main(arguments(world, out.parent, model=agent_folder, out=out, **SMALL))
-    return out
-
-
-def lines(out, name):
-    return [json.loads(line) for line in open(out / f"{name}.jsonl")]
-
 
 def test_the_runs_folder(finished):
     steps = [x for x in lines(finished, "metrics") if "reward" in x]
@@ -217,39 +159,85 @@ def test_rollouts_file_holds_whole_trees(finished):
         assert x["ids"][:x["fork_at"]] == rows[x["parent"]]["ids"][:x["fork_at"]] and rows[x["parent"]]["mask"][x["fork_at"]]
 
 
-def test_checkpoints_are_ordinary_hugging_face_folders(finished, world, prompts):
-    model = transformers.AutoModelForCausalLM.from_pretrained(finished / "step_000004")
-    tok = transformers.AutoTokenizer.from_pretrained(finished / "step_000004")
-    policy = Policy.load(str(finished / "step_000004"))
-    x = torch.tensor([prompts[0]])
-    assert torch.allclose(model(x).logits, policy.model(x).logits, atol=1e-5)
-    assert tok.get_vocab() == policy.tokenizer.get_vocab()
-    before = Policy.load(str(finished / "step_000000"))
-    assert any(not torch.equal(a, b) for a, b in zip(before.model.parameters(), policy.model.parameters()))
-
-
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(finished, world, agent_folder, tmp_path, capsys):
-    args = arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL)
-    stop = args.index("--steps") + 1
-    train.main(args[:stop] + ["2"] + args[stop + 1:])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(world, agent_folder, tmp_path, capsys, monkeypatch):
+    """Six steps in one go; and three, a request to stop that costs the evaluation due then, and three more: all tensors and all lines of both logs the same."""
+    settings = SMALL | dict(steps=6, save_every=5, eval_every=3)
+    train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "whole", **settings))
+    args, write = arguments(world, tmp_path, model=agent_folder, out=tmp_path / "parts", **settings), train.write_step
+    monkeypatch.setattr(train, "write_step", lambda run, policy, log, step, *rest: (write(run, policy, log, step, *rest), step == 3 and os.kill(os.getpid(), signal.SIGTERM)))
+    train.main(args)
+    monkeypatch.undo()
+    assert "asked to stop: step 3 is saved" in capsys.readouterr().out and (tmp_path / "parts" / "latest").read_text() == "step_000003"
     for name in ("metrics", "rollouts"):                                      # a step that was under way when the run was killed, its last line cut short
-        with open(tmp_path / "run" / f"{name}.jsonl", "a") as log:
-            log.write(json.dumps({"step": 3, "reward": 9}) + '\n{"step": 3, "ids": [1, 2')
+        with open(tmp_path / "parts" / f"{name}.jsonl", "a") as log:
+            log.write(json.dumps({"step": 4, "reward": 9}) + '\n{"step": 4, "ids": [1, 2')
     train.main(args)
     assert "going on from" in capsys.readouterr().out
-    a, b = (Policy.load(str(out / "step_000004")).model.parameters() for out in (finished, tmp_path / "run"))
+    a, b = (Policy.load(str(tmp_path / out / "step_000006")).model.parameters() for out in ("whole", "parts"))
     assert all(torch.equal(x, y) for x, y in zip(a, b))
-    plain = lambda out: [{k: v for k, v in x.items() if not k.startswith(("seconds", "occupancy"))} for x in lines(out, "metrics") if "reward" in x]
-    assert plain(finished) == plain(tmp_path / "run")
+    a, b = (torch.load(tmp_path / out / "step_000006" / "trainer_0.pt", weights_only=True)["moments"] for out in ("whole", "parts"))
+    assert all(torch.equal(x[name], y[name]) for one, two in zip(a, b) for x, y in zip(one, two) for name in x)
+    plain = lambda out: [{k: v for k, v in x.items() if "seconds" not in k and k != "occupancy"} for x in lines(tmp_path / out, "metrics")]
+    assert plain("whole") == plain("parts") and [x["step"] for x in plain("whole") if "eval_greedy" in x] == [0, 3, 6]
+    trees = lambda out: [x | {"calls": [c | {"seconds": 0} for c in x["calls"]]} for x in lines(tmp_path / out, "rollouts")]
+    assert trees("whole") == trees("parts")
+
+
+def test_signals():
+    """SIGTERM only asks, however often it comes, and so does SIGINT twice in a moment, as a terminal and torchrun send it; a second one later is obeyed at once."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for number in before:
+            stop = train.Stop()
+            assert not stop.asked
+            for _ in range(3):
+                os.kill(os.getpid(), number)
+            assert stop.asked
+        stop.since -= 3
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkeypatch):
+    """Asked to stop after four of six steps of the cold start, the same command goes on with them: the weights and numbers of a run that was not stopped."""
+    settings = SMALL | dict(steps=1, eval_questions=0, cold_steps=6, cold_batch=4, cold_start=world / "traces.jsonl")
+    imitate, seen = train.sft.imitate, []
+    monkeypatch.setattr(train.sft, "imitate", lambda *a: (seen.append(1) or len(seen) == 4 and os.kill(os.getpid(), signal.SIGTERM), imitate(*a))[1])
+    train.main(arguments(world, tmp_path, out=tmp_path / "parts", **settings))
+    assert "the cold start is saved, the same command goes on with it" in capsys.readouterr().out
+    assert {p.name for p in (tmp_path / "parts").iterdir() if p.is_dir()} == {"cold_000004"}
+    with pytest.raises(ValueError, match="holds a run with another --cold_lr"):
+        train.main(arguments(world, tmp_path, out=tmp_path / "parts", **settings | dict(cold_lr=0.5)))
+    for out in ("parts", "whole"):
+        train.main(arguments(world, tmp_path, out=tmp_path / out, **settings))
+    assert "going on with the cold start from" in capsys.readouterr().out
+    assert {p.name for p in (tmp_path / "parts").iterdir() if p.is_dir()} == {"step_000000", "step_000001"}, "nothing is left of the cold start"
+    for step in ("step_000000", "step_000001"):
+        a, b = (Policy.load(str(tmp_path / out / step)).model.parameters() for out in ("whole", "parts"))
+        assert all(torch.equal(x, y) for x, y in zip(a, b))
+    a, b = ([{k: v for k, v in x.items() if k != "seconds"} for x in lines(tmp_path / out, "cold_start")] for out in ("whole", "parts"))
+    assert a == b and [x["step"] for x in a] == [1, 2, 3, 4, 5, 6] and a[0]["lr"] > a[-1]["lr"] > 0
+
+
+def test_without_kl_no_reference_is_loaded(world, agent_folder, tmp_path, monkeypatch):
+    loaded, load = [], train.load_policy
+    monkeypatch.setattr(train, "load_policy", lambda *a: loaded.append(1) or load(*a))
+    for coef, models in ((0.0, 1), (0.1, 2)):
+        loaded.clear()
+        train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / str(coef), **SMALL | dict(steps=1, eval_questions=0, kl_coef=coef)))
+        assert len(loaded) == models
 
 
 def test_broken_tools_stop_a_run_that_then_goes_on(finished, world, agent_folder, tmp_path, monkeypatch):
     """From the third step on no search is answered: nothing is trained on that, two steps are saved, and with the search back the run ends as if nothing had been."""
     import tools
     args = arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(save_every=50))
-    original, step = tools.SearchTool.run, train.appo.step
+    original, step = tools.SearchTool.run, appo.step
     steps = []
-    monkeypatch.setattr(train.appo, "step", lambda *a: steps.append(1) or step(*a))
+    monkeypatch.setattr(appo, "step", lambda *a: steps.append(1) or step(*a))
     monkeypatch.setattr(tools.SearchTool, "run", lambda self, query: original(self, query) if len(steps) < 3 else tools.ToolResult("infra", "Error: no", 0.0))
     with pytest.raises(tools.Unavailable, match=r"step 3: tools: \d+ of \d+ calls failed for reasons of infrastructure \(search \d+\); step 2 is saved"):
         train.main(args)
@@ -260,66 +248,43 @@ def test_broken_tools_stop_a_run_that_then_goes_on(finished, world, agent_folder
     assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
-def test_a_damaged_checkpoint_is_passed_over(finished, world, agent_folder, tmp_path, capsys):
-    """The newest one cut short, another left half-written by a kill: the run goes on from the one before and ends the same."""
-    import shutil
-    shutil.copytree(finished, tmp_path / "run")
-    file = next((tmp_path / "run" / "step_000004").glob("*.safetensors"))
-    file.write_bytes(file.read_bytes()[:-100])
-    (tmp_path / "run" / "step_000006.tmp").mkdir()
-    train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL))
-    assert f"going on from {tmp_path / 'run' / 'step_000002'}" in capsys.readouterr().out
-    a, b = (Policy.load(str(out / "step_000004")).model.parameters() for out in (finished, tmp_path / "run"))
-    assert all(torch.equal(x, y) for x, y in zip(a, b))
-    assert [x["step"] for x in lines(tmp_path / "run", "metrics") if "reward" in x] == [1, 2, 3, 4]
-
-
-def test_a_full_disk_leaves_the_old_checkpoint(finished, world, agent_folder, tmp_path, monkeypatch):
-    import shutil
-    shutil.copytree(finished, tmp_path / "run")
-    longer = arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(steps=5))
-    usage = train.shutil.disk_usage
-    monkeypatch.setattr(train.shutil, "disk_usage", lambda path: usage(path)._replace(free=10**6))
-    with pytest.raises(OSError, match=r"no checkpoint of step 5: .*run has 0.00 GB free, a checkpoint takes 0.07: 0.07 GB are missing; the newest complete one is .*step_000004"):
-        train.main(longer)
-    monkeypatch.undo()
-    monkeypatch.setattr(train.torch, "save", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="no checkpoint of step 5: rank 0: .*No space left on device; the newest complete one is .*step_000004"):
-        train.main(longer)
-    monkeypatch.undo()
-    assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000000", "step_000002", "step_000004"}
-    train.main(longer)
-    assert (tmp_path / "run" / "latest").read_text() == "step_000005"
-
-
-def test_a_kill_in_the_middle_of_saving_leaves_the_old_checkpoint(finished, world, agent_folder, tmp_path, monkeypatch):
-    import shutil
-    shutil.copytree(finished, tmp_path / "run")
-    longer = arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(steps=5))
-    monkeypatch.setattr(train.os, "replace", lambda a, b: (_ for _ in ()).throw(KeyboardInterrupt) if "step_" in str(a) else os.rename(a, b))
-    with pytest.raises(KeyboardInterrupt):
-        train.main(longer)
-    monkeypatch.undo()
-    assert (tmp_path / "run" / "step_000005.tmp").exists() and train.newest(Run(out=str(tmp_path / "run"))).name == "step_000004"
-    train.main(longer)
-    assert not (tmp_path / "run" / "step_000005.tmp").exists() and train.newest(Run(out=str(tmp_path / "run"))).name == "step_000005"
-
-
-def test_old_checkpoints_are_deleted_when_a_newer_one_is_complete(world, agent_folder, tmp_path):
-    train.main(arguments(world, tmp_path, model=agent_folder, **SMALL | dict(save_every=1, keep=2, eval_questions=0)))
-    assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000003", "step_000004"}
-
-
 def test_gradients_that_are_not_finite_stop_the_run(world, agent_folder, tmp_path, monkeypatch):
     """Credit that is not a number: no update is made, and after two such steps the run stops with the rollouts on disk and the weights of the start."""
-    monkeypatch.setattr(train.appo, "credit", lambda rows, grown, omega, *a: omega * float("nan"))
+    monkeypatch.setattr(appo, "credit", lambda rows, grown, omega, *a: omega * float("nan"))
     with pytest.raises(ValueError, match=r"the gradients of 2 steps in a row were not finite; the last step's rollouts are in .*skipped_000002_0.jsonl"):
         train.main(arguments(world, tmp_path, model=agent_folder, **SMALL | dict(max_skipped=2, eval_questions=0)))
     assert [x["skipped"] for x in lines(tmp_path / "run", "metrics")] == [1.0, 1.0] and "gradient was not finite" in str(lines(tmp_path / "run", "metrics")[0]["alarms"])
     rows = [json.loads(line) for line in open(tmp_path / "run" / "skipped_000002_0.jsonl")]
     assert len(rows) >= 16 and {row["group"] for row in rows} == {0, 1, 2, 3}
-    a, b = (Policy.load(str(path)).model.parameters() for path in (agent_folder, train.newest(Run(out=str(tmp_path / "run")))))
+    a, b = (Policy.load(str(path)).model.parameters() for path in (agent_folder, newest(tmp_path / "run")))
     assert all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def test_a_step_with_a_skipped_update_is_not_saved(world, agent_folder, tmp_path, monkeypatch):
+    """Every step would be saved; from the third on no gradient is finite: none of these is, and starting again changes nothing of that."""
+    credit, step = appo.credit, appo.step
+    number = lambda *a: (seen.append(1), step(*a))[1]
+    monkeypatch.setattr(appo, "step", number)
+    monkeypatch.setattr(appo, "credit", lambda *a: credit(*a) * (float("nan") if len(seen) > 2 - done else 1.0))
+    for done in (0, 2):
+        seen = []
+        with pytest.raises(ValueError, match="the gradients of 2 steps in a row were not finite"):
+            train.main(arguments(world, tmp_path, model=agent_folder, **SMALL | dict(steps=9, save_every=1, max_skipped=2, eval_questions=0)))
+        assert newest(tmp_path / "run").name == "step_000002" and len(seen) == 4 - done
+
+
+def test_stopped_amid_skipped_updates_a_run_goes_on_counting(world, agent_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(appo, "credit", lambda rows, grown, omega, *a: omega * float("nan"))
+    flags = arguments(world, tmp_path, model=agent_folder, **SMALL | dict(max_skipped=2, eval_questions=0, save_every=9))
+    train.main(flags + ["--steps", "1"])
+    with pytest.raises(ValueError, match="the gradients of 2 steps in a row were not finite.*skipped_000002"):
+        train.main(flags)
+
+
+def test_a_rank_without_rollouts_gives_up_like_the_others(agent, tmp_path):
+    with pytest.raises(ValueError, match="the gradients of 3 steps in a row were not finite"):
+        train.give_up(Run(out=str(tmp_path)), agent, [], 7, 3, Ranks())
+    assert (tmp_path / "skipped_000007_0.jsonl").read_text() == ""
 
 
 def test_no_file_of_a_run_holds_a_password():
@@ -334,14 +299,6 @@ def test_alarms():
     for name, value, words in (("entropy", 0.001, "collapsed"), ("zero_std", 0.95, "no credit"), ("truncated", 0.6, "cut off"), ("tool_infra", 0.2, "infrastructure"), ("sampler_gap", 0.01, "disagree"), ("skipped", 0.5, "not finite")):
         assert len(train.alarms(fine | {name: value})) == 1 and words in train.alarms(fine | {name: value})[0]
     assert train.alarms(fine | dict(sampler_gap=0.1, sampler_gap_exact=False)) == [], "in bfloat16 log-probs differ by so much"
-
-
-def test_sharegpt_examples_are_the_same_as_messages(agent, tmp_path):
-    chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "<think> a </think><answer> b </answer>"}]
-    share = {"system": "s", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": chat[2]["content"]}]}
-    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": chat}) + "\n" + json.dumps(share) + "\n")
-    first, second = train.read_examples(str(tmp_path / "a.jsonl"), agent.tokenizer)
-    assert first == second
 
 
 def test_bfloat16_needs_shards():
@@ -365,10 +322,10 @@ def test_another_run_in_the_same_folder_is_refused(finished, world, agent_folder
 def test_two_runs_in_one_folder_at_once_are_refused(finished, world, agent_folder):
     import subprocess
     import sys
-    holder = subprocess.Popen([sys.executable, "-c", f"import fcntl, time; f = open({str(finished / 'lock')!r}, 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", f"import fcntl, time; f = open({str(finished / 'lock')!r}, 'w'); f.write('4711'); f.flush(); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
     holder.stdout.readline()
     try:
-        with pytest.raises(ValueError, match="another run is writing to"):
+        with pytest.raises(ValueError, match=r"another run \(process 4711\) is writing to .*straight: give another --out"):
             train.main(arguments(world, finished.parent, model=agent_folder, out=finished, **SMALL))
     finally:
         holder.kill(), holder.wait()

@@ -1,0 +1,241 @@
+"""The cold start: imitate worked examples before APPO, supervised fine-tuning in which tool results are context and never a target.
+
+    1. read_examples   conversations of a file, in any of the common forms, as (ids, mask) that look like rollouts: the mask is False over prompts and results
+    2. cold_start      AdamW (or Muon) on the mean negative log-prob of the other tokens, with checkpoints of its own; a kill costs --cold_save_every steps at most
+
+Differs from the released code in: a result inside an assistant's text is masked (there the model was taught to write results itself).
+"""
+import json
+import math
+import re
+import shutil
+import time
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from jinja2.exceptions import TemplateError
+from tqdm import tqdm
+
+import appo
+import checkpoints
+from eval import read_rows, text_of
+from model import Policy, Ranks
+from sampling import Rollout, encode_prompt, encode_result, mix_seed
+from tools import TOOL_TAGS
+
+ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant",
+         "tool": "tool", "observation": "tool", "ipython": "tool", "function": "tool", "function_response": "tool", "function_call": "call"}
+FORMS = ('{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}, ShareGPT\'s {"conversations": [{"from": "human", "value": ...}, ...]} '
+         'or Alpaca\'s {"instruction": ..., "output": ...}')
+RESULT = re.compile(r" ?<result>\n?(.*?)\n?</result>", re.DOTALL)
+
+
+# -------------------------------------------------------------------------------------------------------------------------------------------- examples
+
+def read_examples(path: str, tokenizer, max_tokens: int = 4096, skip_bad: bool = False, system: str | None = None) -> list[tuple[list[int], list[bool]]]:
+    """Worked examples as (ids, mask): what the assistant says after the last question is to be imitated, but for the tool results in it.
+
+    A row is {"messages": [{"role", "content"}]}, ShareGPT's {"conversations": [{"from", "value"}], "system"} or Alpaca's {"instruction", "input", "output", "system"}.
+    A result stands in the assistant's own text, <result> ... </result>, or is a message of its own: of the role tool (observation, function), or a user's that is
+    nothing but a result. A call is the text <search> ... </search> or <python> ... </python>, or a message's tool_calls (function_call) of one argument.
+
+    Args:    path: .jsonl, .json (a list of rows) or .parquet. max_tokens: longest example. skip_bad: leave bad rows out and print which.
+             system: of the questions that APPO will train on; it is printed how many examples begin with another one.
+    Raises:  ValueError with a line per bad row (20 at most): the row and what is wrong.
+    """
+    examples, bad, others = [], [], 0
+    for number, row in read_rows(Path(path)):
+        try:
+            before, pieces = split_chat(chat_of(json.loads(row) if isinstance(row, str) else row))
+            example = encode_example(tokenizer, before, pieces)
+            if len(example[0]) > max_tokens:
+                raise ValueError(f"{len(example[0])} tokens, --cold_max_tokens is {max_tokens}")
+            examples.append(example)
+            others += system is not None and system != (before[0]["content"] if before[0]["role"] == "system" else "")
+        except json.JSONDecodeError as problem:
+            bad.append(f"--cold_start {path}, row {number} is not JSON: {problem}")
+        except (ValueError, TemplateError) as problem:
+            bad.append(f"--cold_start {path}, row {number}: {problem}")
+        except (KeyError, TypeError, AttributeError) as problem:
+            bad.append(f"--cold_start {path}, row {number}: {problem!r}; a row is {FORMS}")
+    shown = bad[:20] + [f"--cold_start {path}: ... and {len(bad) - 20} rows more"] * (len(bad) > 20)
+    if bad and not skip_bad:
+        raise ValueError("\n".join(shown + ["--skip_bad leaves such rows out"]))
+    for problem in shown:
+        print(f"left out: {problem}")
+    if not examples:
+        raise ValueError(f"--cold_start {path} holds no example")
+    if others:
+        print(f"--cold_start {path}: {others} of {len(examples)} examples have another system message than the questions to train on: what is learned under one "
+              "may not show under the other")
+    return examples
+
+
+def chat_of(row: dict) -> list[dict]:
+    """The messages of a row, each {"role": system, user, assistant or tool, "content": text}. ValueError, KeyError or TypeError if it has none of the known forms."""
+    if not isinstance(row, dict):
+        raise TypeError(f"a row must be an object, not {type(row).__name__}")
+    if "messages" in row:
+        said = [(m["role"], m.get("content"), m.get("tool_calls")) for m in row["messages"]]
+    elif "conversations" in row:
+        said = [(m["from"], m["value"], None) for m in row["conversations"]]
+    else:
+        said = [("user", "\n".join(filter(None, (row["instruction"], row.get("input")))), None), ("assistant", row["output"], None)]
+    if row.get("system"):
+        said.insert(0, ("system", row["system"], None))
+    messages = []
+    for role, content, calls in said:
+        if role not in ROLES:
+            raise ValueError(f"unknown role {role!r}; known are {', '.join(ROLES)}")
+        kind, text = ROLES[role], text_of(content or "")
+        if kind == "call":
+            kind, text = "assistant", call_text(**decoded(text))
+        text += "".join(call_text(call["function"]["name"], call["function"]["arguments"]) for call in calls or [])
+        messages.append({"role": kind, "content": text})
+    return messages
+
+
+def call_text(name: str, arguments: dict | str) -> str:
+    """A call as the policy writes it here: <name>argument</name>. ValueError for a tool that is not here or more than one argument."""
+    values = list((decoded(arguments) if isinstance(arguments, str) else arguments).values())
+    if name not in TOOL_TAGS or len(values) != 1 or not isinstance(values[0], str):
+        raise ValueError(f"a call of {name!r} with {len(values)} arguments; tools are {', '.join(TOOL_TAGS)}, each with one text")
+    return f"<{name}>{values[0]}</{name}>"
+
+
+def decoded(call: str) -> dict:
+    """A call's JSON object."""
+    try:
+        return dict(json.loads(call))
+    except (ValueError, TypeError):
+        raise ValueError(f"a call that is not a JSON object: {call[:80]!r}") from None
+
+
+def split_chat(messages: list[dict]) -> tuple[list[dict], list[tuple[bool, str]]]:
+    """(what is before the last answer, that answer as pieces: (written by the assistant?, text))."""
+    pieces, before = [], list(messages)
+    while before and (before[-1]["role"] in ("assistant", "tool") or pieces and RESULT.fullmatch(before[-1]["content"].strip())):
+        m, inside = before.pop(), []
+        for k, part in enumerate(RESULT.split(m["content"]) if m["role"] == "assistant" else [m["content"]]):
+            inside.append((m["role"] == "assistant" and k % 2 == 0, part))
+        if m["role"] != "assistant":
+            inside = [(False, RESULT.sub(r"\1", m["content"].strip()))]
+        pieces = inside + pieces
+    runs = [(own, [text for _, text in run]) for own, run in groupby((p for p in pieces if p != (True, "")), key=lambda p: p[0])]
+    pieces = [piece for own, texts in runs for piece in ([(True, "".join(texts))] if own else [(False, text) for text in texts])]
+    if not any(own for own, _ in pieces):
+        raise ValueError("the conversation does not end with the assistant's answer")
+    if not pieces[-1][0]:
+        raise ValueError("the conversation ends with a tool result: the assistant's answer to it is missing")
+    if not any(m["role"] == "user" for m in before):
+        raise ValueError("no question of a user comes before the answer")
+    for own, text in pieces:
+        if own and re.search("</?result>", text):
+            raise ValueError("a <result> is not closed, or closed without being opened: the model would learn to write results itself")
+    return before, pieces
+
+
+def encode_example(tokenizer, before: list[dict], pieces: list[tuple[bool, str]]) -> tuple[list[int], list[bool]]:
+    """Ids as a rollout would have them: results encoded apart and not imitated, the end of turn imitated."""
+    ids = encode_prompt(tokenizer, before)
+    mask = [False] * len(ids)
+    for own, text in pieces:
+        new = tokenizer(text, add_special_tokens=False).input_ids if own else encode_result(tokenizer, text, 2**60)
+        ids, mask = ids + new, mask + [own] * len(new)
+    return ids + [tokenizer.eos_token_id], mask + [True]
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------------ optimisation
+
+def share_of_peak(i: int, steps: int, warmup: float, schedule: str) -> float:
+    """The learning rate of step i of `steps`, from 0, as a share of its peak: up in the first `warmup` share of the steps, then down to 0, linear or cosine."""
+    up = math.ceil(warmup * steps)
+    if i < up:
+        return i / up
+    done = (i - up) / max(1, steps - up)
+    return 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+
+def batch_at(i: int, size: int, run) -> list[int]:
+    """Indices of the examples of step i: in the file's order, or in a new order every epoch drawn from the seed (--cold_shuffle)."""
+    places, orders = range(i * run.cold_batch, (i + 1) * run.cold_batch), {}
+    for epoch in {place // size for place in places}:
+        shuffled = torch.randperm(size, generator=torch.Generator().manual_seed(mix_seed(run.seed, 4, epoch))).tolist()
+        orders[epoch] = shuffled if run.cold_shuffle else range(size)
+    return [orders[place // size][place % size] for place in places]
+
+
+def cold_start(policy: Policy, examples: list[tuple[list[int], list[bool]]], run, ranks: Ranks = Ranks(), progress: bool = True, folder: Path | None = None,
+               log=lambda row: None, asked=lambda: False) -> float | None:
+    """Imitate examples.
+
+    Args:    run: train.Run, of which cold_*, seed, micro_tokens, clip_grad and max_skipped count. folder: checkpoints go there, and it goes on from the newest of a
+             cold start in it, whose weights the policy must have; None: neither. log: is told a row of numbers per step. asked: should it stop?
+    Returns: the last loss, nats a token; None if it was asked to stop: the step is saved then.
+    Raises:  ValueError after --max_skipped updates in a row whose gradients were not finite.
+    """
+    steps, optimizers, skipped = run.cold_steps or run.cold_epochs * -(-len(examples) // run.cold_batch), cold_optimizers(policy.model, run), 0
+    peaks, checkpoint, loss = [[g["lr"] for g in o.param_groups] for o in optimizers], folder and checkpoints.newest(folder, "cold"), math.nan
+    if checkpoint:
+        checkpoints.load_state(policy, optimizers, checkpoint, ranks)
+        print(f"going on with the cold start from {checkpoint}", flush=True)
+    done = checkpoints.step_in(checkpoint)
+    bar = tqdm(range(done, steps), initial=done, total=steps, desc="cold start", disable=not progress or ranks.rank > 0, mininterval=1)
+    for i in bar:
+        started, share = time.perf_counter(), share_of_peak(i, steps, run.cold_warmup, run.cold_schedule)
+        for o, peak in zip(optimizers, peaks):
+            for g, lr in zip(o.param_groups, peak):
+                g["lr"] = lr * share
+        batch = [examples[k] for k in batch_at(i, len(examples), run)]
+        loss, norm = imitate(policy, optimizers, batch, run, ranks)
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        log({"step": i + 1, "loss": loss, "lr": optimizers[-1].param_groups[0]["lr"], "grad_norm": norm, "tokens": sum(sum(mask) for _, mask in batch),
+             "seconds": time.perf_counter() - started})
+        skipped = 0 if math.isfinite(norm) else skipped + 1
+        if skipped >= run.max_skipped:
+            raise ValueError(f"cold start: the gradients of {skipped} steps in a row were not finite, the last at step {i + 1}; a smaller --cold_lr may help")
+        stop = ranks.max([asked()])[0] > 0
+        if folder and (stop or not skipped and i + 1 < steps and (i + 1) % run.cold_save_every == 0):
+            save(folder, policy, optimizers, i + 1, ranks)
+        if stop:
+            return None
+    return loss
+
+
+def save(folder: Path, policy: Policy, optimizers: list, step: int, ranks: Ranks) -> None:
+    """A checkpoint within the cold start, cold_000200; the one before is deleted."""
+    checkpoints.save(folder / f"cold_{step:06d}", policy, optimizers, {}, ranks)
+    if ranks.rank == 0:
+        checkpoints.prune(folder, 1, kind="cold")
+
+
+def forget(folder: Path) -> None:
+    """Delete what a finished cold start has left."""
+    for left in folder.glob("cold_??????*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def imitate(policy: Policy, optimizers: list, batch: list[tuple[list[int], list[bool]]], run, ranks: Ranks = Ranks()) -> tuple[float, float]:
+    """One optimizer step on the mean negative log-prob of the tokens to imitate in a batch that all ranks have: (that loss, nats a token; the gradient's norm)."""
+    mine, tokens, loss = ranks.share(batch), sum(sum(mask[1:]) for _, mask in batch), 0.0
+    rows, packed = appo.equal_passes([Rollout(ids[:1], 0, ids=ids[1:], mask=mask[1:]) for ids, mask in mine], run.micro_tokens, ranks)
+    policy.model.train(run.checkpointing)
+    for members in packed:
+        logp, _, _ = appo.score_rows(policy, [rows[n] for n in members], 1.0)
+        (-logp.sum() / tokens).backward()
+        loss -= logp.detach().sum().item() / tokens
+    policy.model.eval()
+    norm = appo.apply_gradients(policy, optimizers, run.clip_grad, ranks)
+    return ranks.sum([loss])[0], norm
+
+
+def cold_optimizers(model, run) -> list:
+    """AdamW; or Muon for the matrices inside the layers, which a model trained from nothing learns much faster with, and AdamW for the rest."""
+    if run.cold_optimizer == "adamw":
+        return [torch.optim.AdamW(model.parameters(), lr=run.cold_lr, weight_decay=run.cold_weight_decay)]
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
+    inside = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in inside]
+    return [torch.optim.Muon(matrices, lr=run.muon_lr, momentum=0.95, weight_decay=0.0),
+            torch.optim.AdamW(others, lr=run.cold_lr, betas=(0.9, 0.98), weight_decay=0.0)]
