@@ -7,6 +7,7 @@ import pickle
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -305,7 +306,9 @@ def test_two_ranks_resume_bit_for_bit(world, agent_folder, tmp_path, shard):
 def test_two_nodes_resume_bit_for_bit(world, agent_folder, tmp_path):
     """Two torchruns of two processes, --nnodes 2: shards in a node, copies across. One copy of the shards is saved; a step made again from it is the same."""
     def two_nodes():
-        port = str(distributed.free_port())
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = str(free.getsockname()[1])
         elastic = lambda node: ["--nnodes", "2", "--node_rank", str(node), "--master_addr", "localhost", "--master_port", port]
         started = [torchrun(2, *flags(world, agent_folder, tmp_path / "run", shard="true", steps=2, save_every=1, eval_questions=0), elastic=elastic(node), alone=False) for node in (0, 1)]
         return [ended(process) for process in started]
