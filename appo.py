@@ -201,8 +201,8 @@ def equal_passes(rollouts: list[Rollout], budget: int, ranks: Ranks) -> tuple[li
 
 
 def logits_chunk(vocabulary: int) -> int:
-    """Tokens whose logits exist at once: 256, or more where the vocabulary is small."""
-    return max(256, 2**25 // vocabulary)
+    """Tokens whose logits exist at once: 2^25 numbers, but 128 tokens at least."""
+    return max(128, 2**25 // vocabulary)
 
 
 def chunked_stats(policy: Policy, hidden: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
     python bench.py                                  every figure of speed and memory that needs no data, part by part
     python bench.py python search                    these parts only: the Python jail; a million generated documents
     python bench.py decode forks turns occupancy     sampling: tokens per second, branches, rollouts with tools, share of rows that run
+    python bench.py anatomy                          where the time of a decode step goes
     python bench.py logprob scaling                  training: log-probs of a large vocabulary; a step's time and memory as it grows
     python bench.py trl vllm                         against TRL's GRPOTrainer and vLLM; each is left out where its package is not installed
     python bench.py ranks resume                     two processes against one; seconds until a run goes on after a stop
@@ -25,7 +26,7 @@ from benches import agent_tools, distributed, gpu, runs, sampling, training
 from benches.measure import machine
 from plan import Hardware
 
-SPEED = {"python": agent_tools.python_tool, "search": agent_tools.search_tool, "decode": sampling.decode, "forks": sampling.forks, "turns": sampling.turns,
+SPEED = {"python": agent_tools.python_tool, "search": agent_tools.search_tool, "decode": sampling.decode, "anatomy": sampling.anatomy, "forks": sampling.forks, "turns": sampling.turns,
          "occupancy": sampling.occupancy, "logprob": training.logprob, "scaling": training.scaling, "ranks": distributed.ranks, "resume": distributed.resume,
          "trl": training.trl, "vllm": sampling.vllm}                           # what runs when no part is named; vLLM last, for it changes its process
 PARTS = SPEED | {"gpu": gpu.gpu, "laptop": runs.laptop, "smollm2": runs.smollm2, "eval": runs.evaluation}

@@ -87,9 +87,9 @@ def made_up_rollouts(policy: Policy, n: int, prompt: int, length: int) -> list[R
     return rows
 
 
-def make_sampler(policy: Policy, rows: int, max_tokens: int, tools=None, max_calls: int = 0, chunk: int = 16) -> Sampler:
-    """A sampler that decodes only the rows that are left."""
-    return Sampler(policy, tools or {}, rows, max_tokens, max_calls, max_result_tokens=64, chunk=chunk, tool_threads=rows, constant_rows=False)
+def make_sampler(policy: Policy, rows: int, max_tokens: int, tools=None, max_calls: int = 0, chunk: int = 16, constant_rows: bool = False) -> Sampler:
+    """A sampler that decodes only the rows that are left, or with constant_rows always all of them."""
+    return Sampler(policy, tools or {}, rows, max_tokens, max_calls, max_result_tokens=64, chunk=chunk, tool_threads=rows, constant_rows=constant_rows)
 
 
 def make_config(**changes) -> Config:

@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
 
+import sampling as loop
 from benches import models
-from benches.measure import figure, in_turn, ratio
+from benches.measure import figure, in_turn, ratio, seconds
 from eval import load_questions
 from model import Policy
 from sampling import Call, Rollout, Sampler, Start, encode_prompt, encode_result, mix_seed, sample_initial
@@ -76,6 +78,53 @@ def vllm(args) -> dict:
         theirs = partial(engine.generate, [{"prompt_token_ids": ids} for ids in prompts], exactly, use_tqdm=False)
         figures |= against(theirs, policy, prompts, new, f"vllm: SmolLM2-135M, batch {rows}", "vLLM", times(args))
     return figures
+
+
+def anatomy(args) -> dict:
+    """Where the time of a decode step goes: Hugging Face's decoder modules, which generate runs too, drawing, and the rest of the loop; and the ratio to generate
+    that would be left if all but those modules were free."""
+    figures = {}
+    for name, folder in models.model_folders(args, "anatomy").items():
+        policy, plain = models.endless_policy(folder), models.plain_model(folder)
+        prompt, new = (8, 8) if args.light else (16, 128) if "Llama" in name else SMOLLM2_LENGTHS
+        for rows in (2,) if args.light else (32, 64):
+            prompts = [models.random_ids(policy, k, prompt) for k in range(rows)]
+            sampler, measured = models.make_sampler(policy, rows, new), []
+            ours = partial(sample_initial, sampler, prompts, 1, range(rows))
+            pairs = in_turn(partial(generate, plain, prompts, new), lambda: measured.append(shares(policy, ours)), times=times(args))
+            title = f"anatomy: {name}, batch {rows}"
+            for what in measured[0]:
+                figures[f"{title}, {what}"] = figure([m[what] for m in measured[-len(pairs):]], "share")
+            bound = [(theirs, whole * m["decoder modules"]) for (theirs, whole), m in zip(pairs, measured[-len(pairs):])]
+            figures[f"{title}, seconds of generate / our decoder modules alone"] = ratio(bound)
+            figures[f"{title}, matrix products"] = figure([matrix_share(ours)], "share")
+    return figures
+
+
+def shares(policy: Policy, work) -> dict[str, float]:
+    """Shares of the seconds of `work` that calls of the decoder and of `draw` take."""
+    spent, decoder, draw = {"decoder modules": 0.0, "drawing": 0.0}, policy.decoder, loop.draw
+    def timed(what: str, function):
+        def call(*args, **kwargs):
+            began = time.perf_counter()
+            out = function(*args, **kwargs)
+            spent[what] += time.perf_counter() - began
+            return out
+        return call
+    policy.decoder, loop.draw = timed("decoder modules", decoder), timed("drawing", draw)
+    try:
+        whole = seconds(work)
+    finally:
+        policy.decoder, loop.draw = decoder, draw
+    return {what: s / whole for what, s in spent.items()}
+
+
+def matrix_share(work) -> float:
+    """Share of matrix products in the time of all operators, by PyTorch's profiler, whose own time is that of the many small ones."""
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        work()
+    times = {e.key: e.self_cpu_time_total for e in record.key_averages()}
+    return sum(times.get(f"aten::{name}", 0) for name in ("mm", "addmm", "bmm")) / sum(times.values())
 
 
 # ----------------------------------------------------------------------------------------------------------------------------------------------- forks
@@ -266,11 +315,14 @@ def occupancy(args) -> dict:
     parent = models.made_up_rollouts(policy, 1, 16, longest)                                 # a branch of it that leaves `length` before its end has that budget
     scored = models.score_and_keep(policy, parent)
     places = [longest - length for length in lengths]
-    starts = [Start(parent[0].fork(at, k), scored.cache, 0, scored.hidden[0, at]) for k, at in enumerate(places)]
-    sampler = models.make_sampler(policy, rows, longest)
-    sampler.run(starts)
-    assert [len(s.rollout.ids) - at for s, at in zip(starts, places)] == lengths, "every rollout takes its budget"
+    samplers = [models.make_sampler(policy, rows, longest, constant_rows=constant) for constant in (False, True)]
+    for sampler in samplers:
+        starts = [Start(parent[0].fork(at, k), scored.cache, 0, scored.hidden[0, at]) for k, at in enumerate(places)]
+        sampler.run(starts)
+        assert [len(s.rollout.ids) - at for s, at in zip(starts, places)] == lengths, "every rollout takes its budget"
+    shared, constant = (sampler.count["sampled"] / sampler.count["row_calls"] for sampler in samplers)
     static = sum(lengths) / sum(rows * max(lengths[k:k + rows]) for k in range(0, count, rows))
     title = f"occupancy: {count} rollouts in {rows} rows"
-    return {f"{title}, ours": figure([sampler.count["sampled"] / sampler.count["row_calls"]], "share"), f"{title}, static batches": figure([static], "share"),
+    return {f"{title}, ours": figure([shared], "share"), f"{title}, constant rows": figure([constant], "share"),
+            f"{title}, static batches": figure([static], "share"),
             f"{title}, length": figure(lengths, "tokens")}
