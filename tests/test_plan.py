@@ -54,7 +54,9 @@ def test_config_holds_the_papers_numbers(name):
     assert method + (run.cold_batch,) == (("keep", "prompt", "step", "sum", "token-mean", math.inf, True, "released", 16) if released else
                       ("resample", "rollout", "minibatch", "avg", "seq-mean", 32, False, "auto", 128))
     if not released:
-        assert (run.cold_lr, run.cold_steps) == (7e-6, 3 * 54800 // 128), "3 epochs of ToolStar's 54,000 and STILL's 800 examples"
+        assert (run.cold_lr, run.cold_epochs, run.cold_max_tokens, run.cold_weight_decay, run.cold_steps) == (7e-6, 3, 4096, 0.1, 0)
+    else:
+        assert (run.cold_schedule, run.cold_warmup, run.cold_weight_decay, run.cold_max_tokens) == ("cosine", 0.1, 0, 15000)
 
 
 def test_every_config_is_in_the_table():
@@ -260,6 +262,34 @@ def test_sharded_items_by_hand():
     assert grpo["KV cache to fork from"] == grpo["hidden states to fork from"] == 0
     alone = memory(shape, dataclasses.replace(run, shard=False, dtype="float32"), 1)
     assert (alone["parameters"], alone["gathered weights"], alone["weights and gradients in flight"]) == (4 * P, 0, 0)
+
+
+def test_weights_are_split_within_a_node_and_copied_across():
+    run = read_settings(["--config", str(CONFIGS / "qwen3-14b-search.json"), "--data", "d"])
+    shape = read_shape(run.model)
+    one, two, wide = memory(shape, run, 8), memory(shape, run, 16), memory(shape, run, 16, per_node=16)
+    for name in ("parameters", "gradients", "AdamW state"):
+        assert one[name] == two[name] == pytest.approx(2 * wide[name], rel=1e-9)
+    assert two["KV cache to fork from"] < one["KV cache to fork from"], "but prompts are shared by all"
+    with pytest.raises(ValueError, match="--gpus must be whole nodes of --gpus_per_node 8, got 12"):
+        Hardware(gpus=12)
+
+
+def test_loading_holds_the_whole_float32_weights():
+    run = read_settings(["--config", str(CONFIGS / "qwen2.5-7b-reasoning.json"), "--data", "d"])
+    items = memory(read_shape(run.model), run, 8)
+    assert peaks(items)["load"] == 4 * 7_615_616_512 + items["parameters"]
+
+
+@pytest.mark.parametrize("keep, kl, kept", [(0, 0.0, 5), (2, 0.0, 3), (2, 0.1, 4), (9, 0.0, 5)])
+def test_checkpoints_that_are_kept(keep, kl, kept, capsys):
+    text = printed(capsys, "--config", CONFIGS / "qwen2.5-7b-reasoning.json", "--keep", keep, "--kl_coef", kl)
+    assert f"disk: 99.3 GiB a checkpoint, {99.295 * kept:.0f} GiB for the {kept} that are there at most (--save_every 50, --keep {keep})" in text
+
+
+def test_a_length_above_the_limit_is_refused(capsys):
+    with pytest.raises(ValueError, match="--length 9999 is above --max_tokens 4096"):
+        printed(capsys, "--config", CONFIGS / "qwen2.5-7b-reasoning.json", "--length", 9999)
 
 
 def test_every_item_has_a_phase_and_the_peak_counts_one_moment():

@@ -22,6 +22,7 @@ import torch.multiprocessing as mp
 
 import appo
 import checkpoints
+import plan
 import train
 from appo import Config, score
 from benches import distributed
@@ -164,6 +165,28 @@ def uneven_work(model, file, data):
     optimizer, mask = torch.optim.SGD(policy.model.parameters(), lr=0.0), appo.response_tensors(rollouts, "cpu")[1]
     appo.update(policy, optimizer, rollouts, torch.zeros(mask.shape), mask.float(), mask, CONFIG, ranks=ranks)
     return [r.ids for r in rollouts]
+
+
+def test_shards_take_the_memory_that_the_plan_says(sampled, tmp_path):
+    """Parameters, gradients and AdamW's state on each of two processes, and whole weights at work, in bytes: those of --plan within 1%."""
+    run = train.Run(model=sampled[0], shard=True, dtype="bfloat16")
+    items = plan.memory(plan.read_shape(sampled[0]), run, 2)
+    for held in spread(bytes_of_shards, 2, tmp_path / "spread", *sampled):
+        for name, size in held.items():
+            assert size == pytest.approx(items[name], rel=0.01), name
+
+
+def bytes_of_shards(model, file):
+    ranks, policy = Ranks(), Policy.load(model).shard("bfloat16")
+    parameters, mine = list(policy.model.parameters()), ranks.share(pickle.loads(Path(file).read_bytes()))
+    size = lambda tensors: sum(checkpoints.local(x).nbytes for x in tensors)
+    optimizer, mask, grads = torch.optim.AdamW(parameters), appo.response_tensors(mine, "cpu")[1], []
+    optimizer.register_step_pre_hook(lambda *_: grads.append(size(p.grad for p in parameters)))
+    with policy.gathered():
+        gathered = size(policy.model.parameters())
+    appo.update(policy, optimizer, mine, torch.zeros(mask.shape), mask.float(), mask, CONFIG, ranks=ranks)
+    state = size(x for p in parameters for x in optimizer.state[p].values() if x.ndim)
+    return {"parameters": size(parameters), "gradients": grads[0], "AdamW state": state, "gathered weights": gathered}
 
 
 # ---- guards
