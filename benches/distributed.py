@@ -19,6 +19,7 @@ import torch.distributed as dist
 import transformers
 
 import appo
+import checkpoints
 import train
 from appo import Config, score
 from benches.measure import at_most, figure, seconds
@@ -127,7 +128,7 @@ def going_on(args, name: str, settings: dict) -> dict:
     flags, times = [x for key, value in settings.items() for x in (f"--{key}", str(value))], 1 if args.light else 5
     run_training(settings["out"], *flags, "--steps", "1")
     run = train.read_settings(flags)
-    checkpoint = train.newest(run)
+    checkpoint = checkpoints.newest(run.out)
     size = sum(file.stat().st_size for file in checkpoint.iterdir()) / 1e6
     whole = [until_next_step(run, flags) for _ in range(times)]
     start = [seconds(lambda: subprocess.run([sys.executable, "-c", "import train"], check=True, cwd=HERE)) for _ in range(times)]
@@ -160,9 +161,9 @@ def in_process(run: train.Run, checkpoint: Path) -> tuple[float, float, float]:
     setup = train.prepare_run(run)
     prepared = time.perf_counter() - started
     optimizer, aside = torch.optim.AdamW(setup.policy.model.parameters(), lr=run.lr), Path(run.out) / "aside"
-    loading = seconds(lambda: train.load_state(setup.policy, optimizer, checkpoint, setup.ranks))
+    loading = seconds(lambda: checkpoints.load_state(setup.policy, [optimizer], checkpoint, setup.ranks))
     aside.mkdir()
-    saving = seconds(lambda: train.save(dataclasses.replace(run, out=str(aside)), setup.policy, optimizer, 1))
+    saving = seconds(lambda: checkpoints.save(aside / "step_000001", setup.policy, [optimizer], {}))
     shutil.rmtree(aside)
     for tool in setup.sampler.tools.values():
         tool.close()

@@ -7,6 +7,7 @@ import transformers
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+import sft
 import train
 from appo import Config, Scored, score
 from benches.runs import smollm2_folder
@@ -40,7 +41,7 @@ def agent_folder(args) -> Path:
     folder, world = Path(args.out) / "agent", world_folder(args)
     if not (folder / "config.json").exists():
         policy = Policy.load(str(world / "model"))
-        train.cold_start(policy, train.read_examples(str(world / "traces.jsonl"), policy.tokenizer), train.read_settings([]), progress=False)
+        sft.cold_start(policy, sft.read_examples(str(world / "traces.jsonl"), policy.tokenizer), train.read_settings([]), progress=False)
         policy.model.save_pretrained(folder), policy.tokenizer.save_pretrained(folder)
     return folder
 

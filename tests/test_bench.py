@@ -95,7 +95,7 @@ def test_peaks_of_a_step_cover_the_plans_phases(world, monkeypatch):
     args = types.SimpleNamespace(failed=[])
     figures = gpu.whole_step("float32")(args, gpu.SMALL, "cpu", world)
     assert not args.failed and all(figures[f"step, float32, 3 layers: peak of {phase}"]["value"] == 1 and figures[f"step, float32, 3 layers: peak of {phase} / plan"]["ratio"] > 1
-                                   for phase in plan.PHASES)
+                                   for phase in plan.PHASES if phase != "load")
 
 
 def test_layers_and_share_of_the_bandwidth_at_the_real_shape():
