@@ -75,6 +75,7 @@ def add_flags(parser, kind) -> None:
     for f in dataclasses.fields(kind):
         special = {tuple[float, float]: dict(nargs=2, type=float), tuple[str, ...]: dict(nargs="+"), bool: dict(nargs="?", const=True, type=boolean)}
         how = special.get(f.type, dict(type=f.type, choices=f.metadata["choices"]))
+        how |= {} if f.metadata["choices"] else {"metavar": {int: "N", float: "X", tuple[float, float]: "X", bool: "BOOL"}.get(f.type, "TEXT" if f.type is str else None)}
         shown = f"{f.metadata['help']} (default {f.default})" if f.default not in ("", ()) else f.metadata["help"]
         names = dict.fromkeys((f"--{f.name}", f"--{f.name.replace('_', '-')}"))
         parser.add_argument(*names, dest=f.name, default=argparse.SUPPRESS, help=shown.replace("%", "%%"), **how)
