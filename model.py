@@ -225,12 +225,14 @@ class Policy:
         for module in self.shards:
             module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
         self.through = lambda function, *arguments: function(*arguments)
-        with torch.no_grad():
-            yield
-        self.through = through
-        for module, (before, after) in zip(self.shards, hooks):
-            module._forward_pre_hooks, module._forward_hooks = before, after
-            module.reshard()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.through = through
+            for module, (before, after) in zip(self.shards, hooks):
+                module._forward_pre_hooks, module._forward_hooks = before, after
+                module.reshard()
 
     def reduce_gradients(self, ranks: Ranks) -> None:
         """Sum the gradients of copied weights over the ranks; those of sharded weights have been summed by the backward pass."""

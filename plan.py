@@ -195,7 +195,7 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
     forks, cuda = run.branches > 0, run.device.startswith("cuda")
     sizes = row_sizes(run.rows, run.constant_rows and not cuda and run.dtype == "float32")
     rows = lambda starts: next(size for size in sizes if size >= min(starts, run.rows))
-    share = cuda or T > SHARE_FROM                                                    # then a live row holds what it has not in common with its parent
+    share = cuda or run.max_prompt + T > SHARE_FROM                                                 # then a live row holds what it has not in common with its parent
     own = lambda new: round_up((new if share else run.max_prompt + T) + run.chunk + cuda, GRAPH_BLOCK if cuda else 1)
     initial = rows(math.ceil(run.prompts / gpus) * run.initial)
     scores = cuda * max(1, run.rows // 8) * run.chunk * shape.heads * (4 + width)     # per key looked at; a CPU's kernel keeps none

@@ -26,7 +26,7 @@ from branching import token_stats
 from model import FORGED, Cache, Forks, Policy, key_slots, round_up
 from tools import ToolResult, defuse, parse_call
 
-SHARE_FROM = 256                    # on a CPU, budgets up to this many tokens: a fork copies what it shares, which is faster there; README
+SHARE_FROM = 256                    # on a CPU, prompt and budget together up to this many tokens: a fork copies what it shares, which is faster there; README
 GRAPH_BLOCK = 512                   # key lengths on CUDA are rounded up to this, for there is a graph for each number of them
 
 
@@ -188,13 +188,13 @@ class Live:
     """What a decode step reads and writes, all on the device: a cache of the live rows' own tokens, and numbers per row.
 
     hidden predicts the row's next token; seed and position decide what is drawn; running is 1 for rows that decode and 0 for those that wait; shared: see
-    Forks; drawn: ids, log-probs, entropies of the last step. seat and place: see Forks.
+    Forks; drawn: ids, log-probs, entropies of the last step. seat, place and parents: see Forks.
     """
     def __init__(self, policy: Policy, rows: int, slots: int, parent: Cache, seats: int):
         self.policy, self.cache, self.parent = policy, Cache(policy, rows, slots), parent
         whole = lambda *size: torch.zeros(*size, dtype=torch.long, device=policy.device)
         self.hidden = torch.zeros(rows, policy.model.config.hidden_size, dtype=policy.dtype, device=policy.device)
-        self.seed, self.position, self.running, self.place, self.shared, self.seat = *whole(5, rows), whole(seats)
+        self.seed, self.position, self.running, self.place, self.shared, self.seat, self.parents = *whole(5, rows), whole(seats), whole(len(parent.length))
         self.shared += 1
         self.drawn = torch.zeros(3, rows, dtype=torch.float64, device=policy.device)
 
@@ -290,29 +290,34 @@ class Sampler:
 
     Args:    tools: name -> object with run(argument) -> ToolResult. rows: live rows, >= 1. max_tokens, max_calls,
              max_result_tokens, temperature: see Config; temperature 0 is greedy. chunk: tokens per row and call when prompts and results are read.
-             tool_threads: calls that run at once. top_p, top_k: see `narrowed`; for evaluation only. constant_rows: see above. lag: decode steps that are
+             tool_threads: calls that run at once, by default as many as there are rows. top_p, top_k: see `narrowed`; for evaluation only. constant_rows: see above. lag: decode steps that are
              launched before the tokens of an earlier one are looked at, so that the device never waits for the host; 1 on CUDA, and a row then decodes one
              token in vain when its turn ends. share: forks read their parents' keys and values in place, or else copy them; None: whichever is faster
              on the device, see SHARE_FROM.
     """
     PATIENCE = 8        # decode steps that a result waits for others to be appended with
+    SPARSE = 3          # parents are picked out one by one where they are at most 1/3 of the rows that a view would span: a copy is a read and a write more
 
     def __init__(self, policy: Policy, tools: dict, rows: int, max_tokens: int, max_calls: int, max_result_tokens: int = 2048,
-                 temperature: float = 1.0, chunk: int = 16, tool_threads: int = 8, top_p: float = 1.0, top_k: int = 0, constant_rows: bool = True,
+                 temperature: float = 1.0, chunk: int = 16, tool_threads: int | None = None, top_p: float = 1.0, top_k: int = 0, constant_rows: bool = True,
                  lag: int | None = None, share: bool | None = None):
-        if rows < 1 or chunk < 1:
-            raise ValueError(f"rows and chunk must be >= 1, got {rows} and {chunk}")
+        least = dict(rows=1, max_tokens=1, max_calls=0, max_result_tokens=1, temperature=0, chunk=1, top_p=1e-6, top_k=0, tool_threads=1, lag=0)
+        given = dict(rows=rows, max_tokens=max_tokens, max_calls=max_calls, max_result_tokens=max_result_tokens, temperature=temperature, chunk=chunk, top_p=top_p,
+                     top_k=top_k, tool_threads=tool_threads, lag=lag)
+        for name, value in given.items():
+            if value is not None and not value >= least[name]:
+                raise ValueError(f"{name} must be >= {least[name]}, got {value}")
         self.policy, self.tools, self.rows, self.chunk = policy, tools, rows, chunk
         self.max_tokens, self.max_calls, self.max_result_tokens, self.temperature = max_tokens, max_calls, max_result_tokens, temperature
         self.top_p, self.top_k = top_p, top_k
         cuda = policy.device.type == "cuda"
         self.lag = int(cuda) if lag is None else lag
         self.record = cuda_graphs if cuda else lambda: None
-        self.share = cuda or max_tokens > SHARE_FROM if share is None else share
+        self.sharing, self.share = share, True   # as asked for; as the run under way does it
         self.block, self.grid = (GRAPH_BLOCK, 8) if cuda else (1, 1)      # key lengths, and the parents that a call looks at, are rounded up to these
         self.sizes = row_sizes(rows, constant_rows and not cuda and policy.dtype == torch.float32)
         self.batch = max(1, rows // 8)       # rows per call when results are read
-        self.pool = ThreadPoolExecutor(tool_threads)
+        self.pool = ThreadPoolExecutor(tool_threads or rows)
         self.count = Counter()          # computed: tokens put through the model; sampled: of them, drawn; row_calls: rows decoded, running or not
         self.live = None
 
@@ -326,6 +331,15 @@ class Sampler:
         self._open(starts)
         self.now = self.temperature if temperature is None else temperature
         self.waiting, self.running, self.in_tool, self.ready, self.drawn, self.steps = deque(starts), {}, {}, [], deque(), 0
+        try:
+            self._loop()
+        finally:                                                          # memory is given back even if a tool has raised
+            for future in self.in_tool:
+                future.cancel()
+            self.live = self.graphs = None
+
+    def _loop(self) -> None:
+        """Until all rollouts are complete."""
         while self.waiting or self.running or self.in_tool or self.ready or self.drawn:
             self._admit()
             self._collect()
@@ -337,10 +351,14 @@ class Sampler:
                 self._look(*self.drawn.popleft())
             if self.in_tool and not (self.running or self.ready or self.waiting and self.free):
                 wait(self.in_tool, return_when=FIRST_COMPLETED)
-        self.live = self.graphs = None
 
     def prefill(self, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
-        """Each prompt through the model once: a cache with one row per prompt, and the hidden states (P, D) that predict the first response token."""
+        """Each prompt through the model once: a cache with one row per prompt, and the hidden states (P, D) that predict the first response token.
+
+        Raises: ValueError for a prompt without a token.
+        """
+        if not all(prompts):
+            raise ValueError(f"prompt {next(p for p, ids in enumerate(prompts) if not ids)} has no token: there is nothing to predict the first one from")
         cache, rows = Cache(self.policy, len(prompts), round_up(max(map(len, prompts)), self.chunk)), list(range(len(prompts)))
         hidden = extend(self.policy, cache, rows, [0] * len(prompts), prompts, max(1, self.rows // 4), self.chunk)
         self.count["computed"] += sum(map(len, prompts))
@@ -351,12 +369,17 @@ class Sampler:
         parents = Counter(s.row for s in starts)
         if any(s.cache is not starts[0].cache for s in starts):
             raise ValueError("the starts of a run must share one cache")
+        wrong = next((r for r in (s.rollout for s in starts) if len(r.ids) != r.fork_at), None)
+        if wrong:
+            raise ValueError(f"a start begins where its rollout ends: {len(wrong.ids)} ids, fork_at {wrong.fork_at}")
+        longest = max(len(s.rollout.prompt) for s in starts) + self.max_tokens
+        self.share = self.policy.device.type == "cuda" or longest > SHARE_FROM if self.sharing is None else self.sharing
         self.bucket = next(size for size in self.sizes if size >= min(len(starts), self.sizes[-1]))
         room = max(len(s.rollout.prompt) + self.max_tokens - self._shared(s.rollout) for s in starts) + self.chunk + self.lag
         seats = round_up(len(starts[0].cache.length), self.grid) * max(parents.values())
         self.live = Live(self.policy, self.bucket, round_up(room, self.block), starts[0].cache, seats)
         self.free, self.graphs, self.marks = list(range(self.bucket))[::-1], Graphs(self.record()), None
-        self.parents, self.seats = slice(0, 0), 0
+        self.parents, self.seats, self.seated = slice(0, 0), 0, 0
 
     def _shared(self, rollout: Rollout) -> int:
         """Tokens that a fork reads where they are."""
@@ -390,16 +413,23 @@ class Sampler:
     def _seat(self) -> None:
         """Give every row in a slot a seat among those of its parent."""
         rows = [*self.running.values(), *self.in_tool.values(), *self.ready]
-        low = min(row.parent for row in rows) // self.grid * self.grid
-        high = min(round_up(max(row.parent for row in rows) + 1, self.grid), len(self.live.parent.length))
-        n, taken, seat, place = max(Counter(row.parent for row in rows).values()), Counter(), [0] * (high - low), [0] * self.bucket
-        seat *= n
+        forks, low, high = Counter(row.parent for row in rows), min(row.parent for row in rows), max(row.parent for row in rows) + 1
+        low, high = low // self.grid * self.grid, min(round_up(high, self.grid), len(self.live.parent.length))
+        parents = sorted(forks)
+        parents += parents[:1] * (round_up(len(parents), self.grid) - len(parents))
+        if self.SPARSE * len(parents) > high - low:                       # as a view of neighbouring rows, most of them alive; else picked out, at every step
+            parents, self.parents = list(range(low, high)), slice(low, high)
+        else:
+            self.parents = len(parents)
+            self.live.parents[:len(parents)] = self.policy.tensor(parents)
+        first = {parent: k for k, parent in reversed(list(enumerate(parents)))}
+        n, taken, place = max(forks.values()), Counter(), [0] * self.bucket
+        seat = [0] * (len(parents) * n)
         for row in rows:
-            where = (row.parent - low) * n + taken[row.parent]
+            where = first[row.parent] * n + taken[row.parent]
             taken[row.parent] += 1
             seat[where], place[row.slot] = row.slot, where
-        self.parents = slice(low, high)
-        self.seats = len(seat)
+        self.seats, self.seated = len(seat), len(forks)
         self.live.seat[:len(seat)], self.live.place[:len(place)] = self.policy.tensor(seat), self.policy.tensor(place)
 
     def _shrink(self) -> None:
@@ -407,6 +437,8 @@ class Sampler:
         rows = [*self.running.values(), *self.in_tool.values(), *self.ready]
         size = next(size for size in self.sizes if size >= len(rows))
         if self.waiting or size >= self.bucket:
+            if self.share and self.SPARSE * len({row.parent for row in rows}) <= self.seated:
+                self._seat()
             return
         movers, free = [row for row in rows if row.slot >= size], sorted(set(range(size)) - {row.slot for row in rows})
         to = free[:len(movers)]
@@ -427,7 +459,7 @@ class Sampler:
         if marks != self.marks:
             self.marks, self.live.running[:self.bucket] = marks, self.policy.tensor(marks)
         end = round_up(key_slots(max(row.own for row in self.running.values()) + len(self.drawn) + 1), self.block)
-        self.graphs((self.bucket, end, self.parents.start, self.parents.stop, self.seats), partial(self._step, end))
+        self.graphs((self.bucket, end, str(self.parents), self.seats), partial(self._step, end))
         drawn = self.live.drawn[:, :self.bucket].to("cpu", non_blocking=True, copy=True)
         ready = torch.cuda.Event() if drawn.is_pinned() else None
         if ready:
@@ -443,7 +475,8 @@ class Sampler:
         ids, logp, entropy = draw(self.policy.head(live.hidden[:B]).float(), uniform(live.seed[:B], live.position[:B]), self.now, self.top_p, self.top_k)
         live.drawn[:, :B] = torch.stack([ids.double(), logp.double(), entropy.double()])
         live.position[:B] += live.running[:B]
-        forks = Forks(live.parent, self.parents, live.seat[:self.seats], live.place[:B], live.shared[:B]) if self.share else None
+        parents = self.parents if isinstance(self.parents, slice) else live.parents[:self.parents]
+        forks = Forks(live.parent, parents, live.seat[:self.seats], live.place[:B], live.shared[:B]) if self.share else None
         live.hidden[:B] = live.cache.append(self.policy, ids[:, None], live.running[:B], slice(0, B), end, forks)
 
     def _look(self, drawn: Tensor, ready, rows: list[tuple[Row, int, int]]) -> None:
@@ -462,7 +495,7 @@ class Sampler:
         r = row.rollout
         if token in self.policy.stop_ids:
             return self._finish(row, "stop")
-        turn = r.ids[r.calls[-1].end if r.calls else 0:]
+        turn = r.ids[r.calls[-1].end if r.calls else 0:] if token in self.policy.closing else []
         tag = self.policy.closed_tag(turn)
         if tag == FORGED:
             self._finish(row, "forged")

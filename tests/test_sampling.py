@@ -409,11 +409,36 @@ def test_rows_hold_their_own_tokens_only(agent, tools, rollouts):
     now = appo.look(agent, mine[:4], score(agent, mine[:4], 1.0, 4).logp, CONFIG, True)
     points, shapes, open_ = [[min(60, len(r.ids) - 1)] for r in mine[:4]], [], Sampler._open
     sampler._open = lambda starts: open_(sampler, starts) or shapes.append(tuple(sampler.live.cache.k.shape[1:4]))
-    sampler.sizes, sampler.share = [2, 4, 8], True
+    sampler.sizes, sampler.sharing = [2, 4, 8], True
     appo.grow_branches(sampler, mine[:4], now.scored, points, CONFIG)
     least = min(min(p) for p in points)
     assert shapes == [(4 + 1, agent.model.config.num_key_value_heads, key_slots(sampler.max_tokens - least + sampler.chunk))]
     assert sampler.live is None and shapes[0][2] < now.scored.cache.slots + sampler.chunk
+
+
+@pytest.mark.parametrize("grid", [1, 8])
+def test_stragglers_of_far_parents(agent, tools, prompts, grid, monkeypatch):
+    """Long rollouts of the first and last prompts outlive those between: then their parents are picked out, no others are read; ids and numbers stay the same."""
+    def run(share, sparse):
+        sampler = sampler_for(agent, tools, rows=6, share=share)
+        sampler.grid, sampler.SPARSE, looked = grid, sparse, []
+        step = sampler._step
+        sampler._step = lambda end: (looked.append((sampler.parents if isinstance(sampler.parents, int) else sampler.parents.stop - sampler.parents.start, len({r.parent for r in sampler.running.values()}))), step(end))[1]
+        cache, hidden = sampler.prefill(prompts[:40])
+        long = {0, 1, 39}
+        starts = [Start(Rollout(prompts[p], mix_seed(7, p)), cache, p, hidden[p]) for p in [0, 1, 39, *range(2, 39)]]
+        done = sampler._after_token
+        sampler._after_token = lambda row, token: done(row, token) if row.parent in long or len(row.rollout.ids) < 6 or row.slot not in sampler.running else sampler._finish(row, "length")
+        sampler.run(starts)
+        return [snapshot(s.rollout) for s in starts], looked
+    copied, _ = run(False, 3)
+    viewed, wide = run(True, 10**9)
+    picked, narrow = run(True, 3)
+    for other in (viewed, picked):
+        for a, b in zip(copied, other):
+            assert a[0] == b[0] and a[2] == pytest.approx(b[2], abs=1e-5)
+    assert picked == viewed, "bit for bit: which parents are looked at changes nothing"
+    assert max(parents for parents, _ in wide) == 40 and all(parents <= max(grid, 3 * alive + 2 * grid) for parents, alive in narrow)
 
 
 # ---- ends and limits
@@ -426,6 +451,38 @@ class Says:
     def run(self, argument):
         self.asked.append(argument)
         return ToolResult(self.status, self.text, 0.0)
+
+
+class Breaks:
+    def run(self, argument):
+        raise RuntimeError("a bug in a tool")
+
+
+def test_a_bug_in_a_tool_leaves_nothing_behind(agent, tools, prompts):
+    """Tools do not raise, by contract; one that does ends the run, not silently, and the next run is that of a fresh sampler."""
+    sampler = sampler_for(agent, {"python": Breaks(), "search": Breaks()})
+    with pytest.raises(RuntimeError, match="a bug in a tool"):
+        sample_initial(sampler, prompts[:8], 2, range(8))
+    assert sampler.live is None and sampler.graphs is None
+    sampler.tools = tools
+    again, fresh = (sample_initial(s, prompts[:8], 2, range(8)) for s in (sampler, sampler_for(agent, tools)))
+    assert list(map(snapshot, again)) == list(map(snapshot, fresh))
+
+
+@pytest.mark.parametrize("changes, message", [(dict(rows=0), "rows must be >= 1, got 0"), (dict(temperature=-1.0), "temperature must be >= 0, got -1.0"), (dict(top_p=0.0), "top_p must be >= 1e-06, got 0.0"), (dict(top_k=-3), "top_k must be >= 0, got -3"),
+                                              (dict(lag=-1), "lag must be >= 0, got -1"), (dict(max_tokens=0), "max_tokens must be >= 1, got 0"), (dict(tool_threads=0), "tool_threads must be >= 1")])
+def test_a_sampler_with_impossible_settings_is_refused(agent, changes, message):
+    with pytest.raises(ValueError, match=message):
+        sampler_for(agent, {}, **changes)
+
+
+def test_starts_that_cannot_be_are_refused(agent, prompts):
+    sampler = sampler_for(agent, {})
+    with pytest.raises(ValueError, match="prompt 1 has no token"):
+        sampler.prefill([prompts[0], []])
+    cache, hidden = sampler.prefill(prompts[:1])
+    with pytest.raises(ValueError, match="a start begins where its rollout ends: 2 ids, fork_at 0"):
+        sampler.run([Start(Rollout(prompts[0], 0, ids=[1, 2], mask=[True] * 2, logp=[0.0] * 2, entropy=[0.0] * 2), cache, 0, hidden[0])])
 
 
 def test_budget_includes_results_and_is_never_exceeded(agent, prompts):
