@@ -7,10 +7,9 @@
     5. seconds       FLOPs and bytes moved over what a GPU can do: a lower bound
     `plan` puts them in a table.
 
-Two layouts. On several GPUs FSDP2: parameters, gradients and AdamW state are float32 and sharded over the GPUs of a node, computation is bfloat16, whole bfloat16 weights are
-gathered on every GPU while it samples and scores (the reference's, if there is one, before the policy's), and the update computes each layer again
-in its backward pass. On one GPU: float32, nothing sharded or computed again.
-Not counted: CUDA context, communication buffers and fragmentation (a few GiB), and everything in host memory.
+Two layouts. With --shard FSDP2: parameters, gradients and AdamW state are float32 and split over the GPUs of a node, work is done in --dtype, whole weights of that
+dtype are gathered on every GPU while it samples and scores (the reference's, if there is one, before the policy's). Without it: float32 copies, nothing split.
+Not counted: the cold start, CUDA context, communication buffers and fragmentation (a few GiB), and everything in host memory.
 """
 import argparse
 import dataclasses
@@ -31,7 +30,7 @@ HELP = "--plan prints what the run will cost and whether it fits, and ends; its 
 @dataclass(frozen=True)
 class Hardware:
     """What the plan is made for; the flags that --plan adds."""
-    gpus: int = option(8, "GPUs of the run; 1: no sharding, float32", 1)
+    gpus: int = option(8, "GPUs of the run", 1)
     gpus_per_node: int = option(8, "GPUs of a node: weights are split within it and copied across nodes", 1)
     gpu_gib: float = option(80.0, "memory of a GPU, GiB", 0)
     gpu_bandwidth: float = option(3350.0, "memory bandwidth of a GPU, GB/s (H100 SXM 3350)", 1e-9)
@@ -229,7 +228,7 @@ def advice(shape: Shape, run: Config, gpus: int, limit: float, per_node: int = 8
     Of each flag the value nearest to the present one that fits; what costs no GPU comes first, and before it what computes nothing again.
     """
     tries = {"rows": halves(run.rows), "micro_tokens": smaller_passes(run), "checkpointing": [] if run.checkpointing else [True],
-             "gpus": [gpus << k for k in range(1, 6)]}
+             "gpus": [n for n in (gpus << k for k in range(1, 6)) if n <= per_node or n % per_node == 0]}
     found = []
     for cost, (name, values) in enumerate(tries.items()):
         options = []

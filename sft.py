@@ -20,7 +20,7 @@ from tqdm import tqdm
 import appo
 import checkpoints
 from eval import read_rows, text_of
-from model import Policy, Ranks
+from model import TURN_ENDS, Policy, Ranks
 from sampling import Rollout, encode_prompt, encode_result, mix_seed
 from tools import TOOL_TAGS
 
@@ -28,6 +28,7 @@ ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assi
          "tool": "tool", "observation": "tool", "ipython": "tool", "function": "tool", "function_response": "tool", "function_call": "call"}
 FORMS = ('{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}, ShareGPT\'s {"conversations": [{"from": "human", "value": ...}, ...]} '
          'or Alpaca\'s {"instruction": ..., "output": ...}')
+CLOSED = re.compile(f"</(?:{'|'.join(TOOL_TAGS)})>")
 RESULT = re.compile(r" ?<result>\n?(.*?)\n?</result>", re.DOTALL)
 
 
@@ -77,13 +78,15 @@ def chat_of(row: dict) -> list[dict]:
     if not isinstance(row, dict):
         raise TypeError(f"a row must be an object, not {type(row).__name__}")
     if "messages" in row:
-        said = [(m["role"], m.get("content"), m.get("tool_calls")) for m in row["messages"]]
+        calls = lambda m: [call["function"] for call in m.get("tool_calls") or []] + ([m["function_call"]] if m.get("function_call") else [])
+        said = [(m["role"], m.get("content"), calls(m)) for m in row["messages"]]
     elif "conversations" in row:
-        said = [(m["from"], m["value"], None) for m in row["conversations"]]
+        said = [(m["from"], m["value"], []) for m in row["conversations"]]
     else:
-        said = [("user", "\n".join(filter(None, (row["instruction"], row.get("input")))), None), ("assistant", row["output"], None)]
+        earlier = [(role, text, []) for turn in row.get("history") or [] for role, text in zip(("user", "assistant"), turn, strict=True)]
+        said = [*earlier, ("user", "\n".join(filter(None, (row["instruction"], row.get("input")))), []), ("assistant", row["output"], [])]
     if row.get("system"):
-        said.insert(0, ("system", row["system"], None))
+        said.insert(0, ("system", row["system"], []))
     messages = []
     for role, content, calls in said:
         if role not in ROLES:
@@ -91,14 +94,15 @@ def chat_of(row: dict) -> list[dict]:
         kind, text = ROLES[role], text_of(content or "")
         if kind == "call":
             kind, text = "assistant", call_text(**decoded(text))
-        text += "".join(call_text(call["function"]["name"], call["function"]["arguments"]) for call in calls or [])
+        text += "".join(call_text(call["name"], call["arguments"]) for call in calls)
         messages.append({"role": kind, "content": text})
     return messages
 
 
 def call_text(name: str, arguments: dict | str) -> str:
     """A call as the policy writes it here: <name>argument</name>. ValueError for a tool that is not here or more than one argument."""
-    values = list((decoded(arguments) if isinstance(arguments, str) else arguments).values())
+    given = arguments if isinstance(arguments, dict) else decoded(arguments)
+    values = [value for value in given.values() if value is not None]     # parquet gives every call the arguments of all
     if name not in TOOL_TAGS or len(values) != 1 or not isinstance(values[0], str):
         raise ValueError(f"a call of {name!r} with {len(values)} arguments; tools are {', '.join(TOOL_TAGS)}, each with one text")
     return f"<{name}>{values[0]}</{name}>"
@@ -109,38 +113,63 @@ def decoded(call: str) -> dict:
     try:
         return dict(json.loads(call))
     except (ValueError, TypeError):
-        raise ValueError(f"a call that is not a JSON object: {call[:80]!r}") from None
+        raise ValueError(f"a call that is not a JSON object: {str(call)[:80]!r}") from None
 
 
 def split_chat(messages: list[dict]) -> tuple[list[dict], list[tuple[bool, str]]]:
-    """(what is before the last answer, that answer as pieces: (written by the assistant?, text))."""
-    pieces, before = [], list(messages)
-    while before and (before[-1]["role"] in ("assistant", "tool") or pieces and RESULT.fullmatch(before[-1]["content"].strip())):
-        m, inside = before.pop(), []
-        for k, part in enumerate(RESULT.split(m["content"]) if m["role"] == "assistant" else [m["content"]]):
-            inside.append((m["role"] == "assistant" and k % 2 == 0, part))
-        if m["role"] != "assistant":
-            inside = [(False, RESULT.sub(r"\1", m["content"].strip()))]
-        pieces = inside + pieces
-    runs = [(own, [text for _, text in run]) for own, run in groupby((p for p in pieces if p != (True, "")), key=lambda p: p[0])]
-    pieces = [piece for own, texts in runs for piece in ([(True, "".join(texts))] if own else [(False, text) for text in texts])]
-    if not any(own for own, _ in pieces):
-        raise ValueError("the conversation does not end with the assistant's answer")
-    if not pieces[-1][0]:
-        raise ValueError("the conversation ends with a tool result: the assistant's answer to it is missing")
+    """(what is before the last answer, that answer as pieces: (written by the assistant?, text)), as the sampling loop would have made it.
+
+    Raises: ValueError if a result does not follow a call, a call has no result, or the answer does not end with the assistant's own words.
+    """
+    parts, before = [], list(messages)
+    while before and (before[-1]["role"] in ("assistant", "tool") or parts and lone_result(before[-1]["content"]) is not None):
+        m = before.pop()
+        if m["role"] == "assistant":
+            parts = [(k % 2 == 0, part) for k, part in enumerate(RESULT.split(m["content"]))] + parts
+        else:
+            inside = lone_result(m["content"])
+            parts.insert(0, (False, m["content"] if inside is None else inside))
+    pieces = []
+    for own, group in groupby((part for part in parts if not part[0] or part[1].strip()), key=lambda part: part[0]):
+        texts = [text for _, text in group]
+        pieces += [(True, "".join(texts))] if own else [(False, text) for text in texts]
+    pieces = [(own, text.rstrip() if own and k + 1 < len(pieces) else text) for k, (own, text) in enumerate(pieces)]       # the loop reads a result right after the tag
+    if not pieces or not pieces[-1][0]:
+        raise ValueError("the conversation does not end with the assistant's own words")
     if not any(m["role"] == "user" for m in before):
         raise ValueError("no question of a user comes before the answer")
-    for own, text in pieces:
-        if own and re.search("</?result>", text):
-            raise ValueError("a <result> is not closed, or closed without being opened: the model would learn to write results itself")
+    for k, (own, text) in enumerate(pieces):
+        check_piece(own, text, pieces[k - 1] if k else (False, ""), k + 1 == len(pieces))
     return before, pieces
 
 
+def lone_result(text: str) -> str | None:
+    """What is in the result that a message consists of; None if it is something else."""
+    found = RESULT.fullmatch(text.strip())
+    return found[1] if found and "result>" not in found[1] else None
+
+
+def check_piece(own: bool, text: str, before: tuple[bool, str], last: bool) -> None:
+    """ValueError if a piece of an answer would teach what no rollout can hold."""
+    if not own:
+        if not (before[0] and CLOSED.search(before[1]) and CLOSED.search(before[1]).end() == len(before[1])):
+            raise ValueError("a tool result does not follow a call, <search> ... </search> or <python> ... </python>")
+        return
+    if re.search("</?result>", text):
+        raise ValueError("a <result> is not closed, or closed without being opened: the model would learn to write results itself")
+    call = CLOSED.search(text)
+    if call and (last or text[call.end():].strip()):
+        raise ValueError("a call is not followed by its result (several calls at once are not known here)")
+
+
 def encode_example(tokenizer, before: list[dict], pieces: list[tuple[bool, str]]) -> tuple[list[int], list[bool]]:
-    """Ids as a rollout would have them: results encoded apart and not imitated, the end of turn imitated."""
+    """Ids as a rollout would have them: results encoded apart and not imitated, the end of turn imitated. ValueError for chat markers within the answer."""
     ids = encode_prompt(tokenizer, before)
-    mask = [False] * len(ids)
+    mask, special = [False] * len(ids), {tokenizer.eos_token, *TURN_ENDS, "<|im_start|>", "<|start_header_id|>"}
+    pieces = pieces[:-1] + [(True, pieces[-1][1].removesuffix(tokenizer.eos_token))]           # some files have it in the text
     for own, text in pieces:
+        if own and any(marker in text for marker in special):
+            raise ValueError("the assistant's text holds a chat marker such as <|im_end|>: the model would learn to go on after its turn")
         new = tokenizer(text, add_special_tokens=False).input_ids if own else encode_result(tokenizer, text, 2**60)
         ids, mask = ids + new, mask + [own] * len(new)
     return ids + [tokenizer.eos_token_id], mask + [True]
@@ -167,18 +196,18 @@ def batch_at(i: int, size: int, run) -> list[int]:
 
 
 def cold_start(policy: Policy, examples: list[tuple[list[int], list[bool]]], run, ranks: Ranks = Ranks(), progress: bool = True, folder: Path | None = None,
-               log=lambda row: None, asked=lambda: False) -> float | None:
+               checkpoint: Path | None = None, log=lambda row: None, asked=lambda: False) -> float | None:
     """Imitate examples.
 
-    Args:    run: train.Run, of which cold_*, seed, micro_tokens, clip_grad and max_skipped count. folder: checkpoints go there, and it goes on from the newest of a
-             cold start in it, whose weights the policy must have; None: neither. log: is told a row of numbers per step. asked: should it stop?
+    Args:    run: train.Run, of which cold_*, seed, micro_tokens, clip_grad and max_skipped count. folder: checkpoints go there; None: none is made. checkpoint: one of a
+             cold start to go on from, whose weights the policy must have. log: is told a row of numbers per step. asked: should it stop?
     Returns: the last loss, nats a token; None if it was asked to stop: the step is saved then.
     Raises:  ValueError after --max_skipped updates in a row whose gradients were not finite.
     """
-    steps, optimizers, skipped = run.cold_steps or run.cold_epochs * -(-len(examples) // run.cold_batch), cold_optimizers(policy.model, run), 0
-    peaks, checkpoint, loss = [[g["lr"] for g in o.param_groups] for o in optimizers], folder and checkpoints.newest(folder, "cold"), math.nan
+    steps, optimizers = run.cold_steps or run.cold_epochs * -(-len(examples) // run.cold_batch), cold_optimizers(policy.model, run)
+    peaks, skipped, loss = [[g["lr"] for g in o.param_groups] for o in optimizers], 0, math.nan
     if checkpoint:
-        checkpoints.load_state(policy, optimizers, checkpoint, ranks)
+        skipped = checkpoints.load_state(policy, optimizers, checkpoint, ranks)["skipped"]
         print(f"going on with the cold start from {checkpoint}", flush=True)
     done = checkpoints.step_in(checkpoint)
     bar = tqdm(range(done, steps), initial=done, total=steps, desc="cold start", disable=not progress or ranks.rank > 0, mininterval=1)
@@ -197,15 +226,15 @@ def cold_start(policy: Policy, examples: list[tuple[list[int], list[bool]]], run
             raise ValueError(f"cold start: the gradients of {skipped} steps in a row were not finite, the last at step {i + 1}; a smaller --cold_lr may help")
         stop = ranks.max([asked()])[0] > 0
         if folder and (stop or not skipped and i + 1 < steps and (i + 1) % run.cold_save_every == 0):
-            save(folder, policy, optimizers, i + 1, ranks)
+            save(folder, policy, optimizers, i + 1, skipped, ranks)
         if stop:
             return None
     return loss
 
 
-def save(folder: Path, policy: Policy, optimizers: list, step: int, ranks: Ranks) -> None:
+def save(folder: Path, policy: Policy, optimizers: list, step: int, skipped: int, ranks: Ranks) -> None:
     """A checkpoint within the cold start, cold_000200; the one before is deleted."""
-    checkpoints.save(folder / f"cold_{step:06d}", policy, optimizers, {}, ranks)
+    checkpoints.save(folder / f"cold_{step:06d}", policy, optimizers, {"skipped": skipped}, ranks)
     if ranks.rank == 0:
         checkpoints.prune(folder, 1, kind="cold")
 

@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -234,14 +235,23 @@ def branch_lines(policy: Policy, rollouts: list[Rollout], count: int) -> list[st
 # ----------------------------------------------------------------------------------------------------------------------------------------------- main
 
 @dataclass
-class Setup:
-    """What the loop needs, all of it checked before the model was loaded. Questions come with their prompts as ids."""
-    policy: Policy
-    sampler: Sampler
+class Inputs:
+    """What a run reads besides the model, checked. Questions come with their prompts as ids."""
     train: tuple[list[Question], list[list[int]]]
     test: tuple[list[Question], list[list[int]]]
     examples: list
+    tools: dict
+
+
+@dataclass
+class Setup:
+    """What the loop needs. checkpoint, cold: the newest of the run and, if it has none, of its cold start; they were looked for once, by rank 0, under the lock."""
+    policy: Policy
+    sampler: Sampler
+    inputs: Inputs
     ranks: Ranks
+    checkpoint: Path | None
+    cold: Path | None
 
 
 def load_policy(run: Run, path: str, ranks: Ranks) -> Policy:
@@ -252,9 +262,10 @@ def load_policy(run: Run, path: str, ranks: Ranks) -> Policy:
     return policy.shard(run.dtype, mesh_of(run, ranks)) if run.shard else policy
 
 
-def prepare_run(run: Run, ranks: Ranks = Ranks()) -> Setup:
-    """Check everything that can be wrong without a model; then load it."""
-    for name in ("data", "eval_data", "cold_start"):
+def check_inputs(run: Run) -> Inputs:
+    """Check everything that can be wrong without a model; nothing is written."""
+    begun = newest(run.out)
+    for name in ("data", "eval_data") + ("cold_start",) * (begun is None):
         file = Path(getattr(run, name))
         if getattr(run, name) and not file.is_file():
             raise FileNotFoundError(f"--{name} {file} {'is not a file' if file.exists() else 'does not exist'}")
@@ -264,14 +275,20 @@ def prepare_run(run: Run, ranks: Ranks = Ranks()) -> Setup:
     train = read_data(run, run.data, tokenizer)
     if len(train[0]) < run.prompts:
         raise ValueError(f"--data {run.data} holds {len(train[0])} questions, fewer than --prompts {run.prompts}")
-    test = read_data(run, run.eval_data, tokenizer) if run.eval_data and run.eval_questions else ([], [])
-    step, cold = newest(run.out), newest(run.out, "cold")
-    examples = sft.read_examples(run.cold_start, tokenizer, run.cold_max_tokens, run.skip_bad, system_of(train[0])) if run.cold_start and not step else []
-    tools = run.open_tools()
+    questions, prompts = read_data(run, run.eval_data, tokenizer) if run.eval_data and run.eval_questions else ([], [])
+    examples = []
+    if run.cold_start and not begun:
+        bundled = Path(run.cold_start).parent == Path(run.model).parent               # some of whose exercises have no system message, as they should
+        examples = sft.read_examples(run.cold_start, tokenizer, run.cold_max_tokens, run.skip_bad, None if bundled else system_of(train[0]))
+    return Inputs(train, (questions[:run.eval_questions], prompts[:run.eval_questions]), examples, run.open_tools())
+
+
+def load(run: Run, inputs: Inputs, ranks: Ranks = Ranks()) -> Setup:
+    """The model, from the newest checkpoint if there is one, and the sampler."""
+    step, cold = ranks.gather((newest(run.out), newest(run.out, "cold")))[0]
     policy = load_policy(run, str(step or cold or run.model), ranks)
-    sampler = Sampler(policy, tools, run.rows, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk,
-                      constant_rows=run.constant_rows)
-    return Setup(policy, sampler, train, tuple(part[:run.eval_questions] for part in test), examples, ranks)
+    sampler = Sampler(policy, inputs.tools, run.rows, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk, constant_rows=run.constant_rows)
+    return Setup(policy, sampler, inputs, ranks, step, None if step else cold)
 
 
 def system_of(questions: list[Question]) -> str:
@@ -312,12 +329,44 @@ def record(run: Run, sandbox_level: str) -> None:
     now = shown_settings(run) | {"data_sha256": {name: sha256(file) for name, file in files.items()}}
     now = json.loads(json.dumps(now))
     if (newest(run.out) or newest(run.out, "cold")) and path.exists():
-        before = json.loads(path.read_text())
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as problem:
+            raise ValueError(f"{path} cannot be read: {problem}; without it nothing says whether this is the same run: mend or delete it") from None
         changed = {name: f"{before.get(name)!r}, now {now[name]!r}" for name in now if name not in FREE | set(files) | RECORDED and before.get(name) != now[name]}
         changed |= {name: "the file's content differs" for name in files if before.get("data_sha256", {}).get(name) != now["data_sha256"][name]}
         for name, how in sorted(changed.items(), key=lambda x: x[0] not in ("seed", "world")):     # a world's files follow from these two
             raise ValueError(f"{run.out} holds a run with another --{name} ({how}): give another --out, or delete it to start anew")
-    path.write_text(json.dumps(now | {"versions": versions(), "sandbox_level": sandbox_level}, indent=2))
+    aside = path.with_suffix(".tmp")                                      # a kill or a full disk leaves the one before
+    aside.write_text(json.dumps(now | {"versions": versions(), "sandbox_level": sandbox_level}, indent=2))
+    os.replace(aside, path)
+
+
+def agree(ranks: Ranks, work) -> None:
+    """Rank 0 does something that may raise ValueError or OSError; if it does, all ranks raise it."""
+    problem = None
+    try:
+        if ranks.rank == 0:
+            work()
+    except (ValueError, OSError) as failed:
+        problem = failed
+    problem = ranks.gather(problem)[0]
+    if problem:
+        raise problem
+
+
+def tidy(run: Run, setup: "Setup") -> None:
+    """Delete what a kill has left: checkpoints half written, those of a finished cold start, those that --keep no longer wants."""
+    for left in [*Path(run.out).glob("step_??????.tmp"), *Path(run.out).glob("cold_??????.tmp")]:
+        shutil.rmtree(left, ignore_errors=True)
+    if setup.checkpoint:
+        sft.forget(Path(run.out))
+        prune(run)
+
+
+def prune(run: Run) -> None:
+    """Delete older checkpoints as --keep says, but not the reference of the KL term."""
+    checkpoints.prune(run.out, run.keep, spare="step_000000" if run.kl_coef else "")
 
 
 def sha256(path: str) -> str:
@@ -330,14 +379,16 @@ def evaluation_due(run: Run, step: int) -> bool:
     return step in (0, run.steps) or bool(run.eval_every) and step % run.eval_every == 0
 
 
-def report(run: Run, setup: "Setup", log: "Log | None", step: int, beat) -> None:
-    """Evaluate on the held-out questions, each rank its share, sampled and greedy; print, log and store the results."""
+def report(run: Run, setup: "Setup", log: "Log | None", step: int, beat, asked=lambda: False) -> None:
+    """Evaluate on the held-out questions, each rank its share, sampled and greedy; print, log and store the results. Given up if the run is asked to stop."""
     beat(f"evaluation after step {step}")
-    (questions, prompts), ranks = setup.test, setup.ranks
+    (questions, prompts), ranks = setup.inputs.test, setup.ranks
     places = ranks.share(list(range(len(questions))))
     mine = [questions[i] for i in places], [prompts[i] for i in places]
     with setup.policy.gathered():
         sampled = evaluate(partial(sample_initial, setup.sampler), *mine, run.eval_samples, mix_seed(run.seed, 2), places=places)["rows"]
+        if asked():
+            return
         greedy = evaluate(partial(sample_initial, setup.sampler, temperature=0), *mine, 1, 0, places=places)["rows"]
     beat(f"evaluation after step {step}, wait")
     parts = ranks.gather((places, sampled, greedy))
@@ -410,19 +461,25 @@ class Heartbeat:
     def __call__(self, phase: str) -> None:
         self.phase, self.since = phase, time.time()
         with contextlib.suppress(OSError):                                # a full disk is the checkpoint's business
-            self.files[self.ranks.rank].write_text(f"{self.since} {phase}")
+            file = self.files[self.ranks.rank]
+            file.with_suffix(".tmp").write_text(f"{self.since} {phase}")
+            os.replace(file.with_suffix(".tmp"), file)
 
     def _watch(self) -> None:
         while not self.ended.wait(self.every):
-            if self.phase.endswith(("wait", "update")) and time.time() - self.since >= self.every:
-                tqdm.write(self.slowest())
+            line = self.slowest()
+            if line:
+                tqdm.write(line)
 
     def slowest(self) -> str:
-        """A line that names the rank whose phase has lasted longest."""
-        beats = [(*file.read_text().split(" ", 1), file.name) for file in self.files if file.exists()]
-        others = [beat for beat in beats if not beat[1].endswith(("wait", "update"))] or beats
-        since, phase, name = min(others, key=lambda beat: float(beat[0]))
-        return f"waiting for rank {name.rpartition('_')[2]}: in {phase} for {time.time() - float(since):.0f} s"
+        """A line that names the rank whose phase has lasted longest while others wait for it; "" if none has for long, or none waits."""
+        beats = [(float(since), phase, rank) for rank, file in enumerate(self.files) if file.exists() for since, _, phase in [file.read_text().partition(" ")]]
+        waits = lambda beat: beat[1].endswith(("wait", "update"))
+        busy, now = [beat for beat in beats if not waits(beat)], time.time()
+        if not busy or not any(waits(beat) and now - beat[0] >= self.every for beat in beats):
+            return ""
+        since, phase, rank = min(busy)
+        return f"waiting for rank {rank}: in {phase} for {now - since:.0f} s"
 
 
 def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log: "Log | None", done: int, skipped: int, beat: "Heartbeat", stop: Stop) -> None:
@@ -430,9 +487,14 @@ def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log:
 
     A step with a skipped update is not saved, unless it is the last or the run was asked to stop: then the number of such steps in a row is saved with it.
     """
-    ranks, policy, (questions, prompts), total = setup.ranks, setup.policy, setup.train, Counter()
+    ranks, policy, (questions, prompts), total = setup.ranks, setup.policy, setup.inputs.train, Counter()
+    asked = lambda: ranks.max([stop.asked])[0] > 0                        # a collective: it stops all ranks or none
     bar = tqdm(range(done, run.steps), initial=done, total=run.steps, desc="APPO" if run.branches else "GRPO", disable=ranks.rank > 0 or done >= run.steps)
     for step in bar:
+        if asked():
+            save(run, policy, optimizer, step, skipped, ranks)
+            print(f"asked to stop: step {step} is saved, the same command goes on from it", flush=True)
+            break
         started, picked = time.perf_counter(), batch_of(run, step, len(questions))
         judge = lambda r, i: reward(r, questions[picked[i]].answers, run.reward, questions[picked[i]].task)
         seeds = [mix_seed(run.seed, 0, step, i) for i in range(run.prompts)]
@@ -448,22 +510,18 @@ def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log:
         skipped = skipped + 1 if metrics["skipped"] else 0
         if skipped >= run.max_skipped:
             give_up(run, policy, rollouts, step + 1, skipped, ranks)
-        last, asked = step + 1 == run.steps, ranks.max([stop.asked])[0] > 0
-        if last or asked or not skipped and (step + 1) % run.save_every == 0:
+        if step + 1 == run.steps or not skipped and (step + 1) % run.save_every == 0:
             beat(f"saving step {step + 1}")
             save(run, policy, optimizer, step + 1, skipped, ranks)
-        if setup.test[0] and not asked and evaluation_due(run, step + 1):
-            report(run, setup, log, step + 1, beat)
-        if asked:
-            print(f"asked to stop: step {step + 1} is saved, the same command goes on from it", flush=True)
-            break
+        if setup.inputs.test[0] and evaluation_due(run, step + 1) and not asked():
+            report(run, setup, log, step + 1, beat, asked)
 
 
 def save(run: Run, policy: Policy, optimizer, step: int, skipped: int, ranks: Ranks) -> None:
     """The checkpoint of a step; then older ones go as --keep says, but not the reference of the KL term."""
     checkpoints.save(Path(run.out) / f"step_{step:06d}", policy, [optimizer], {"skipped": skipped}, ranks)
     if ranks.rank == 0:
-        checkpoints.prune(run.out, run.keep, spare="step_000000" if run.kl_coef else "")
+        prune(run)
 
 
 def write_step(run: Run, policy: Policy, log: "Log", step: int, metrics: dict, rollouts: list[Rollout], total: Counter, bar) -> None:
@@ -494,8 +552,8 @@ def start_or_go_on(run: Run, setup: Setup, beat: "Heartbeat", stop: Stop) -> tup
 
     Returns: (optimizer, reference of the KL term, log, steps done, steps in a row whose update was skipped); None if the cold start was asked to stop.
     """
-    checkpoint, policy, ranks = newest(run.out), setup.policy, setup.ranks
-    if setup.examples and not run_cold_start(run, setup, beat, stop):
+    checkpoint, policy, ranks = setup.checkpoint, setup.policy, setup.ranks
+    if setup.inputs.examples and not checkpoint and not run_cold_start(run, setup, beat, stop):
         return None
     fused = run.device.startswith("cuda") or None                          # one kernel: no temporary as large as the weights
     optimizer, done, skipped = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay, fused=fused), checkpoints.step_in(checkpoint), 0
@@ -509,16 +567,16 @@ def start_or_go_on(run: Run, setup: Setup, beat: "Heartbeat", stop: Stop) -> tup
         print(f"going on from {checkpoint}" + (f"; all of --steps {run.steps} are done" if done >= run.steps else ""), flush=True)
     log = Log(run, done) if ranks.rank == 0 else None
     evaluated = log and {line["step"] for line in map(json.loads, open(Path(run.out) / "metrics.jsonl")) if "eval_greedy" in line}
-    if setup.test[0] and evaluation_due(run, done) and not ranks.gather(evaluated and done in evaluated)[0]:
-        report(run, setup, log, done, beat)
+    if setup.inputs.test[0] and evaluation_due(run, done) and not ranks.gather(evaluated and done in evaluated)[0]:
+        report(run, setup, log, done, beat, lambda: ranks.max([stop.asked])[0] > 0)
     return optimizer, reference, log, done, skipped
 
 
 def run_cold_start(run: Run, setup: Setup, beat: "Heartbeat", stop: Stop) -> bool:
     """The cold start, its numbers in cold_start.jsonl; False if it was asked to stop before its end."""
     beat("cold start")
-    log = Log(run, checkpoints.step_in(newest(run.out, "cold")), ("cold_start",)) if setup.ranks.rank == 0 else None
-    loss = sft.cold_start(setup.policy, setup.examples, run, setup.ranks, folder=Path(run.out), log=lambda row: log and log.write("cold_start", row), asked=lambda: stop.asked)
+    log = Log(run, checkpoints.step_in(setup.cold), ("cold_start",)) if setup.ranks.rank == 0 else None
+    loss = sft.cold_start(setup.policy, setup.inputs.examples, run, setup.ranks, folder=Path(run.out), checkpoint=setup.cold, log=lambda row: log and log.write("cold_start", row), asked=lambda: stop.asked)
     if loss is None:
         print("asked to stop: the cold start is saved, the same command goes on with it", flush=True)
     return loss is not None
@@ -575,9 +633,9 @@ def main(argv: list[str]) -> None:
         run = dataclasses.replace(ranks.gather(run)[0], device=run.device)               # the bundled world is made once
         if run.threads:
             torch.set_num_threads(run.threads)
-        setup = prepare_run(run, ranks)
-        with locked(Path(run.out), ranks):
-            train(run, setup)
+        inputs = check_inputs(run)
+        with locked(Path(run.out), ranks):                                # before the checkpoint is looked for: another process may still be writing one
+            train(run, load(run, inputs, ranks))
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -585,10 +643,11 @@ def main(argv: list[str]) -> None:
 
 def train(run: Run, setup: Setup) -> None:
     """A run in its folder, from the start or from where it was."""
+    agree(setup.ranks, lambda: record(run, getattr(setup.sampler.tools.get("python"), "level", "")))
     if setup.ranks.rank == 0:
-        record(run, getattr(setup.sampler.tools.get("python"), "level", ""))
+        tidy(run, setup)
     print(f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.b}, {run.prompts} prompts a step, {run.minibatch} an update; "
-          f"{len(setup.train[0])} questions, {sum(p.numel() for p in setup.policy.model.parameters()) / 1e6:.1f} M parameters on {setup.ranks.world} x {run.device}, "
+          f"{len(setup.inputs.train[0])} questions, {sum(p.numel() for p in setup.policy.model.parameters()) / 1e6:.1f} M parameters on {setup.ranks.world} x {run.device}, "
           f"settings in {run.out}/config.json", flush=True)
     beat, stop = Heartbeat(Path(run.out), setup.ranks), Stop()
     started = start_or_go_on(run, setup, beat, stop)

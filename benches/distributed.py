@@ -4,7 +4,6 @@
     resume    seconds from the start of train.py on a run's folder to its next step, and of what they are made of
 As a module it is what `ranks` runs: [torchrun ... -m | python -m] benches.distributed FOLDER
 """
-import dataclasses
 import importlib.util
 import os
 import pickle
@@ -158,7 +157,7 @@ def until_next_step(run: train.Run, flags: list[str]) -> float:
 def in_process(run: train.Run, checkpoint: Path) -> tuple[float, float, float]:
     """Seconds of preparing the run (data, tools, the checkpoint's model), of loading the optimizer's state, and of saving it all to another folder."""
     started = time.perf_counter()
-    setup = train.prepare_run(run)
+    setup = train.load(run, train.check_inputs(run))
     prepared = time.perf_counter() - started
     optimizer, aside = torch.optim.AdamW(setup.policy.model.parameters(), lr=run.lr), Path(run.out) / "aside"
     loading = seconds(lambda: checkpoints.load_state(setup.policy, [optimizer], checkpoint, setup.ranks))

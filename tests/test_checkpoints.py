@@ -124,6 +124,14 @@ def test_a_checkpoint_that_is_there_is_not_written_again(agent, tmp_path):
     assert checkpoints.load_state(agent, [optimizer], tmp_path / "step_000001") == {"skipped": 2}
 
 
+def test_an_old_checkpoint_is_there_until_a_newer_one_is_complete(finished, world, agent_folder, tmp_path, monkeypatch):
+    flags = longer(world, agent_folder, tmp_path, finished)
+    monkeypatch.setattr(checkpoints, "publish", lambda *a: (_ for _ in ()).throw(OSError("no")))
+    with pytest.raises(OSError, match="no checkpoint step_000005"):
+        train.main(flags + ["--keep", "1"])
+    assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000004"}
+
+
 def test_old_checkpoints_are_deleted_when_a_newer_one_is_complete(world, agent_folder, tmp_path):
     train.main(arguments(world, tmp_path, model=agent_folder, **SMALL | dict(save_every=1, keep=2, eval_questions=0)))
     assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000003", "step_000004"}

@@ -207,18 +207,19 @@ def poisoned_update(model, file):
 
 
 def test_a_heartbeat_names_who_keeps_the_others_waiting(tmp_path):
-    """Rank 1 hangs in a tool; rank 0, which waits for it, says so again and again. What an earlier run of more ranks has left does not count."""
+    """One rank hangs in a tool, the other waits for it: rank 0 says so again and again. What an earlier run of more ranks has left does not count."""
     (tmp_path / "heartbeat_7").write_text("1.0 step 3, sample")
-    told = spread(one_hangs, 2, tmp_path / "spread", tmp_path)[0]
-    assert len(told) >= 2 and all(re.fullmatch(r"waiting for rank 1: in step 5, sample for [1-9] s", line) for line in told), told
+    for slow in (0, 1):
+        told = spread(one_hangs, 2, tmp_path / "spread", tmp_path, slow)[0]
+        assert len(told) >= 2 and all(re.fullmatch(rf"waiting for rank {slow}: in step 5, sample for [1-9] s", line) for line in told), told
 
 
-def one_hangs(folder):
+def one_hangs(folder, slow):
     told = []
     train.tqdm.write = told.append
     beat = train.Heartbeat(folder, Ranks(), every=0.8)
     beat("step 5, sample")
-    time.sleep(3 * Ranks().rank)
+    time.sleep(3 * (Ranks().rank == slow))
     beat("step 5, wait")
     Ranks().gather(None)
     return told
@@ -302,10 +303,10 @@ def same_state(a, b):
     return files
 
 
-@pytest.mark.parametrize("shard", ["false", "true"])
-def test_two_ranks_resume_bit_for_bit(world, agent_folder, tmp_path, shard):
+@pytest.mark.parametrize("shard, dtype", [("false", "float32"), ("true", "float32"), ("true", "bfloat16")])
+def test_two_ranks_resume_bit_for_bit(world, agent_folder, tmp_path, shard, dtype):
     """Six steps on two ranks at once; and three, kill -9 of all processes, three more: all tensors and all lines of metrics the same."""
-    settings = dict(shard=shard, steps=6, save_every=3, eval_every=3)
+    settings = dict(shard=shard, dtype=dtype, lr=1e-5, steps=6, save_every=3, eval_every=3)
     ended(torchrun(2, *flags(world, agent_folder, tmp_path / "whole", **settings)))
     process = torchrun(2, *flags(world, agent_folder, tmp_path / "parts", **settings), start_new_session=True)
     for _ in range(600):
@@ -322,8 +323,11 @@ def test_two_ranks_resume_bit_for_bit(world, agent_folder, tmp_path, shard):
     assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "parts") and [x["step"] for x in lines_of(tmp_path / "whole") if "eval_greedy" in x] == [0, 3, 6]
     files = same_state(tmp_path / "whole" / "step_000006", tmp_path / "parts" / "step_000006")
     assert files == (["trainer_0.pt", "trainer_1.pt"] if shard == "true" else ["trainer_0.pt"])
-    if shard == "true":
-        assert "was saved in 2 parts and this run has 1" in ended(torchrun(1, *flags(world, agent_folder, tmp_path / "parts", shard=shard, steps=7, save_every=3, eval_every=3)), 1)
+    if dtype == "bfloat16":
+        own = torch.load(tmp_path / "whole" / "step_000006" / "trainer_0.pt", weights_only=True)["weights"][0]
+        assert own.dtype == torch.float32 and not torch.equal(own, own.bfloat16().float()), "float32 weights that bfloat16 could not hold"
+    if (shard, dtype) == ("true", "float32"):
+        assert "was saved in 2 parts and this run has 1" in ended(torchrun(1, *flags(world, agent_folder, tmp_path / "parts", shard=shard, lr=1e-5, steps=7, save_every=3, eval_every=3)), 1)
 
 
 def test_two_nodes_resume_bit_for_bit(world, agent_folder, tmp_path):
@@ -370,6 +374,31 @@ def test_a_request_to_stop_is_obeyed_at_the_end_of_a_step(world, agent_folder, t
     text = process.communicate(timeout=120)[0]
     done = len(steps_of(tmp_path / "run"))
     assert f"asked to stop: step {done} is saved" in text and (tmp_path / "run" / "latest").read_text() == f"step_{done:06d}" and done < 50
+
+
+def test_a_request_that_reaches_one_rank_stops_both(world, agent_folder, tmp_path):
+    process = torchrun(2, *flags(world, agent_folder, tmp_path / "run", steps=50, save_every=50, eval_questions=0), start_new_session=True)
+    log = tmp_path / "run" / "metrics.jsonl"
+    for _ in range(600):
+        time.sleep(0.1)
+        if log.exists() and log.read_text().count("\n") >= 2:
+            break
+    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "train.py"], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGTERM)
+    text = ended(process)
+    done = len(steps_of(tmp_path / "run"))
+    assert f"asked to stop: step {done} is saved" in text and done < 50
+
+
+def test_a_refused_setting_is_said_by_all_ranks_before_any_step(finished_by_two, world, agent_folder):
+    text = ended(torchrun(2, *flags(world, agent_folder, finished_by_two, steps=2, lr=0.5, eval_questions=0)), 1)
+    assert text.count("holds a run with another --lr") == 2 and "Traceback" not in text.split("ChildFailedError")[0].replace("Traceback (most recent call last):\n  File \"<frozen runpy>", "")
+
+
+@pytest.fixture
+def finished_by_two(world, agent_folder, tmp_path):
+    ended(torchrun(2, *flags(world, agent_folder, tmp_path / "run", steps=1, eval_questions=0)))
+    return tmp_path / "run"
 
 
 def test_torchrun_restarts_a_killed_run(world, agent_folder, tmp_path):

@@ -65,6 +65,9 @@ FORMS = {
                                       {"role": "assistant", "content": "<answer> e </answer>"}]},
     "tool_calls": {"messages": [QUESTION, {"role": "assistant", "content": "<think> a </think>", "tool_calls": [CALL]}, {"role": "tool", "content": "c d"},
                                 {"role": "assistant", "content": "<answer> e </answer>"}]},
+    "legacy function_call": {"messages": [QUESTION, {"role": "assistant", "content": "<think> a </think>", "function_call": {"name": "search", "arguments": '{"query": " b ", "code": null}'}},
+                                          {"role": "function", "content": "c d"}, {"role": "assistant", "content": "<answer> e </answer>"}]},
+    "white space and end": {"messages": [QUESTION, {"role": "assistant", "content": SAID.replace("</search> <result>", "</search>\n\n<result>") + "<|im_end|>"}]},
     "function_call": {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "<think> a </think>"},
                                         {"from": "function_call", "value": '{"name": "search", "arguments": {"query": " b "}}'}, {"from": "observation", "value": "c d"},
                                         {"from": "gpt", "value": "<answer> e </answer>"}]}}
@@ -72,7 +75,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_example(form, agent, tmp_path):
-    """The same conversation in eight forms: the result is context, everything the assistant says is imitated, the end of turn too."""
+    """The same conversation in ten forms: the result is context, everything the assistant says is imitated, the end of turn too."""
     (ids, mask), = sft.read_examples(written(tmp_path / "x.jsonl", FORMS[form]), agent.tokenizer)
     start = encode_prompt(agent.tokenizer, [QUESTION])
     assert ids[:len(start)] == start and not any(mask[:len(start)])
@@ -98,10 +101,16 @@ def test_a_list_in_json_and_parquet_are_read(agent, tmp_path):
 
 
 BAD = {
-    "empty": ({"messages": []}, "does not end with the assistant's answer"), "other row": ({"text": "x"}, "KeyError.*a row is"), "no JSON": ("oops", "is not JSON"), "a list": ("[1]", "must be an object, not list"),
-    "no answer": ({"messages": [QUESTION]}, "does not end with the assistant's answer"), "no role": ({"messages": [{"content": "q"}]}, "KeyError.*role"),
+    "empty": ({"messages": []}, "does not end with the assistant's own words"), "other row": ({"text": "x"}, "KeyError.*a row is"), "no JSON": ("oops", "is not JSON"), "a list": ("[1]", "must be an object, not list"),
+    "no answer": ({"messages": [QUESTION]}, "does not end with the assistant's own words"), "no role": ({"messages": [{"content": "q"}]}, "KeyError.*role"),
     "unknown role": ({"messages": [{"role": "boss", "content": "q"}]}, "unknown role 'boss'; known are system"), "no text": ({"messages": [QUESTION, {"role": "assistant", "content": 5}]}, "content must be text"),
-    "says nothing": ({"messages": [QUESTION, {"role": "assistant", "content": ""}]}, "does not end with"), "ends with a result": ({"messages": [QUESTION, {"role": "assistant", "content": "a"}, {"role": "tool", "content": "r"}]}, "ends with a tool result"),
+    "says nothing": ({"messages": [QUESTION, {"role": "assistant", "content": ""}]}, "does not end with"), "ends with a result": ({"messages": [QUESTION, {"role": "assistant", "content": "a"}, {"role": "tool", "content": "r"}]}, "does not end with the assistant's own words"), "result of no call": ({"messages": [QUESTION, {"role": "assistant", "content": "a"}, {"role": "tool", "content": "r"}, {"role": "assistant", "content": "b"}]}, "a tool result does not follow a call"),
+    "two results": ({"messages": [QUESTION, {"role": "assistant", "content": "<search>a</search>"}, {"role": "tool", "content": "r"}, {"role": "tool", "content": "r"}, {"role": "assistant", "content": "b"}]}, "a tool result does not follow a call"),
+    "two calls": ({"messages": [QUESTION, {"role": "assistant", "tool_calls": [CALL, CALL]}, {"role": "tool", "content": "r"}, {"role": "assistant", "content": "b"}]}, "several calls at once"),
+    "ends with a call": ({"messages": [QUESTION, {"role": "assistant", "content": "<search>a</search>"}]}, "a call is not followed by its result"),
+    "goes on after a call": ({"messages": [QUESTION, {"role": "assistant", "content": "<search>a</search> so <answer> b </answer>"}]}, "a call is not followed by its result"),
+    "chat marker": ({"messages": [QUESTION, {"role": "assistant", "content": "a<|im_end|>\n<|im_start|>user\nb"}]}, "a chat marker"), "question amid results": ({"messages": [QUESTION, {"role": "assistant", "content": "<search>a</search>"},
+    {"role": "user", "content": "<result>r</result> now what? <result>s</result>"}]}, "does not end with the assistant's own words"), "arguments null": ({"messages": [QUESTION, {"role": "assistant", "tool_calls": [{"function": {"name": "search", "arguments": None}}]}]}, "not a JSON object: 'None'"),
     "no question": ({"messages": [{"role": "assistant", "content": "a"}]}, "no question of a user"), "unclosed result": ({"messages": [QUESTION, {"role": "assistant", "content": "a <result> b"}]}, "a <result> is not closed"),
     "closed result": ({"messages": [QUESTION, {"role": "assistant", "content": "a </result> b"}]}, "closed without being opened"), "too long": ({"messages": [QUESTION, {"role": "assistant", "content": "word " * 300}]}, r"\d+ tokens, --cold_max_tokens is 200"),
     "other tool": ({"messages": [QUESTION, {"role": "assistant", "tool_calls": [{"function": {"name": "fly", "arguments": "{}"}}]}]}, "a call of 'fly' with 0 arguments; tools are python, search"),
@@ -153,7 +162,7 @@ def test_a_stopped_cold_start_goes_on_bit_for_bit(optimizer, world, tmp_path):
             policy = Policy.load(str(folder or world / "model"))
             examples = sft.read_examples(str(world / "traces.jsonl"), policy.tokenizer)[:24]
             (tmp_path / name).mkdir(exist_ok=True)
-            loss = sft.cold_start(policy, examples, run, progress=False, folder=tmp_path / name, log=rows[name].append, asked=lambda: len(rows[name]) == stop)
+            loss = sft.cold_start(policy, examples, run, progress=False, folder=tmp_path / name, checkpoint=folder, log=rows[name].append, asked=lambda: len(rows[name]) == stop)
             assert (loss is None) == (stop == 5)
         results[name] = list(policy.model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(results["whole"], results["parts"]))

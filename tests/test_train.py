@@ -222,6 +222,67 @@ def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkey
     assert a == b and [x["step"] for x in a] == [1, 2, 3, 4, 5, 6] and a[0]["lr"] > a[-1]["lr"] > 0
 
 
+def test_the_checkpoint_is_looked_for_under_the_lock(world, agent_folder, tmp_path, monkeypatch):
+    """A run that starts while its predecessor still saves: what counts is what is there when the lock is free."""
+    settings = SMALL | dict(steps=2, save_every=1, eval_questions=0)
+    train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "whole", **settings | dict(steps=3)))
+    train.main(arguments(world, tmp_path, model=agent_folder, **settings | dict(steps=1)))
+    locked = train.locked
+
+    def late(folder, ranks):
+        monkeypatch.undo()
+        train.main(arguments(world, tmp_path, model=agent_folder, **settings))
+        return locked(folder, ranks)
+    monkeypatch.setattr(train, "locked", late)
+    train.main(arguments(world, tmp_path, model=agent_folder, **settings | dict(steps=3)))
+    a, b = (Policy.load(str(tmp_path / out / "step_000003")).model.parameters() for out in ("whole", "run"))
+    assert all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def test_other_examples_of_a_stopped_cold_start_are_refused(world, tmp_path, monkeypatch):
+    (tmp_path / "traces.jsonl").write_bytes((world / "traces.jsonl").read_bytes())
+    settings = SMALL | dict(steps=1, eval_questions=0, cold_steps=6, cold_batch=4, cold_start=tmp_path / "traces.jsonl")
+    imitate = train.sft.imitate
+    monkeypatch.setattr(train.sft, "imitate", lambda *a: (os.kill(os.getpid(), signal.SIGTERM), imitate(*a))[1])
+    train.main(arguments(world, tmp_path, **settings))
+    monkeypatch.undo()
+    (tmp_path / "traces.jsonl").write_text("".join((tmp_path / "traces.jsonl").read_text().splitlines(True)[1:]))
+    with pytest.raises(ValueError, match="holds a run with another --cold_start .the file's content differs"):
+        train.main(arguments(world, tmp_path, **settings))
+
+
+def test_a_request_to_stop_during_an_evaluation_is_obeyed_before_the_next_step(world, agent_folder, tmp_path, monkeypatch, capsys):
+    sampled = train.evaluate
+    monkeypatch.setattr(train, "evaluate", lambda *a, **k: (os.kill(os.getpid(), signal.SIGTERM), sampled(*a, **k))[1])
+    train.main(arguments(world, tmp_path, model=agent_folder, **SMALL))
+    assert "asked to stop: step 0 is saved" in capsys.readouterr().out and newest(tmp_path / "run").name == "step_000000" and not lines(tmp_path / "run", "metrics")
+
+
+def test_what_a_kill_has_left_is_deleted(finished, world, agent_folder, tmp_path):
+    import shutil
+    shutil.copytree(finished, tmp_path / "run")
+    for name in ("step_000004.tmp", "cold_000008.tmp"):
+        (tmp_path / "run" / name).mkdir()
+    shutil.copytree(finished / "step_000002", tmp_path / "run" / "cold_000008")
+    train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(keep=1)))
+    assert {p.name for p in (tmp_path / "run").iterdir() if p.is_dir()} == {"step_000004"}
+
+
+def test_a_damaged_config_is_named(finished, world, agent_folder, tmp_path):
+    import shutil
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text('{"steps": 4, "pro')
+    with pytest.raises(ValueError, match=r"run/config.json cannot be read: .*mend or delete it"):
+        train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL))
+
+
+def test_the_reference_outlives_keep(world, agent_folder, tmp_path):
+    settings = SMALL | dict(steps=3, save_every=1, keep=1, eval_questions=0, branches=0, kl_coef=0.1)
+    train.main(arguments(world, tmp_path, model=agent_folder, **settings))
+    assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000000", "step_000003"}
+    train.main(arguments(world, tmp_path, model=agent_folder, **settings | dict(steps=4)))
+
+
 def test_without_kl_no_reference_is_loaded(world, agent_folder, tmp_path, monkeypatch):
     loaded, load = [], train.load_policy
     monkeypatch.setattr(train, "load_policy", lambda *a: loaded.append(1) or load(*a))
