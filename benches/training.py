@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from appo import PASS_BLOCK, chunked_stats, credit, step, update
+from appo import PASS_BLOCK, Config, chunked_stats, credit, step, update
 from benches import models
 from benches.measure import figure, in_turn, ratio, seconds
 from eval import load_questions
@@ -34,12 +34,12 @@ class Batch:
 
 def trl(args) -> dict:
     """One GRPO step, generation included, and the update alone on given rollouts, against TRL's GRPOTrainer (its own generation, no KL, one iteration)."""
-    if args.light or not models.installed("trl", "trl"):
+    if not models.installed("trl", "trl"):
         return {}
     questions = load_questions(str(models.world_folder(args) / "train.jsonl"))
     figures = {}
     for name, folder in models.model_folders(args, "trl").items():
-        count, new, micro = (8, 128, 16) if "Llama" in name else (1, 32, 8)
+        count, new, micro = (1, 8, 8) if args.light else (8, 128, 16) if "Llama" in name else (1, 32, 8)
         batch = Batch(folder, [q.messages for q in questions[:count]], new, micro)
         title = f"trl: {name}, {count} prompts x {batch.group} rollouts x {new} tokens"
         ours = Ours(batch)
@@ -59,7 +59,7 @@ class Ours:
     def __init__(self, batch: Batch):
         self.policy = models.endless_policy(batch.folder)
         self.prompts = [encode_prompt(self.policy.tokenizer, m) for m in batch.messages]
-        self.config = models.make_config(branches=0, b=0.0, initial=batch.group, prompts=len(self.prompts), minibatch=len(self.prompts),
+        self.config = Config(branches=0, b=0.0, initial=batch.group, prompts=len(self.prompts), minibatch=len(self.prompts),
                                          micro_tokens=batch.micro * round_up(max(map(len, self.prompts)) + batch.new, PASS_BLOCK), max_tokens=batch.new)
         self.optimizer = torch.optim.AdamW(self.policy.model.parameters(), lr=batch.lr)
         self.sampler = models.make_sampler(self.policy, len(self.prompts) * batch.group, batch.new)
@@ -94,7 +94,7 @@ def in_turn_with_trl(batch: Batch, ours, args, given: list[Rollout] | None = Non
             theirs = time.perf_counter() - self.began
             self.pairs.append((theirs, seconds(ours)))
 
-    rows, times = len(batch.messages) * batch.group, 5
+    rows, times = len(batch.messages) * batch.group, 2 if args.light else 5
     config = GRPOConfig(output_dir=str(Path(args.out) / "trl"), per_device_train_batch_size=batch.micro, gradient_accumulation_steps=rows // batch.micro,
                         num_generations=batch.group, max_completion_length=batch.new, generation_kwargs={"min_new_tokens": batch.new}, max_steps=times + 1,
                         learning_rate=batch.lr, lr_scheduler_type="constant", loss_type="grpo", beta=0.0, num_iterations=1, shuffle_dataset=False,
@@ -167,7 +167,7 @@ class OneStep:
     """A whole step on two prompts of 16 tokens; every rollout takes its budget. unique: tokens of its trees, known after it was called."""
 
     def __init__(self, policy, rows: int, **sizes):
-        self.policy, self.rows, self.config = policy, rows, models.make_config(prompts=2, minibatch=2, **sizes)
+        self.policy, self.rows, self.config = policy, rows, Config(prompts=2, minibatch=2, **sizes)
         self.prompts = [models.random_ids(policy, k, 16) for k in range(2)]
         self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-6)
 

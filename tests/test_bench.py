@@ -152,6 +152,18 @@ def test_decode_figures(light):
     assert all(value(figures, f"batch {rows}, ours") > 0 and value(figures, f"batch {rows}, seconds of generate / ours") > 0 for rows in (1, 8))
 
 
+def test_anatomy(light):
+    figures = light("anatomy")
+    parts = [figures[f"anatomy: 2 M Llama, batch 2, {what}"]["value"] for what in ("decoder modules", "drawing", "matrix products")]
+    assert all(0 < part < 1 for part in parts) and parts[0] + parts[1] < 1
+    assert figures["anatomy: 2 M Llama, batch 2, seconds of generate / our decoder modules alone"]["ratio"] > 0
+
+
+def test_trl(light):
+    pytest.importorskip("trl")
+    assert {"whole step", "update alone"} <= {name.split(", ")[2] for name in light("trl")}
+
+
 def test_forks_sample_the_tokens_that_computing_anew_samples(light):
     figures = light("forks")
     assert value(figures, "share of equal ids") == 1

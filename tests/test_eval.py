@@ -493,6 +493,12 @@ def test_parts_under_other_versions_are_told(fake, tmp_path, monkeypatch):
     assert re.fullmatch(r"\d.*, then 99", run_fake(tmp_path, data)["versions"]["torch"])
 
 
+def test_what_fails_before_its_first_question_leaves_no_file(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        evaluation.main(["--model", str(tmp_path / "none"), "--data", odd_file(tmp_path), "--out", str(tmp_path / "out"), "--tools", "python", "--sandbox", "best-effort"])
+    assert not list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.parametrize("finished", [False, True])
 def test_another_evaluation_is_refused_before_a_model_is_loaded(fake, tmp_path, finished):
     """Other settings, data or weights under the same path: neither a finished nor an interrupted evaluation goes on; a copy of the weights does."""
