@@ -92,14 +92,19 @@ def load_questions(path: str, skip_bad: bool = False, task: str = "auto", dedupe
     Raises: FileNotFoundError; ValueError with a line per bad row (file, row, what is missing; 50 at most), or for a file that cannot be read.
     """
     questions, bad = _parse(path, task, tools)
+    refuse_or_leave_out(bad, skip_bad, path)
+    if not questions:
+        raise ValueError(f"{path} holds no question")
+    return _without_repeats(path, questions) if dedupe else questions
+
+
+def refuse_or_leave_out(bad: list[str], skip_bad: bool, path: str) -> None:
+    """ValueError with a line per bad row of a file, or with skip_bad the same lines printed; 50 at most."""
     shown = bad[:50] + [f"{path}: ... and {len(bad) - 50} rows more"] * (len(bad) > 50)
     if bad and not skip_bad:
         raise ValueError("\n".join(shown + ["--skip_bad leaves such rows out"]))
     for problem in shown:
         print(f"left out: {problem}")
-    if not questions:
-        raise ValueError(f"{path} holds no question")
-    return _without_repeats(path, questions) if dedupe else questions
 
 
 def _parse(path: str, task: str, tools: str = "python,search") -> tuple[list[Question], list[str]]:

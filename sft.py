@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import appo
 import checkpoints
-from eval import read_rows, text_of
+from eval import read_rows, refuse_or_leave_out, text_of
 from model import TURN_ENDS, Policy, Ranks
 from sampling import Rollout, encode_prompt, encode_result, mix_seed
 from tools import TOOL_TAGS
@@ -43,7 +43,7 @@ def read_examples(path: str, tokenizer, max_tokens: int = 4096, skip_bad: bool =
 
     Args:    path: .jsonl, .json (a list of rows) or .parquet. max_tokens: longest example. skip_bad: leave bad rows out and print which.
              system: of the questions that APPO will train on; it is printed how many examples begin with another one.
-    Raises:  ValueError with a line per bad row (20 at most): the row and what is wrong.
+    Raises:  ValueError with a line per bad row (50 at most): the row and what is wrong.
     """
     examples, bad, others = [], [], 0
     for number, row in read_rows(Path(path)):
@@ -60,11 +60,7 @@ def read_examples(path: str, tokenizer, max_tokens: int = 4096, skip_bad: bool =
             bad.append(f"--cold_start {path}, row {number}: {problem}")
         except (KeyError, TypeError, AttributeError) as problem:
             bad.append(f"--cold_start {path}, row {number}: {problem!r}; a row is {FORMS}")
-    shown = bad[:20] + [f"--cold_start {path}: ... and {len(bad) - 20} rows more"] * (len(bad) > 20)
-    if bad and not skip_bad:
-        raise ValueError("\n".join(shown + ["--skip_bad leaves such rows out"]))
-    for problem in shown:
-        print(f"left out: {problem}")
+    refuse_or_leave_out(bad, skip_bad, f"--cold_start {path}")
     if not examples:
         raise ValueError(f"--cold_start {path} holds no example")
     if others:

@@ -376,6 +376,7 @@ def sha256(path: str) -> str:
 
 
 def evaluation_due(run: Run, step: int) -> bool:
+    """Is the run evaluated after so many steps: before the first, after the last, and every --eval_every?"""
     return step in (0, run.steps) or bool(run.eval_every) and step % run.eval_every == 0
 
 
