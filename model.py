@@ -57,7 +57,7 @@ def folded_attention(module, query, key, value, attention_mask, scaling=None, dr
 def fork_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float, forks: "Forks", layer: int) -> Tensor:
     """Attention over a row's own keys and over its parent's, which stay where they are and are read once for all forks of that parent.
 
-        softmax over both = w x softmax over own + (1 - w) x softmax over the parent's,   w = sigmoid(lse_own - lse_parent)
+        softmax over both = w x softmax over own + (1 - w) x softmax over the parent's,   (1 - w, w) = softmax(lse_parent, lse_own)
 
     Args:    query: (B, heads, Q, D), the grouped heads' queries side by side. key, value: (B, heads, end, D), own. bias: (B, 1, Q, end), 0 or -inf.
     Returns: (B, heads, Q, D).
@@ -69,7 +69,7 @@ def fork_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scal
     seated = query[forks.seat].view(P, n, heads, Q, D).transpose(1, 2).reshape(P, heads, n * Q, D)
     old, old_lse = attend(seated, keys, values, forks.bias, scaling)
     unseat = lambda x: x.view(P, heads, n, Q, -1).transpose(1, 2).reshape(P * n, heads, Q, -1)[forks.place]
-    w = torch.sigmoid(own_lse - unseat(old_lse)).to(own.dtype)
+    w = torch.cat([unseat(old_lse), own_lse], -1).softmax(-1)[..., 1:].to(own.dtype)    # not sigmoid: its bits depend on where in the tensor a number stands
     return torch.lerp(unseat(old), own, w)
 
 
@@ -367,10 +367,10 @@ def round_up(x: int, multiple: int) -> int:
 
 
 def key_slots(length: int) -> int:
-    """How many slots attention looks at for `length` tokens: 64, 128, 192, 256, 512, 512 + 64, ...
+    """How many slots attention looks at for `length` tokens: 64, 128, 192, 512, 512 + 64, ...
 
-    On a CPU a sum over keys is made in blocks of 512, and the matrix library halves a block of more than 384 but not a smaller one; with these sizes a row's bits
-    depend neither on its neighbours' lengths nor on its own padding.
+    On a CPU a sum over keys is made in blocks of 512, and the matrix library divides a block further as its size and the machine decide, but never one of up to
+    192, and a whole one always alike; so a row's bits depend neither on its neighbours' lengths nor on its own padding (seen on AVX2 and AVX-512).
     """
     slots = round_up(length, KEY_BLOCK)
-    return slots if slots % 512 <= 256 else round_up(slots, 512)
+    return slots if slots % 512 <= 192 else round_up(slots, 512)

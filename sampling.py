@@ -1,8 +1,8 @@
 """The sampling loop: many rollouts decoded in lockstep, tools called in between, every token computed once.
 
-    1. Sampler.prefill    each prompt goes through the model once; all rollouts of it fork from that cache
-    2. Sampler.run        waiting starts take free slots; all running rows draw a token (draw) and read it; a closed tag calls a tool in a thread;
+    1. Sampler.run        waiting starts take free slots; all running rows draw a token (draw) and read it; a closed tag calls a tool in a thread;
                           results that have come are read in groups (extend) by the live rows; finished rows leave
+    2. Sampler.prefill    each prompt goes through the model once, when its first rollout begins; all rollouts of it fork from that cache
     3. Rollout            what comes of it: ids, which of them the policy chose, their log-probs and entropies, born together
 
 A start is a row of a cache and a length in it (Start): the end of a prompt, or any token of an earlier rollout, from which a branch goes on.
@@ -61,8 +61,7 @@ def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float = 1.0, top_
         ids = logits.argmax(-1)
         return ids, *token_stats(logits, ids)
     scaled = logits if temperature == 1 else logits / temperature
-    log_p = scaled.log_softmax(-1)
-    p = log_p.exp()
+    log_p, p = scaled.log_softmax(-1), scaled.softmax(-1)                 # not log_p.exp(): its bits depend on which row of the tensor a number stands in
     entropy = -torch.linalg.vecdot(p, log_p.clamp(min=-1e4))              # the clamp: 0 * -inf would be NaN
     ids = pick(p if top_p == 1 and not top_k else narrowed(logits.double() / temperature, top_p, top_k).softmax(-1), u)
     return ids, log_p.gather(-1, ids[:, None])[:, 0], entropy
@@ -160,11 +159,14 @@ class Rollout:
 
 @dataclass
 class Start:
-    """Where a row begins: the first len(prompt) + fork_at tokens of a row of a cache, and the hidden state (D,) that predicts the next one."""
+    """Where a row begins: the first len(prompt) + fork_at tokens of a row of a cache, and the hidden state (D,) that predicts the next one.
+
+    Without a cache it begins after its prompt, which is read when its turn comes; row is then the number of that prompt among those of the run.
+    """
     rollout: Rollout
-    cache: Cache
+    cache: Cache | None
     row: int
-    hidden: Tensor
+    hidden: Tensor | None
 
 
 @dataclass
@@ -199,7 +201,7 @@ class Live:
         self.drawn = torch.zeros(3, rows, dtype=torch.float64, device=policy.device)
 
     def move(self, slots: list[int], to: list[int], length: int) -> None:
-        """Rows change their slots; none of them holds more than `length` tokens."""
+        """Rows change their slots, or change places; none of them holds more than `length` tokens."""
         source, target = self.policy.tensor(slots), self.policy.tensor(to)
         for x in (self.cache.k, self.cache.v):
             x[:, target, :, :length] = x[:, source, :, :length]
@@ -274,6 +276,11 @@ def encode_prompt(tokenizer, messages: list[dict]) -> list[int]:
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
 
+def round_up_power(x: int) -> int:
+    """The smallest power of two that is not below x."""
+    return 1 << (x - 1).bit_length()
+
+
 def row_sizes(rows: int, constant: bool) -> list[int]:
     """How many rows a decode call may have, in rising order: always `rows`, or its eighths and, below the first of them, powers of two."""
     return [rows] if constant else sorted({round_up(rows * k, 8) // 8 for k in range(1, 9)} | {2**k for k in range(rows.bit_length()) if 8 * 2**k < rows})
@@ -283,10 +290,11 @@ class Sampler:
     """Decodes many rollouts in lockstep; see `run`.
 
     Each turn of the loop: free slots take waiting starts; results that have come are appended in groups; all running rows draw a token and read it. A row that
-    calls a tool waits in its slot without holding up the others. Where forks share, rows hold their own tokens only: those before a fork are read where they are.
+    calls a tool does not hold up the others. Where forks share, rows hold their own tokens only: those before a fork are read where they are.
 
     On a CPU in float32 the shapes of all calls are constant, (rows, 1), (rows/4, chunk) and (rows/8, chunk), so that the tokens of a row do not depend on what else is being
-    sampled. Elsewhere, or without constant_rows, only as many rows are decoded as are left, rounded up to eighths of `rows` (below that to powers of two).
+    sampled. Elsewhere, or without constant_rows, only as many rows are decoded as have a token to draw, rounded up to eighths of `rows` (below that to powers of
+    two): they are kept in the first slots, those in a tool behind them.
 
     Args:    tools: name -> object with run(argument) -> ToolResult. rows: live rows, >= 1. max_tokens, max_calls,
              max_result_tokens, temperature: see Config; temperature 0 is greedy. chunk: tokens per row and call when prompts and results are read.
@@ -316,7 +324,7 @@ class Sampler:
         self.sharing, self.share = share, True   # as asked for; as the run under way does it
         self.block, self.grid = (GRAPH_BLOCK, 8) if cuda else (1, 1)      # key lengths, and the parents that a call looks at, are rounded up to these
         self.sizes = row_sizes(rows, constant_rows and not cuda and policy.dtype == torch.float32)
-        self.batch = max(1, rows // 8)       # rows per call when results are read
+        self.prompt_batch, self.batch = max(1, rows // 4), max(1, rows // 8)      # rows per call when prompts, and when results are read
         self.pool = ThreadPoolExecutor(tool_threads or rows)
         self.count = Counter()          # computed: tokens put through the model; sampled: of them, drawn; row_calls: rows decoded, running or not
         self.live = None
@@ -324,7 +332,8 @@ class Sampler:
     def run(self, starts: list[Start], temperature: float | None = None) -> None:
         """Complete the rollouts of all starts, in place; more starts than rows wait for a free slot. Rows begin in the order given.
 
-        The starts share one cache. Memory: as many rows as there are starts, at most `rows`, of the longest budget that is left, only while this runs.
+        The starts share one cache, or have none, those of one prompt following each other. Memory: as many rows as there are starts, at most `rows`, of the longest
+        budget that is left, and as many prompts, at most `rows`, where these are still to be read; only while this runs.
         """
         if not starts:
             return
@@ -336,7 +345,7 @@ class Sampler:
         finally:                                                          # memory is given back even if a tool has raised
             for future in self.in_tool:
                 future.cancel()
-            self.live = self.graphs = None
+            self.live = self.graphs = self.read = None
 
     def _loop(self) -> None:
         """Until all rollouts are complete."""
@@ -352,33 +361,38 @@ class Sampler:
             if self.in_tool and not (self.running or self.ready or self.waiting and self.free):
                 wait(self.in_tool, return_when=FIRST_COMPLETED)
 
-    def prefill(self, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
-        """Each prompt through the model once: a cache with one row per prompt, and the hidden states (P, D) that predict the first response token.
+    def prefill(self, prompts: list[list[int]], cache: Cache | None = None, rows: list[int] | None = None) -> tuple[Cache, Tensor]:
+        """Each prompt through the model once: into these rows of a cache, by default into a new one that has a row per prompt.
 
-        Raises: ValueError for a prompt without a token.
+        Returns: the cache, and the hidden states (P, D) that predict the first response token. Raises ValueError for a prompt without a token.
         """
         if not all(prompts):
             raise ValueError(f"prompt {next(p for p, ids in enumerate(prompts) if not ids)} has no token: there is nothing to predict the first one from")
-        cache, rows = Cache(self.policy, len(prompts), round_up(max(map(len, prompts)), self.chunk)), list(range(len(prompts)))
-        hidden = extend(self.policy, cache, rows, [0] * len(prompts), prompts, max(1, self.rows // 4), self.chunk)
+        if cache is None:
+            cache, rows = Cache(self.policy, len(prompts), round_up(max(map(len, prompts)), self.chunk)), list(range(len(prompts)))
+        cache.length[self.policy.tensor(rows)] = 0                        # whatever they held before
+        hidden = extend(self.policy, cache, rows, [0] * len(prompts), prompts, self.prompt_batch, self.chunk)
         self.count["computed"] += sum(map(len, prompts))
         return cache, hidden
 
     def _open(self, starts: list[Start]) -> None:
         """Memory for these starts: only as many rows, and slots in them, as they can use."""
-        parents = Counter(s.row for s in starts)
-        if any(s.cache is not starts[0].cache for s in starts):
+        self.forks, parent, longest = Counter(s.row for s in starts), starts[0].cache, max(len(s.rollout.prompt) for s in starts)
+        if any(s.cache is not parent for s in starts):
             raise ValueError("the starts of a run must share one cache")
-        wrong = next((r for r in (s.rollout for s in starts) if len(r.ids) != r.fork_at), None)
+        wrong = next((r for r in (s.rollout for s in starts) if len(r.ids) != r.fork_at or parent is None and r.ids), None)
         if wrong:
-            raise ValueError(f"a start begins where its rollout ends: {len(wrong.ids)} ids, fork_at {wrong.fork_at}")
-        longest = max(len(s.rollout.prompt) for s in starts) + self.max_tokens
-        self.share = self.policy.device.type == "cuda" or longest > SHARE_FROM if self.sharing is None else self.sharing
+            raise ValueError(f"a start begins where its rollout ends{', without a cache at the end of its prompt' * (parent is None)}: {len(wrong.ids)} ids, "
+                             f"fork_at {wrong.fork_at}")
+        if parent is None:                                                # every live row may belong to another prompt, and no more prompts are needed
+            parent = Cache(self.policy, min(len(self.forks), self.rows), round_up(longest, self.chunk))
+        self.read, self.left, self.spare = {}, Counter(), list(range(parent.scratch))[::-1]
+        self.share = self.policy.device.type == "cuda" or longest + self.max_tokens > SHARE_FROM if self.sharing is None else self.sharing
         self.bucket = next(size for size in self.sizes if size >= min(len(starts), self.sizes[-1]))
         room = max(len(s.rollout.prompt) + self.max_tokens - self._shared(s.rollout) for s in starts) + self.chunk + self.lag
-        seats = round_up(len(starts[0].cache.length), self.grid) * max(parents.values())
-        self.live = Live(self.policy, self.bucket, round_up(room, self.block), starts[0].cache, seats)
-        self.free, self.graphs, self.marks = list(range(self.bucket))[::-1], Graphs(self.record()), None
+        seats = round_up(len(parent.length), self.grid) * max(4, round_up_power(max(self.forks.values())))
+        self.live = Live(self.policy, self.bucket, round_up(room, self.block), parent, seats)
+        self.free, self.graphs, self.marks = list(range(self.bucket)), Graphs(self.record()), None
         self.parents, self.seats, self.seated = slice(0, 0), 0, 0
 
     def _shared(self, rollout: Rollout) -> int:
@@ -386,22 +400,36 @@ class Sampler:
         return len(rollout.prompt) + rollout.fork_at if self.share else 0
 
     def _admit(self) -> None:
-        """Waiting starts take free slots."""
+        """Waiting starts take free slots, the first ones."""
         rows, hidden = [], []
+        self.free.sort(reverse=True)
         while self.free and self.waiting:
             start = self.waiting.popleft()
-            row = Row(start.rollout, self.free[-1], start.row, self._shared(start.rollout))
+            parent, state = (start.row, start.hidden) if start.cache else self._prompt_of(start)
+            row = Row(start.rollout, self.free[-1], parent, self._shared(start.rollout))
             if len(start.rollout.ids) >= self.max_tokens:
                 self._finish(row, "length")
                 continue
             self.running[self.free.pop()] = row
-            rows, hidden = rows + [row], hidden + [start.hidden]
+            rows, hidden = rows + [row], hidden + [state]
         if rows:
             self._set_running(rows, torch.stack(hidden))
             if self.share:
                 self._seat()
             for row in rows if not self.share else ():
                 self.live.cache.copy(row.slot, self.live.parent, row.parent, row.own)
+
+    def _prompt_of(self, start: Start) -> tuple[int, Tensor]:
+        """Where the prompt of a start lies in the parents' cache, and what predicts its first token. Prompts are read a call full at a time, as far as rows of
+        that cache are spare: there is one as long as a slot is free."""
+        if start.row not in self.read:
+            unread = {s.row: s.rollout.prompt for s in (start, *self.waiting) if s.row not in self.read}
+            numbers = list(unread)[:min(self.prompt_batch, len(self.spare))]
+            rows = [self.spare.pop() for _ in numbers]
+            _, hidden = self.prefill([unread[p] for p in numbers], self.live.parent, rows)
+            for p, row, state in zip(numbers, rows, hidden):
+                self.read[p], self.left[row] = (row, state), self.forks[p]
+        return self.read[start.row]
 
     def _set_running(self, rows: list[Row], hidden: Tensor) -> None:
         """Rows decode from now on, from these hidden states (len(rows), D)."""
@@ -411,8 +439,8 @@ class Sampler:
         live.seed[at], live.position[at] = tensor([row.rollout.seed for row in rows]), tensor([len(row.rollout.ids) for row in rows])
 
     def _seat(self) -> None:
-        """Give every row in a slot a seat among those of its parent."""
-        rows = [*self.running.values(), *self.in_tool.values(), *self.ready]
+        """Give every row in a decoded slot a seat among those of its parent."""
+        rows = self._in_slots()
         forks, low, high = Counter(row.parent for row in rows), min(row.parent for row in rows), max(row.parent for row in rows) + 1
         low, high = low // self.grid * self.grid, min(round_up(high, self.grid), len(self.live.parent.length))
         parents = sorted(forks)
@@ -423,7 +451,7 @@ class Sampler:
             self.parents = len(parents)
             self.live.parents[:len(parents)] = self.policy.tensor(parents)
         first = {parent: k for k, parent in reversed(list(enumerate(parents)))}
-        n, taken, place = max(forks.values()), Counter(), [0] * self.bucket
+        n, taken, place = self._seats(max(forks.values())), Counter(), [0] * self.bucket
         seat = [0] * (len(parents) * n)
         for row in rows:
             where = first[row.parent] * n + taken[row.parent]
@@ -432,29 +460,35 @@ class Sampler:
         self.seats, self.seated = len(seat), len(forks)
         self.live.seat[:len(seat)], self.live.place[:len(place)] = self.policy.tensor(seat), self.policy.tensor(place)
 
-    def _shrink(self) -> None:
-        """When nothing waits any more and fewer rows are left, move them together and decode no more than that."""
-        rows = [*self.running.values(), *self.in_tool.values(), *self.ready]
-        size = next(size for size in self.sizes if size >= len(rows))
-        if self.waiting or size >= self.bucket:
-            if self.share and self.SPARSE * len({row.parent for row in rows}) <= self.seated:
-                self._seat()
-            return
-        movers, free = [row for row in rows if row.slot >= size], sorted(set(range(size)) - {row.slot for row in rows})
-        to = free[:len(movers)]
-        if movers:
-            self.live.move([row.slot for row in movers], to, max(row.own for row in movers) + self.lag)
-        for row, slot in zip(movers, to):
-            if self.running.pop(row.slot, None):
-                self.running[slot] = row
-            row.slot = slot
-        self.bucket, self.free = size, free[len(movers):]
-        if self.share:
+    def _seats(self, forks: int) -> int:
+        """Seats per parent for so many forks: on CUDA a power of two, for there is a graph for each number; on a CPU at least four queries, for a product with fewer
+        rows is another routine, with other bits."""
+        return round_up_power(forks) if self.grid > 1 else max(forks, -(-4 // self.live.cache.groups))
+
+    def _in_slots(self) -> list[Row]:
+        """The rows in slots that are decoded, running or not."""
+        return [row for row in (*self.running.values(), *self.in_tool.values(), *self.ready) if row.slot < self.bucket]
+
+    def _arrange(self) -> None:
+        """Running rows into the first slots, of which no more are decoded than hold them; rows in a tool change places with them."""
+        size = next(size for size in self.sizes if size >= len(self.running))
+        outside = [row for row in self.running.values() if row.slot >= size]
+        if outside:
+            idle = {row.slot: row for row in (*self.in_tool.values(), *self.ready)}
+            slots = sorted(set(range(size)) - set(self.running), key=lambda slot: slot in idle)[:len(outside)]             # free ones first
+            moves = [*zip(outside, slots), *((idle[slot], row.slot) for row, slot in zip(outside, slots) if slot in idle)]
+            self.live.move([row.slot for row, _ in moves], [slot for _, slot in moves], max(row.own for row, _ in moves) + self.lag)
+            for row, slot in moves:
+                row.slot = slot
+            self.running = {row.slot: row for row in self.running.values()}
+            self.free = list(set(range(len(self.live.hidden))) - set(self.running) - {row.slot for row in idle.values()})
+        changed, self.bucket = outside or size != self.bucket, size
+        if self.share and (changed or self.SPARSE * len({row.parent for row in self._in_slots()}) <= self.seated):
             self._seat()
 
     def _decode(self) -> None:
         """Launch a step: every running row draws a token and reads it."""
-        self._shrink()
+        self._arrange()
         marks = [int(slot in self.running) for slot in range(self.bucket)]
         if marks != self.marks:
             self.marks, self.live.running[:self.bucket] = marks, self.policy.tensor(marks)
@@ -552,6 +586,9 @@ class Sampler:
         self.running.pop(row.slot, None)
         if row.slot not in self.free:
             self.free.append(row.slot)
+        self.left[row.parent] -= 1                                        # of a prompt that was read here: nobody will fork from it any more at 0
+        if self.left[row.parent] == 0:
+            self.spare.append(row.parent)
 
 
 def sample_initial(sampler: Sampler, prompts: list[list[int]], n: int, seeds: list[int], temperature: float | None = None, groups=None) -> list[Rollout]:
@@ -559,8 +596,7 @@ def sample_initial(sampler: Sampler, prompts: list[list[int]], n: int, seeds: li
     the rollouts of each prompt carry as their group, its index by default."""
     if not prompts:
         return []
-    cache, hidden = sampler.prefill(prompts)
     groups = range(len(prompts)) if groups is None else groups
-    starts = [Start(Rollout(prompt, mix_seed(seeds[p], k), groups[p]), cache, p, hidden[p]) for p, prompt in enumerate(prompts) for k in range(n)]
+    starts = [Start(Rollout(prompt, mix_seed(seeds[p], k), groups[p]), None, p, None) for p, prompt in enumerate(prompts) for k in range(n)]
     sampler.run(starts, temperature)
     return [s.rollout for s in starts]

@@ -4,7 +4,7 @@ import torch
 import transformers
 from conftest import untrained
 
-from model import STOP_TAGS, Cache, Policy, check_config, folded_attention
+from model import STOP_TAGS, Cache, Policy, attend, check_config, folded_attention, key_slots, visible_bias
 from sampling import extend
 from tools import parse_call
 
@@ -92,3 +92,36 @@ def test_a_full_cache_says_so(agent):
     cache = Cache(agent, 1, 32)
     with pytest.raises(ValueError, match="the cache has 64"):
         extend(agent, cache, [0], [0], [list(range(70))], 1, 16)
+
+
+# ---- bits of attention on a CPU
+
+def masked(heads, queries, keys, dim, T, seen):
+    bias = visible_bias((torch.arange(T) < seen[:, None])[:, None, None].repeat(1, 1, queries.shape[2], 1))
+    return attend(queries, keys[:, :, :T], heads[:, :, :T], bias, dim**-0.5)
+
+
+@pytest.mark.parametrize("dim", [16, 64, 128])
+@pytest.mark.parametrize("rows", [1, 2, 4, 7, 28])
+def test_bits_do_not_depend_on_the_slots_looked_at(dim, rows):
+    """Whatever sizes key_slots gives: a row's sums are split alike in all of them."""
+    torch.manual_seed(dim + rows)
+    keys, values, queries = torch.randn(6, 2, 1600, dim), torch.randn(6, 2, 1600, dim), torch.randn(6, 2, rows, dim)
+    sizes = sorted({key_slots(n) for n in range(1, 1500)})
+    for shorter, size in zip([0, *sizes], sizes):
+        seen = torch.randint(shorter, size, (6,)) + 1
+        out, lse = masked(values, queries, keys, dim, size, seen)
+        for larger in (s for s in sizes if s > size):
+            again, other = masked(values, queries, keys, dim, larger, seen)
+            assert torch.equal(out, again) and torch.equal(lse, other), f"{size} and {larger} slots"
+
+
+@pytest.mark.parametrize("dim", [24, 64])
+def test_bits_do_not_depend_on_the_number_of_seats(dim):
+    """From four queries on, what the sampler sees to."""
+    torch.manual_seed(dim)
+    keys, values, queries, seen = torch.randn(6, 2, 640, dim), torch.randn(6, 2, 640, dim), torch.randn(6, 2, 64, dim), torch.tensor([1, 7, 64, 190, 500, 640])
+    out, lse = masked(values, queries, keys, dim, 640, seen)
+    for n in (4, 5, 6, 8, 12, 14, 28):
+        few, other = masked(values, queries[:, :, :n], keys, dim, 640, seen)
+        assert torch.equal(out[:, :, :n], few) and torch.equal(lse[:, :, :n], other)
