@@ -127,6 +127,8 @@ class Config:
     ppo_epochs: int = option(1, "passes over the step's rollouts; branches are drawn anew in each", 1)
     micro_tokens: int = option(49152, "tokens per forward or backward pass over whole rollouts, padding included; a longer rollout is a pass of its own: memory and "
                                       "speed only", 1)
+    fork_tokens: int = option(0, "tokens of rollouts, padding included, whose keys and values are kept at once for branches to fork from: a mini-batch with more is "
+                                 "looked at and branched whole prompts at a time, the others waiting; 0: all at once (memory and speed only)", 0)
     checkpointing: bool = option(False, "recompute each layer's activations in the backward pass: memory for a third more time")
     clip_grad: float = option(1.0, "the gradient norm is clipped to this", 0)
 
@@ -498,6 +500,36 @@ def grow(policy: Policy, sampler: Sampler, rollouts: list[Rollout], now: Look, r
     return branches, scores, float(omega_is_constant(now.score_omega, now.mask, config.score_clip).float().mean())
 
 
+def explore(policy: Policy, sampler: Sampler, rollouts: list[Rollout], logp_old: Tensor | None, reward, config: Config, clock: Clock,
+            epoch: int = 0) -> tuple[Look, list[Rollout], Tensor, float]:
+    """`look` at a mini-batch and `grow` its branches, as many prompts at a time as config.fork_tokens admits: its Look, and what `grow` returns."""
+    parts, n = [], config.initial
+    at_once = max(1, config.fork_tokens // (n * padded_width(rollouts)) if config.fork_tokens else len(rollouts)) * n
+    for start in range(0, max(1, len(rollouts)), at_once):
+        rows = rollouts[start:start + at_once]
+        old = None if logp_old is None else logp_old[start:start + at_once, :max([1, *(len(r.ids) for r in rows)])]
+        with clock("score"):
+            now = look(policy, rows, old, config, keep_cache=config.branches > 0)
+        with clock("branch"):
+            parts.append((now, *grow(policy, sampler, rows, now, reward, config, epoch)))
+    if len(parts) == 1:
+        return parts[0]
+    looks, grown, scores, degenerate = zip(*parts)
+    return joined(looks), sum(grown, []), side_by_side(scores), sum(d * len(now.mask) for d, now in zip(degenerate, looks)) / len(rollouts)
+
+
+def joined(looks: list[Look]) -> Look:
+    """The looks at parts of a mini-batch as one; what branches forked from is gone."""
+    every = {f.name: side_by_side([getattr(now, f.name) for now in looks]) for f in dataclasses.fields(Look) if f.name != "scored"}
+    return Look(Scored(*(side_by_side([getattr(now.scored, name) for now in looks]) for name in ("logp", "entropy")), None, None), **every)
+
+
+def side_by_side(parts: list[Tensor]) -> Tensor:
+    """(N, T) of (n, t) parts, one below the other, zeros on the right."""
+    T = max(x.shape[1] for x in parts)
+    return torch.cat([F.pad(x, (0, T - x.shape[1])) for x in parts])
+
+
 def step(policy: Policy, optimizer, sampler: Sampler, prompts: list[list[int]], seeds: list[int], reward, config: Config, order_seed: int,
          reference: Policy | None = None, ranks: Ranks = Ranks(), note=lambda phase: None) -> tuple[dict, list[Rollout]]:
     """One step of APPO: initial rollouts of all prompts, then an update per mini-batch of prompts, each with branches drawn from the policy as it is then.
@@ -532,17 +564,17 @@ def step(policy: Policy, optimizer, sampler: Sampler, prompts: list[list[int]], 
             with reference.gathered():
                 ref = [score(reference, rows, config.temperature, config.micro_tokens).logp for rows in first_epoch]
     if config.branch_when == "step" and config.branches:
-        with clock("branch"), policy.gathered():
-            for k, rows in enumerate(first_epoch):
-                now = look(policy, rows, None, config, True)
-                old[k] = now.logp_old
-                early.append(grow(policy, sampler, rows, now, reward, config))
+        with policy.gathered():
+            early = [explore(policy, sampler, rows, None, reward, config, clock) for rows in first_epoch]
+            old = [now.logp_old for now, *_ in early]
     for i, (k, rows) in enumerate(zip(place, batches)):
         with policy.gathered():
-            with clock("score"):
-                now = look(policy, rows, old[k], config, keep_cache=config.branches > 0 and not early)
-            with clock("branch"):
-                grown, scores, degenerate = early[i] if early else grow(policy, sampler, rows, now, reward, config, i * config.ppo_epochs // len(batches))
+            if early:
+                _, grown, scores, degenerate = early[i]
+                with clock("score"):
+                    now = look(policy, rows, old[k], config, keep_cache=False)
+            else:
+                now, grown, scores, degenerate = explore(policy, sampler, rows, old[k], reward, config, clock, i * config.ppo_epochs // len(batches))
         old[k] = now.logp_old if old[k] is None else old[k]
         adv = credit(rows, grown, now.omega, now.log_ratio.exp(), now.mask, config)
         with clock("update"):

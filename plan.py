@@ -186,8 +186,10 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
     sharded, P = run.shard, shape.parameters
     width, checkpointing = 2 if run.dtype == "bfloat16" else 4, run.checkpointing if checkpointing is None else checkpointing
     shard = math.ceil(P / min(gpus, per_node) if sharded else P) * 4
-    rollouts = math.ceil(run.minibatch / gpus) * run.initial                          # of a mini-batch on this GPU
     W, T = round_up(run.max_prompt + run.max_tokens, PASS_BLOCK), run.max_tokens
+    prompts, at_once = math.ceil(run.minibatch / gpus), run.fork_tokens // (run.initial * W)          # of a mini-batch on this GPU, and whose rollouts are kept together
+    rollouts = prompts * run.initial
+    parents = (min(prompts, max(1, at_once)) if run.fork_tokens else prompts) * run.initial
     tokens = max(W, min(run.micro_tokens, rollouts * W))                              # of a pass; a rollout is never split
     around = shape.hidden * (tokens * (4 + width) + 2 * tokens * T // W * width)      # last norm; the responses' part of its output, and its gradient
     backward = (shape.intermediate + 3 * shape.hidden) * width + checkpointing * layer_activations(shape, width)
@@ -203,10 +205,10 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
         "weights before they are split": sharded * 4 * P,                             # as they were loaded, or the reference's beside the policy's parts
         "gathered weights": sharded * width * P,
         "KV cache of initial rollouts": cache_bytes(shape, initial, own(T), width),
-        "KV cache of prompts": cache_bytes(shape, math.ceil(run.prompts / gpus), round_up(run.max_prompt, run.chunk), width),
-        "KV cache to fork from": forks * cache_bytes(shape, rollouts, W, width),
-        "hidden states to fork from": forks * rollouts * T * shape.hidden * width,
-        "KV cache of branches": forks * cache_bytes(shape, rows(rollouts * run.branches), own(T - 1), width),
+        "KV cache of prompts": cache_bytes(shape, min(math.ceil(run.prompts / gpus), run.rows), round_up(run.max_prompt, run.chunk), width),
+        "KV cache to fork from": forks * cache_bytes(shape, parents, W, width),
+        "hidden states to fork from": forks * parents * T * shape.hidden * width,
+        "KV cache of branches": forks * cache_bytes(shape, rows(parents * run.branches), own(T - 1), width),
         "drawing a token *": initial * shape.vocabulary * 24,                         # six float32 numbers per logit
         "reading a result *": scores * (key_slots(W) + own(T)),
         "forward pass *": tokens * (3 * shape.intermediate + 4 * shape.hidden) * width,
@@ -223,18 +225,18 @@ def peaks(items: dict[str, int]) -> dict[str, int]:
 
 
 def advice(shape: Shape, run: Config, gpus: int, limit: float, per_node: int = 8) -> tuple[str, int]:
-    """(flag and value, peak): of --rows, --micro_tokens, --checkpointing and --gpus the one that brings the peak below the limit, or else lowers it most.
+    """(flag and value, peak): of --rows, --micro_tokens, --fork_tokens, --checkpointing and --gpus the one that brings the peak below the limit, or else lowers it most.
 
     Of each flag the value nearest to the present one that fits; what costs no GPU comes first, and before it what computes nothing again.
     """
-    tries = {"rows": halves(run.rows), "micro_tokens": smaller_passes(run), "checkpointing": [] if run.checkpointing else [True],
+    tries = {"rows": halves(run.rows), "micro_tokens": smaller_passes(run), "fork_tokens": fewer_forks(run, gpus), "checkpointing": [] if run.checkpointing else [True],
              "gpus": [n for n in (gpus << k for k in range(1, 6)) if n <= per_node or n % per_node == 0]}
     found = []
     for cost, (name, values) in enumerate(tries.items()):
         options = []
         for value in values:
             changed = run if name == "gpus" else dataclasses.replace(run, **{name: value})
-            options.append((most(shape, changed, value if name == "gpus" else gpus, per_node), f"--{name} {str(value).lower()}", max(cost, 1)))
+            options.append((most(shape, changed, value if name == "gpus" else gpus, per_node), f"--{name} {str(value).lower()}", max(cost, 2)))
         fitting = [x for x in options if x[0] <= limit]
         found += fitting[:1] or [min(options)] if options else []
     peak, flag, _ = min(found, key=lambda x: (x[0] > limit, x[2] if x[0] <= limit else 0, x[0]))
@@ -250,6 +252,13 @@ def smaller_passes(run: Config) -> list[int]:
     """Halves of --micro_tokens, down to the longest rollout: it is never split."""
     longest = round_up(run.max_prompt + run.max_tokens, PASS_BLOCK)
     return [max(n, longest) for n in halves(run.micro_tokens) if 2 * n > longest]
+
+
+def fewer_forks(run: Config, gpus: int) -> list[int]:
+    """--fork_tokens for 1/2, 1/4, ... of a mini-batch's prompts on a GPU, down to one."""
+    longest = round_up(run.max_prompt + run.max_tokens, PASS_BLOCK)
+    now = math.ceil(run.minibatch / gpus)
+    return [n * run.initial * longest for n in halves(now) if not run.fork_tokens or n * run.initial * longest < run.fork_tokens] if run.branches else []
 
 
 def most(shape: Shape, run: Config, gpus: int, per_node: int = 8) -> int:

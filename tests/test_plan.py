@@ -12,8 +12,9 @@ import appo
 import model
 import plan
 import train
+from appo import PASS_BLOCK
 from benches.models import most_allocated
-from model import Policy, recompute_activations
+from model import Policy, recompute_activations, round_up
 from plan import Hardware, activations, forward_flops, memory, peaks, read_shape, seconds, work
 from sampling import Rollout, Sampler, draw, sample_initial
 from train import Run, read_settings
@@ -164,18 +165,28 @@ def test_parameters_gradients_and_optimizer(small):
 
 def test_caches(small):
     policy, shape, run, rollouts = small
-    items = memory(shape, dataclasses.replace(run, prompts=3), 1)
     sampler, made, open_ = Sampler(policy, {}, run.rows, run.max_tokens, 1, chunk=run.chunk), [], Sampler._open
-    sampler._open = lambda starts: open_(sampler, starts) or made.append(size(sampler.live.cache.k, sampler.live.cache.v))
-    sample_initial(sampler, [[5] * PROMPT] * 3, run.initial, [1, 2, 3])
-    assert made == [items["KV cache of initial rollouts"]]
-    prompts, _ = sampler.prefill([[5] * PROMPT] * 3)
-    assert items["KV cache of prompts"] == size(prompts.k, prompts.v)
+    sampler._open = lambda starts: open_(sampler, starts) or made.append([size(cache.k, cache.v) for cache in (sampler.live.cache, sampler.live.parent)])
+    for prompts in (3, run.rows, run.rows + 2):                           # no more prompts than rows
+        items = memory(shape, dataclasses.replace(run, prompts=prompts), 1)
+        sample_initial(sampler, [[5] * PROMPT] * prompts, run.initial, list(range(prompts)))
+        assert made.pop() == [items["KV cache of initial rollouts"], items["KV cache of prompts"]]
     scored = appo.score(policy, rollouts, 1.0, run.micro_tokens, keep_cache=True)
     assert items["KV cache to fork from"] == size(scored.cache.k, scored.cache.v)
     assert items["hidden states to fork from"] == size(scored.hidden)
     appo.grow_branches(sampler, rollouts, scored, [list(range(1, 1 + run.branches))] * len(rollouts), run)
-    assert made[1:] == [items["KV cache of branches"]]
+    assert made[0][0] == items["KV cache of branches"]
+
+
+def test_parts_of_a_minibatch(small):
+    """--fork_tokens: what is kept to fork from is that of as many prompts as fit, of one at least; tests/test_appo.py counts them in a step."""
+    _, shape, run, _ = small
+    whole = dataclasses.replace(run, prompts=8, minibatch=8)
+    W = round_up(PROMPT + RESPONSE, PASS_BLOCK)
+    for budget, kept in ((0, 8), (10**9, 8), (3 * N * W, 3), (3 * N * W - 1, 2), (1, 1)):
+        items, few = memory(shape, dataclasses.replace(whole, fork_tokens=budget), 1), memory(shape, dataclasses.replace(run, prompts=8, minibatch=kept), 1)
+        assert all(items[name] == few[name] for name in items if "fork" in name or "branches" in name)
+    assert plan.fewer_forks(whole, 2) == [2 * N * W, N * W] and plan.fewer_forks(dataclasses.replace(whole, fork_tokens=2 * N * W), 1) == [N * W]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
