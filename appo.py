@@ -33,7 +33,6 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint
 
 from advantage import dual_group_advantage, policy_loss, scale_by_future
 from branching import both_above_average, branching_score, choose_branch_points, future_value, omega_is_constant, token_stats
@@ -208,20 +207,44 @@ def logits_chunk(vocabulary: int) -> int:
     return max(128, 2**25 // vocabulary)
 
 
+class ChunkedStats(torch.autograd.Function):
+    """token_stats(F.linear(hidden, weight, bias)) of (M, D) hidden states, the logits of one chunk of tokens at a time, which are computed again in the backward pass.
+
+        d logp_t / d logits_t = (onehot(id_t) - softmax(logits_t / temperature)) / temperature;   the gradient of the weight is summed in place, chunk by chunk
+    """
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, ids, temperature, chunk):
+        ctx.save_for_backward(hidden, weight, bias, ids)
+        ctx.temperature, ctx.chunk = temperature, 2 * chunk               # fewer, larger sums into the weight's gradient
+        parts = [token_stats(F.linear(h, weight, bias), i, temperature) for h, i in zip(hidden.split(chunk), ids.split(chunk))]
+        logp, entropy = (torch.cat(part) for part in zip(*parts))
+        ctx.mark_non_differentiable(entropy)
+        return logp, entropy
+
+    @staticmethod
+    def backward(ctx, d_logp, _):
+        hidden, weight, bias, ids = ctx.saved_tensors
+        d_hidden, d_weight, d_bias = torch.empty_like(hidden), torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
+        for out, h, i, d in zip(*(x.split(ctx.chunk) for x in (d_hidden, hidden, ids, d_logp[:, None] / ctx.temperature))):
+            d_logits = F.linear(h, weight, bias).to(d.dtype).div_(ctx.temperature).softmax(-1).mul_(-d).scatter_add_(1, i[:, None], d).to(weight.dtype)
+            torch.mm(d_logits, weight, out=out)
+            d_weight.addmm_(d_logits.T, h)
+            if bias is not None:
+                d_bias += d_logits.sum(0)
+            del d_logits                                                  # before the next chunk's are made
+        return d_hidden, d_weight, d_bias, None, None, None
+
+
 def chunked_stats(policy: Policy, hidden: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """token_stats of (M, D) hidden states, never holding more logits than logits_chunk says; with gradient those of each chunk, if there are several, are computed
-    again in the backward pass.
+    """token_stats of (M, D) hidden states, never holding more logits than logits_chunk says (in a backward pass twice as many).
 
     Returns: logp (M,), entropy (M,), float32. The entropy carries no gradient.
     """
-    def stats(h, i):
-        logp, entropy = token_stats(policy.head(h), i, temperature)
-        return logp, entropy.detach()
     chunk = logits_chunk(policy.vocabulary)
-    again = torch.is_grad_enabled() and len(hidden) > chunk
-    run = (lambda h, i: checkpoint(stats, h, i, use_reentrant=False)) if again else stats
-    parts = [run(h, i) for h, i in zip(hidden.split(chunk), ids.split(chunk))]
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    if len(hidden) > chunk:
+        return ChunkedStats.apply(hidden, policy.head.weight, policy.head.bias, ids, temperature, chunk)
+    logp, entropy = token_stats(policy.head(hidden), ids, temperature)
+    return logp, entropy.detach()
 
 
 @dataclass

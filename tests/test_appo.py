@@ -2,9 +2,11 @@
 import copy
 import dataclasses
 import math
+import types
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import CONFIG, rolled, sampler_for, snapshot, untrained
 
 import appo
@@ -16,20 +18,46 @@ from sampling import Rollout, mix_seed, sample_initial
 
 # ---- scoring
 
-def test_chunked_stats_are_exact_and_small(agent, monkeypatch):
-    hidden, ids = torch.randn(70, 96, requires_grad=True), torch.randint(600, (70,))
-    whole = agent.head(hidden).log_softmax(-1)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_chunked_stats_are_exact_and_small(monkeypatch, bias, temperature):
+    """Against log_softmax over all logits, in float64, gradients included; never more than a chunk's logits at once, twice as many in the backward pass."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(96, 600, bias=bias, dtype=torch.float64)
+    policy = types.SimpleNamespace(head=head, vocabulary=600)
+    hidden, ids, weights = torch.randn(70, 96, dtype=torch.float64, requires_grad=True), torch.randint(600, (70,)), torch.randn(70, dtype=torch.float64)
+    inputs = [hidden, *head.parameters()]
+    whole = (head(hidden) / temperature).log_softmax(-1)
     expected = whole.gather(1, ids[:, None])[:, 0]
-    grad = torch.autograd.grad(expected.sum(), hidden)[0]
-    widest, original = [], agent.head.forward
-    monkeypatch.setattr(agent.head, "forward", lambda h: widest.append(len(h)) or original(h))
+    gradients = torch.autograd.grad((expected * weights).sum(), inputs)
+    widest, linear = [], F.linear
+    monkeypatch.setattr(F, "linear", lambda h, *rest: widest.append(len(h)) or linear(h, *rest))
+    for chunk, calls in ((16, [16] * 4 + [6]), (35, [35, 35]), (70, [70])):
+        monkeypatch.setattr(appo, "logits_chunk", lambda vocabulary: chunk)
+        widest.clear()
+        logp, entropy = appo.chunked_stats(policy, hidden, ids, temperature)
+        assert widest == calls
+        torch.testing.assert_close(logp, expected, atol=1e-12, rtol=0)
+        torch.testing.assert_close(entropy, -(whole.exp() * whole).sum(-1), atol=1e-12, rtol=0)
+        for a, b in zip(torch.autograd.grad((logp * weights).sum(), inputs), gradients):
+            torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+        assert widest[len(calls):] == {16: [32, 32, 6], 35: [70], 70: []}[chunk], "logits of several chunks are made again"
+        assert not entropy.requires_grad
+
+
+def test_chunked_stats_in_bfloat16(monkeypatch):
+    """The gradients are those of bfloat16 logits, whose log-probs are computed in float32: closer to the exact ones than bfloat16 can tell."""
+    torch.manual_seed(0)
+    head, hidden, ids = torch.nn.Linear(96, 600, bias=False), torch.randn(70, 96), torch.randint(600, (70,))
     monkeypatch.setattr(appo, "logits_chunk", lambda vocabulary: 16)
-    logp, entropy = appo.chunked_stats(agent, hidden, ids, 1.0)
-    torch.testing.assert_close(logp, expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(entropy, -(whole.exp() * whole).sum(-1), atol=1e-5, rtol=0)
-    torch.testing.assert_close(torch.autograd.grad(logp.sum(), hidden)[0], grad, atol=1e-5, rtol=0)
-    assert max(widest) == 16 and len(widest) == 2 * 5, "each chunk's logits are made twice, and never more than a chunk at once"
-    assert not entropy.requires_grad
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        policy, h = types.SimpleNamespace(head=head.to(dtype), vocabulary=600), hidden.to(dtype).requires_grad_()
+        logp, _ = appo.chunked_stats(policy, h, ids, 1.0)
+        assert logp.dtype == torch.float32
+        gradients.append([x.float() for x in torch.autograd.grad(logp.sum(), [h, head.weight])])
+    for exact, rounded in zip(*gradients):
+        assert (exact - rounded).norm() < 0.01 * exact.norm()
 
 
 def test_scoring_twice_gives_the_same_bits(agent, rollouts):

@@ -184,7 +184,7 @@ def test_parts_of_a_minibatch(small):
     whole = dataclasses.replace(run, prompts=8, minibatch=8)
     W = round_up(PROMPT + RESPONSE, PASS_BLOCK)
     for budget, kept in ((0, 8), (10**9, 8), (3 * N * W, 3), (3 * N * W - 1, 2), (1, 1)):
-        items, few = memory(shape, dataclasses.replace(whole, fork_tokens=budget), 1), memory(shape, dataclasses.replace(run, prompts=8, minibatch=kept), 1)
+        items, few = memory(shape, dataclasses.replace(whole, fork_tokens=budget), 1), memory(shape, dataclasses.replace(run, prompts=kept, minibatch=kept), 1)
         assert all(items[name] == few[name] for name in items if "fork" in name or "branches" in name)
     assert plan.fewer_forks(whole, 2) == [2 * N * W, N * W] and plan.fewer_forks(dataclasses.replace(whole, fork_tokens=2 * N * W), 1) == [N * W]
 
@@ -230,11 +230,12 @@ def test_peak_of_the_scoring_pass(small):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_chunk(small, dtype):
+@pytest.mark.parametrize("M", [CHUNK, 4 * CHUNK])                                       # one chunk, whose logits are kept; several, whose are computed again
+def test_logits_chunk(small, dtype, M):
     policy, shape, run, _ = small
     policy.model.to(dtype).requires_grad_(False)
-    hidden = torch.randn(CHUNK, shape.hidden, dtype=dtype, requires_grad=True)
-    stats = lambda: appo.chunked_stats(policy, hidden, torch.zeros(CHUNK, dtype=torch.long), 1.0)[0]
+    hidden = torch.randn(M, shape.hidden, dtype=dtype, requires_grad=True)
+    stats = lambda: appo.chunked_stats(policy, hidden, torch.zeros(M, dtype=torch.long), 1.0)[0]
     chunk = CHUNK * shape.vocabulary * (16 + dtype.itemsize)
     assert close(most_allocated(lambda: stats().sum().backward()), chunk)
     assert 0.7 * chunk < most_allocated(torch.no_grad()(stats)) < 1.01 * chunk, "less without a gradient"
