@@ -36,7 +36,7 @@ from torch.distributed.tensor import DTensor
 
 from advantage import dual_group_advantage, policy_loss, scale_by_future
 from branching import both_above_average, branching_score, choose_branch_points, future_value, omega_is_constant, token_stats
-from model import Cache, Policy, Ranks, round_up
+from model import Cache, Policy, Ranks, key_slots, round_up
 from sampling import Rollout, Sampler, Start, mix_seed, sample_initial, uniform
 from tools import STATUSES, TAGS, Unavailable
 
@@ -127,7 +127,7 @@ class Config:
     micro_tokens: int = option(49152, "tokens per forward or backward pass over whole rollouts, padding included; a longer rollout is a pass of its own: memory and "
                                       "speed only", 1)
     fork_tokens: int = option(0, "tokens of rollouts, padding included, whose keys and values are kept at once for branches to fork from: a mini-batch with more is "
-                                 "looked at and branched whole prompts at a time, the others waiting; 0: all at once (memory and speed only)", 0)
+                                 "looked at and branched whole prompts at a time, the others waiting; 0: all at once (memory and speed; in bfloat16 also how log-probs round)", 0)
     checkpointing: bool = option(False, "recompute each layer's activations in the backward pass: memory for a third more time")
     clip_grad: float = option(1.0, "the gradient norm is clipped to this", 0)
 
@@ -527,7 +527,8 @@ def explore(policy: Policy, sampler: Sampler, rollouts: list[Rollout], logp_old:
             epoch: int = 0) -> tuple[Look, list[Rollout], Tensor, float]:
     """`look` at a mini-batch and `grow` its branches, as many prompts at a time as config.fork_tokens admits: its Look, and what `grow` returns."""
     parts, n = [], config.initial
-    at_once = max(1, config.fork_tokens // (n * padded_width(rollouts)) if config.fork_tokens else len(rollouts)) * n
+    limited = config.fork_tokens and config.branches
+    at_once = max(1, config.fork_tokens // (n * key_slots(padded_width(rollouts))) if limited else len(rollouts)) * n
     for start in range(0, max(1, len(rollouts)), at_once):
         rows = rollouts[start:start + at_once]
         old = None if logp_old is None else logp_old[start:start + at_once, :max([1, *(len(r.ids) for r in rows)])]

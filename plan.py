@@ -187,9 +187,8 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
     width, checkpointing = 2 if run.dtype == "bfloat16" else 4, run.checkpointing if checkpointing is None else checkpointing
     shard = math.ceil(P / min(gpus, per_node) if sharded else P) * 4
     W, T = round_up(run.max_prompt + run.max_tokens, PASS_BLOCK), run.max_tokens
-    prompts, at_once = math.ceil(run.minibatch / gpus), run.fork_tokens // (run.initial * W)          # of a mini-batch on this GPU, and whose rollouts are kept together
-    rollouts = prompts * run.initial
-    parents = (min(prompts, max(1, at_once)) if run.fork_tokens else prompts) * run.initial
+    rollouts = math.ceil(run.minibatch / gpus) * run.initial                          # of a mini-batch on this GPU
+    parents = forked_together(run, rollouts)
     tokens = max(W, min(run.micro_tokens, rollouts * W))                              # of a pass; a rollout is never split
     around = shape.hidden * (tokens * (4 + width) + 2 * tokens * T // W * width)      # last norm; the responses' part of its output, and its gradient
     backward = (shape.intermediate + 3 * shape.hidden) * width + checkpointing * layer_activations(shape, width)
@@ -205,7 +204,7 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
         "weights before they are split": sharded * 4 * P,                             # as they were loaded, or the reference's beside the policy's parts
         "gathered weights": sharded * width * P,
         "KV cache of initial rollouts": cache_bytes(shape, initial, own(T), width),
-        "KV cache of prompts": cache_bytes(shape, min(math.ceil(run.prompts / gpus), run.rows), round_up(run.max_prompt, run.chunk), width),
+        "KV cache of prompts": cache_bytes(shape, min(math.ceil(run.prompts / gpus), run.rows + max(1, run.rows // 4)), round_up(run.max_prompt, run.chunk), width),
         "KV cache to fork from": forks * cache_bytes(shape, parents, W, width),
         "hidden states to fork from": forks * parents * T * shape.hidden * width,
         "KV cache of branches": forks * cache_bytes(shape, rows(parents * run.branches), own(T - 1), width),
@@ -216,6 +215,13 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
         "activations": activations(shape, tokens, width, checkpointing),
         "logits chunk *": min(logits_chunk(shape.vocabulary), tokens * T // W) * shape.vocabulary * (16 + width) + around,       # per logit: itself; four float32 for softmax, entropy, gradient
         "layer backward *": tokens * backward}
+
+
+def forked_together(run: Config, rollouts: int) -> int:
+    """Of `rollouts` at their longest, how many are kept at once for branches to fork from: whole prompts, as --fork_tokens admits. (Of shorter ones more, which take no
+    more memory.)"""
+    longest = key_slots(round_up(run.max_prompt + run.max_tokens, PASS_BLOCK))
+    return min(rollouts, max(1, run.fork_tokens // (run.initial * longest)) * run.initial) if run.fork_tokens else rollouts
 
 
 def peaks(items: dict[str, int]) -> dict[str, int]:
@@ -256,7 +262,7 @@ def smaller_passes(run: Config) -> list[int]:
 
 def fewer_forks(run: Config, gpus: int) -> list[int]:
     """--fork_tokens for 1/2, 1/4, ... of a mini-batch's prompts on a GPU, down to one."""
-    longest = round_up(run.max_prompt + run.max_tokens, PASS_BLOCK)
+    longest = key_slots(round_up(run.max_prompt + run.max_tokens, PASS_BLOCK))
     now = math.ceil(run.minibatch / gpus)
     return [n * run.initial * longest for n in halves(now) if not run.fork_tokens or n * run.initial * longest < run.fork_tokens] if run.branches else []
 
@@ -306,7 +312,7 @@ def seconds(shape: Shape, run: Config, hardware: Hardware) -> dict[str, tuple[fl
     early = run.branch_when == "step" and run.branches > 0
     before = 1 if early else (run.dtype == "bfloat16") * (1 - run.minibatch / run.prompts)               # as appo.logp_at_start says
     passes = before + run.ppo_epochs + (run.kl_coef > 0)
-    at_once = min(run.rows, rollouts * run.branches * run.minibatch / run.prompts)    # branches come mini-batch by mini-batch
+    at_once = min(run.rows, forked_together(run, rollouts * run.minibatch / run.prompts) * run.branches)             # branches come mini-batch by mini-batch
     first, later = P + T / 2, P + (1 + keeps) / 2 * T                                 # mean tokens before the one that is drawn
     read = {"sample": P / run.initial + T / 2, "branch": (P + keeps * T) / max(1, run.branches) + new / 2}       # a parent's are read once for all its forks
     flops = {"sample": forward_flops(shape, prompts * P, P / 2, 0) + forward_flops(shape, rollouts * T, first, rollouts * T), "score": passes * whole,

@@ -17,6 +17,7 @@ from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -203,8 +204,8 @@ class Live:
     def move(self, slots: list[int], to: list[int], length: int) -> None:
         """Rows change their slots, or change places; none of them holds more than `length` tokens."""
         source, target = self.policy.tensor(slots), self.policy.tensor(to)
-        for x in (self.cache.k, self.cache.v):
-            x[:, target, :, :length] = x[:, source, :, :length]
+        for layer in (*self.cache.k, *self.cache.v):                      # one at a time: what is on its way takes memory
+            layer[target, :, :length] = layer[source, :, :length]
         for x in (self.cache.length, self.hidden, self.seed, self.position, self.shared):
             x[target] = x[source]
 
@@ -286,6 +287,12 @@ def row_sizes(rows: int, constant: bool) -> list[int]:
     return [rows] if constant else sorted({round_up(rows * k, 8) // 8 for k in range(1, 9)} | {2**k for k in range(rows.bit_length()) if 8 * 2**k < rows})
 
 
+def check_prompts(prompts: list[list[int]]) -> None:
+    """ValueError for a prompt without a token."""
+    if not all(prompts):
+        raise ValueError(f"prompt {next(p for p, ids in enumerate(prompts) if not ids)} has no token: there is nothing to predict the first one from")
+
+
 class Sampler:
     """Decodes many rollouts in lockstep; see `run`.
 
@@ -333,7 +340,7 @@ class Sampler:
         """Complete the rollouts of all starts, in place; more starts than rows wait for a free slot. Rows begin in the order given.
 
         The starts share one cache, or have none, those of one prompt following each other. Memory: as many rows as there are starts, at most `rows`, of the longest
-        budget that is left, and as many prompts, at most `rows`, where these are still to be read; only while this runs.
+        budget that is left, and as many prompts, at most `rows` and a quarter, where these are still to be read; only while this runs.
         """
         if not starts:
             return
@@ -366,8 +373,7 @@ class Sampler:
 
         Returns: the cache, and the hidden states (P, D) that predict the first response token. Raises ValueError for a prompt without a token.
         """
-        if not all(prompts):
-            raise ValueError(f"prompt {next(p for p, ids in enumerate(prompts) if not ids)} has no token: there is nothing to predict the first one from")
+        check_prompts(prompts)
         if cache is None:
             cache, rows = Cache(self.policy, len(prompts), round_up(max(map(len, prompts)), self.chunk)), list(range(len(prompts)))
         cache.length[self.policy.tensor(rows)] = 0                        # whatever they held before
@@ -384,13 +390,16 @@ class Sampler:
         if wrong:
             raise ValueError(f"a start begins where its rollout ends{', without a cache at the end of its prompt' * (parent is None)}: {len(wrong.ids)} ids, "
                              f"fork_at {wrong.fork_at}")
-        if parent is None:                                                # every live row may belong to another prompt, and no more prompts are needed
-            parent = Cache(self.policy, min(len(self.forks), self.rows), round_up(longest, self.chunk))
+        if parent is None:                                                # every live row may belong to another prompt, and those that come next are read together
+            check_prompts([s.rollout.prompt for s in starts])
+            if len(list(groupby(starts, lambda s: s.row))) > len(self.forks):
+                raise ValueError("starts of one prompt must follow each other")
+            parent = Cache(self.policy, min(len(self.forks), self.rows + self.prompt_batch), round_up(longest, self.chunk))
         self.read, self.left, self.spare = {}, Counter(), list(range(parent.scratch))[::-1]
         self.share = self.policy.device.type == "cuda" or longest + self.max_tokens > SHARE_FROM if self.sharing is None else self.sharing
         self.bucket = next(size for size in self.sizes if size >= min(len(starts), self.sizes[-1]))
         room = max(len(s.rollout.prompt) + self.max_tokens - self._shared(s.rollout) for s in starts) + self.chunk + self.lag
-        seats = round_up(len(parent.length), self.grid) * max(4, round_up_power(max(self.forks.values())))
+        seats = round_up(len(parent.length), self.grid) * (round_up_power(max(self.forks.values())) + 3)
         self.live = Live(self.policy, self.bucket, round_up(room, self.block), parent, seats)
         self.free, self.graphs, self.marks = list(range(self.bucket)), Graphs(self.record()), None
         self.parents, self.seats, self.seated = slice(0, 0), 0, 0
@@ -461,9 +470,11 @@ class Sampler:
         self.live.seat[:len(seat)], self.live.place[:len(place)] = self.policy.tensor(seat), self.policy.tensor(place)
 
     def _seats(self, forks: int) -> int:
-        """Seats per parent for so many forks: on CUDA a power of two, for there is a graph for each number; on a CPU at least four queries, for a product with fewer
-        rows is another routine, with other bits."""
-        return round_up_power(forks) if self.grid > 1 else max(forks, -(-4 // self.live.cache.groups))
+        """Seats per parent for so many forks: on CUDA a power of two, for there is a graph for each number. On a CPU attention takes 32 or 64 queries at a time;
+        four at least must be left for the last block, for a product with fewer rows is another routine, with other bits."""
+        if self.grid > 1:
+            return round_up_power(forks)
+        return next(n for n in range(forks, forks + 4) if not 0 < n * self.live.cache.groups % 32 < 4)
 
     def _in_slots(self) -> list[Row]:
         """The rows in slots that are decoded, running or not."""

@@ -53,7 +53,7 @@ LAPTOP = HERE / "configs" / "laptop.json"
 PRESETS = appo.PRESETS | {"released": appo.PRESETS["released"] | {"reward": "released"}}
 RECORDED = {"versions", "data_sha256", "sandbox_level"}                 # what config.json holds besides settings
 FREE = {"steps", "out", "save_every", "eval_every", "eval_questions", "eval_samples", "log_trees", "show", "threads", "device",
-        "micro_tokens", "rows", "chunk", "constant_rows", "tool_timeout", "sandbox", "search_cache", "keep", "patience", "max_skipped", "checkpointing", "cold_save_every"}   # these may change on resume
+        "micro_tokens", "fork_tokens", "rows", "chunk", "constant_rows", "tool_timeout", "sandbox", "search_cache", "keep", "patience", "max_skipped", "checkpointing", "cold_save_every"}   # these may change on resume
 
 
 @dataclass(frozen=True)

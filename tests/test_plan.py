@@ -14,7 +14,7 @@ import plan
 import train
 from appo import PASS_BLOCK
 from benches.models import most_allocated
-from model import Policy, recompute_activations, round_up
+from model import Policy, key_slots, recompute_activations, round_up
 from plan import Hardware, activations, forward_flops, memory, peaks, read_shape, seconds, work
 from sampling import Rollout, Sampler, draw, sample_initial
 from train import Run, read_settings
@@ -167,7 +167,7 @@ def test_caches(small):
     policy, shape, run, rollouts = small
     sampler, made, open_ = Sampler(policy, {}, run.rows, run.max_tokens, 1, chunk=run.chunk), [], Sampler._open
     sampler._open = lambda starts: open_(sampler, starts) or made.append([size(cache.k, cache.v) for cache in (sampler.live.cache, sampler.live.parent)])
-    for prompts in (3, run.rows, run.rows + 2):                           # no more prompts than rows
+    for prompts in (3, run.rows, run.rows + 4):                           # no more prompts than rows and a quarter
         items = memory(shape, dataclasses.replace(run, prompts=prompts), 1)
         sample_initial(sampler, [[5] * PROMPT] * prompts, run.initial, list(range(prompts)))
         assert made.pop() == [items["KV cache of initial rollouts"], items["KV cache of prompts"]]
@@ -182,7 +182,7 @@ def test_parts_of_a_minibatch(small):
     """--fork_tokens: what is kept to fork from is that of as many prompts as fit, of one at least; tests/test_appo.py counts them in a step."""
     _, shape, run, _ = small
     whole = dataclasses.replace(run, prompts=8, minibatch=8)
-    W = round_up(PROMPT + RESPONSE, PASS_BLOCK)
+    W = key_slots(round_up(PROMPT + RESPONSE, PASS_BLOCK))
     for budget, kept in ((0, 8), (10**9, 8), (3 * N * W, 3), (3 * N * W - 1, 2), (1, 1)):
         items, few = memory(shape, dataclasses.replace(whole, fork_tokens=budget), 1), memory(shape, dataclasses.replace(run, prompts=kept, minibatch=kept), 1)
         assert all(items[name] == few[name] for name in items if "fork" in name or "branches" in name)

@@ -69,11 +69,13 @@ def sampled(agent_folder, world, tools, tmp_path_factory):
     return str(agent_folder), file
 
 
-def three_updates(model, file, budget, shard, dtype, take, aggregate="seq-mean", nodes=None):
-    """Those of benches/distributed.py, and the passes of each update: (weights, stats of the last, passes)."""
-    config = dataclasses.replace(distributed.CONFIG, micro_tokens=budget, aggregate=aggregate)
+def three_updates(model, file, budget, shard, dtype, take, aggregate="seq-mean", nodes=None, chunk=None):
+    """Those of benches/distributed.py, and the passes of each update: (weights, stats of the last, passes). chunk: tokens whose logits exist at once."""
+    config, usual = dataclasses.replace(distributed.CONFIG, micro_tokens=budget, aggregate=aggregate), appo.logits_chunk
+    appo.logits_chunk = lambda vocabulary: chunk or usual(vocabulary)
     with counted_passes() as made:
         weights, stats = distributed.three_updates(model, file, config, shard, dtype, take, nodes)
+    appo.logits_chunk = usual
     return weights, stats, made["update"] // 3
 
 
@@ -102,6 +104,14 @@ def test_the_update_is_the_same_however_it_is_spread(sampled, alone, tmp_path, p
     for other, theirs, made in spread(three_updates, processes, tmp_path / "spread", *sampled, budget, shard, "float32", None, aggregate):
         assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6
         assert theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5) and made == passes
+
+
+def test_logits_in_chunks_of_sharded_weights(sampled, alone, tmp_path):
+    """The backward pass that computes logits again finds the whole output matrix, and its gradient is summed over the ranks."""
+    weights, stats, _ = alone["seq-mean"]
+    for other, theirs, _ in spread(three_updates, 2, tmp_path / "spread", *sampled, 512, True, "float32", None, "seq-mean", None, 16):
+        assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6
+        assert theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
 
 
 def test_shards_in_a_node_and_copies_across_nodes(sampled, alone, tmp_path):

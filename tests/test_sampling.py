@@ -239,7 +239,7 @@ def test_one_prefill_for_all_rollouts_of_a_prompt(agent, tools, prompts):
 
 
 def test_prompts_are_read_when_their_turn_comes(agent, tools, prompts, monkeypatch, both_ways):
-    """Memory is bounded by the rows: of 40 prompts never more than 8 are held, each is read once, and rollouts are those of 40 that were read beforehand."""
+    """Memory is bounded by the rows: of 40 prompts never more than 8 and a call are held, each is read once, and rollouts are those of 40 that were read beforehand."""
     sampler, held, reads, prefill = sampler_for(agent, tools, rows=8), [], [], Sampler.prefill
 
     def watched(self, some, cache, rows):
@@ -251,7 +251,7 @@ def test_prompts_are_read_when_their_turn_comes(agent, tools, prompts, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(Sampler, "prefill", watched)
         lazy = sample_initial(sampler, prompts[:40], 3, seeds)
-    assert sum(reads) == 40 and max(reads) <= 2 and set(held) == {(8, key_slots(round_up(max(map(len, prompts[:40])), sampler.chunk)))}
+    assert sum(reads) == 40 and max(reads) <= 2 and set(held) == {(10, key_slots(round_up(max(map(len, prompts[:40])), sampler.chunk)))}
     assert sampler.count["computed"] == sum(map(len, prompts[:40])) + sum(len(r.ids) for r in lazy) - unread(lazy)
     cache, hidden = sampler.prefill(prompts[:40])
     starts = [Start(Rollout(prompts[p], mix_seed(seeds[p], k), p), cache, p, hidden[p]) for p in range(40) for k in range(3)]
@@ -538,6 +538,12 @@ def test_starts_that_cannot_be_are_refused(agent, prompts):
     sampler = sampler_for(agent, {})
     with pytest.raises(ValueError, match="prompt 1 has no token"):
         sampler.prefill([prompts[0], []])
+    with pytest.raises(ValueError, match="prompt 1 has no token"):
+        sample_initial(sampler, [prompts[0], []], 1, [0, 1])
+    with pytest.raises(ValueError, match="starts of one prompt must follow each other"):
+        sampler.run([Start(Rollout(prompts[p], 0), None, p, None) for p in (0, 1, 0)])
+    with pytest.raises(ValueError, match="without a cache at the end of its prompt"):
+        sampler.run([Start(Rollout(prompts[0], 0, ids=[1], mask=[True], logp=[0.0], entropy=[0.0], fork_at=1), None, 0, None)])
     cache, hidden = sampler.prefill(prompts[:1])
     with pytest.raises(ValueError, match="a start begins where its rollout ends: 2 ids, fork_at 0"):
         sampler.run([Start(Rollout(prompts[0], 0, ids=[1, 2], mask=[True] * 2, logp=[0.0] * 2, entropy=[0.0] * 2), cache, 0, hidden[0])])
