@@ -364,7 +364,7 @@ def test_branches_without_variance_do_not_rescale_the_update(agent_folder, tools
 def test_a_minibatch_in_parts(agent_folder, tools, prompts):
     """With --fork_tokens parents are looked at and branched two prompts at a time, never more of them kept: the step is that of all at once."""
     results = []
-    for budget in (0, 1500):
+    for budget in (0, 4096):                                              # keys of 512 slots x 4 rollouts x 2 prompts
         policy, seen = Policy.load(str(agent_folder)), []
         config = dataclasses.replace(CONFIG, minibatch=8, fork_tokens=budget)
         optimizer, sampler = torch.optim.SGD(policy.model.parameters(), lr=1.0), sampler_for(policy, tools)
