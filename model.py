@@ -370,7 +370,7 @@ def key_slots(length: int) -> int:
     """How many slots attention looks at for `length` tokens: 64, 128, 192, 512, 512 + 64, ...
 
     On a CPU a sum over keys is made in blocks of 512, and the matrix library divides a block further as its size and the machine decide, but never one of up to
-    192, and a whole one always alike; so a row's bits depend neither on its neighbours' lengths nor on its own padding (seen on AVX2 and AVX-512).
+    192, and a whole one always alike; so a row's bits depend neither on its neighbours' lengths nor on its own padding (measured on AVX2; the sizes are among those that agreed on AVX-512).
     """
     slots = round_up(length, KEY_BLOCK)
     return slots if slots % 512 <= 192 else round_up(slots, 512)

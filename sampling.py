@@ -391,7 +391,7 @@ class Sampler:
             raise ValueError(f"a start begins where its rollout ends{', without a cache at the end of its prompt' * (parent is None)}: {len(wrong.ids)} ids, "
                              f"fork_at {wrong.fork_at}")
         if parent is None:                                                # every live row may belong to another prompt, and those that come next are read together
-            check_prompts([s.rollout.prompt for s in starts])
+            check_prompts(list({s.row: s.rollout.prompt for s in starts}.values()))
             if len(list(groupby(starts, lambda s: s.row))) > len(self.forks):
                 raise ValueError("starts of one prompt must follow each other")
             parent = Cache(self.policy, min(len(self.forks), self.rows + self.prompt_batch), round_up(longest, self.chunk))

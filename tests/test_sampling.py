@@ -539,7 +539,7 @@ def test_starts_that_cannot_be_are_refused(agent, prompts):
     with pytest.raises(ValueError, match="prompt 1 has no token"):
         sampler.prefill([prompts[0], []])
     with pytest.raises(ValueError, match="prompt 1 has no token"):
-        sample_initial(sampler, [prompts[0], []], 1, [0, 1])
+        sample_initial(sampler, [prompts[0], []], 3, [0, 1])
     with pytest.raises(ValueError, match="starts of one prompt must follow each other"):
         sampler.run([Start(Rollout(prompts[p], 0), None, p, None) for p in (0, 1, 0)])
     with pytest.raises(ValueError, match="without a cache at the end of its prompt"):
