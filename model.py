@@ -2,8 +2,9 @@
 
     1. folded_attention   the attention function of every layer: grouped heads without copied keys, and rows that go on from rows of another cache (fork_attention)
     2. Policy             model and tokenizer with what the sampling loop has to know of them; `shard` and `gathered` for weights split over processes
-    3. Cache              keys and values of many rows, each of its own length: `append` puts tokens behind them; Forks reads a parent's keys in place
-    4. Ranks              the processes that share a step
+    3. PackedDecoder      the decoder in fewer operations and with weights laid out once, for sampling on a CPU
+    4. Cache              keys and values of many rows, each of its own length: `append` puts tokens behind them; Forks reads a parent's keys in place
+    5. Ranks              the processes that share a step
 
 Imports no sibling. Any Hugging Face causal language model with full attention will do: Qwen2.5, Qwen3, Llama 3, SmolLM2.
 
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")     # renamed in transformers 5.24, gone in 5.40; 5.17 knows no other name
@@ -76,7 +78,7 @@ def fork_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scal
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
     """Attention with the log-sum-exp of its scores: (..., Q, D) and (..., Q, 1) float32. bias is added to the scores."""
     if query.device.type == "cpu":                                        # fused; elsewhere no such kernel takes every mask
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=bias.to(query.dtype), scale=scaling)
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=bias, scale=scaling)
         return out, lse[..., None]
     scores = (query @ key.transpose(-1, -2)).float().mul_(scaling).add_(bias)
     lse = scores.logsumexp(-1, keepdim=True)
@@ -171,6 +173,7 @@ class Policy:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.decoder, self.head, self.device, self.dtype = model.get_decoder(), model.get_output_embeddings(), model.device, model.dtype
         self.shards, self.through = [], lambda function, *arguments: function(*arguments)
+        self.pack, self.packed_of = None, None                            # see packed
         self.vocabulary = model.config.vocab_size
         size = min(len(tokenizer), self.vocabulary)
         self.text = [tokenizer.decode([i]) for i in range(size)] + [""] * (self.vocabulary - size)
@@ -234,6 +237,24 @@ class Policy:
                 module._forward_pre_hooks, module._forward_hooks = before, after
                 module.reshard()
 
+    @contextmanager
+    def packed(self):
+        """Inside, without gradient, decoder and head are those of a PackedDecoder, if there is one for this model and device. It is kept for as long as the
+        weights stay what they are."""
+        if not PackedDecoder.fits(self):
+            yield
+            return
+        weights = [(p.data_ptr(), p._version) for p in self.model.parameters()]
+        if self.shards or weights != self.packed_of:                      # gathered weights have no version
+            self.pack = None                                              # one at a time in memory
+            self.pack, self.packed_of = PackedDecoder(self.model), weights
+        plain = self.decoder, self.head
+        self.decoder, self.head = self.pack, self.pack.head
+        try:
+            yield
+        finally:
+            self.decoder, self.head = plain
+
     def reduce_gradients(self, ranks: Ranks) -> None:
         """Sum the gradients of copied weights over the ranks; those of sharded weights have been summed by the backward pass."""
         if ranks.world > 1 and not self.shards:
@@ -267,6 +288,88 @@ class Policy:
         tail = "".join(self.text[i] for i in ids[-max(map(len, STOP_TAGS)):])
         last = len(self.text[ids[-1]])
         return next((tag for tag in STOP_TAGS if tail.find(tag, max(0, len(tail) - last - len(tag) + 1)) >= 0), None)
+
+
+class PackedDecoder:
+    """What the decoder and the head of a Llama, Qwen2 or Qwen3 compute, for sampling in float32 on a CPU: the same numbers to rounding, sooner.
+
+    The weights are copied into the layout that oneDNN multiplies by; without it they are laid out anew at every product, which for few rows takes as long as
+    the product. Products that read the same are one, and what follows a product (silu, a sum) is part of it. Called like the decoder that it is made from.
+
+    Args: model: from AutoModelForCausalLM. Its weights are copied as they are now.
+    """
+    KINDS = ("llama", "qwen2", "qwen3")
+
+    @classmethod
+    def fits(cls, policy: Policy) -> bool:
+        """Whether there is one for this model on this device and processor."""
+        c = policy.model.config
+        return (policy.device.type == "cpu" and policy.dtype == torch.float32 and c.model_type in cls.KINDS and c.hidden_act == "silu"
+                and torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"))
+
+    @torch.no_grad()
+    def __init__(self, model):
+        decoder = model.get_decoder()
+        self.embed, self.rotary, self.norm, self.head = decoder.embed_tokens, decoder.rotary_emb, Norm(decoder.norm), Product(model.get_output_embeddings())
+        self.layers = [PackedLayer(layer) for layer in decoder.layers]
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past_key_values: "Cache", use_cache: bool = True, **kwargs) -> BaseModelOutputWithPast:
+        x = self.embed(input_ids)
+        cos, sin = self.rotary(x, position_ids)
+        half = sin.shape[-1] // 2
+        sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)          # (x1, x2) -> x cos + (x2, x1) (-sin, sin)
+        for layer in self.layers:
+            x = layer(x, cos[:, :, None], sin[:, :, None], attention_mask, past_key_values, **kwargs)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x))
+
+
+class PackedLayer:
+    """A layer of a PackedDecoder."""
+    def __init__(self, layer):
+        a, mlp = layer.self_attn, layer.mlp
+        self.attention, self.dim, self.before, self.after = a, a.head_dim, Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
+        self.qkv, self.out, self.gate, self.up, self.down = Product(a.q_proj, a.k_proj, a.v_proj), *map(Product, (a.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        self.heads = [p.out_features // self.dim for p in (a.q_proj, a.k_proj, a.v_proj)]
+        self.qk_norm = None
+        if hasattr(a, "q_norm"):                                          # Qwen3
+            self.qk_norm, self.eps = torch.cat([norm.weight.expand(n, -1) for norm, n in zip((a.q_norm, a.k_norm), self.heads)]), a.q_norm.variance_epsilon
+
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: "Cache", **kwargs) -> Tensor:
+        q, k, v = self.heads
+        qk, v = self.qkv(self.before(x)).view(*x.shape[:2], -1, self.dim).split([q + k, v], 2)           # (B, S, heads, dim)
+        if self.qk_norm is not None:
+            qk = F.rms_norm(qk, (self.dim,), None, self.eps) * self.qk_norm
+        qk = torch.addcmul(qk * cos, qk.roll(self.dim // 2, -1), sin).transpose(1, 2)
+        keys, values = cache.update(qk[:, q:], v.transpose(1, 2), self.attention.layer_idx)
+        seen, _ = folded_attention(self.attention, qk[:, :q], keys, values, mask, self.attention.scaling, **kwargs)
+        x = self.out(seen.flatten(2), "add", x)
+        y = self.after(x)
+        return self.down(self.up(y, "mul", self.gate(y, "swish")), "add", x)
+
+
+class Product:
+    """y = x W^T + b with W packed; of several linear modules side by side."""
+    ROWS = 32                                                             # the layout is chosen for so many rows of x; any number works
+
+    def __init__(self, *linears):
+        weight = torch.cat([linear.weight for linear in linears]) if len(linears) > 1 else linears[0].weight.detach()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, self.ROWS)
+        self.bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
+
+    def __call__(self, x: Tensor, then: str = "none", other: Tensor | None = None) -> Tensor:
+        """then: "swish" of y, or "add" or "mul" with other, in the same pass."""
+        if other is None:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, then, [], "")
+        return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, then)
+
+
+class Norm:
+    """RMSNorm in one operation."""
+    def __init__(self, norm):
+        self.weight, self.eps = norm.weight.detach(), norm.variance_epsilon
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 class Cache:
@@ -327,16 +430,16 @@ class Cache:
         mask = (torch.arange(end, device=device) <= self.at[:, :, None])[:, None].repeat(1, 1, self.groups, 1)           # (B, 1, G S, end)
         positions, extra = self.at, {}
         if forks is not None:
-            forks.bias = visible_bias(forks.seen().repeat_interleave(mask.shape[2], 1)[:, None])                         # (P, 1, n G S, T)
-            mask, positions, extra = visible_bias(mask), positions + forks.shared[:, None], {"forks": forks}
-        hidden = policy.decoder(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self, use_cache=True, **extra).last_hidden_state
+            forks.bias = visible_bias(forks.seen().repeat_interleave(mask.shape[2], 1)[:, None], policy.dtype)           # (P, 1, n G S, T)
+            positions, extra = positions + forks.shared[:, None], {"forks": forks}
+        hidden = policy.decoder(input_ids=ids, attention_mask=visible_bias(mask, policy.dtype), position_ids=positions, past_key_values=self, use_cache=True, **extra).last_hidden_state
         self.length[rows] = length + n
         return hidden[torch.arange(len(n), device=device), (n - 1).clamp(min=0)]
 
 
-def visible_bias(visible: Tensor) -> Tensor:
-    """What is added to attention scores: 0 where a key may be looked at, else -inf. float32."""
-    return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -math.inf)
+def visible_bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores: 0 where a key may be looked at, else -inf."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -math.inf)
 
 
 @dataclass

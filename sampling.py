@@ -28,6 +28,7 @@ from model import FORGED, Cache, Forks, Policy, key_slots, round_up
 from tools import ToolResult, defuse, parse_call
 
 SHARE_FROM = 256                    # on a CPU, prompt and budget together up to this many tokens: a fork copies what it shares, which is faster there; README
+DRAW_BLOCK = 2**19                  # on a CPU a draw takes the rows of about so many logits at once: what it computes then stays in the processor's cache
 GRAPH_BLOCK = 512                   # key lengths on CUDA are rounded up to this, for there is a graph for each number of them
 
 
@@ -58,6 +59,10 @@ def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float = 1.0, top_
     Args:    logits: (R, V). u: (R,) in [0, 1). top_p, top_k: see `narrowed`; training needs the defaults, everything.
     Returns: ids (R,) long, logp (R,), entropy (R,): of the whole distribution, whatever top_p and top_k left of it, as token_stats would give them.
     """
+    rows = DRAW_BLOCK // logits.shape[1] + 1
+    if logits.device.type == "cpu" and len(logits) > rows:
+        parts = zip(logits.split(rows), u.split(rows))
+        return tuple(map(torch.cat, zip(*(draw(x, y, temperature, top_p, top_k) for x, y in parts))))
     if temperature == 0:
         ids = logits.argmax(-1)
         return ids, *token_stats(logits, ids)
@@ -348,7 +353,8 @@ class Sampler:
         self.now = self.temperature if temperature is None else temperature
         self.waiting, self.running, self.in_tool, self.ready, self.drawn, self.steps = deque(starts), {}, {}, [], deque(), 0
         try:
-            self._loop()
+            with self.policy.packed():
+                self._loop()
         finally:                                                          # memory is given back even if a tool has raised
             for future in self.in_tool:
                 future.cancel()
@@ -377,7 +383,8 @@ class Sampler:
         if cache is None:
             cache, rows = Cache(self.policy, len(prompts), round_up(max(map(len, prompts)), self.chunk)), list(range(len(prompts)))
         cache.length[self.policy.tensor(rows)] = 0                        # whatever they held before
-        hidden = extend(self.policy, cache, rows, [0] * len(prompts), prompts, self.prompt_batch, self.chunk)
+        with self.policy.packed():
+            hidden = extend(self.policy, cache, rows, [0] * len(prompts), prompts, self.prompt_batch, self.chunk)
         self.count["computed"] += sum(map(len, prompts))
         return cache, hidden
 

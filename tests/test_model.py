@@ -97,7 +97,7 @@ def test_a_full_cache_says_so(agent):
 # ---- bits of attention on a CPU
 
 def masked(heads, queries, keys, dim, T, seen):
-    bias = visible_bias((torch.arange(T) < seen[:, None])[:, None, None].repeat(1, 1, queries.shape[2], 1))
+    bias = visible_bias((torch.arange(T) < seen[:, None])[:, None, None].repeat(1, 1, queries.shape[2], 1), torch.float32)
     return attend(queries, keys[:, :, :T], heads[:, :, :T], bias, dim**-0.5)
 
 

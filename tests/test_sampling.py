@@ -12,7 +12,7 @@ from conftest import CONFIG, rolled, sampler_for, snapshot, untrained
 import appo
 import sampling
 from appo import score
-from model import Cache, Forks, Policy, fork_attention, key_slots, round_up, visible_bias
+from model import Cache, Forks, PackedDecoder, Policy, fork_attention, key_slots, round_up, visible_bias
 from sampling import Rollout, Sampler, Start, draw, encode_result, mix_seed, narrowed, sample_initial, uniform
 from tools import ToolResult
 
@@ -220,6 +220,7 @@ def test_no_token_is_computed_twice(agent, tools, prompts, monkeypatch, both_way
     mine = sample_initial(sampler, [prompts[i] for i in chosen], 1, [mix_seed(0, i) for i in chosen])
     assert [len(r.calls) for r in mine] == [3] * 8
     now = appo.look(agent, mine, score(agent, mine, 1.0, 1024).logp, CONFIG, True)
+    monkeypatch.setattr(PackedDecoder, "fits", lambda policy: False)      # so that one function is the decoder
     forward, passes = agent.decoder.forward, []
     monkeypatch.setattr(agent.decoder, "forward", lambda *a, **k: passes.append(k["input_ids"].shape[1]) or forward(*a, **k))
     calls = len(read)
@@ -305,7 +306,7 @@ def test_a_row_does_not_depend_on_its_place(rows):
     def attention(who):
         seats, own = torch.arange(rows), torch.zeros(rows, 1, 2, slots)
         forks = Forks(parent, who, seats, seats, shared[who])
-        forks.bias = visible_bias(forks.seen().repeat_interleave(2, 1)[:, None])
+        forks.bias = visible_bias(forks.seen().repeat_interleave(2, 1)[:, None], torch.float32)
         return fork_attention(query[who], key[who], value[who], own, dim**-0.5, forks, 0)
     assert torch.equal(attention(torch.arange(rows))[order], attention(order))
 
