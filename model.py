@@ -173,7 +173,7 @@ class Policy:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.decoder, self.head, self.device, self.dtype = model.get_decoder(), model.get_output_embeddings(), model.device, model.dtype
         self.shards, self.through = [], lambda function, *arguments: function(*arguments)
-        self.pack, self.packed_of = None, None                            # see packed
+        self.pack: PackedDecoder | None = None                            # see packed
         self.vocabulary = model.config.vocab_size
         size = min(len(tokenizer), self.vocabulary)
         self.text = [tokenizer.decode([i]) for i in range(size)] + [""] * (self.vocabulary - size)
@@ -239,21 +239,19 @@ class Policy:
 
     @contextmanager
     def packed(self):
-        """Inside, without gradient, decoder and head are those of a PackedDecoder, if there is one for this model and device. It is kept for as long as the
-        weights stay what they are."""
-        if not PackedDecoder.fits(self):
+        """Inside, Cache.append and `logits` go through a PackedDecoder, if there is one for this model and device. Weights must stay what they are meanwhile."""
+        if self.pack or not PackedDecoder.fits(self):
             yield
             return
-        weights = [(p.data_ptr(), p._version) for p in self.model.parameters()]
-        if self.shards or weights != self.packed_of:                      # gathered weights have no version
-            self.pack = None                                              # one at a time in memory
-            self.pack, self.packed_of = PackedDecoder(self.model), weights
-        plain = self.decoder, self.head
-        self.decoder, self.head = self.pack, self.pack.head
+        self.pack = PackedDecoder(self.model)
         try:
             yield
         finally:
-            self.decoder, self.head = plain
+            self.pack = None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Of hidden states that Cache.append gave."""
+        return (self.pack or self).head(hidden)
 
     def reduce_gradients(self, ranks: Ranks) -> None:
         """Sum the gradients of copied weights over the ranks; those of sharded weights have been summed by the backward pass."""
@@ -305,7 +303,7 @@ class PackedDecoder:
         """Whether there is one for this model on this device and processor."""
         c = policy.model.config
         return (policy.device.type == "cpu" and policy.dtype == torch.float32 and c.model_type in cls.KINDS and c.hidden_act == "silu"
-                and torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"))
+                and torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX"))
 
     @torch.no_grad()
     def __init__(self, model):
@@ -432,7 +430,8 @@ class Cache:
         if forks is not None:
             forks.bias = visible_bias(forks.seen().repeat_interleave(mask.shape[2], 1)[:, None], policy.dtype)           # (P, 1, n G S, T)
             positions, extra = positions + forks.shared[:, None], {"forks": forks}
-        hidden = policy.decoder(input_ids=ids, attention_mask=visible_bias(mask, policy.dtype), position_ids=positions, past_key_values=self, use_cache=True, **extra).last_hidden_state
+        decoder = policy.pack or policy.decoder
+        hidden = decoder(input_ids=ids, attention_mask=visible_bias(mask, policy.dtype), position_ids=positions, past_key_values=self, use_cache=True, **extra).last_hidden_state
         self.length[rows] = length + n
         return hidden[torch.arange(len(n), device=device), (n - 1).clamp(min=0)]
 

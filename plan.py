@@ -21,7 +21,7 @@ import transformers
 
 from appo import PASS_BLOCK, Config, add_flags, check_options, logits_chunk, option
 from model import key_slots, round_up
-from sampling import GRAPH_BLOCK, SHARE_FROM, row_sizes
+from sampling import DRAW_BLOCK, GRAPH_BLOCK, SHARE_FROM, row_sizes
 
 GIB = 2**30
 HELP = "--plan prints what the run will cost and whether it fits, and ends; its own flags: python train.py --plan --help"
@@ -152,9 +152,9 @@ def work(run: Config, length: int, fork_depth: float) -> dict[str, int]:
 ALWAYS = ("parameters", "AdamW state", "reference model")
 MOMENTS = ("drawing a token *", "reading a result *", "forward pass *", "logits chunk *", "layer backward *")               # of these a phase has one at a time
 PHASES = {"load": ("parameters", "weights before they are split"),
-          "sample": ALWAYS + ("gathered weights", "KV cache of prompts", "KV cache of initial rollouts", "drawing a token *", "reading a result *"),
+          "sample": ALWAYS + ("gathered weights", "packed weights", "KV cache of prompts", "KV cache of initial rollouts", "drawing a token *", "reading a result *"),
           "score": ALWAYS + ("gathered weights", "KV cache to fork from", "hidden states to fork from", "forward pass *", "logits chunk *"),
-          "branch": ALWAYS + ("gathered weights", "KV cache to fork from", "hidden states to fork from", "KV cache of branches",
+          "branch": ALWAYS + ("gathered weights", "packed weights", "KV cache to fork from", "hidden states to fork from", "KV cache of branches",
                                      "drawing a token *", "reading a result *"),
           "update": ALWAYS + ("gradients", "weights and gradients in flight", "activations", "logits chunk *", "layer backward *")}
 
@@ -198,17 +198,19 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
     share = cuda or run.max_prompt + T > SHARE_FROM                                                 # then a live row holds what it has not in common with its parent
     own = lambda new: round_up((new if share else run.max_prompt + T) + run.chunk + cuda, GRAPH_BLOCK if cuda else 1)
     initial = rows(math.ceil(run.prompts / gpus) * run.initial)
+    logits = initial * shape.vocabulary
     scores = cuda * max(1, run.rows // 8) * run.chunk * shape.heads * (4 + width)     # per key looked at; a CPU's kernel keeps none
     return {
         "parameters": shard, "gradients": shard, "AdamW state": 2 * shard, "reference model": shard if run.kl_coef else 0,
         "weights before they are split": sharded * 4 * P,                             # as they were loaded, or the reference's beside the policy's parts
         "gathered weights": sharded * width * P,
+        "packed weights": (not cuda and width == 4) * 4 * (shape.layers * shape.layer + shape.vocabulary * shape.hidden),        # see PackedDecoder
         "KV cache of initial rollouts": cache_bytes(shape, initial, own(T), width),
         "KV cache of prompts": cache_bytes(shape, min(math.ceil(run.prompts / gpus), run.rows + max(1, run.rows // 4)), round_up(run.max_prompt, run.chunk), width),
         "KV cache to fork from": forks * cache_bytes(shape, parents, W, width),
         "hidden states to fork from": forks * parents * T * shape.hidden * width,
         "KV cache of branches": forks * cache_bytes(shape, rows(parents * run.branches), own(T - 1), width),
-        "drawing a token *": initial * shape.vocabulary * 24,                         # six float32 numbers per logit
+        "drawing a token *": 4 * logits + 20 * (logits if cuda else min(logits, DRAW_BLOCK + shape.vocabulary)),      # five more float32 numbers per logit
         "reading a result *": scores * (key_slots(W) + own(T)),
         "forward pass *": tokens * (3 * shape.intermediate + 4 * shape.hidden) * width,
         "weights and gradients in flight": sharded * (2 * (2 * shape.root + 3 * shape.layer) + 4 * (shape.root + shape.layer)),

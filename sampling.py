@@ -524,7 +524,7 @@ class Sampler:
     def _step(self, end: int) -> None:
         """Draw a token in every row and read it; only the device knows which."""
         live, B = self.live, self.bucket
-        ids, logp, entropy = draw(self.policy.head(live.hidden[:B]).float(), uniform(live.seed[:B], live.position[:B]), self.now, self.top_p, self.top_k)
+        ids, logp, entropy = draw(self.policy.logits(live.hidden[:B]).float(), uniform(live.seed[:B], live.position[:B]), self.now, self.top_p, self.top_k)
         live.drawn[:, :B] = torch.stack([ids.double(), logp.double(), entropy.double()])
         live.position[:B] += live.running[:B]
         parents = self.parents if isinstance(self.parents, slice) else live.parents[:self.parents]

@@ -2,9 +2,11 @@
 import pytest
 import torch
 import transformers
-from conftest import untrained
+from conftest import rolled, untrained
 
-from model import STOP_TAGS, Cache, Policy, attend, check_config, folded_attention, key_slots, visible_bias
+import appo
+from appo import recorded, score
+from model import STOP_TAGS, Cache, PackedDecoder, Policy, attend, check_config, folded_attention, key_slots, visible_bias
 from sampling import extend
 from tools import parse_call
 
@@ -92,6 +94,68 @@ def test_a_full_cache_says_so(agent):
     cache = Cache(agent, 1, 32)
     with pytest.raises(ValueError, match="the cache has 64"):
         extend(agent, cache, [0], [0], [list(range(70))], 1, 16)
+
+
+# ---- the packed decoder
+
+packs = pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="needs AVX2")
+KINDS = {"llama": {}, "llama, biases": dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True), "qwen2": {}, "qwen3, wide heads": dict(head_dim=48),
+         "llama, long": dict(rope_parameters=dict(rope_type="llama3", rope_theta=1e4, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64))}
+
+
+def shaken(kind, tokenizer):
+    """A policy no parameter of which is 0 or 1: norms and biases too have to be where they belong."""
+    policy = Policy(untrained(kind.split(",")[0], tokenizer, initializer_range=0.1, **KINDS[kind]), tokenizer)
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return policy
+
+
+def read_twice(policy):
+    """Rows of 12 tokens, then of 1 to 5 more: hidden states, logits, and the cache."""
+    torch.manual_seed(1)
+    cache, ids = Cache(policy, 5, 64), torch.randint(policy.vocabulary, (5, 17))
+    cache.append(policy, ids[:, :12], torch.full((5,), 12), slice(0, 5), 64)
+    hidden = cache.append(policy, ids[:, 12:], torch.arange(1, 6), slice(0, 5), 64)
+    with torch.no_grad():
+        return hidden, policy.logits(hidden), cache.k[:, :5], cache.v[:, :5]
+
+
+@packs
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_packed_decoder_computes_what_the_modules_do(kind, tokenizer):
+    policy = shaken(kind, tokenizer)
+    plain = read_twice(policy)
+    with policy.packed():
+        packed, pack = read_twice(policy), policy.pack
+        with policy.packed():
+            assert policy.pack is pack, "the weights are packed once"
+        assert policy.pack is pack
+    assert isinstance(pack, PackedDecoder) and policy.pack is None
+    for ours, theirs in zip(packed, plain):
+        torch.testing.assert_close(ours, theirs, atol=3e-6 * theirs.abs().max().item(), rtol=0)
+
+
+@packs
+def test_every_run_packs_the_weights_as_they_are(tokenizer, prompts):
+    """After an update that no version counter of a tensor shows: fused AdamW's."""
+    policy = shaken("qwen2", tokenizer)
+    _, before = rolled(policy, {}, prompts[:4], max_tokens=20)
+    appo.score_rows(policy, before, 1.0)[0].sum().backward()
+    torch.optim.AdamW(policy.model.parameters(), lr=0.03, fused=True).step()
+    _, after = rolled(policy, {}, prompts[:4], max_tokens=20)
+    gap = lambda rollouts: (recorded(rollouts, "cpu")[0] - score(policy, rollouts, 1.0, 4096).logp).abs().max()
+    assert gap(before) > 0.01 and gap(after) < 1e-4
+
+
+def test_models_that_are_not_packed_keep_their_modules(tokenizer):
+    sizes = dict(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64)
+    for model in (transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=None, **sizes)), untrained("llama", tokenizer).to(torch.bfloat16),
+                  untrained("llama", tokenizer, hidden_act="gelu")):
+        policy = Policy(model, tokenizer)
+        with policy.packed():
+            assert policy.pack is None
 
 
 # ---- bits of attention on a CPU
