@@ -5,19 +5,21 @@ import random
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
 
+import model
 import sampling as loop
 from benches import models
 from benches.measure import figure, in_turn, ratio, seconds
 from eval import load_questions
-from model import Policy
+from model import Cache, Policy
 from sampling import Call, Rollout, Sampler, Start, encode_prompt, encode_result, mix_seed, sample_initial
 from tools import ToolResult, parse_call
 
@@ -80,9 +82,11 @@ def vllm(args) -> dict:
     return figures
 
 
+PARTS = {"matrix products": (model.Product, "__call__"), "attention": (model, "folded_attention"), "decoder and cache": (Cache, "append"), "drawing": (loop, "draw")}
+
+
 def anatomy(args) -> dict:
-    """Where the time of a decode step goes: Hugging Face's decoder modules, which generate runs too, drawing, and the rest of the loop; and the ratio to generate
-    that would be left if all but those modules were free."""
+    """Where the time of our loop goes, and the ratio to generate that would be left if all but matrix products and attention were free."""
     figures = {}
     for name, folder in models.model_folders(args, "anatomy").items():
         policy, plain = models.endless_policy(folder), models.plain_model(folder)
@@ -91,19 +95,18 @@ def anatomy(args) -> dict:
             prompts = [models.random_ids(policy, k, prompt) for k in range(rows)]
             sampler, measured = models.make_sampler(policy, rows, new), []
             ours = partial(sample_initial, sampler, prompts, 1, range(rows))
-            pairs = in_turn(partial(generate, plain, prompts, new), lambda: measured.append(shares(policy, ours)), times=times(args))
-            title = f"anatomy: {name}, batch {rows}"
-            for what in measured[0]:
-                figures[f"{title}, {what}"] = figure([m[what] for m in measured[-len(pairs):]], "share")
-            bound = [(theirs, whole * m["decoder modules"]) for (theirs, whole), m in zip(pairs, measured[-len(pairs):])]
-            figures[f"{title}, seconds of generate / our decoder modules alone"] = ratio(bound)
-            figures[f"{title}, matrix products"] = figure([matrix_share(ours)], "share")
+            pairs = in_turn(partial(generate, plain, prompts, new), lambda: measured.append(shares(ours)), times=times(args))
+            title, measured = f"anatomy: {name}, batch {rows}", measured[-len(pairs):]
+            for what in PARTS:
+                figures[f"{title}, {what}"] = figure([m[what] for m in measured], "share")
+            bound = [(theirs, whole * (m["matrix products"] + m["attention"])) for (theirs, whole), m in zip(pairs, measured)]
+            figures[f"{title}, seconds of generate / our matrix products and attention alone"] = ratio(bound)
     return figures
 
 
-def shares(policy: Policy, work) -> dict[str, float]:
-    """Shares of the seconds of `work` that calls of the decoder and of `draw` take."""
-    spent, decoder, draw = {"decoder modules": 0.0, "drawing": 0.0}, policy.decoder, loop.draw
+def shares(work) -> dict[str, float]:
+    """Shares of the seconds of `work` that calls of each of PARTS take; the first two are part of the third, but for the head's product. Of a packed decoder."""
+    spent = dict.fromkeys(PARTS, 0.0)
     def timed(what: str, function):
         def call(*args, **kwargs):
             began = time.perf_counter()
@@ -111,20 +114,11 @@ def shares(policy: Policy, work) -> dict[str, float]:
             spent[what] += time.perf_counter() - began
             return out
         return call
-    policy.decoder, loop.draw = timed("decoder modules", decoder), timed("drawing", draw)
-    try:
+    with ExitStack() as changed:
+        for what, (owner, name) in PARTS.items():
+            changed.enter_context(patch.object(owner, name, timed(what, getattr(owner, name))))
         whole = seconds(work)
-    finally:
-        policy.decoder, loop.draw = decoder, draw
     return {what: s / whole for what, s in spent.items()}
-
-
-def matrix_share(work) -> float:
-    """Share of matrix products in the time of all operators, by PyTorch's profiler, whose own time is that of the many small ones."""
-    with profile(activities=[ProfilerActivity.CPU]) as record:
-        work()
-    times = {e.key: e.self_cpu_time_total for e in record.key_averages()}
-    return sum(times.get(f"aten::{name}", 0) for name in ("mm", "addmm", "bmm")) / sum(times.values())
 
 
 # ----------------------------------------------------------------------------------------------------------------------------------------------- forks
@@ -168,23 +162,29 @@ class Family:
 
 def starting(family: Family, plain, title: str, n: int) -> dict:
     """From parents to the first token of every branch, against nothing but the reading of the prefixes: by our prefill, or by a plain forward pass of Hugging
-    Face's model into a new cache, whichever is faster. Memory: the most allocated on the way, a fork's with the live rows' cache."""
+    Face's model into a new cache, whichever is faster. The weights are packed before, for both; how long that takes is a figure of its own. Memory: the most
+    allocated on the way, a fork's with the live rows' cache."""
     policy, sampler = family.policy, family.sampler(1)
     prefixes = [r.prompt + r.ids for r in family.branches()]
     by_fork = lambda sampler=sampler: sampler.run(family.forked())
     by_prefill = partial(models.make_sampler(policy, len(prefixes), family.length, chunk=64).prefill, prefixes)
     by_forward = partial(read_padded, plain, prefixes)
     stop_ids, policy.stop_ids = policy.stop_ids, set(range(policy.vocabulary))               # the first token drawn ends a branch
-    try:
+    packing = [1000 * t for t, in in_turn(partial(nothing_in, policy.packed), times=n)]
+    with policy.packed():
         faster = min((by_prefill, by_forward), key=lambda way: min(in_turn(way, times=1)))
         pairs = in_turn(faster, by_fork, times=n)
         ways = in_turn(lambda: by_fork(family.sampler(1, share=False)), lambda: by_fork(family.sampler(1, share=True)), times=n)
         ours, theirs = models.most_allocated(lambda: by_fork(family.sampler(1))), models.most_allocated(faster)
-    finally:
-        policy.stop_ids = stop_ids
+    policy.stop_ids = stop_ids
     how = "prefill" if faster is by_prefill else "Hugging Face forward"
     return {f"{title}, seconds of {how} / fork": ratio(pairs), f"{title}, seconds of a copying / a sharing fork": ratio(ways), f"{title}, forked in": figure([1000 * fork for _, fork in pairs], "ms"),
-            f"{title}, memory of a fork": figure([ours / MIB], "MiB"), f"{title}, memory computed anew": figure([theirs / MIB], "MiB")}
+            f"{title}, weights packed in": figure(packing, "ms"), f"{title}, memory of a fork": figure([ours / MIB], "MiB"), f"{title}, memory computed anew": figure([theirs / MIB], "MiB")}
+
+
+def nothing_in(scope) -> None:
+    with scope():
+        pass
 
 
 @torch.no_grad()
@@ -250,7 +250,8 @@ def turns(args) -> dict:
     live, rounds, last = given.sampler(given.calls), given.sampler(0), {}
     def run(how: str, sample) -> None:
         last[how] = sample()
-    pairs = in_turn(lambda: run("rounds", lambda: in_rounds(given, rounds)), lambda: run("live", lambda: as_they_come(given, live)), times=times(args))
+    with policy.packed():                                                 # for both: rounds would do it in each of them
+        pairs = in_turn(lambda: run("rounds", lambda: in_rounds(given, rounds)), lambda: run("live", lambda: as_they_come(given, live)), times=times(args))
     title = f"turns: 0.3 M agent, {len(last['live'][0])} rollouts of three turns"
     calls = [len(r.calls) for r in last["live"][0]]
     same = [a.ids == b.ids for a, b in zip(last["live"][0], last["rounds"][0])]
