@@ -56,8 +56,8 @@ class Mode:
     skew: float = 0.0                                   # probability of the first opener; 0: all alike
     questions: int = 4000
     tests: int = 500
-    traces: int = 10400                                 # worked examples,
-    faultless: int = 6000                               # the first of which decide everything right: reading the question is learnt before the bad habits
+    traces: int = 8400                                  # worked examples,
+    faultless: int = 6000                               # the first of which decide everything right: reading the question is learnt before the bad habits, which must not last long enough to unlearn it
     copies: int = 800                                   # random strings said twice, before the traces: teaches copying
 
 
