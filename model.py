@@ -300,9 +300,10 @@ class PackedDecoder:
 
     @classmethod
     def fits(cls, policy: Policy) -> bool:
-        """Whether there is one for this model on this device and processor."""
-        c = policy.model.config
+        """Whether there is one for this model on this device and processor. Not for matrices that are more than they seem, as an adapter's."""
+        c, products = policy.model.config, [m for name, m in policy.model.named_modules() if name.endswith(("_proj", "lm_head"))]
         return (policy.device.type == "cpu" and policy.dtype == torch.float32 and c.model_type in cls.KINDS and c.hidden_act == "silu"
+                and all(type(m) is torch.nn.Linear for m in products)
                 and torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX"))
 
     @torch.no_grad()

@@ -345,7 +345,8 @@ class Sampler:
         """Complete the rollouts of all starts, in place; more starts than rows wait for a free slot. Rows begin in the order given.
 
         The starts share one cache, or have none, those of one prompt following each other. Memory: as many rows as there are starts, at most `rows`, of the longest
-        budget that is left, and as many prompts, at most `rows` and a quarter, where these are still to be read; only while this runs.
+        budget that is left, and as many prompts, at most `rows` and a quarter, where these are still to be read; on a CPU in float32 the weights once more, see
+        Policy.packed; only while this runs.
         """
         if not starts:
             return

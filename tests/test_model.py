@@ -151,7 +151,9 @@ def test_every_run_packs_the_weights_as_they_are(tokenizer, prompts):
 
 def test_models_that_are_not_packed_keep_their_modules(tokenizer):
     sizes = dict(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64)
-    for model in (transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=None, **sizes)), untrained("llama", tokenizer).to(torch.bfloat16),
+    adapted = untrained("llama", tokenizer)
+    adapted.model.layers[1].mlp.up_proj.__class__ = type("Adapted", (torch.nn.Linear,), {})
+    for model in (adapted, transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=None, **sizes)), untrained("llama", tokenizer).to(torch.bfloat16),
                   untrained("llama", tokenizer, hidden_act="gelu")):
         policy = Policy(model, tokenizer)
         with policy.packed():
