@@ -6,7 +6,7 @@ from conftest import rolled, untrained
 
 import appo
 from appo import recorded, score
-from model import STOP_TAGS, Cache, PackedDecoder, Policy, attend, check_config, folded_attention, key_slots, visible_bias
+from model import STOP_TAGS, Cache, PackedDecoder, Policy, Product, attend, check_config, folded_attention, key_slots, visible_bias
 from sampling import extend
 from tools import parse_call
 
@@ -160,7 +160,22 @@ def test_models_that_are_not_packed_keep_their_modules(tokenizer):
             assert policy.pack is None
 
 
-# ---- bits of attention on a CPU
+# ---- bits on a CPU
+
+@packs
+@pytest.mark.parametrize("rows", [1, 3, 16, 64])
+@pytest.mark.parametrize("read, written", [(96, 192), (64, 700), (192, 96), (576, 1536)])
+def test_bits_of_a_packed_product_depend_on_the_row_alone(read, written, rows):
+    torch.manual_seed(rows)
+    with torch.inference_mode():
+        product, x, other, order = Product(torch.nn.Linear(read, written)), torch.randn(rows, read), torch.randn(rows, written), torch.randperm(rows)
+        strangers = torch.cat([x[:1], torch.randn(rows - 1, read)])
+        for then in ("none", "swish"):
+            assert torch.equal(product(x, then)[order], product(x[order], then)) and torch.equal(product(x, then)[:1], product(strangers, then)[:1])
+        for then in ("add", "mul"):
+            assert torch.equal(product(x, then, other)[order], product(x[order], then, other[order]))
+
+
 
 def masked(heads, queries, keys, dim, T, seen):
     bias = visible_bias((torch.arange(T) < seen[:, None])[:, None, None].repeat(1, 1, queries.shape[2], 1), torch.float32)
