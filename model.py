@@ -291,8 +291,8 @@ class Policy:
 class PackedDecoder:
     """What the decoder and the head of a Llama, Qwen2 or Qwen3 compute, for sampling in float32 on a CPU: the same numbers to rounding, sooner.
 
-    The weights are copied into the layout that oneDNN multiplies by; without it they are laid out anew at every product, which for few rows takes as long as
-    the product. Products that read the same are one, and what follows a product (silu, a sum) is part of it. Called like the decoder that it is made from.
+    The weights are copied into the layout that oneDNN multiplies by; without it they are laid out anew at every product, which for few rows can take as long
+    as the product. Products that read the same are one, and what follows a product (silu, a sum) is part of it. Called like the decoder that it is made from.
 
     Args: model: from AutoModelForCausalLM. Its weights are copied as they are now.
     """

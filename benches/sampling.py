@@ -105,7 +105,7 @@ def anatomy(args) -> dict:
 
 
 def shares(work) -> dict[str, float]:
-    """Shares of the seconds of `work` that calls of each of PARTS take; the first two are part of the third, but for the head's product. Of a packed decoder."""
+    """Shares of the seconds of `work` that calls of each of PARTS take; the first two are part of the third, but for the head's product. Of a packed decoder only."""
     spent = dict.fromkeys(PARTS, 0.0)
     def timed(what: str, function):
         def call(*args, **kwargs):

@@ -176,7 +176,6 @@ def test_bits_of_a_packed_product_depend_on_the_row_alone(read, written, rows):
             assert torch.equal(product(x, then, other)[order], product(x[order], then, other[order]))
 
 
-
 def masked(heads, queries, keys, dim, T, seen):
     bias = visible_bias((torch.arange(T) < seen[:, None])[:, None, None].repeat(1, 1, queries.shape[2], 1), torch.float32)
     return attend(queries, keys[:, :, :T], heads[:, :, :T], bias, dim**-0.5)
