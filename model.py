@@ -309,7 +309,7 @@ class PackedDecoder:
     @torch.no_grad()
     def __init__(self, model):
         decoder = model.get_decoder()
-        self.embed, self.rotary, self.norm, self.head = decoder.embed_tokens, decoder.rotary_emb, Norm(decoder.norm), Product(model.get_output_embeddings())
+        self.embed, self.rotary, self.norm, self.head = decoder.embed_tokens, decoder.rotary_emb, decoder.norm, Product(model.get_output_embeddings())
         self.layers = [PackedLayer(layer) for layer in decoder.layers]
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past_key_values: "Cache", use_cache: bool = True, **kwargs) -> BaseModelOutputWithPast:
@@ -319,39 +319,41 @@ class PackedDecoder:
         sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)          # (x1, x2) -> x cos + (x2, x1) (-sin, sin)
         for layer in self.layers:
             x = layer(x, cos[:, :, None], sin[:, :, None], attention_mask, past_key_values, **kwargs)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(x))
+        return BaseModelOutputWithPast(last_hidden_state=F.rms_norm(x, self.norm.weight.shape, self.norm.weight, self.norm.variance_epsilon))
 
 
 class PackedLayer:
     """A layer of a PackedDecoder."""
     def __init__(self, layer):
-        a, mlp = layer.self_attn, layer.mlp
-        self.attention, self.dim, self.before, self.after = a, a.head_dim, Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
-        self.qkv, self.out, self.gate, self.up, self.down = Product(a.q_proj, a.k_proj, a.v_proj), *map(Product, (a.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj))
-        self.heads = [p.out_features // self.dim for p in (a.q_proj, a.k_proj, a.v_proj)]
+        a, mlp, before, after = layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm
+        self.attention, self.dim, self.before, self.after = a, a.head_dim, Norm(before), Norm(after)
+        self.qkv, self.out = Product(a.q_proj, a.k_proj, a.v_proj, norm=before), Product(a.o_proj)
+        self.gate, self.up, self.down = Product(mlp.gate_proj, norm=after), Product(mlp.up_proj, norm=after), Product(mlp.down_proj)
+        self.q, self.k = a.q_proj.out_features // self.dim, a.k_proj.out_features // self.dim
         self.qk_norm = None
         if hasattr(a, "q_norm"):                                          # Qwen3
-            self.qk_norm, self.eps = torch.cat([norm.weight.expand(n, -1) for norm, n in zip((a.q_norm, a.k_norm), self.heads)]), a.q_norm.variance_epsilon
+            self.qk_norm, self.eps = torch.cat([a.q_norm.weight.expand(self.q, -1), a.k_norm.weight.expand(self.k, -1)]), a.q_norm.variance_epsilon
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: "Cache", **kwargs) -> Tensor:
-        q, k, v = self.heads
-        qk, v = self.qkv(self.before(x)).view(*x.shape[:2], -1, self.dim).split([q + k, v], 2)           # (B, S, heads, dim)
-        if self.qk_norm is not None:
-            qk = F.rms_norm(qk, (self.dim,), None, self.eps) * self.qk_norm
-        qk = torch.addcmul(qk * cos, qk.roll(self.dim // 2, -1), sin).transpose(1, 2)
-        keys, values = cache.update(qk[:, q:], v.transpose(1, 2), self.attention.layer_idx)
-        seen, _ = folded_attention(self.attention, qk[:, :q], keys, values, mask, self.attention.scaling, **kwargs)
+        qkv = self.qkv(self.before(x)).view(*x.shape[:2], -1, self.dim)   # (B, S, heads, dim): queries, keys, values
+        qk = qkv[:, :, :self.q + self.k]
+        turned = qk if self.qk_norm is None else F.rms_norm(qk, (self.dim,), None, self.eps) * self.qk_norm
+        torch.addcmul(turned * cos, turned.roll(self.dim // 2, -1), sin, out=qk)
+        keys, values = cache.store(qkv[:, :, self.q:], self.attention.layer_idx)
+        seen, _ = folded_attention(self.attention, qkv[:, :, :self.q].transpose(1, 2), keys, values, mask, self.attention.scaling, **kwargs)
         x = self.out(seen.flatten(2), "add", x)
         y = self.after(x)
         return self.down(self.up(y, "mul", self.gate(y, "swish")), "add", x)
 
 
 class Product:
-    """y = x W^T + b with W packed; of several linear modules side by side."""
+    """y = x W^T + b with W packed; of several linear modules side by side. norm: the RMSNorm in front of it, whose weight goes into W: x is what Norm makes of it."""
     ROWS = 32                                                             # the layout is chosen for so many rows of x; any number works
 
-    def __init__(self, *linears):
+    def __init__(self, *linears, norm=None):
         weight = torch.cat([linear.weight for linear in linears]) if len(linears) > 1 else linears[0].weight.detach()
+        if norm is not None:
+            weight = weight * (norm.weight * math.sqrt(len(norm.weight)))
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, self.ROWS)
         self.bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
 
@@ -363,12 +365,13 @@ class Product:
 
 
 class Norm:
-    """RMSNorm in one operation."""
+    """What RMSNorm makes of x (B, S, D), without its weight and divided by sqrt(D): x / sqrt(|x|^2 + D eps)."""
     def __init__(self, norm):
-        self.weight, self.eps = norm.weight.detach(), norm.variance_epsilon
+        self.least = torch.tensor(len(norm.weight) * norm.variance_epsilon)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x / torch.addcmul(self.least, size, size).sqrt_()
 
 
 class Cache:
@@ -383,26 +386,29 @@ class Cache:
         c = policy.model.config
         dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
         slots = key_slots(slots)
-        shape = (c.num_hidden_layers, rows + 1, c.num_key_value_heads, slots, dim)
-        self.k = torch.zeros(shape, dtype=policy.dtype, device=policy.device)      # zeros: a NaN under the mask would still spread
-        self.v = torch.zeros_like(self.k)
+        shape = (c.num_hidden_layers, 2, rows + 1, c.num_key_value_heads, slots, dim)
+        self.kv = torch.zeros(shape, dtype=policy.dtype, device=policy.device)     # zeros: a NaN under the mask would still spread
+        self.k, self.v = self.kv.unbind(1)
         self.length = torch.zeros(rows + 1, dtype=torch.long, device=policy.device)
         self.slots, self.scratch, self.fresh = slots, rows, False
         self.groups = c.num_attention_heads // c.num_key_value_heads
 
     def update(self, k: Tensor, v: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Called by every attention layer with the new keys and values (B, heads, S, dim): store them, return what the queries may look at."""
+        """Called by every attention layer of Hugging Face's with the new keys and values (B, heads, S, dim)."""
+        return self.store(torch.cat([k, v], 1).transpose(1, 2), layer)
+
+    def store(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Put new keys and, behind them, values (B, S, 2 heads, dim) into a layer; return what the queries may look at, (B, heads, slots, dim) each."""
+        new, kv = new.unflatten(2, (2, -1)), self.kv[layer]
         if self.fresh:
-            self.k[layer, self.rows, :, :k.shape[2]], self.v[layer, self.rows, :, :k.shape[2]] = k, v
-            return k, v
-        self.k[layer][self.at_row, :, self.at] = k.transpose(1, 2)
-        self.v[layer][self.at_row, :, self.at] = v.transpose(1, 2)
-        return self.k[layer][self.rows, :, :self.end], self.v[layer][self.rows, :, :self.end]
+            kv[:, self.rows, :, :new.shape[1]] = new.permute(2, 0, 3, 1, 4)
+            return new.permute(2, 0, 3, 1, 4).unbind()
+        kv[:, self.at_row, :, self.at] = new
+        return kv[:, self.rows, :, :self.end].unbind()
 
     def copy(self, row: int, other: "Cache", source: int, length: int) -> None:
         """Row `row` becomes the first `length` tokens of a row of another cache."""
-        self.k[:, row, :, :length] = other.k[:, source, :, :length]
-        self.v[:, row, :, :length] = other.v[:, source, :, :length]
+        self.kv[:, :, row, :, :length] = other.kv[:, :, source, :, :length]
 
     def get_seq_length(self, layer: int = 0) -> int:
         return 0

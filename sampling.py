@@ -29,7 +29,7 @@ from tools import ToolResult, defuse, parse_call
 
 SHARE_FROM = 256                    # on a CPU, prompt and budget together up to this many tokens: a fork copies what it shares, which is faster there; README
 DRAW_BLOCK = 2**19                  # on a CPU a draw takes the rows of about so many logits at once: what it computes then stays in the processor's cache
-GRAPH_BLOCK = 512                   # key lengths on CUDA are rounded up to this, for there is a graph for each number of them
+GRAPH_BLOCK, KEY_BLOCK = 512, 16    # key lengths of a decode step are rounded up to this on CUDA, for there is a graph for each; and elsewhere, for whole vectors. Or see key_slots
 
 
 def mix_seed(*parts: int) -> int:
@@ -334,8 +334,10 @@ class Sampler:
         self.lag = int(cuda) if lag is None else lag
         self.record = cuda_graphs if cuda else lambda: None
         self.sharing, self.share = share, True   # as asked for; as the run under way does it
-        self.block, self.grid = (GRAPH_BLOCK, 8) if cuda else (1, 1)      # key lengths, and the parents that a call looks at, are rounded up to these
-        self.sizes = row_sizes(rows, constant_rows and not cuda and policy.dtype == torch.float32)
+        self.grid = 8 if cuda else 1                                      # the parents that a call looks at are rounded up to this
+        constant = constant_rows and not cuda and policy.dtype == torch.float32
+        self.sizes = row_sizes(rows, constant)
+        self.keys = key_slots if constant else partial(round_up, multiple=GRAPH_BLOCK if cuda else KEY_BLOCK)
         self.prompt_batch, self.batch = max(1, rows // 4), max(1, rows // 8)      # rows per call when prompts, and when results are read
         self.pool = ThreadPoolExecutor(tool_threads or rows)
         self.count = Counter()          # computed: tokens put through the model; sampled: of them, drawn; row_calls: rows decoded, running or not
@@ -408,7 +410,7 @@ class Sampler:
         self.bucket = next(size for size in self.sizes if size >= min(len(starts), self.sizes[-1]))
         room = max(len(s.rollout.prompt) + self.max_tokens - self._shared(s.rollout) for s in starts) + self.chunk + self.lag
         seats = round_up(len(parent.length), self.grid) * (round_up_power(max(self.forks.values())) + 3)
-        self.live = Live(self.policy, self.bucket, round_up(room, self.block), parent, seats)
+        self.live = Live(self.policy, self.bucket, self.keys(room), parent, seats)
         self.free, self.graphs, self.marks = list(range(self.bucket)), Graphs(self.record()), None
         self.parents, self.seats, self.seated = slice(0, 0), 0, 0
 
@@ -511,7 +513,7 @@ class Sampler:
         marks = [int(slot in self.running) for slot in range(self.bucket)]
         if marks != self.marks:
             self.marks, self.live.running[:self.bucket] = marks, self.policy.tensor(marks)
-        end = round_up(key_slots(max(row.own for row in self.running.values()) + len(self.drawn) + 1), self.block)
+        end = self.keys(max(row.own for row in self.running.values()) + len(self.drawn) + 1)
         self.graphs((self.bucket, end, str(self.parents), self.seats), partial(self._step, end))
         drawn = self.live.drawn[:, :self.bucket].to("cpu", non_blocking=True, copy=True)
         ready = torch.cuda.Event() if drawn.is_pinned() else None

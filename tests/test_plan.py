@@ -166,13 +166,13 @@ def test_parameters_gradients_and_optimizer(small):
 def test_caches(small):
     policy, shape, run, rollouts = small
     sampler, made, open_ = Sampler(policy, {}, run.rows, run.max_tokens, 1, chunk=run.chunk), [], Sampler._open
-    sampler._open = lambda starts: open_(sampler, starts) or made.append([size(cache.k, cache.v) for cache in (sampler.live.cache, sampler.live.parent)])
+    sampler._open = lambda starts: open_(sampler, starts) or made.append([size(cache.kv) for cache in (sampler.live.cache, sampler.live.parent)])
     for prompts in (3, run.rows, run.rows + 4):                           # no more prompts than rows and a quarter
         items = memory(shape, dataclasses.replace(run, prompts=prompts), 1)
         sample_initial(sampler, [[5] * PROMPT] * prompts, run.initial, list(range(prompts)))
         assert made.pop() == [items["KV cache of initial rollouts"], items["KV cache of prompts"]]
     scored = appo.score(policy, rollouts, 1.0, run.micro_tokens, keep_cache=True)
-    assert items["KV cache to fork from"] == size(scored.cache.k, scored.cache.v)
+    assert items["KV cache to fork from"] == size(scored.cache.kv)
     assert items["hidden states to fork from"] == size(scored.hidden)
     appo.grow_branches(sampler, rollouts, scored, [list(range(1, 1 + run.branches))] * len(rollouts), run)
     assert made[0][0] == items["KV cache of branches"]
