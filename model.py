@@ -348,7 +348,7 @@ class PackedLayer:
 
 class Product:
     """y = x W^T + b with W packed; of several linear modules side by side. norm: the RMSNorm in front of it, whose weight goes into W: x is what Norm makes of it."""
-    ROWS = 32                                                             # the layout is chosen for so many rows of x; any number works
+    ROWS = 64                                                             # the layout is chosen for so many rows of x; any number works
 
     def __init__(self, *linears, norm=None):
         weight = torch.cat([linear.weight for linear in linears]) if len(linears) > 1 else linears[0].weight.detach()
