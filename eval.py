@@ -893,7 +893,7 @@ class Agent:
     sandbox: str = option("require", "what confines model code: require (refuse to run without the whole jail), best-effort, off, or the http:// URL of a SandboxFusion server")
     rows: int = option(64, "rows decoded at once: memory and speed", 1)
     chunk: int = option(64, "tokens per row and call when prompts and tool results are read", 1)
-    constant_rows: bool = option(True, "on a CPU in float32: decode all rows, running or not, so that no row's bits depend on the others; false: only those that are left")
+    constant_rows: bool = option(True, "on a CPU in float32: decode all rows, running or not, and look at key lengths that are summed alike, so that no row's bits depend on the others; false: only what is needed")
     device: str = option("cpu", "cpu or cuda")
 
     def open_tools(self) -> dict:

@@ -30,7 +30,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")     # renamed in transformers 5.24, gone in 5.40; 5.17 knows no other name
-KEY_BLOCK = 64                      # slots of a cache that attention looks at come in this many, see key_slots
+KEY_BLOCK = 64                      # the slots that key_slots gives come in this many
 FORGED = "<result>"                 # only the environment may open a result: a policy that writes this tag has made one up
 STOP_TAGS = ("</python>", "</search>", FORGED)
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
@@ -292,7 +292,8 @@ class PackedDecoder:
     """What the decoder and the head of a Llama, Qwen2 or Qwen3 compute, for sampling in float32 on a CPU: the same numbers to rounding, sooner.
 
     The weights are copied into the layout that oneDNN multiplies by; without it they are laid out anew at every product, which for few rows can take as long
-    as the product. Products that read the same are one, and what follows a product (silu, a sum) is part of it. Called like the decoder that it is made from.
+    as the product. Queries, keys and values are one product, the weight of a norm goes into the weights that read it, and what follows a product (silu, a sum) is
+    part of it. Called like the decoder that it is made from, but only by Cache.append: it writes into that cache and has no gradient.
 
     Args: model: from AutoModelForCausalLM. Its weights are copied as they are now.
     """
@@ -323,24 +324,23 @@ class PackedDecoder:
 
 
 class PackedLayer:
-    """A layer of a PackedDecoder."""
+    """A layer of a PackedDecoder: x (B, S, D) -> (B, S, D), its keys and values stored in the cache. cos, sin: (B, S, 1, dim), the first half of sin negated."""
     def __init__(self, layer):
         a, mlp, before, after = layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm
         self.attention, self.dim, self.before, self.after = a, a.head_dim, Norm(before), Norm(after)
         self.qkv, self.out = Product(a.q_proj, a.k_proj, a.v_proj, norm=before), Product(a.o_proj)
         self.gate, self.up, self.down = Product(mlp.gate_proj, norm=after), Product(mlp.up_proj, norm=after), Product(mlp.down_proj)
-        self.q, self.k = a.q_proj.out_features // self.dim, a.k_proj.out_features // self.dim
-        self.qk_norm = None
+        self.q_heads, self.k_heads, self.qk_norm = a.q_proj.out_features // self.dim, a.k_proj.out_features // self.dim, None
         if hasattr(a, "q_norm"):                                          # Qwen3
-            self.qk_norm, self.eps = torch.cat([a.q_norm.weight.expand(self.q, -1), a.k_norm.weight.expand(self.k, -1)]), a.q_norm.variance_epsilon
+            self.qk_norm, self.eps = torch.cat([a.q_norm.weight.expand(self.q_heads, -1), a.k_norm.weight.expand(self.k_heads, -1)]), a.q_norm.variance_epsilon
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: "Cache", **kwargs) -> Tensor:
         qkv = self.qkv(self.before(x)).view(*x.shape[:2], -1, self.dim)   # (B, S, heads, dim): queries, keys, values
-        qk = qkv[:, :, :self.q + self.k]
-        turned = qk if self.qk_norm is None else F.rms_norm(qk, (self.dim,), None, self.eps) * self.qk_norm
-        torch.addcmul(turned * cos, turned.roll(self.dim // 2, -1), sin, out=qk)
-        keys, values = cache.store(qkv[:, :, self.q:], self.attention.layer_idx)
-        seen, _ = folded_attention(self.attention, qkv[:, :, :self.q].transpose(1, 2), keys, values, mask, self.attention.scaling, **kwargs)
+        queries, qk = qkv[:, :, :self.q_heads].transpose(1, 2), qkv[:, :, :self.q_heads + self.k_heads]
+        normed = qk if self.qk_norm is None else F.rms_norm(qk, (self.dim,), None, self.eps) * self.qk_norm
+        torch.addcmul(normed * cos, normed.roll(self.dim // 2, -1), sin, out=qk)               # both sources are copies: qk may be overwritten
+        keys, values = cache.store(qkv[:, :, self.q_heads:], self.attention.layer_idx)
+        seen, _ = folded_attention(self.attention, queries, keys, values, mask, self.attention.scaling, **kwargs)
         x = self.out(seen.flatten(2), "add", x)
         y = self.after(x)
         return self.down(self.up(y, "mul", self.gate(y, "swish")), "add", x)
@@ -367,15 +367,15 @@ class Product:
 class Norm:
     """What RMSNorm makes of x (B, S, D), without its weight and divided by sqrt(D): x / sqrt(|x|^2 + D eps)."""
     def __init__(self, norm):
-        self.least = torch.tensor(len(norm.weight) * norm.variance_epsilon)
+        self.eps = len(norm.weight) * norm.variance_epsilon
 
     def __call__(self, x: Tensor) -> Tensor:
         size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x / torch.addcmul(self.least, size, size).sqrt_()
+        return x / size.mul_(size).add_(self.eps).sqrt_()                 # each rounds alike for every row; a product and a sum in one operation need not
 
 
 class Cache:
-    """Keys and values of many rows, (layer, row, key head, slot, dim); each row has its own length and so its own next slot. No left padding.
+    """Keys k and values v of many rows, (layer, row, key head, slot, dim) each, both views of kv; each row has its own length and so its own next slot. No left padding.
 
     Slots at and beyond a row's length hold anything finite (padding, the steps of a row that waits); no query ever sees them before they are written again.
     One row more than asked for is scratch: padding rows of a call write there.
@@ -394,16 +394,16 @@ class Cache:
         self.groups = c.num_attention_heads // c.num_key_value_heads
 
     def update(self, k: Tensor, v: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Called by every attention layer of Hugging Face's with the new keys and values (B, heads, S, dim)."""
+        """Called by every attention layer of Hugging Face's with the new keys and values (B, heads, S, dim): store them, return what the queries may look at."""
+        if self.fresh:
+            self.k[layer, self.rows, :, :k.shape[2]], self.v[layer, self.rows, :, :k.shape[2]] = k, v
+            return k, v
         return self.store(torch.cat([k, v], 1).transpose(1, 2), layer)
 
     def store(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Put new keys and, behind them, values (B, S, 2 heads, dim) into a layer; return what the queries may look at, (B, heads, slots, dim) each."""
-        new, kv = new.unflatten(2, (2, -1)), self.kv[layer]
-        if self.fresh:
-            kv[:, self.rows, :, :new.shape[1]] = new.permute(2, 0, 3, 1, 4)
-            return new.permute(2, 0, 3, 1, 4).unbind()
-        kv[:, self.at_row, :, self.at] = new
+        """The same with keys and, behind them, values (B, S, 2 heads, dim). Returns (B, heads, end, dim) each."""
+        kv = self.kv[layer]
+        kv[:, self.at_row, :, self.at] = new.unflatten(2, (2, -1))
         return kv[:, self.rows, :, :self.end].unbind()
 
     def copy(self, row: int, other: "Cache", source: int, length: int) -> None:
@@ -424,7 +424,7 @@ class Cache:
         """Put tokens behind the rows' last ones and read them. Nothing here waits for the device.
 
         Args:    ids: (B, S) long, right-padded. n: (B,) how many of each count, 0 for none. rows: (B,) long or a slice, the rows they belong to; all tensors on
-                 the policy's device. end: key_slots of the last slot that counts. forks: what the rows share with rows of another cache.
+                 the policy's device. end: slots that the queries look at, beyond the last new one. forks: what the rows share with rows of another cache.
         Returns: hidden state of each row's last token, (B, D); rubbish where n is 0. Raises ValueError if the cache has no room.
         """
         if end > self.slots:

@@ -27,9 +27,9 @@ from branching import token_stats
 from model import FORGED, Cache, Forks, Policy, key_slots, round_up
 from tools import ToolResult, defuse, parse_call
 
-SHARE_FROM = 256                    # on a CPU, prompt and budget together up to this many tokens: a fork copies what it shares, which is faster there; README
+SHARE_FROM = 128                    # on a CPU forks copy where none of a run shares as many tokens: that is faster there, see bench.py forks
 DRAW_BLOCK = 2**19                  # on a CPU a draw takes the rows of about so many logits at once: what it computes then stays in the processor's cache
-GRAPH_BLOCK, KEY_BLOCK = 512, 16    # key lengths of a decode step are rounded up to this on CUDA, for there is a graph for each; and elsewhere, for whole vectors. Or see key_slots
+GRAPH_BLOCK, VECTOR = 512, 16       # see key_length
 
 
 def mix_seed(*parts: int) -> int:
@@ -292,6 +292,12 @@ def row_sizes(rows: int, constant: bool) -> list[int]:
     return [rows] if constant else sorted({round_up(rows * k, 8) // 8 for k in range(1, 9)} | {2**k for k in range(rows.bit_length()) if 8 * 2**k < rows})
 
 
+def key_length(constant: bool, cuda: bool):
+    """The function that rounds up the keys a decode step looks at: key_slots where shapes are constant, else to whole vectors, on CUDA to more, for there is a graph
+    for each number."""
+    return key_slots if constant else partial(round_up, multiple=GRAPH_BLOCK if cuda else VECTOR)
+
+
 def check_prompts(prompts: list[list[int]]) -> None:
     """ValueError for a prompt without a token."""
     if not all(prompts):
@@ -306,7 +312,7 @@ class Sampler:
 
     On a CPU in float32 the shapes of all calls are constant, (rows, 1), (rows/4, chunk) and (rows/8, chunk), so that the tokens of a row do not depend on what else is being
     sampled. Elsewhere, or without constant_rows, only as many rows are decoded as have a token to draw, rounded up to eighths of `rows` (below that to powers of
-    two): they are kept in the first slots, those in a tool behind them.
+    two) and at no more keys than the longest of them has, rounded up (key_length): they are kept in the first slots, those in a tool behind them.
 
     Args:    tools: name -> object with run(argument) -> ToolResult. rows: live rows, >= 1. max_tokens, max_calls,
              max_result_tokens, temperature: see Config; temperature 0 is greedy. chunk: tokens per row and call when prompts and results are read.
@@ -337,7 +343,7 @@ class Sampler:
         self.grid = 8 if cuda else 1                                      # the parents that a call looks at are rounded up to this
         constant = constant_rows and not cuda and policy.dtype == torch.float32
         self.sizes = row_sizes(rows, constant)
-        self.keys = key_slots if constant else partial(round_up, multiple=GRAPH_BLOCK if cuda else KEY_BLOCK)
+        self.key_length = key_length(constant, cuda)
         self.prompt_batch, self.batch = max(1, rows // 4), max(1, rows // 8)      # rows per call when prompts, and when results are read
         self.pool = ThreadPoolExecutor(tool_threads or rows)
         self.count = Counter()          # computed: tokens put through the model; sampled: of them, drawn; row_calls: rows decoded, running or not
@@ -406,11 +412,12 @@ class Sampler:
                 raise ValueError("starts of one prompt must follow each other")
             parent = Cache(self.policy, min(len(self.forks), self.rows + self.prompt_batch), round_up(longest, self.chunk))
         self.read, self.left, self.spare = {}, Counter(), list(range(parent.scratch))[::-1]
-        self.share = self.policy.device.type == "cuda" or longest + self.max_tokens > SHARE_FROM if self.sharing is None else self.sharing
+        most = max(len(s.rollout.prompt) + s.rollout.fork_at for s in starts)
+        self.share = self.policy.device.type == "cuda" or most >= SHARE_FROM if self.sharing is None else self.sharing
         self.bucket = next(size for size in self.sizes if size >= min(len(starts), self.sizes[-1]))
         room = max(len(s.rollout.prompt) + self.max_tokens - self._shared(s.rollout) for s in starts) + self.chunk + self.lag
         seats = round_up(len(parent.length), self.grid) * (round_up_power(max(self.forks.values())) + 3)
-        self.live = Live(self.policy, self.bucket, self.keys(room), parent, seats)
+        self.live = Live(self.policy, self.bucket, self.key_length(room), parent, seats)
         self.free, self.graphs, self.marks = list(range(self.bucket)), Graphs(self.record()), None
         self.parents, self.seats, self.seated = slice(0, 0), 0, 0
 
@@ -513,7 +520,7 @@ class Sampler:
         marks = [int(slot in self.running) for slot in range(self.bucket)]
         if marks != self.marks:
             self.marks, self.live.running[:self.bucket] = marks, self.policy.tensor(marks)
-        end = self.keys(max(row.own for row in self.running.values()) + len(self.drawn) + 1)
+        end = self.key_length(max(row.own for row in self.running.values()) + len(self.drawn) + 1)
         self.graphs((self.bucket, end, str(self.parents), self.seats), partial(self._step, end))
         drawn = self.live.drawn[:, :self.bucket].to("cpu", non_blocking=True, copy=True)
         ready = torch.cuda.Event() if drawn.is_pinned() else None

@@ -1,4 +1,5 @@
 """Sampling: decoding against Hugging Face's generate and vLLM, forks against computing prefixes anew, tool turns against synchronous rounds, occupancy."""
+import itertools
 import math
 import os
 import random
@@ -17,7 +18,7 @@ from transformers import DynamicCache
 import model
 import sampling as loop
 from benches import models
-from benches.measure import figure, in_turn, ratio, seconds
+from benches.measure import figure, in_turn, operations, ratio, seconds
 from eval import load_questions
 from model import Cache, Policy
 from sampling import Call, Rollout, Sampler, Start, encode_prompt, encode_result, mix_seed, sample_initial
@@ -63,7 +64,8 @@ def generate(model, prompts: list[list[int]], new: int) -> torch.Tensor:
 
 
 def vllm(args) -> dict:
-    """The same against vLLM's CPU build in this process, compiled as it is by default, with the log-prob of every sampled token.
+    """The same against vLLM's CPU build in this process, compiled as it is by default, with the log-prob of every sampled token; of the largest batch the
+    operations in which both spend most.
 
     vLLM has the log of its environment say what else would speed it up: LD_PRELOAD of libtcmalloc and libiomp5, which this process cannot do for itself.
     """
@@ -79,6 +81,11 @@ def vllm(args) -> dict:
         prompts = [models.random_ids(policy, k, prompt) for k in range(rows)]
         theirs = partial(engine.generate, [{"prompt_token_ids": ids} for ids in prompts], exactly, use_tqdm=False)
         figures |= against(theirs, policy, prompts, new, f"vllm: SmolLM2-135M, batch {rows}", "vLLM", times(args))
+    ours = partial(sample_initial, models.make_sampler(policy, rows, new), prompts, 1, range(rows))
+    for who, work in (("vLLM", theirs), ("ours", ours)):
+        spent = operations(work)
+        figures |= {f"vllm: SmolLM2-135M, batch {rows}, {who}, {name}": figure([s / sum(spent.values())], "share") for name, s in list(spent.items())[:6]}
+        figures[f"vllm: SmolLM2-135M, batch {rows}, {who}, all operations"] = figure([sum(spent.values())], "s")
     return figures
 
 
@@ -108,10 +115,13 @@ def shares(work) -> dict[str, float]:
     """Shares of the seconds of `work` that calls of each of PARTS take; the first two are part of the third, but for the head's product. Of a packed decoder only."""
     spent = dict.fromkeys(PARTS, 0.0)
     def timed(what: str, function):
+        inside = []                                                       # draw calls itself for parts of its rows
         def call(*args, **kwargs):
-            began = time.perf_counter()
+            began, outermost = time.perf_counter(), not inside
+            inside.append(what)
             out = function(*args, **kwargs)
-            spent[what] += time.perf_counter() - began
+            inside.pop()
+            spent[what] += outermost * (time.perf_counter() - began)
             return out
         return call
     with ExitStack() as changed:
@@ -129,7 +139,7 @@ def forks(args) -> dict:
     for name, folder in models.model_folders(args, "forks").items():
         policy, plain = models.endless_policy(folder), models.plain_model(folder)
         parents, new = (2, 8) if args.light else (4, 128) if "Llama" in name else (1, 128)
-        for length in (48,) if args.light else (256, 512, 1024):
+        for length in (192,) if args.light else (256, 512, 1024):
             family = Family(policy, parents, length)
             title = f"forks: {name}, {4 * parents} prefixes of {length} tokens"
             figures |= starting(family, plain, title, times(args))
@@ -256,7 +266,10 @@ def turns(args) -> dict:
     calls = [len(r.calls) for r in last["live"][0]]
     same = [a.ids == b.ids for a, b in zip(last["live"][0], last["rounds"][0])]
     per_unique = {how: computed / given.unique(rollouts) for how, (rollouts, computed) in last.items()}
+    waits = [[call.seconds for call in r.calls] for r in last["live"][0]]
+    slowest_rollout, slowest_calls = max(*map(sum, waits), 1e-9), sum(map(max, itertools.zip_longest(*waits, fillvalue=0.0)))
     return {f"{title}, seconds in rounds / live": ratio(pairs), f"{title}, calls per rollout": figure(calls, ""), f"{title}, the same by both": figure(same, "share"),
+            f"{title}, the same ratio if only tools took time": figure([slowest_calls / slowest_rollout], "x"), f"{title}, share of live seconds that the slowest rollout waits": figure([slowest_rollout / live for _, live in pairs], "share"),
             f"{title}, occupancy, live": figure([live.count["sampled"] / live.count["row_calls"]], "share"), f"{title}, computed / unique, live": figure([per_unique["live"]], ""), f"{title}, computed / unique, rounds": figure([per_unique["rounds"]], "")}
 
 

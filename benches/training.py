@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from appo import PASS_BLOCK, Config, chunked_stats, credit, step, update
 from benches import models
-from benches.measure import figure, in_turn, ratio, seconds
+from benches.measure import figure, in_turn, operations, ratio, seconds
 from eval import load_questions
 from model import round_up
 from sampling import Rollout, encode_prompt, sample_initial
 
 MIB = 2**20
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------------- TRL
@@ -33,7 +34,8 @@ class Batch:
 
 
 def trl(args) -> dict:
-    """One GRPO step, generation included, and the update alone on given rollouts, against TRL's GRPOTrainer (its own generation, no KL, one iteration)."""
+    """One GRPO step, generation included, and the update alone on given rollouts, against TRL's GRPOTrainer (its own generation, no KL, one iteration); and how much
+    of our update is matrix products and attention, with their gradients, which any other way of writing it has too."""
     if not models.installed("trl", "trl"):
         return {}
     questions = load_questions(str(models.world_folder(args) / "train.jsonl"))
@@ -45,6 +47,9 @@ def trl(args) -> dict:
         ours = Ours(batch)
         figures |= {f"{title}, whole step, seconds of TRL / ours": ratio(in_turn_with_trl(batch, ours.whole_step, args)),
                     f"{title}, update alone, seconds of TRL / ours": ratio(in_turn_with_trl(batch, ours.update_alone, args, ours.given))}
+        spent = operations(ours.update_alone)
+        products = sum(s for op, s in spent.items() if op in PRODUCTS or "attention" in op)
+        figures[f"{title}, update alone, ours in matrix products and attention"] = figure([products / sum(spent.values())], "share")
     return figures
 
 

@@ -6,7 +6,7 @@ from conftest import rolled, untrained
 
 import appo
 from appo import recorded, score
-from model import STOP_TAGS, Cache, PackedDecoder, Policy, Product, attend, check_config, folded_attention, key_slots, visible_bias
+from model import STOP_TAGS, Cache, Norm, PackedDecoder, Policy, Product, attend, check_config, folded_attention, key_slots, visible_bias
 from sampling import extend
 from tools import parse_call
 
@@ -100,6 +100,7 @@ def test_a_full_cache_says_so(agent):
 
 packs = pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="needs AVX2")
 KINDS = {"llama": {}, "llama, biases": dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True), "qwen2": {}, "qwen3, wide heads": dict(head_dim=48),
+         "llama, an epsilon that counts": dict(rms_norm_eps=0.1), "qwen3, an epsilon that counts": dict(rms_norm_eps=0.1),
          "llama, long": dict(rope_parameters=dict(rope_type="llama3", rope_theta=1e4, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64))}
 
 
@@ -113,11 +114,12 @@ def shaken(kind, tokenizer):
 
 
 def read_twice(policy):
-    """Rows of 12 tokens, then of 1 to 5 more: hidden states, logits, and the cache."""
+    """Rows of 12 tokens, then of 1 to 5 more, then three of the rows in another order: hidden states, logits, and the cache."""
     torch.manual_seed(1)
     cache, ids = Cache(policy, 5, 64), torch.randint(policy.vocabulary, (5, 17))
     cache.append(policy, ids[:, :12], torch.full((5,), 12), slice(0, 5), 64)
     hidden = cache.append(policy, ids[:, 12:], torch.arange(1, 6), slice(0, 5), 64)
+    hidden = torch.cat([hidden, cache.append(policy, ids[:3, :2], torch.full((3,), 2), torch.tensor([3, 0, 4]), 64)])
     with torch.no_grad():
         return hidden, policy.logits(hidden), cache.k[:, :5], cache.v[:, :5]
 
@@ -163,7 +165,7 @@ def test_models_that_are_not_packed_keep_their_modules(tokenizer):
 # ---- bits on a CPU
 
 @packs
-@pytest.mark.parametrize("rows", [1, 3, 16, 64])
+@pytest.mark.parametrize("rows", [1, 3, 5, 16, 20, 64, 65, 1024])
 @pytest.mark.parametrize("read, written", [(96, 192), (64, 700), (192, 96), (576, 1536)])
 def test_bits_of_a_packed_product_depend_on_the_row_alone(read, written, rows):
     torch.manual_seed(rows)
@@ -174,6 +176,15 @@ def test_bits_of_a_packed_product_depend_on_the_row_alone(read, written, rows):
             assert torch.equal(product(x, then)[order], product(x[order], then)) and torch.equal(product(x, then)[:1], product(strangers, then)[:1])
         for then in ("add", "mul"):
             assert torch.equal(product(x, then, other)[order], product(x[order], then, other[order]))
+
+
+@packs
+@pytest.mark.parametrize("rows", [1, 3, 5, 12, 16, 20, 24, 64])
+@pytest.mark.parametrize("size", [60, 64, 576])
+def test_bits_of_a_norm_depend_on_the_row_alone(size, rows):
+    torch.manual_seed(rows)
+    norm, x, order = Norm(transformers.models.llama.modeling_llama.LlamaRMSNorm(size)), torch.randn(rows, 2, size), torch.randperm(rows)
+    assert torch.equal(norm(x)[order], norm(x[order])) and torch.equal(norm(x)[:1, :1], norm(x[:1, :1]))
 
 
 def masked(heads, queries, keys, dim, T, seen):

@@ -178,6 +178,15 @@ def test_caches(small):
     assert made[0][0] == items["KV cache of branches"]
 
 
+@pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="nothing is packed without AVX2")
+def test_packed_weights(small):
+    policy, shape, run, _ = small
+    def pack():
+        with policy.packed():
+            assert policy.pack
+    assert close(most_allocated(pack), memory(shape, run, 1)["packed weights"], 0.01)
+
+
 def test_parts_of_a_minibatch(small):
     """--fork_tokens: what is kept to fork from is that of as many prompts as fit, of one at least; tests/test_appo.py counts them in a step."""
     _, shape, run, _ = small

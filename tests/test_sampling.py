@@ -13,7 +13,7 @@ import appo
 import sampling
 from appo import score
 from model import Cache, Forks, PackedDecoder, Policy, fork_attention, key_slots, round_up, visible_bias
-from sampling import Rollout, Sampler, Start, draw, encode_result, mix_seed, narrowed, sample_initial, uniform
+from sampling import Rollout, Sampler, Start, draw, encode_result, key_length, mix_seed, narrowed, sample_initial, uniform
 from tools import ToolResult
 
 
@@ -268,7 +268,7 @@ def unread(rollouts):
 # ---- independence of rows
 
 def test_a_row_does_not_depend_on_its_neighbours(agent, tools, prompts, both_ways):
-    """Bit for bit, on the CPU in float32: with a constant number of rows and key lengths rounded to 16, one row alone, among others, and in another order."""
+    """Bit for bit, on the CPU in float32: with a constant number of rows and the key lengths of key_slots, one row alone, among others, and in another order."""
     def run(chosen, rows=16):
         sampler = sampler_for(agent, tools, rows=rows)
         cache, hidden = sampler.prefill([prompts[i] for i in chosen])
@@ -282,6 +282,13 @@ def test_a_row_does_not_depend_on_its_neighbours(agent, tools, prompts, both_way
     for i in (0, 7, 23):
         assert run([i]) == {i: everyone[i]}
         assert run([i, 39, 38, 5])[i] == everyone[i]
+
+
+def test_a_step_looks_at_few_keys_beyond_its_longest_row():
+    assert [key_length(*mode)(17) for mode in ((True, False), (False, False), (False, True))] == [64, 32, 512]
+    for n in range(1, 1100):
+        varying, graphs = key_length(False, False)(n), key_length(False, True)(n)
+        assert n <= varying <= key_slots(n) and varying < n + 16 and n <= graphs and graphs % 512 == 0, "a cache of key_slots(n) has room for it"
 
 
 def test_more_rollouts_than_rows(agent, tools, prompts):
