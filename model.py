@@ -292,10 +292,10 @@ class PackedDecoder:
     """What the decoder and the head of a Llama, Qwen2 or Qwen3 compute, for sampling in float32 on a CPU: the same numbers to rounding, sooner.
 
     The weights are copied into the layout that oneDNN multiplies by; without it they are laid out anew at every product, which for few rows can take as long
-    as the product. Queries, keys and values are one product, the weight of a norm goes into the weights that read it, and what follows a product (silu, a sum) is
+    as the product. Queries, keys and values are one product, the weights of a layer's two norms go into the matrices that read them, and what follows a product (silu, a sum) is
     part of it. Called like the decoder that it is made from, but only by Cache.append: it writes into that cache and has no gradient.
 
-    Args: model: from AutoModelForCausalLM. Its weights are copied as they are now.
+    Args: model: from AutoModelForCausalLM. Its matrices are copied as they are now.
     """
     KINDS = ("llama", "qwen2", "qwen3")
 
@@ -424,7 +424,7 @@ class Cache:
         """Put tokens behind the rows' last ones and read them. Nothing here waits for the device.
 
         Args:    ids: (B, S) long, right-padded. n: (B,) how many of each count, 0 for none. rows: (B,) long or a slice, the rows they belong to; all tensors on
-                 the policy's device. end: slots that the queries look at, beyond the last new one. forks: what the rows share with rows of another cache.
+                 the policy's device. end: slots that the queries look at, beyond the last new token of a row whose n is not 0. forks: what the rows share with rows of another cache.
         Returns: hidden state of each row's last token, (B, D); rubbish where n is 0. Raises ValueError if the cache has no room.
         """
         if end > self.slots:

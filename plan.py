@@ -195,8 +195,8 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
     forks, cuda = run.branches > 0, run.device.startswith("cuda")
     sizes = row_sizes(run.rows, run.constant_rows and not cuda and run.dtype == "float32")
     rows = lambda starts: next(size for size in sizes if size >= min(starts, run.rows))
-    held = lambda new, shared: new if cuda or shared >= SHARE_FROM else run.max_prompt + T           # a live row: what it has not in common with its parent, or all
-    own = lambda new, shared: round_up(held(new, shared) + run.chunk + cuda, GRAPH_BLOCK if cuda else 1)
+    share = cuda or T >= SHARE_FROM                                                                 # then a live row holds what it has not in common with its parent
+    own = lambda new: round_up((new if share else run.max_prompt + T) + run.chunk + cuda, GRAPH_BLOCK if cuda else 1)
     initial = rows(math.ceil(run.prompts / gpus) * run.initial)
     logits = initial * shape.vocabulary
     scores = cuda * max(1, run.rows // 8) * run.chunk * shape.heads * (4 + width)     # per key looked at; a CPU's kernel keeps none
@@ -205,13 +205,13 @@ def memory(shape: Shape, run: Config, gpus: int, checkpointing: bool | None = No
         "weights before they are split": sharded * 4 * P,                             # as they were loaded, or the reference's beside the policy's parts
         "gathered weights": sharded * width * P,
         "packed weights": (not cuda and width == 4) * 4 * (shape.layers * shape.layer + shape.vocabulary * shape.hidden),        # see PackedDecoder
-        "KV cache of initial rollouts": cache_bytes(shape, initial, own(T, run.max_prompt), width),
+        "KV cache of initial rollouts": cache_bytes(shape, initial, own(T), width),
         "KV cache of prompts": cache_bytes(shape, min(math.ceil(run.prompts / gpus), run.rows + max(1, run.rows // 4)), round_up(run.max_prompt, run.chunk), width),
         "KV cache to fork from": forks * cache_bytes(shape, parents, W, width),
         "hidden states to fork from": forks * parents * T * shape.hidden * width,
-        "KV cache of branches": forks * cache_bytes(shape, rows(parents * run.branches), own(T - 1, run.max_prompt + 1), width),
+        "KV cache of branches": forks * cache_bytes(shape, rows(parents * run.branches), own(T - 1), width),
         "drawing a token *": 4 * logits + 20 * (logits if cuda else min(logits, DRAW_BLOCK + shape.vocabulary)),      # five more float32 numbers per logit
-        "reading a result *": scores * (key_slots(W) + own(T, run.max_prompt)),
+        "reading a result *": scores * (key_slots(W) + own(T)),
         "forward pass *": tokens * (3 * shape.intermediate + 4 * shape.hidden) * width,
         "weights and gradients in flight": sharded * (2 * (2 * shape.root + 3 * shape.layer) + 4 * (shape.root + shape.layer)),
         "activations": activations(shape, tokens, width, checkpointing),

@@ -27,7 +27,7 @@ from branching import token_stats
 from model import FORGED, Cache, Forks, Policy, key_slots, round_up
 from tools import ToolResult, defuse, parse_call
 
-SHARE_FROM = 128                    # on a CPU forks copy where none of a run shares as many tokens: that is faster there, see bench.py forks
+SHARE_FROM = 256                    # on a CPU forks share from this budget on and copy below it: a setting decides, not the company a row is in; bench.py forks
 DRAW_BLOCK = 2**19                  # on a CPU a draw takes the rows of about so many logits at once: what it computes then stays in the processor's cache
 GRAPH_BLOCK, VECTOR = 512, 16       # see key_length
 
@@ -318,8 +318,8 @@ class Sampler:
              max_result_tokens, temperature: see Config; temperature 0 is greedy. chunk: tokens per row and call when prompts and results are read.
              tool_threads: calls that run at once, by default as many as there are rows. top_p, top_k: see `narrowed`; for evaluation only. constant_rows: see above. lag: decode steps that are
              launched before the tokens of an earlier one are looked at, so that the device never waits for the host; 1 on CUDA, and a row then decodes one
-             token in vain when its turn ends. share: forks read their parents' keys and values in place, or else copy them; None: whichever is faster
-             on the device, see SHARE_FROM.
+             token in vain when its turn ends. share: forks read their parents' keys and values in place, or else copy them; None: see
+             SHARE_FROM.
     """
     PATIENCE = 8        # decode steps that a result waits for others to be appended with
     SPARSE = 3          # parents are picked out one by one where they are at most 1/3 of the rows that a view would span: a copy is a read and a write more
@@ -339,7 +339,7 @@ class Sampler:
         cuda = policy.device.type == "cuda"
         self.lag = int(cuda) if lag is None else lag
         self.record = cuda_graphs if cuda else lambda: None
-        self.sharing, self.share = share, True   # as asked for; as the run under way does it
+        self.share = (cuda or max_tokens >= SHARE_FROM) if share is None else share
         self.grid = 8 if cuda else 1                                      # the parents that a call looks at are rounded up to this
         constant = constant_rows and not cuda and policy.dtype == torch.float32
         self.sizes = row_sizes(rows, constant)
@@ -412,8 +412,6 @@ class Sampler:
                 raise ValueError("starts of one prompt must follow each other")
             parent = Cache(self.policy, min(len(self.forks), self.rows + self.prompt_batch), round_up(longest, self.chunk))
         self.read, self.left, self.spare = {}, Counter(), list(range(parent.scratch))[::-1]
-        most = max(len(s.rollout.prompt) + s.rollout.fork_at for s in starts)
-        self.share = self.policy.device.type == "cuda" or most >= SHARE_FROM if self.sharing is None else self.sharing
         self.bucket = next(size for size in self.sizes if size >= min(len(starts), self.sizes[-1]))
         room = max(len(s.rollout.prompt) + self.max_tokens - self._shared(s.rollout) for s in starts) + self.chunk + self.lag
         seats = round_up(len(parent.length), self.grid) * (round_up_power(max(self.forks.values())) + 3)

@@ -7,7 +7,7 @@ import time
 from importlib import metadata
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from appo import versions
 
@@ -44,8 +44,8 @@ def in_turn(*things, times: int = 5) -> list[tuple[float, ...]]:
 
 
 def operations(work) -> dict[str, float]:
-    """Seconds that `work` spends in each operation itself, by the profiler: those that take more than nothing, the longest first."""
-    with profile(activities=[ProfilerActivity.CPU]) as record:
+    """Seconds that `work` spends in each operation itself, and between operations, by the profiler: those that take more than nothing, the longest first."""
+    with profile(activities=[ProfilerActivity.CPU]) as record, record_function("between operations"):
         work()
     spent = {e.key: e.self_cpu_time_total / 1e6 for e in record.key_averages()}
     return dict(sorted(((name, s) for name, s in spent.items() if s > 0), key=lambda item: -item[1]))

@@ -82,11 +82,14 @@ def vllm(args) -> dict:
         theirs = partial(engine.generate, [{"prompt_token_ids": ids} for ids in prompts], exactly, use_tqdm=False)
         figures |= against(theirs, policy, prompts, new, f"vllm: SmolLM2-135M, batch {rows}", "vLLM", times(args))
     ours = partial(sample_initial, models.make_sampler(policy, rows, new), prompts, 1, range(rows))
-    for who, work in (("vLLM", theirs), ("ours", ours)):
-        spent = operations(work)
-        figures |= {f"vllm: SmolLM2-135M, batch {rows}, {who}, {name}": figure([s / sum(spent.values())], "share") for name, s in list(spent.items())[:6]}
-        figures[f"vllm: SmolLM2-135M, batch {rows}, {who}, all operations"] = figure([sum(spent.values())], "s")
-    return figures
+    return figures | longest(theirs, f"vllm: SmolLM2-135M, batch {rows}, vLLM") | longest(ours, f"vllm: SmolLM2-135M, batch {rows}, ours")
+
+
+def longest(work, title: str) -> dict:
+    """The six operations that take the largest shares of one run, the packing of weights among ours."""
+    spent = operations(work)
+    whole = sum(spent.values())
+    return {f"{title}, {name}": figure([s / whole], "share") for name, s in list(spent.items())[:6]} | {f"{title}, profiled": figure([whole], "s")}
 
 
 PARTS = {"matrix products": (model.Product, "__call__"), "attention": (model, "folded_attention"), "decoder and cache": (Cache, "append"), "drawing": (loop, "draw")}
@@ -139,7 +142,7 @@ def forks(args) -> dict:
     for name, folder in models.model_folders(args, "forks").items():
         policy, plain = models.endless_policy(folder), models.plain_model(folder)
         parents, new = (2, 8) if args.light else (4, 128) if "Llama" in name else (1, 128)
-        for length in (192,) if args.light else (256, 512, 1024):
+        for length in (260,) if args.light else (64, 128, 256, 512, 1024) if "Llama" in name else (256, 512, 1024):
             family = Family(policy, parents, length)
             title = f"forks: {name}, {4 * parents} prefixes of {length} tokens"
             figures |= starting(family, plain, title, times(args))
@@ -209,15 +212,18 @@ def read_padded(model, prefixes: list[list[int]]) -> DynamicCache:
 
 
 def branch_phase(family: Family, new: int, title: str, n: int) -> dict:
-    """All branches to their end, `new` tokens each (up to three more for those that leave earlier): forked, against prefixes computed anew, same seeds."""
+    """All branches to their end, `new` tokens each (up to three more for those that leave earlier): forked, against prefixes computed anew, and forks that copy against
+    forks that share, same seeds."""
     last, samplers = {}, {"anew": family.sampler(new, share=False), "forked": family.sampler(new)}              # without forks there is no parent to look at
+    samplers |= {"copying": family.sampler(new, share=False), "sharing": family.sampler(new, share=True)}
     def run(how: str, starts) -> None:
         begun = starts()
         samplers[how].run(begun)
         last[how] = [s.rollout.ids for s in begun]
     pairs = in_turn(lambda: run("anew", family.computed_anew), lambda: run("forked", family.forked), times=n)
+    ways = in_turn(lambda: run("copying", family.forked), lambda: run("sharing", family.forked), times=n)
     same = [a == b for old, fork in zip(last["anew"], last["forked"]) for a, b in zip(old[family.length:], fork[family.length:])]
-    return {f"{title}, {new} new tokens, seconds anew / forked": ratio(pairs), f"{title}, {new} new tokens, share of equal ids": figure([sum(same) / len(same)], "share")}
+    return {f"{title}, {new} new tokens, seconds anew / forked": ratio(pairs), f"{title}, {new} new tokens, seconds copying / sharing": ratio(ways), f"{title}, {new} new tokens, share of equal ids": figure([sum(same) / len(same)], "share")}
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------ tool turns
@@ -269,7 +275,7 @@ def turns(args) -> dict:
     waits = [[call.seconds for call in r.calls] for r in last["live"][0]]
     slowest_rollout, slowest_calls = max(*map(sum, waits), 1e-9), sum(map(max, itertools.zip_longest(*waits, fillvalue=0.0)))
     return {f"{title}, seconds in rounds / live": ratio(pairs), f"{title}, calls per rollout": figure(calls, ""), f"{title}, the same by both": figure(same, "share"),
-            f"{title}, the same ratio if only tools took time": figure([slowest_calls / slowest_rollout], "x"), f"{title}, share of live seconds that the slowest rollout waits": figure([slowest_rollout / live for _, live in pairs], "share"),
+            f"{title}, rounds / live if only tools took time": figure([slowest_calls / slowest_rollout], "x"), f"{title}, share of live seconds that the slowest rollout waits": figure([slowest_rollout / live for _, live in pairs], "share"),
             f"{title}, occupancy, live": figure([live.count["sampled"] / live.count["row_calls"]], "share"), f"{title}, computed / unique, live": figure([per_unique["live"]], ""), f"{title}, computed / unique, rounds": figure([per_unique["rounds"]], "")}
 
 

@@ -291,6 +291,12 @@ def test_a_step_looks_at_few_keys_beyond_its_longest_row():
         assert n <= varying <= key_slots(n) and varying < n + 16 and n <= graphs and graphs % 512 == 0, "a cache of key_slots(n) has room for it"
 
 
+def test_the_budget_decides_whether_forks_share(agent):
+    budgets = sampling.SHARE_FROM - 1, sampling.SHARE_FROM
+    assert [Sampler(agent, {}, 2, budget, 0).share for budget in budgets] == [False, True]
+    assert [Sampler(agent, {}, 2, budget, 0, share=not k).share for k, budget in enumerate(budgets)] == [True, False]
+
+
 def test_more_rollouts_than_rows(agent, tools, prompts):
     sampler, mine = rolled(agent, tools, prompts[:6], n=3, rows=8)
     assert len(mine) == 18 and all(r.finish for r in mine) and len(sampler.free) == 8
@@ -475,7 +481,7 @@ def test_rows_hold_their_own_tokens_only(agent, tools, rollouts):
     now = appo.look(agent, mine[:4], score(agent, mine[:4], 1.0, 4).logp, CONFIG, True)
     points, shapes, open_ = [[min(60, len(r.ids) - 1)] for r in mine[:4]], [], Sampler._open
     sampler._open = lambda starts: open_(sampler, starts) or shapes.append(tuple(sampler.live.cache.k.shape[1:4]))
-    sampler.sizes, sampler.sharing = [2, 4, 8], True
+    sampler.sizes, sampler.share = [2, 4, 8], True
     appo.grow_branches(sampler, mine[:4], now.scored, points, CONFIG)
     least = min(min(p) for p in points)
     assert shapes == [(4 + 1, agent.model.config.num_key_value_heads, key_slots(sampler.max_tokens - least + sampler.chunk))]
