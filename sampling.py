@@ -27,7 +27,7 @@ from branching import token_stats
 from model import FORGED, Cache, Forks, Policy, key_slots, round_up
 from tools import ToolResult, defuse, parse_call
 
-SHARE_FROM = 256                    # on a CPU forks share from this budget on and copy below it: a setting decides, not the company a row is in; bench.py forks
+SHARE_FROM = 512                    # on a CPU forks share from this budget on and copy below it: a setting decides, not the company a row is in; bench.py forks
 DRAW_BLOCK = 2**19                  # on a CPU a draw takes the rows of about so many logits at once: what it computes then stays in the processor's cache
 GRAPH_BLOCK, VECTOR = 512, 16       # see key_length
 

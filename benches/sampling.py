@@ -142,7 +142,7 @@ def forks(args) -> dict:
     for name, folder in models.model_folders(args, "forks").items():
         policy, plain = models.endless_policy(folder), models.plain_model(folder)
         parents, new = (2, 8) if args.light else (4, 128) if "Llama" in name else (1, 128)
-        for length in (260,) if args.light else (64, 128, 256, 512, 1024) if "Llama" in name else (256, 512, 1024):
+        for length in (512,) if args.light else (64, 128, 256, 512, 1024) if "Llama" in name else (256, 512, 1024):
             family = Family(policy, parents, length)
             title = f"forks: {name}, {4 * parents} prefixes of {length} tokens"
             figures |= starting(family, plain, title, times(args))

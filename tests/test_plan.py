@@ -11,6 +11,7 @@ from conftest import untrained
 import appo
 import model
 import plan
+import sampling
 import train
 from appo import PASS_BLOCK
 from benches.models import most_allocated
@@ -163,8 +164,11 @@ def test_parameters_gradients_and_optimizer(small):
     assert close(size(*(x for state in optimizer.state.values() for x in state.values())), items["AdamW state"])
 
 
-def test_caches(small):
+@pytest.mark.parametrize("share_from", [RESPONSE, RESPONSE + 1], ids=["forks share", "forks copy"])
+def test_caches(small, share_from, monkeypatch):
     policy, shape, run, rollouts = small
+    for module in (plan, sampling):
+        monkeypatch.setattr(module, "SHARE_FROM", share_from)
     sampler, made, open_ = Sampler(policy, {}, run.rows, run.max_tokens, 1, chunk=run.chunk), [], Sampler._open
     sampler._open = lambda starts: open_(sampler, starts) or made.append([size(cache.kv) for cache in (sampler.live.cache, sampler.live.parent)])
     for prompts in (3, run.rows, run.rows + 4):                           # no more prompts than rows and a quarter
