@@ -202,7 +202,7 @@ def test_occupancy_figures(light):
 
 def test_logprob_figures(light):
     figures = light("logprob")
-    assert value(figures, "no gradient, memory of ours / log_softmax") < 0.5
+    assert value(figures, "no gradient, memory of ours / log_softmax") < 0.5 and value(figures, "log_softmax / our products alone") > 0
 
 
 def test_scaling_figures(light):
