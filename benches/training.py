@@ -131,6 +131,7 @@ def logprob(args) -> dict:
         title = f"logprob: {tokens:,} tokens, vocabulary {vocabulary:,}, {what}"
         memory = [models.most_allocated(way) for way in ways]
         if not grad:
+            # of each chunk only the shape is kept: its logits are freed before the next are made, as ours are
             products = partial(stats_and_gradient, lambda: (None, [head(part).shape for part in hidden.split(logits_chunk(vocabulary))]), head, False)
             figures[f"{title}, seconds of log_softmax / our products alone"] = ratio(in_turn(ways[0], products, times=2 if args.light else 5))
         figures |= {f"{title}, seconds of log_softmax / ours": ratio(in_turn(*ways, times=2 if args.light else 5)),
