@@ -120,7 +120,7 @@ def in_turn_with_trl(batch: Batch, ours, args, given: list[Rollout] | None = Non
 
 def logprob(args) -> dict:
     """Log-probs and entropies over a vocabulary of 152,064 (Qwen2.5's) from hidden states of 896, in chunks, against log_softmax over all logits at once; and
-    log_softmax against the chunks' matrix products alone, which no way of taking log-probs in chunks can be faster than."""
+    log_softmax against the chunks' matrix products alone, which no way of taking log-probs by the same products can be faster than."""
     vocabulary, size = (150_000, 8) if args.light else (152_064, 896)
     torch.manual_seed(0)
     head, figures = nn.Linear(size, vocabulary, bias=False), {}
