@@ -11,11 +11,13 @@ exactly 0; every rollout weighs the same whatever its length and whichever micro
 Pure functions on tensors; this file imports torch only. Axes: N initial rollouts of a prompt, K branches, B rollouts of a batch, T response tokens.
 `mask` is bool, True where the policy chose the token (False: tool result or padding).
 """
+
 import torch
 from torch import Tensor
 
 STD_EPS = 1e-6
-LOG_RATIO_LIMIT = 20.0      # keeps exp() finite; any such ratio is far outside the clip range
+# keeps exp() finite; any such ratio is far outside the clip range
+LOG_RATIO_LIMIT = 20.0
 
 
 def group_advantage(rewards: Tensor, correction: int = 0) -> Tensor:
@@ -29,8 +31,15 @@ def group_advantage(rewards: Tensor, correction: int = 0) -> Tensor:
     return (rewards - rewards.mean()) / (rewards.std(correction=correction) + STD_EPS)
 
 
-def dual_group_advantage(rewards: Tensor, branch_rewards: Tensor, parent: Tensor, fork_at: Tensor, mask: Tensor,
-                         how: str = "avg", correction: int = 0) -> Tensor:
+def dual_group_advantage(
+    rewards: Tensor,
+    branch_rewards: Tensor,
+    parent: Tensor,
+    fork_at: Tensor,
+    mask: Tensor,
+    how: str = "avg",
+    correction: int = 0,
+) -> Tensor:
     """Credit of every token of one prompt's initial rollouts from both groups (Eq. 6).
 
     z_init(n), z_branch(k): group_advantage within the initial rollouts and within the branches. A branch shares the tokens t < fork_at with its parent;
@@ -49,21 +58,35 @@ def dual_group_advantage(rewards: Tensor, branch_rewards: Tensor, parent: Tensor
         raise ValueError(f"how must be 'avg', 'sum', 'literal' or 'off', got {how!r}")
     N, K = len(rewards), len(branch_rewards)
     if len(mask) != N or len(parent) != K or len(fork_at) != K:
-        raise ValueError(f"{N} rewards need a mask of {N} rows (got {len(mask)}); {K} branch rewards need as many parents and fork_at "
-                         f"(got {len(parent)}, {len(fork_at)})")
+        raise ValueError(
+            f"{N} rewards need a mask of {N} rows (got {len(mask)}); {K} branch rewards need as many parents and fork_at "
+            f"(got {len(parent)}, {len(fork_at)})"
+        )
     if K and not (0 <= int(parent.min()) and int(parent.max()) < N):
         raise ValueError(f"parent must be in 0..{N - 1}, got {parent.tolist()}")
     if how == "off":
-        z_init, z_branch = group_advantage(torch.cat([rewards, branch_rewards.to(rewards)]), correction).split([N, K])
+        z_init, z_branch = group_advantage(
+            torch.cat([rewards, branch_rewards.to(rewards)]), correction
+        ).split([N, K])
     else:
-        z_init, z_branch = group_advantage(rewards, correction), group_advantage(branch_rewards.to(rewards), correction)
-    own = z_init[:, None].expand(mask.shape)                              # (N, T)
+        z_init, z_branch = (
+            group_advantage(rewards, correction),
+            group_advantage(branch_rewards.to(rewards), correction),
+        )
+    own = z_init[:, None].expand(mask.shape)  # (N, T)
     if how == "literal":
-        credit = (own + _score_in_group(rewards, branch_rewards.to(rewards), correction)[:, None]) / 2 if K else own
+        credit = (
+            (own + _score_in_group(rewards, branch_rewards.to(rewards), correction)[:, None]) / 2
+            if K
+            else own
+        )
     else:
-        shared = torch.arange(mask.shape[1], device=mask.device) < fork_at[:, None]                         # (K, T)
-        count = torch.zeros_like(own).index_add(0, parent, shared.to(rewards.dtype))                       # (N, T) branches in S(n,t)
-        branches = torch.zeros_like(own).index_add(0, parent, shared * z_branch[:, None]) / count.clamp(min=1)
+        shared = torch.arange(mask.shape[1], device=mask.device) < fork_at[:, None]  # (K, T)
+        # (N, T) branches in S(n,t)
+        count = torch.zeros_like(own).index_add(0, parent, shared.to(rewards.dtype))
+        branches = torch.zeros_like(own).index_add(
+            0, parent, shared * z_branch[:, None]
+        ) / count.clamp(min=1)
         credit = torch.where(count > 0, (own + branches) / (1 if how == "sum" else 2), own)
     return torch.where(mask, credit, 0.0)
 
@@ -75,7 +98,13 @@ def _score_in_group(rewards: Tensor, group: Tensor, correction: int) -> Tensor:
     return (rewards - group.mean()) / (group.std(correction=correction) + STD_EPS)
 
 
-def scale_by_future(adv: Tensor, omega: Tensor, b: float, clip: tuple[float, float] = (1.0, 1.2), ratio: Tensor | None = None) -> Tensor:
+def scale_by_future(
+    adv: Tensor,
+    omega: Tensor,
+    b: float,
+    clip: tuple[float, float] = (1.0, 1.2),
+    ratio: Tensor | None = None,
+) -> Tensor:
     """Scale the credit of each token by its future value (Eq. 7): A_t = adv_t * (1 + b * clip(omega_t, low, high)).
 
     No gradient flows through omega. The sign of adv is kept. With the default clip the factor lies in [1 + b, 1 + 1.2 b]: mostly a constant.
@@ -86,14 +115,27 @@ def scale_by_future(adv: Tensor, omega: Tensor, b: float, clip: tuple[float, flo
     """
     value = omega.detach().clamp(*clip)
     if ratio is not None:
-        value = torch.where((adv < 0) & (ratio.detach() > 6.0), omega.detach().clamp(0.8, 1.0), value)
+        value = torch.where(
+            (adv < 0) & (ratio.detach() > 6.0), omega.detach().clamp(0.8, 1.0), value
+        )
     return adv * (1.0 + b * value)
 
 
-def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, mask: Tensor,
-                clip_low: float = 0.2, clip_high: float = 0.28, clip_c: float = 3.0, aggregate: str = "seq-mean",
-                total: float | None = None, logp_ref: Tensor | None = None, kl_coef: float = 0.0, max_dual_clipped: int | None = None,
-                surrogate: str = "ppo") -> tuple[Tensor, dict]:
+def policy_loss(
+    logp: Tensor,
+    logp_old: Tensor,
+    adv: Tensor,
+    mask: Tensor,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    clip_c: float = 3.0,
+    aggregate: str = "seq-mean",
+    total: float | None = None,
+    logp_ref: Tensor | None = None,
+    kl_coef: float = 0.0,
+    max_dual_clipped: int | None = None,
+    surrogate: str = "ppo",
+) -> tuple[Tensor, dict]:
     """The clipped policy-gradient loss, to be minimised (Eq. 8), with the dual clip for negative credit.
 
         ratio = exp(logp - logp_old);   l = max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high));   where A < 0: l = min(l, -clip_c A)
@@ -114,7 +156,7 @@ def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, mask: Tensor,
     if aggregate not in ("seq-mean", "token-mean"):
         raise ValueError(f"aggregate must be 'seq-mean' or 'token-mean', got {aggregate!r}")
     log_ratio = torch.where(mask, logp - logp_old.detach(), 0.0)
-    ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()      # (B, T)
+    ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()  # (B, T)
     A = torch.where(mask, adv.detach(), 0.0)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     if surrogate == "gppo":
@@ -126,7 +168,11 @@ def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, mask: Tensor,
         loss = -clipped.detach() * A * torch.where(mask, logp, 0.0)
     if max_dual_clipped is not None:
         loss = torch.where((dual.sum(-1, keepdim=True) > max_dual_clipped), 0.0, loss)
-    kl = torch.zeros_like(loss) if logp_ref is None else low_variance_kl(torch.where(mask, logp, 0.0), torch.where(mask, logp_ref, 0.0))
+    kl = (
+        torch.zeros_like(loss)
+        if logp_ref is None
+        else low_variance_kl(torch.where(mask, logp, 0.0), torch.where(mask, logp_ref, 0.0))
+    )
     loss = torch.where(mask, loss + kl_coef * kl, 0.0)
     rows, tokens = mask.sum(-1), int(mask.sum())
     if aggregate == "seq-mean":
@@ -135,9 +181,17 @@ def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, mask: Tensor,
         value = loss.sum() / max(tokens if total is None else total, 1)
     ratio, log_ratio, kl = ratio.detach(), log_ratio.detach(), kl.detach()
     mean = lambda x: float(torch.where(mask, x.float(), 0.0).sum()) / max(tokens, 1)
-    return value, {"tokens": tokens, "ratio": mean(ratio), "ratio_max": float(torch.where(mask, ratio, 0.0).max()) if tokens else 0.0,
-                   "clip_low": mean((A < 0) & (ratio < 1 - clip_low)), "clip_high": mean((A > 0) & (ratio > 1 + clip_high)), "clip_dual": mean(dual),
-                   "kl_old": mean(ratio - 1 - log_ratio), "kl_ref": mean(kl), "adv_abs": mean(A.abs())}
+    return value, {
+        "tokens": tokens,
+        "ratio": mean(ratio),
+        "ratio_max": float(torch.where(mask, ratio, 0.0).max()) if tokens else 0.0,
+        "clip_low": mean((A < 0) & (ratio < 1 - clip_low)),
+        "clip_high": mean((A > 0) & (ratio > 1 + clip_high)),
+        "clip_dual": mean(dual),
+        "kl_old": mean(ratio - 1 - log_ratio),
+        "kl_ref": mean(kl),
+        "adv_abs": mean(A.abs()),
+    }
 
 
 def low_variance_kl(logp: Tensor, logp_ref: Tensor) -> Tensor:

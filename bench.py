@@ -15,6 +15,7 @@
 A ratio is of two things run in turn in one process, median and range. --json FILE stores what was printed: {name: {"ratio" or "value", "low", "high", "n",
 "unit"}}; --light: small sizes, seconds, for the tests. A figure with a bound in its name that does not keep it makes bench.py fail, after all else has run.
 """
+
 import argparse
 import json
 import sys
@@ -26,23 +27,63 @@ from benches import agent_tools, distributed, gpu, runs, sampling, training
 from benches.measure import machine
 from plan import Hardware
 
-SPEED = {"python": agent_tools.python_tool, "search": agent_tools.search_tool, "decode": sampling.decode, "anatomy": sampling.anatomy, "forks": sampling.forks, "turns": sampling.turns,
-         "occupancy": sampling.occupancy, "logprob": training.logprob, "scaling": training.scaling, "ranks": distributed.ranks, "resume": distributed.resume,
-         "trl": training.trl, "vllm": sampling.vllm}                           # what runs when no part is named; vLLM last, for it changes its process
-PARTS = SPEED | {"gpu": gpu.gpu, "laptop": runs.laptop, "smollm2": runs.smollm2, "eval": runs.evaluation}
+SPEED = {
+    "python": agent_tools.python_tool,
+    "search": agent_tools.search_tool,
+    "decode": sampling.decode,
+    "anatomy": sampling.anatomy,
+    "forks": sampling.forks,
+    "turns": sampling.turns,
+    "occupancy": sampling.occupancy,
+    "logprob": training.logprob,
+    "scaling": training.scaling,
+    "ranks": distributed.ranks,
+    "resume": distributed.resume,
+    # what runs when no part is named; vLLM last, for it changes its process
+    "trl": training.trl,
+    "vllm": sampling.vllm,
+}
+PARTS = SPEED | {
+    "gpu": gpu.gpu,
+    "laptop": runs.laptop,
+    "smollm2": runs.smollm2,
+    "eval": runs.evaluation,
+}
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="Print the figures that the README quotes. Unknown flags go to train.py, those of eval to eval.py.", allow_abbrev=False)
-    parser.add_argument("what", nargs="*", choices=[*PARTS, []], metavar="what", help=f"{', '.join(PARTS)} (default {' '.join(SPEED)})")
+    parser = argparse.ArgumentParser(
+        description="Print the figures that the README quotes. Unknown flags go to train.py, those of eval to eval.py.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "what",
+        nargs="*",
+        choices=[*PARTS, []],
+        metavar="what",
+        help=f"{', '.join(PARTS)} (default {' '.join(SPEED)})",
+    )
     parser.add_argument("--gpu", action="store_true", help="the part gpu")
     parser.add_argument("--only", nargs="+", choices=gpu.CHECKS, help="gpu: these of its checks")
-    parser.add_argument("--gpu_bandwidth", type=float, default=Hardware.gpu_bandwidth, help="gpu: memory bandwidth, GB/s (default %(default)g, an H100 SXM)")
+    parser.add_argument(
+        "--gpu_bandwidth",
+        type=float,
+        default=Hardware.gpu_bandwidth,
+        help="gpu: memory bandwidth, GB/s (default %(default)g, an H100 SXM)",
+    )
     parser.add_argument("--light", action="store_true", help="small sizes, for the tests")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103], help="laptop: world and training seeds (default 101 102 103)")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[101, 102, 103],
+        help="laptop: world and training seeds (default 101 102 103)",
+    )
     parser.add_argument("--data", nargs="+", help="smollm2, eval: questions, .jsonl or .parquet")
     parser.add_argument("--corpus", help="smollm2, eval: what search searches")
-    parser.add_argument("--out", default="runs/bench", help="folder for the runs (default runs/bench)")
+    parser.add_argument(
+        "--out", default="runs/bench", help="folder for the runs (default runs/bench)"
+    )
     parser.add_argument("--json", help="file for the figures")
     args, args.flags = parser.parse_known_args(argv)
     if {"smollm2", "eval"} & set(args.what) and not (args.data and args.corpus):
@@ -52,10 +93,12 @@ def main(argv: list[str]) -> None:
     print(machine(), flush=True)
     for what in [*args.what, *["gpu"] * (args.gpu and "gpu" not in args.what)] or SPEED:
         parts = PARTS[what](args)
-        for part in [parts] if isinstance(parts, dict) else parts:        # gpu yields one after another
+        # gpu yields one after another
+        for part in [parts] if isinstance(parts, dict) else parts:
             show(part)
             figures |= part
-            if args.json:                                                 # after each part: nothing that was measured is lost
+            # after each part: nothing that was measured is lost
+            if args.json:
                 Path(args.json).write_text(json.dumps(figures, indent=1))
     if args.failed:
         sys.exit("bench.py: FAILED: " + "; ".join(args.failed))

@@ -11,11 +11,14 @@ alone, instead of branching at its first tokens; the standard score of a constan
 Pure functions on tensors; this file imports torch only. Axes: B rollouts, T response tokens, V vocabulary.
 `mask` is bool, True where the policy chose the token (False: tool result or padding).
 """
+
 import torch
 from torch import Tensor
 
-OMEGA_EXPONENT_LIMIT = 20.0     # e^20 = 4.9e8: finite in float32, far outside every clip range in use
-OMEGA_MIN_STD = 1e-4            # below this spread (clipped Omega has no unit) the ordering by Omega is numerical noise
+# e^20 = 4.9e8: finite in float32, far outside every clip range in use
+OMEGA_EXPONENT_LIMIT = 20.0
+# below this spread (clipped Omega has no unit) the ordering by Omega is numerical noise
+OMEGA_MIN_STD = 1e-4
 
 
 def token_stats(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -28,16 +31,29 @@ def token_stats(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> tuple[
     Raises:  ValueError if the temperature is not positive or the shapes do not fit.
     """
     if not temperature > 0:
-        raise ValueError(f"temperature must be > 0 (got {temperature}); greedy decoding has no log-prob of its own: score it at temperature 1")
+        raise ValueError(
+            f"temperature must be > 0 (got {temperature}); greedy decoding has no log-prob of its own: score it at temperature 1"
+        )
     if logits.shape[:-1] != ids.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} need ids of shape {tuple(logits.shape[:-1])}, got {tuple(ids.shape)}")
-    log_p = (_float(logits) if temperature == 1 else _float(logits) / temperature).log_softmax(-1)         # (..., V)
+        raise ValueError(
+            f"logits {tuple(logits.shape)} need ids of shape {tuple(logits.shape[:-1])}, got {tuple(ids.shape)}"
+        )
+    # (..., V)
+    log_p = (_float(logits) if temperature == 1 else _float(logits) / temperature).log_softmax(-1)
     logp, p = log_p.gather(-1, ids.unsqueeze(-1)).squeeze(-1), log_p.exp()
-    log_p = log_p.clamp(min=-1e4) if log_p.requires_grad else log_p.clamp_(min=-1e4)         # 0 * -inf would be NaN; in place: a copy less of the vocabulary
+    # 0 * -inf would be NaN; in place: a copy less of the vocabulary
+    log_p = log_p.clamp(min=-1e4) if log_p.requires_grad else log_p.clamp_(min=-1e4)
     return logp, -torch.linalg.vecdot(p, log_p)
 
 
-def future_value(logp_new: Tensor, logp_old: Tensor, mask: Tensor, half_life: float, decay_over: str = "all", ignore_above: float = float("inf")) -> Tensor:
+def future_value(
+    logp_new: Tensor,
+    logp_old: Tensor,
+    mask: Tensor,
+    half_life: float,
+    decay_over: str = "all",
+    ignore_above: float = float("inf"),
+) -> Tensor:
     """How much likelier the policy now makes what follows each token: Omega (Eq. 4), not clipped.
 
         Omega_t = exp( sum_{k >= t} gamma^d(t,k) * m_k * (logp_new_k - logp_old_k) ),   gamma = 2^(-1/half_life)
@@ -52,14 +68,16 @@ def future_value(logp_new: Tensor, logp_old: Tensor, mask: Tensor, half_life: fl
     Raises:  ValueError if the shapes differ, half_life is not positive or decay_over is unknown.
     """
     if not (logp_new.shape == logp_old.shape == mask.shape):
-        raise ValueError(f"shapes differ: logp_new {tuple(logp_new.shape)}, logp_old {tuple(logp_old.shape)}, mask {tuple(mask.shape)}")
+        raise ValueError(
+            f"shapes differ: logp_new {tuple(logp_new.shape)}, logp_old {tuple(logp_old.shape)}, mask {tuple(mask.shape)}"
+        )
     if not half_life > 0:
         raise ValueError(f"half_life must be > 0 tokens, got {half_life}")
     if decay_over not in ("all", "policy"):
         raise ValueError(f"decay_over must be 'all' or 'policy', got {decay_over!r}")
     gamma = 2.0 ** (-1.0 / half_life)
     log_ratio = torch.where(mask, logp_new.double() - logp_old.double(), 0.0)
-    future = torch.where(log_ratio > ignore_above, 0.0, log_ratio)        # (B, T)
+    future = torch.where(log_ratio > ignore_above, 0.0, log_ratio)  # (B, T)
     decay = torch.full_like(future, gamma)
     if decay_over == "policy":
         decay = torch.where(mask, decay, 1.0)
@@ -87,12 +105,14 @@ def zscore(x: Tensor, mask: Tensor) -> Tensor:
     values = torch.where(mask, x.double(), 0.0)
     count = mask.sum(-1, keepdim=True).clamp(min=1)
     centred = torch.where(mask, values - values.sum(-1, keepdim=True) / count, 0.0)
-    std = (centred.square().sum(-1, keepdim=True) / count).sqrt()         # (B, 1)
+    std = (centred.square().sum(-1, keepdim=True) / count).sqrt()  # (B, 1)
     constant = std <= 1e-6 * values.abs().amax(-1, keepdim=True)
     return torch.where(constant, 0.0, centred / torch.where(constant, 1.0, std)).to(x.dtype)
 
 
-def omega_is_constant(omega: Tensor, mask: Tensor, clip: tuple[float, float] = (0.8, 1.2)) -> Tensor:
+def omega_is_constant(
+    omega: Tensor, mask: Tensor, clip: tuple[float, float] = (0.8, 1.2)
+) -> Tensor:
     """Rows whose clipped Omega carries no order: population std over the policy tokens below 1e-4.
 
     Always so before the first update after logp_old was taken: there Omega is 1 everywhere, and Eq. 5 is undefined (the paper does not say).
@@ -102,11 +122,16 @@ def omega_is_constant(omega: Tensor, mask: Tensor, clip: tuple[float, float] = (
     """
     values = torch.where(mask, omega.double().clamp(*clip), 0.0)
     count = mask.sum(-1, keepdim=True).clamp(min=1)
-    variance = torch.where(mask, values - values.sum(-1, keepdim=True) / count, 0.0).square().sum(-1) / count[:, 0]
+    variance = (
+        torch.where(mask, values - values.sum(-1, keepdim=True) / count, 0.0).square().sum(-1)
+        / count[:, 0]
+    )
     return variance.sqrt() < OMEGA_MIN_STD
 
 
-def branching_score(entropy: Tensor, omega: Tensor, mask: Tensor, clip: tuple[float, float] = (0.8, 1.2)) -> Tensor:
+def branching_score(
+    entropy: Tensor, omega: Tensor, mask: Tensor, clip: tuple[float, float] = (0.8, 1.2)
+) -> Tensor:
     """How much a token is worth branching at (Eq. 5).
 
         score_t = zscore(clip(omega, low, high))_t * zscore(entropy)_t;   zscore(entropy)_t alone in rows where omega_is_constant
@@ -118,10 +143,14 @@ def branching_score(entropy: Tensor, omega: Tensor, mask: Tensor, clip: tuple[fl
     """
     z_entropy = zscore(entropy, mask)
     z_omega = zscore(omega.to(entropy.dtype).clamp(*clip), mask)
-    return torch.where(omega_is_constant(omega, mask, clip)[:, None], z_entropy, z_omega * z_entropy)
+    return torch.where(
+        omega_is_constant(omega, mask, clip)[:, None], z_entropy, z_omega * z_entropy
+    )
 
 
-def both_above_average(entropy: Tensor, omega: Tensor, mask: Tensor, clip: tuple[float, float] = (0.8, 1.2)) -> Tensor:
+def both_above_average(
+    entropy: Tensor, omega: Tensor, mask: Tensor, clip: tuple[float, float] = (0.8, 1.2)
+) -> Tensor:
     """Tokens above their rollout's average in entropy and in Omega; in entropy alone where omega_is_constant.
 
     A token below average in both has a positive product too, but is no decision point: it is chosen only after these (Eq. 5 does not exclude it).
@@ -129,10 +158,18 @@ def both_above_average(entropy: Tensor, omega: Tensor, mask: Tensor, clip: tuple
     Returns: (B, T) bool. Args as in branching_score.
     """
     z_omega = zscore(omega.to(entropy.dtype).clamp(*clip), mask)
-    return (zscore(entropy, mask) > 0) & ((z_omega > 0) | omega_is_constant(omega, mask, clip)[:, None])
+    return (zscore(entropy, mask) > 0) & (
+        (z_omega > 0) | omega_is_constant(omega, mask, clip)[:, None]
+    )
 
 
-def choose_branch_points(score: Tensor, candidates: Tensor, k: int, preferred: Tensor | None = None, top_up: Tensor | None = None) -> list[list[int]]:
+def choose_branch_points(
+    score: Tensor,
+    candidates: Tensor,
+    k: int,
+    preferred: Tensor | None = None,
+    top_up: Tensor | None = None,
+) -> list[list[int]]:
     """The k best candidates of each row, ties to the smaller index.
 
     With `preferred`, those candidates come first, by score; if they are fewer than k, the best of the others by `top_up` (by score without it) follow.
@@ -144,7 +181,9 @@ def choose_branch_points(score: Tensor, candidates: Tensor, k: int, preferred: T
     if k < 0:
         raise ValueError(f"k must be >= 0 branch points, got {k}")
     if score.shape != candidates.shape:
-        raise ValueError(f"score {tuple(score.shape)} and candidates {tuple(candidates.shape)} differ in shape")
+        raise ValueError(
+            f"score {tuple(score.shape)} and candidates {tuple(candidates.shape)} differ in shape"
+        )
     preferred = torch.ones_like(candidates) if preferred is None else preferred
     second = score if top_up is None else top_up
     key = torch.where(preferred, score, second.to(score.dtype))

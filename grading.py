@@ -7,6 +7,7 @@
 
 Nothing of a model's text is ever evaluated. Imports tools.py only, for the sandbox: copy the two.
 """
+
 import functools
 import importlib.util
 import itertools
@@ -28,11 +29,12 @@ def last_boxed(text: str) -> str | None:
         elif open_braces:
             start = open_braces.pop()
             if len(start[0]) > 1 and start.start() > best[0]:
-                best = start.start(), text[start.end():brace.start()]
+                best = start.start(), text[start.end() : brace.start()]
     return best[1]
 
 
-CJK = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"     # one Chinese, Japanese or Korean character
+# one Chinese, Japanese or Korean character
+CJK = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
 
 
 ASCII = str.maketrans("‘’‚′“”„″‐‑‒–—―−", "'" * 4 + '"' * 4 + "-" * 7)
@@ -51,6 +53,7 @@ def exact_match(pred: str, golds: list[str]) -> bool:
     Two bare numbers are compared as numbers, since the normal form of -5 is that of 5. A gold without a normal form ("A", "?!") counts as it is
     written, but for case and a full stop after the prediction.
     """
+
     def same(gold):
         x, y, words = _bare_number(pred), _bare_number(gold), _words(_undress(gold))
         if x and y:
@@ -59,6 +62,7 @@ def exact_match(pred: str, golds: list[str]) -> bool:
             return _words(_undress(pred)) == words
         p, g = (_undress(text).casefold().strip() for text in (pred, gold))
         return g in (p, p.rstrip(" ."))
+
     return any(map(same, golds))
 
 
@@ -67,11 +71,13 @@ def token_f1(pred: str, golds: list[str]) -> float:
 
     Exact match where exact_match does not compare words: two bare numbers, a gold without a normal form.
     """
+
     def f1(gold):
         words = _words(_undress(gold))
         if not words or _bare_number(pred) and _bare_number(gold):
             return float(exact_match(pred, [gold]))
         return f1_of_words(_words(_undress(pred)), words)
+
     return max(map(f1, golds), default=0.0)
 
 
@@ -86,7 +92,8 @@ def f1_of_words(pred: list[str], gold: list[str]) -> float:
 def _undress(text: str) -> str:
     """Text as it prints: without $..$, \\text{..} and the like, LaTeX's spaces and escapes; quotation marks and dashes in ASCII."""
     text = re.sub(r"^\s*\$([^$]*)\$\s*$", r"\1", text.translate(ASCII))
-    for _ in range(3):                                          # nested
+    # nested
+    for _ in range(3):
         text = re.sub(TEXT, r"\1", text)
     return re.sub(r"\\([%&_#${}])", r"\1", re.sub(r"\\[ ,;:!]", " ", text))
 
@@ -97,11 +104,21 @@ def _bare_number(text: str) -> tuple | None:
     A fraction or a number with leading zeros (007) is compared as written: neither 1/2 nor 007 is a way to write 0.5 or 7.
     """
     digits = r"((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,400})?(?:\.[0-9]{1,400})?)"
-    match = re.fullmatch(rf"[\s$]*([-+]?)[\s$]*(?=\.?[0-9]){digits}(/[0-9]+)?\s*(%?)[\s$.,;]*", _undress(text)) if len(text) < 500 else None
+    match = (
+        re.fullmatch(
+            rf"[\s$]*([-+]?)[\s$]*(?=\.?[0-9]){digits}(/[0-9]+)?\s*(%?)[\s$.,;]*", _undress(text)
+        )
+        if len(text) < 500
+        else None
+    )
     if not match:
         return None
     number = match[1].strip("+") + match[2].replace(",", "")
-    return (number + (match[3] or ""), match[4]) if match[3] or re.match("-?0[0-9]", number) else (Fraction(number), match[4])
+    return (
+        (number + (match[3] or ""), match[4])
+        if match[3] or re.match("-?0[0-9]", number)
+        else (Fraction(number), match[4])
+    )
 
 
 def _words(text: str) -> list[str]:
@@ -111,8 +128,14 @@ def _words(text: str) -> list[str]:
     and every Unicode punctuation is dropped.
     """
     if re.search(CJK, text):
-        text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c)[0] != "P" or c == "%")
-        return re.findall(rf"{CJK}|[^\s{CJK[1:]}+", normalize_answer(re.sub(r"(?<=\d)\s*%", "％", text)))
+        text = "".join(
+            c
+            for c in unicodedata.normalize("NFKC", text)
+            if unicodedata.category(c)[0] != "P" or c == "%"
+        )
+        return re.findall(
+            rf"{CJK}|[^\s{CJK[1:]}+", normalize_answer(re.sub(r"(?<=\d)\s*%", "％", text))
+        )
     percent = re.fullmatch(r"\s*[-+]?[\d.,]*\d\s*%\s*", text)
     return [normalize_answer(text) + "%"] if percent else normalize_answer(text).split()
 
@@ -121,53 +144,136 @@ def _words(text: str) -> list[str]:
 # elements of tuples, intervals, sets, lists and matrices; (d) what is left, algebra, as numbers at a few points: _code translates an expression into
 # Python made of a fixed vocabulary, which the sandbox runs with sympy. Of the model's text nothing is ever evaluated, neither here nor there.
 
-MATH_LIMIT = 500        # characters; longer answers are compared as strings
-LEAVES, DEPTH = 60, 30  # elements of an answer, above which only equal strings are equal, and nesting of brackets, above which there is one element
-FUNCTIONS = {f: f for f in "sin cos tan cot sec csc sinh cosh tanh exp log sqrt".split()} | {"ln": "log", "lg": "log"} | {
-    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot"}
-GREEK = set("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega".split()
-            + "Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega".split())
+# characters; longer answers are compared as strings
+MATH_LIMIT = 500
+# elements of an answer, above which only equal strings are equal, and nesting of brackets, above
+# which there is one element
+LEAVES, DEPTH = 60, 30
+FUNCTIONS = (
+    {f: f for f in "sin cos tan cot sec csc sinh cosh tanh exp log sqrt".split()}
+    | {"ln": "log", "lg": "log"}
+    | {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot"}
+)
+GREEK = set(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega".split()
+    + "Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega".split()
+)
 OPEN = {"(": ")", "[": "]", "{": "}", "|": "|", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 NO_CODE = "(None, None, 0)"
 
 _pairs = lambda table: dict(pair.split("=") for pair in table.split())
-CHARACTERS = str.maketrans(_pairs("−=- –=- ÷=/ ²=^2 ³=^3 º=° ，=, （=( ）=) ％=% ：=: ＜=< ＞=> ⟨=( ⟩=)") | {"≈": "="} | {
-    c: f"\\{name} " for c, name in _pairs("×=times ·=cdot ⋅=cdot ∞=infty π=pi θ=theta √=sqrt ∪=cup ∅=emptyset ∈=in ±=pm "
-                                            "∓=mp ≠=ne ℝ=reals").items()})
-COMMANDS = _pairs(r"\leq=≤ \le=≤ \leqslant=≤ \geq=≥ \ge=≥ \geqslant=≥ \lt=< \gt=> \dfrac=\frac \tfrac=\frac \cfrac=\frac \dbinom=\binom "
-                  r"\tbinom=\binom \lvert=| \rvert=| \vert=| \lbrace=\{ \rbrace=\} \degree=° \circ=° \%=% \_=_ \colon=: \neq=\ne "
-                  r"\langle=( \rangle=) \varnothing=\emptyset \div=/ \!= \$=＄") | {r"\approx": "=", r"\simeq": "="} | dict.fromkeys(
-    [r"\,", r"\;", r"\:", r"\>", "\\ ", r"\(", r"\)", r"\[", r"\]", "~", "$", r"\left", r"\right", r"\big", r"\Big", r"\bigl", r"\bigr",
-     r"\Bigl", r"\Bigr", r"\displaystyle", r"\textstyle", r"\quad", r"\qquad", r"\thinspace", r"\limits"], " ")
+CHARACTERS = str.maketrans(
+    _pairs("−=- –=- ÷=/ ²=^2 ³=^3 º=° ，=, （=( ）=) ％=% ：=: ＜=< ＞=> ⟨=( ⟩=)")
+    | {"≈": "="}
+    | {
+        c: f"\\{name} "
+        for c, name in _pairs(
+            "×=times ·=cdot ⋅=cdot ∞=infty π=pi θ=theta √=sqrt ∪=cup ∅=emptyset ∈=in ±=pm "
+            "∓=mp ≠=ne ℝ=reals"
+        ).items()
+    }
+)
+COMMANDS = (
+    _pairs(
+        r"\leq=≤ \le=≤ \leqslant=≤ \geq=≥ \ge=≥ \geqslant=≥ \lt=< \gt=> \dfrac=\frac \tfrac=\frac \cfrac=\frac \dbinom=\binom "
+        r"\tbinom=\binom \lvert=| \rvert=| \vert=| \lbrace=\{ \rbrace=\} \degree=° \circ=° \%=% \_=_ \colon=: \neq=\ne "
+        r"\langle=( \rangle=) \varnothing=\emptyset \div=/ \!= \$=＄"
+    )
+    | {r"\approx": "=", r"\simeq": "="}
+    | dict.fromkeys(
+        [
+            r"\,",
+            r"\;",
+            r"\:",
+            r"\>",
+            "\\ ",
+            r"\(",
+            r"\)",
+            r"\[",
+            r"\]",
+            "~",
+            "$",
+            r"\left",
+            r"\right",
+            r"\big",
+            r"\Big",
+            r"\bigl",
+            r"\bigr",
+            r"\Bigl",
+            r"\Bigr",
+            r"\displaystyle",
+            r"\textstyle",
+            r"\quad",
+            r"\qquad",
+            r"\thinspace",
+            r"\limits",
+        ],
+        " ",
+    )
+)
 SPELLINGS = {"{,}": ",", "**": "^", ">=": "≥", "<=": "≤", "+\\infty": "\\infty", "sq.": "square"}
-SCALES = {"hundred": r"\times10^{2}", "thousand": r"\times10^{3}", "million": r"\times10^{6}", "billion": r"\times10^{9}",
-          "trillion": r"\times10^{12}", "dozen": r"\times12", "percent": "%"}
-BASES = {word: base for base, word in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)} | {"sixteen": 16}
+SCALES = {
+    "hundred": r"\times10^{2}",
+    "thousand": r"\times10^{3}",
+    "million": r"\times10^{6}",
+    "billion": r"\times10^{9}",
+    "trillion": r"\times10^{12}",
+    "dozen": r"\times12",
+    "percent": "%",
+}
+BASES = {
+    word: base
+    for base, word in enumerate(
+        "two three four five six seven eight nine ten eleven twelve".split(), 2
+    )
+} | {"sixteen": 16}
 
 # A unit in the singular = its symbol. In \text{} every symbol is a unit; outside, where 5m is 5 times m, PLAIN_UNITS and longer ones are.
-SI_UNITS = _pairs("meter=m metre=m gram=g liter=L litre=L second=s watt=W joule=J volt=V ampere=A amp=A newton=N pascal=Pa hertz=Hz byte=B bit=bit "
-                  "ohm=Ω mole=mol calorie=cal")
+SI_UNITS = _pairs(
+    "meter=m metre=m gram=g liter=L litre=L second=s watt=W joule=J volt=V ampere=A amp=A newton=N pascal=Pa hertz=Hz byte=B bit=bit "
+    "ohm=Ω mole=mol calorie=cal"
+)
 PREFIXES = _pairs("kilo=k centi=c milli=m deci=d mega=M giga=G tera=T micro=μ nano=n")
-UNITS = SI_UNITS | {long + name: short + symbol for name, symbol in SI_UNITS.items() for long, short in PREFIXES.items()} | _pairs(
-    "minute=min hour=h hr=h day=day week=week month=month year=year decade=decade century=century inch=in inche=in foot=ft feet=ft yard=yd mile=mi "
-    "acre=acre hectare=ha pound=lb ounce=oz ton=t tonne=t gallon=gal quart=qt pint=pt cup=cup degree=° deg=° radian=rad celsius=°C fahrenheit=°F "
-    "degreecelsius=°C degreescelsius=°C degreefahrenheit=°F degreesfahrenheit=°F kelvin=K dollar=＄ USD=＄ cent=¢ euro=€ EUR=€ GBP=£ yen=¥ "
-    "yuan=yuan rupee=rupee mph=mi/h kph=km/h kmph=km/h rpm=rpm sec=s l=L ml=mL kwh=kWh unit=unit people=people person=people student=student "
-    "child=child children=child way=way point=point time=time st=th nd=th rd=th th=th am=am pm=pm")
+UNITS = (
+    SI_UNITS
+    | {
+        long + name: short + symbol
+        for name, symbol in SI_UNITS.items()
+        for long, short in PREFIXES.items()
+    }
+    | _pairs(
+        "minute=min hour=h hr=h day=day week=week month=month year=year decade=decade century=century inch=in inche=in foot=ft feet=ft yard=yd mile=mi "
+        "acre=acre hectare=ha pound=lb ounce=oz ton=t tonne=t gallon=gal quart=qt pint=pt cup=cup degree=° deg=° radian=rad celsius=°C fahrenheit=°F "
+        "degreecelsius=°C degreescelsius=°C degreefahrenheit=°F degreesfahrenheit=°F kelvin=K dollar=＄ USD=＄ cent=¢ euro=€ EUR=€ GBP=£ yen=¥ "
+        "yuan=yuan rupee=rupee mph=mi/h kph=km/h kmph=km/h rpm=rpm sec=s l=L ml=mL kwh=kWh unit=unit people=people person=people student=student "
+        "child=child children=child way=way point=point time=time st=th nd=th rd=th th=th am=am pm=pm"
+    )
+)
 UNITS |= {symbol: symbol for symbol in UNITS.values()}
-PLAIN_UNITS = set("cm mm km dm kg mg ml mL Hz kW kJ kB KB MB GB TB ft in yd mi oz lb hr st nd rd th °C °F ° ＄ ¢ € £ ¥".split())
-NO_UNITS = set("or and not nor is are was be than less more most least about approximately factorial squared cubed root if then else when where for "
-               "any all no none only of to at by in base mod modulo over plus minus divided multiplied half halves third thirds quarter quarters "
-               "wrong false true answer pi infinity negative positive".split()).union(SCALES, BASES, FUNCTIONS, GREEK)      # what no unit contains
-SHORT_WORDS = set("no on not yes ten net one two six odd all any red won now own act cat dog god ate eat tea was saw war raw top pot opt tap pat apt "
-                  "are ear era end den arm ram how who sun mon tue wed thu fri sat jan feb mar apr may jun jul aug sep oct nov dec".split())
+PLAIN_UNITS = set(
+    "cm mm km dm kg mg ml mL Hz kW kJ kB KB MB GB TB ft in yd mi oz lb hr st nd rd th °C °F ° ＄ ¢ € £ ¥".split()
+)
+NO_UNITS = set(
+    "or and not nor is are was be than less more most least about approximately factorial squared cubed root if then else when where for "
+    "any all no none only of to at by in base mod modulo over plus minus divided multiplied half halves third thirds quarter quarters "
+    # what no unit contains
+    "wrong false true answer pi infinity negative positive".split()
+).union(SCALES, BASES, FUNCTIONS, GREEK)
+SHORT_WORDS = set(
+    "no on not yes ten net one two six odd all any red won now own act cat dog god ate eat tea was saw war raw top pot opt tap pat apt "
+    "are ear era end den arm ram how who sun mon tue wed thu fri sat jan feb mar apr may jun jul aug sep oct nov dec".split()
+)
 
 WORDS = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
 SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
 TOKEN = rf"[0-9]+\.?[0-9]*|\.[0-9]+|\\[A-Za-z]+{SUBSCRIPT}|(?:{WORDS}|pi)(?![A-Za-z])|[A-Za-z]{SUBSCRIPT}|[-+*/^!|(){{}}\[\]°]"
-NAME = (r"(?!\|\w\|$|\\pi$)"                                    # left of "=": it only names what is right; not in |x| = 3
-        r"(?:(?!.*\\(?:frac|sqrt))[^\W\d][\w\\|'(),{} ]*|[|\\(][\w\\|'(),{} ]+)")
-WORD = rf"(?<![A-Za-z\\])(?!(?:{WORDS})(?![A-Za-z]))[^\W\d_]{{4,}}|[«»␣]|^[0-9A-Z]+_[0-9]+$"    # text, or a number in another base: no algebra
+# left of "=": it only names what is right; not in |x| = 3
+NAME = (
+    r"(?!\|\w\|$|\\pi$)"
+    r"(?:(?!.*\\(?:frac|sqrt))[^\W\d][\w\\|'(),{} ]*|[|\\(][\w\\|'(),{} ]+)"
+)
+# text, or a number in another base: no algebra
+WORD = rf"(?<![A-Za-z\\])(?!(?:{WORDS})(?![A-Za-z]))[^\W\d_]{{4,}}|[«»␣]|^[0-9A-Z]+_[0-9]+$"
 
 
 def math_equal(pred: str, gold: str) -> bool:
@@ -179,12 +285,15 @@ def math_equal(pred: str, gold: str) -> bool:
     a base is natural. "C: 7" is both C and 7.
     """
     longest = max(len(pred), len(gold))
-    a, b = (text.strip() if longest > 20 * MATH_LIMIT else _plain_math(text) for text in (pred, gold))
+    a, b = (
+        text.strip() if longest > 20 * MATH_LIMIT else _plain_math(text) for text in (pred, gold)
+    )
     if a == b or longest > MATH_LIMIT:
         return a == b != ""
     try:
         return _same_math(*sorted((pred, gold)))
-    except ConnectionError:             # no verdict: not to be remembered
+    # no verdict: not to be remembered
+    except ConnectionError:
         return False
 
 
@@ -200,7 +309,9 @@ def _same_math(first: str, second: str) -> bool:
 def _label(text: str) -> tuple[str, str]:
     """("C", "7") for "C: 7", "C. 7" or "(C) 7"; ("", text) without a label; ("", "") with two, which answer nothing."""
     inner = re.sub(rf"^[\s$]*{TEXT}", r"\1 ", (last_boxed(text) or text).strip(" $"))
-    match = re.match(r"\s*(?:([A-E])\s*(?:[.:)]|\\colon(?![a-z]))|\(([A-E])\))\s+(.+)", inner, re.DOTALL)
+    match = re.match(
+        r"\s*(?:([A-E])\s*(?:[.:)]|\\colon(?![a-z]))|\(([A-E])\))\s+(.+)", inner, re.DOTALL
+    )
     if not match:
         return "", text
     two = re.search(r"(?:^|\s)(?:[A-E]\s*[.:)]|\([A-E]\))\s|^\(?[A-E][.:)]*$", match[3].strip())
@@ -221,24 +332,42 @@ def _same_values(first: str, second: str) -> bool:
         return False
     if NO_CODE in codes.values() and importlib.util.find_spec("math_verify"):
         return _jail(MATH_VERIFY.format(repr(f"${first}$"), repr(f"${second}$"))) == "1"
-    bits = iter(_jail(SAME_VALUES + "print(*['01'[same(p, q)] for p in [{}] for q in [{}]], sep='')".format(*[
-        ", ".join(codes.get(x, NO_CODE) for x in leaves) for leaves in (left, right)])))
+    bits = iter(
+        _jail(
+            SAME_VALUES
+            + "print(*['01'[same(p, q)] for p in [{}] for q in [{}]], sep='')".format(
+                *[", ".join(codes.get(x, NO_CODE) for x in leaves) for leaves in (left, right)]
+            )
+        )
+    )
     equal = {(x, y): next(bits, "0") == "1" for x in left for y in right}
     return _match(a, b, lambda x, y: equal[x, y] if known[x, y] is None else known[x, y])
 
 
 def _plain_math(text: str) -> str:
     """LaTeX in one spelling, linear in its length: no layout, spaces, $ or thousands separators; \\text{a b} becomes «a␣b», "and" a comma."""
-    text = re.sub(r"^\s*\*\*([^*]+)\*\*[\s.]*$", r"\1", last_boxed(text) or text).translate(CHARACTERS)
+    text = re.sub(r"^\s*\*\*([^*]+)\*\*[\s.]*$", r"\1", last_boxed(text) or text).translate(
+        CHARACTERS
+    )
     text = re.sub(TEXT, _plain_text, text)
     text = re.sub(r"\\not\s*=", r"\\ne ", text)
     text = re.sub(r"\\(?:[A-Za-z]+|.)|[$~]", lambda m: COMMANDS.get(m[0], m[0]), text)
     for old, new in SPELLINGS.items():
         text = text.replace(old, new)
-    text = re.sub(r"\^\s*(?:°|\{\s*°\s*\})|\s(?:and|or)\s", lambda m: "°" if m[0][0] == "^" else ",", text).lstrip(" =").rstrip(" .,;")
+    text = (
+        re.sub(
+            r"\^\s*(?:°|\{\s*°\s*\})|\s(?:and|or)\s", lambda m: "°" if m[0][0] == "^" else ",", text
+        )
+        .lstrip(" =")
+        .rstrip(" .,;")
+    )
     text = _plain_numbers(text)
     text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+", lambda m: m[1] + " " if m[1] else "", text)
-    text = re.sub(r"[\[(]?\\begin\{array\}\{[^{}]*\}(.*?)\\end\{array\}[\])]?", r"\\begin{pmatrix}\1\\end{pmatrix}", text)
+    text = re.sub(
+        r"[\[(]?\\begin\{array\}\{[^{}]*\}(.*?)\\end\{array\}[\])]?",
+        r"\\begin{pmatrix}\1\\end{pmatrix}",
+        text,
+    )
     return re.sub(r"^\(?([0-9A-Z]+)\)?_\{?(\d+)\}?$", r"\1_\2", re.sub(r"_\{(\w)\}", r"_\1", text))
 
 
@@ -247,17 +376,33 @@ def _plain_numbers(text: str) -> str:
     if re.fullmatch(r"[^,\d()\[\]{}]*\d{1,3}(?:,\d{3})+(?![\d,])[^,]*", text):
         text = text.replace(",", "")
     text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\{[^{}]*\}|\d)", lambda m: f"\\frac{{{m[1].strip('{}')}}}{{{m[2].strip('{}')}}}", text)
+    text = re.sub(
+        r"\\frac\s*(\{[^{}]*\}|\d)\s*(\{[^{}]*\}|\d)",
+        lambda m: f"\\frac{{{m[1].strip('{}')}}}{{{m[2].strip('{}')}}}",
+        text,
+    )
     text = re.sub(r"\\sqrt\s*(\d+)", r"\\sqrt{\1}", text)
-    text = re.sub(r"(?<!\d)(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))", _repeating, text)
+    text = re.sub(
+        r"(?<!\d)(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))",
+        _repeating,
+        text,
+    )
     text = re.sub(r"(?<![\d.,/^_])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])", r"\1\\frac{\2}{\3}", text)
-    text = re.sub(r"(?<![\d.,/^_])[1-9]\d{0,2}(?:\s+\d{3})+(?!,?\d)", lambda m: re.sub(r"\s", "", m[0]), text)
+    text = re.sub(
+        r"(?<![\d.,/^_])[1-9]\d{0,2}(?:\s+\d{3})+(?!,?\d)", lambda m: re.sub(r"\s", "", m[0]), text
+    )
     text = re.sub(r"(?<=\d)\s+(?=\d)", "␣", re.sub(r"(\^|\\log_)(\d)\s+(?=\d)", r"\1{\2}", text))
     text = re.sub(r"(?<=\d)(?:\s+x\s*|x)(?=10\^)", r"\\times", text)
-    text = re.sub(rf"(?<=[\d}}])(\s*«?)({'|'.join(SCALES)})s?(?![A-Za-z])(»|␣?)", lambda m: SCALES[m[2]] + "«" * ("«" in m[1] and m[3] != "»"), text)
+    text = re.sub(
+        rf"(?<=[\d}}])(\s*«?)({'|'.join(SCALES)})s?(?![A-Za-z])(»|␣?)",
+        lambda m: SCALES[m[2]] + "«" * ("«" in m[1] and m[3] != "»"),
+        text,
+    )
     text = re.sub(rf"_\s*\{{?\s*«({'|'.join(BASES)})»\s*\}}?", lambda m: f"_{BASES[m[1]]}", text)
     text = re.sub(r"\^\s*\{?\s*«(st|nd|rd|th)»\s*\}?", "«th»", text)
-    return re.sub(r"(?i)(?<=:\d\d)[\s«]*([ap])\.?m(?![a-z])\.?»?", lambda m: f"«{m[1].lower()}m»", text)
+    return re.sub(
+        r"(?i)(?<=:\d\d)[\s«]*([ap])\.?m(?![a-z])\.?»?", lambda m: f"«{m[1].lower()}m»", text
+    )
 
 
 def _repeating(match: re.Match) -> str:
@@ -273,19 +418,30 @@ def _plain_text(match: re.Match) -> str:
         return f"\\{words} "
     if words.strip(" ,") in ("and", "or") or words in ("", "e", "i"):
         return "," if len(words) > 1 else words or " "
-    parts = [re.fullmatch(r"((?:[-+]?\d[\d.,/:]*)?) ?(.*)", part) for part in re.split(r"(?:^| )(?:and|or) ", words)]
-    return ",".join(f"{part[1]}«{part[2].replace(' ', '␣')}»" if part[2] else f"{part[1]} " for part in parts)
+    parts = [
+        re.fullmatch(r"((?:[-+]?\d[\d.,/:]*)?) ?(.*)", part)
+        for part in re.split(r"(?:^| )(?:and|or) ", words)
+    ]
+    return ",".join(
+        f"{part[1]}«{part[2].replace(' ', '␣')}»" if part[2] else f"{part[1]} " for part in parts
+    )
 
 
 def _number(text: str) -> Fraction | None:
     """The rational that a plain string is: integer, decimal, a/b, \\frac{a}{b}, mixed number, scientific notation, percent; None if it is none."""
     scale = Fraction(1, 100) if text.endswith("%") else 1
-    text = re.sub(r"(?<=[\d.])\\(?:times|cdot)10\^\{?([-+]?\d{1,3})\}?$", r"e\1", text.removesuffix("%"))
+    text = re.sub(
+        r"(?<=[\d.])\\(?:times|cdot)10\^\{?([-+]?\d{1,3})\}?$", r"e\1", text.removesuffix("%")
+    )
     fraction = re.fullmatch(r"([-+]?)(\d{0,400})\\frac\{([-+]?)(\d{1,400})\}\{(\d{1,400})\}", text)
     if fraction and int(fraction[5]) and not (fraction[2] and fraction[3]):
         value = int(fraction[2] or 0) + Fraction(int(fraction[4]), int(fraction[5]))
         return value * (-1 if (fraction[1] + fraction[3]).count("-") % 2 else 1) * scale
-    match = re.fullmatch(r"([+-]?(?:\d{1,400}\.?\d{0,400}|\.\d{1,400}))(?:e([+-]?\d{1,3}))?(?:/([+-]?\d{1,400}))?", text, re.IGNORECASE)
+    match = re.fullmatch(
+        r"([+-]?(?:\d{1,400}\.?\d{0,400}|\.\d{1,400}))(?:e([+-]?\d{1,3}))?(?:/([+-]?\d{1,400}))?",
+        text,
+        re.IGNORECASE,
+    )
     if not match or (match[3] and int(match[3]) == 0):
         return None
     return Fraction(match[1]) * Fraction(10) ** int(match[2] or 0) / int(match[3] or 1) * scale
@@ -296,20 +452,34 @@ def _leaf_equal(a: str, b: str) -> bool | None:
     (name_a, a, unit_a), (name_b, b, unit_b) = _sides(a), _sides(b)
     if name_a and name_b and name_a != name_b:
         return None if _code(name_a) and _code(name_b) else False
-    if (unit_a and unit_b and unit_a != unit_b) or (name_a != name_b and not re.fullmatch(NAME, name_a or name_b)):
+    if (unit_a and unit_b and unit_a != unit_b) or (
+        name_a != name_b and not re.fullmatch(NAME, name_a or name_b)
+    ):
         return False
-    if "=" in a + b and "\\begin" not in a + b:                 # 1 = 2 = 5
+    # 1 = 2 = 5
+    if "=" in a + b and "\\begin" not in a + b:
         return a == b
     x, y = _number(a), _number(b)
     if x is not None and y is not None:
         exact = x.denominator == y.denominator == 1 or "." not in a + b
         close = lambda x, y: x == y if exact else abs(x - y) <= max(abs(x), abs(y)) / 10**6
-        return close(x, y) or (a.endswith("%") > b.endswith("%") and close(100 * x, y)) or (a.endswith("%") < b.endswith("%") and close(x, 100 * y))
-    if re.sub(r"(?<=\d\d)°", "", a) == re.sub(r"(?<=\d\d)°", "", b):        # \sin 70 means degrees, \sin 1 may not
+        return (
+            close(x, y)
+            or (a.endswith("%") > b.endswith("%") and close(100 * x, y))
+            or (a.endswith("%") < b.endswith("%") and close(x, 100 * y))
+        )
+    # \sin 70 means degrees, \sin 1 may not
+    if re.sub(r"(?<=\d\d)°", "", a) == re.sub(r"(?<=\d\d)°", "", b):
         return a != ""
     if "\\infty" in (a.lstrip("-"), b.lstrip("-")):
         return False
-    words = [bool(re.search(WORD, x)) or x.isalpha() and 1 < len(x) and (x != x.lower() or x in SHORT_WORDS) for x in (a, b)]
+    words = [
+        bool(re.search(WORD, x))
+        or x.isalpha()
+        and 1 < len(x)
+        and (x != x.lower() or x in SHORT_WORDS)
+        for x in (a, b)
+    ]
     if any(words) or (a.isalpha() and b.isalpha() and len(a) > 1):
         a, b = (re.sub(r"[«»]|(?<!\d)␣|␣(?!\d)", "", x).casefold() for x in (a, b))
         return a == b or (False if any(words) else None)
@@ -319,10 +489,19 @@ def _leaf_equal(a: str, b: str) -> bool | None:
 def _sides(leaf: str) -> tuple[str, str, str]:
     """(what stands before a single "=", the value, its unit in the singular or as a symbol); "" for what is not there."""
     name, _, value = leaf.rpartition("=") if leaf.count("=") == 1 else ("", "", leaf)
-    name, value = (value, name) if len(value) == 1 and value.isalpha() and len(name) > 1 else (name, value)       # 2x+1 = y
+    # 2x+1 = y
+    name, value = (
+        (value, name) if len(value) == 1 and value.isalpha() and len(name) > 1 else (name, value)
+    )
     value = re.sub(r"^([-+]?)([£€¥＄])(.+)", r"\1\3\2", value)
-    tail = re.fullmatch(r"(.*[\d)}.]|.+?(?=«))((?:«[^»]*»|[A-Za-zμΩ°€£¥¢＄/]|\^\{?-?\d\}?)+)", value)
-    unit = _unit(tail[2]) if tail and not (tail[2] == "°" and re.search("sin|cos|tan|cot|sec|csc", tail[1])) else ""
+    tail = re.fullmatch(
+        r"(.*[\d)}.]|.+?(?=«))((?:«[^»]*»|[A-Za-zμΩ°€£¥¢＄/]|\^\{?-?\d\}?)+)", value
+    )
+    unit = (
+        _unit(tail[2])
+        if tail and not (tail[2] == "°" and re.search("sin|cos|tan|cot|sec|csc", tail[1]))
+        else ""
+    )
     if unit:
         return name, tail[1], unit
     return name, re.sub(r"^\(([A-Za-z])\)$", r"\1", re.sub(r"«(\(?\w\)?)»", r"\1", value)), ""
@@ -332,7 +511,15 @@ def _unit(text: str) -> str:
     """The symbol of a unit ("mi/h" for "«miles␣per␣hour»"), or one or two words in \\text{} that say what is counted; "" for other text."""
     plain = re.sub(r"[«».{}^␣]", "", text)
     for parts in ([plain], plain.split("/"), plain.split("per")):
-        names = [_unit_name(part, "«" in text or len(parts) > 1 and (plain[:3] == "m/s" or len(max(parts, key=len)) > 1)) for part in parts]
+        names = [
+            _unit_name(
+                part,
+                "«" in text
+                or len(parts) > 1
+                and (plain[:3] == "m/s" or len(max(parts, key=len)) > 1),
+            )
+            for part in parts
+        ]
         if all(names):
             return "/".join(names)
     noun = re.fullmatch(r"«(?:([a-z]{2,})␣)?([a-z]{2,})»", text.lower())
@@ -345,7 +532,11 @@ def _unit_name(word: str, any_symbol: bool) -> str:
     """The symbol of one unit with its power; outside \\text{} not every symbol is one."""
     match = re.fullmatch(r"(square|sq|cubic)?(.+?)(-?\d|squared|cubed)?", word)
     power = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cubed": "3"}
-    for name in [form.removesuffix(end) for form in (match[2], match[2].lower()) for end in ("", "s")] if match else []:
+    for name in (
+        [form.removesuffix(end) for form in (match[2], match[2].lower()) for end in ("", "s")]
+        if match
+        else []
+    ):
         if name in UNITS and (any_symbol or len(name) > 2 or name in PLAIN_UNITS):
             return UNITS[name] + power.get(match[1] or match[3], match[3] or "")
     return ""
@@ -356,20 +547,35 @@ def _tree(text: str):
     depths = list(itertools.accumulate((c in "([{") - (c in ")]}") for c in text))
     if max(depths, default=0) > DEPTH:
         return text
-    text = re.sub(r"^\\(?:mathbb\s*\{?R\}?|reals)$", r"(-\\infty,\\infty)", re.sub(r"^[A-Za-z]\w*\\in(?![A-Za-z])", "", text))
-    text = re.sub(r"^\\\{[A-Za-z](?:\\in\\mathbb\{?R\}?)?(?:\\mid|\\vert|:|\|)(.*)\\\}$", r"\1", text)
+    text = re.sub(
+        r"^\\(?:mathbb\s*\{?R\}?|reals)$",
+        r"(-\\infty,\\infty)",
+        re.sub(r"^[A-Za-z]\w*\\in(?![A-Za-z])", "", text),
+    )
+    text = re.sub(
+        r"^\\\{[A-Za-z](?:\\in\\mathbb\{?R\}?)?(?:\\mid|\\vert|:|\|)(.*)\\\}$", r"\1", text
+    )
     text = _interval(text)
     matrix = re.fullmatch(r"\\begin\{([pbv]?)matrix\}(.*)\\end\{\1matrix\}", text)
     if matrix:
         rows = [row.split("&") for row in matrix[2].removesuffix("\\\\").split("\\\\")]
-        return f"{'|' * (matrix[1] == 'v')}matrix {[len(row) for row in rows]}", [_tree(cell) for row in rows for cell in row]
+        return f"{'|' * (matrix[1] == 'v')}matrix {[len(row) for row in rows]}", [
+            _tree(cell) for row in rows for cell in row
+        ]
     parts = _split(text)
     if len(parts) > 1 or "\\pm" in text:
-        parts = parts if len(parts) > 1 else [text.replace("\\pm", s).replace("\\mp", t) for s, t in ("+-", "-+")]
-        return "set", [x for tree in map(_tree, parts) for x in (tree[1] if tree[:1] == ("set",) else [tree])]
+        parts = (
+            parts
+            if len(parts) > 1
+            else [text.replace("\\pm", s).replace("\\mp", t) for s, t in ("+-", "-+")]
+        )
+        return "set", [
+            x for tree in map(_tree, parts) for x in (tree[1] if tree[:1] == ("set",) else [tree])
+        ]
     name, _, value = text.partition("=")
     if re.fullmatch(NAME, name) and isinstance(named := _tree(value), tuple):
-        return named                                            # A = {1, 2}, (m, n) = (3, 2)
+        # A = {1, 2}, (m, n) = (3, 2)
+        return named
     if text[:2] == "\\{" and text[-2:] == "\\}" and len(text) > 4:
         inner = _tree(text[2:-2])
         return inner if inner[:1] == ("set",) else ("set", [inner])
@@ -382,9 +588,15 @@ def _split(text: str) -> list[str]:
     depths = list(itertools.accumulate((c in "([{") - (c in ")]}") for c in text))
     if not depths or min(depths) < 0 or depths[-1]:
         return [text]
-    cuts = [m.span() for m in re.finditer(r"[,;]|\\cup(?![A-Za-z])", text) if depths[m.start()] == 0]
-    parts = [text[i:j] for i, j in zip([0] + [end for _, end in cuts], [start for start, _ in cuts] + [len(text)])]
-    return [part for part in parts if part] or [text]           # "1, 2, and 3" has an empty one
+    cuts = [
+        m.span() for m in re.finditer(r"[,;]|\\cup(?![A-Za-z])", text) if depths[m.start()] == 0
+    ]
+    parts = [
+        text[i:j]
+        for i, j in zip([0] + [end for _, end in cuts], [start for start, _ in cuts] + [len(text)])
+    ]
+    # "1, 2, and 3" has an empty one
+    return [part for part in parts if part] or [text]
 
 
 def _interval(text: str) -> str:
@@ -403,7 +615,9 @@ def _interval(text: str) -> str:
 
 
 def _leaves(tree):
-    yield from [tree] if isinstance(tree, str) else (leaf for part in tree[1] for leaf in _leaves(part))
+    yield from (
+        [tree] if isinstance(tree, str) else (leaf for part in tree[1] for leaf in _leaves(part))
+    )
 
 
 def _match(a, b, same) -> bool:
@@ -427,7 +641,8 @@ def _match(a, b, same) -> bool:
 @functools.cache
 def grader_jail() -> PythonTool:
     """The sandbox of this process in which algebra is decided. Its SIGKILL is the only clock that also stops sympy."""
-    return PythonTool(2.5, "best-effort")                                 # nothing but our own words reaches it
+    # nothing but our own words reaches it
+    return PythonTool(2.5, "best-effort")
 
 
 def _jail(code: str) -> str:
@@ -495,7 +710,8 @@ class _Reader:
     """Recursive descent over tokens of LaTeX: each method reads one construct and returns it as Python. ValueError, IndexError: none of ours."""
 
     def __init__(self, tokens: list[str]):
-        self.rest, self.bars = [""] + tokens[::-1], 0           # the next token comes last
+        # the next token comes last
+        self.rest, self.bars = [""] + tokens[::-1], 0
 
     def take(self, *wanted: str) -> str:
         if wanted and self.rest[-1] not in wanted:
@@ -514,7 +730,9 @@ class _Reader:
         while True:
             if self.rest[-1] in ("*", "/", "\\times", "\\cdot"):
                 code += "/" if self.take() == "/" else "*"
-                code += f"(-{self.power()})" if self.rest[-1] == "-" and self.take() else self.power()
+                code += (
+                    f"(-{self.power()})" if self.rest[-1] == "-" and self.take() else self.power()
+                )
             elif self.factor_follows():
                 code += "*" + self.power()
             else:
@@ -522,8 +740,16 @@ class _Reader:
 
     def factor_follows(self) -> bool:
         token = self.rest[-1]
-        return token in OPEN and not (token == "|" and self.bars) or token[:1].isalnum() or (token[:1] == "\\" and token not in OPEN.values()
-                                                                                            and token not in ("\\times", "\\cdot"))
+        return (
+            token in OPEN
+            and not (token == "|" and self.bars)
+            or token[:1].isalnum()
+            or (
+                token[:1] == "\\"
+                and token not in OPEN.values()
+                and token not in ("\\times", "\\cdot")
+            )
+        )
 
     def power(self) -> str:
         code = self.atom()
@@ -543,7 +769,9 @@ class _Reader:
         token = self.take()
         if token[:1].isdigit() or token[:1] == ".":
             number = f"Rational('{token}')" if "." in token else f"Integer({int(token)})"
-            mixed = token.isdigit() and re.fullmatch(r"\\frac\{[0-9]+\}\{[0-9]+\}", "".join(self.rest[-7:][::-1]))
+            mixed = token.isdigit() and re.fullmatch(
+                r"\\frac\{[0-9]+\}\{[0-9]+\}", "".join(self.rest[-7:][::-1])
+            )
             return f"({number} + {self.atom()})" if mixed else number
         if token in OPEN:
             self.bars += token == "|"
@@ -557,7 +785,9 @@ class _Reader:
         if name == "sqrt" and self.rest[-1] == "[":
             index = self.atom()
             return f"real_root({self.argument()}, {index})"
-        return self.function(name) if name.partition("_")[0] in FUNCTIONS else self.symbol(token, name)
+        return (
+            self.function(name) if name.partition("_")[0] in FUNCTIONS else self.symbol(token, name)
+        )
 
     def symbol(self, token: str, name: str) -> str:
         if name in ("pi", "e", "i"):
@@ -572,13 +802,20 @@ class _Reader:
         if base and (name != "log" or not base.isdigit()):
             raise ValueError(base)
         exponent = self.argument() if self.rest[-1] == "^" and self.take() else ""
-        if "-" in exponent:                                     # sin^{-1}: the inverse or the reciprocal?
+        # sin^{-1}: the inverse or the reciprocal?
+        if "-" in exponent:
             raise ValueError(exponent)
         if self.rest[-1] in ("(", "[", "{", "|"):
             code = self.atom()
         else:
             code = self.power()
-            while self.factor_follows() and self.rest[-1] not in ("(", "[") and self.rest[-1].lstrip("\\").partition("_")[0] not in FUNCTIONS:
+            while (
+                self.factor_follows()
+                and self.rest[-1] not in ("(", "[")
+                and self.rest[-1].lstrip("\\").partition("_")[0] not in FUNCTIONS
+            ):
                 code += "*" + self.power()
-        code = f"{FUNCTIONS[name]}({code}" + (f", {base})" if base else ", 10)" if name == "lg" else ")")
+        code = f"{FUNCTIONS[name]}({code}" + (
+            f", {base})" if base else ", 10)" if name == "lg" else ")"
+        )
         return f"({code}**{exponent})" if exponent else code

@@ -12,6 +12,7 @@ whose policy writes <result> itself, a made-up tool result, ends there.
 
 Axes: R rows of the live cache, B rows of a call, P prompts, D hidden, V vocabulary.
 """
+
 import math
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -27,9 +28,14 @@ from branching import token_stats
 from model import FORGED, Cache, Forks, Policy, key_slots, round_up
 from tools import ToolResult, defuse, parse_call
 
-SHARE_FROM = 512                    # on a CPU forks share from this budget on and copy below it: a setting decides, not the company a row is in; bench.py forks
-DRAW_BLOCK = 2**19                  # on a CPU a draw takes the rows of about so many logits at once: what it computes then stays in the processor's cache
-GRAPH_BLOCK, VECTOR = 512, 16       # see key_length
+# on a CPU forks share from this budget on and copy below it: a setting decides, not the company a
+# row is in; bench.py forks
+SHARE_FROM = 512
+# on a CPU a draw takes the rows of about so many logits at once: what it computes then stays in the
+# processor's cache
+DRAW_BLOCK = 2**19
+# see key_length
+GRAPH_BLOCK, VECTOR = 512, 16
 
 
 def mix_seed(*parts: int) -> int:
@@ -45,15 +51,21 @@ def mix_seed(*parts: int) -> int:
 
 def uniform(seed: Tensor, position: Tensor) -> Tensor:
     """A number in [0, 1) for each (seed, position), both (B,) int64: counter-based, so there is no generator state to keep. float64."""
-    right = lambda x, n: (x >> n) & ((1 << (64 - n)) - 1)                 # logical shift of a signed integer
+    # logical shift of a signed integer
+    right = lambda x, n: (x >> n) & ((1 << (64 - n)) - 1)
+
     def scramble(x):
-        x = (x ^ right(x, 30)) * -4658895280553007687                     # splitmix64's constants as signed integers; the products wrap
+        # splitmix64's constants as signed integers; the products wrap
+        x = (x ^ right(x, 30)) * -4658895280553007687
         x = (x ^ right(x, 27)) * -7723592293110705685
         return x ^ right(x, 31)
+
     return right(scramble(scramble(seed) + position * -7046029254386353131), 11).double() * 2.0**-53
 
 
-def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def draw(
+    logits: Tensor, u: Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one token per row by inverse CDF; greedy at temperature 0, its log-prob and entropy then those of temperature 1.
 
     Args:    logits: (R, V). u: (R,) in [0, 1). top_p, top_k: see `narrowed`; training needs the defaults, everything.
@@ -62,14 +74,23 @@ def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float = 1.0, top_
     rows = DRAW_BLOCK // logits.shape[1] + 1
     if logits.device.type == "cpu" and len(logits) > rows:
         parts = zip(logits.split(rows), u.split(rows))
-        return tuple(map(torch.cat, zip(*(draw(x, y, temperature, top_p, top_k) for x, y in parts))))
+        return tuple(
+            map(torch.cat, zip(*(draw(x, y, temperature, top_p, top_k) for x, y in parts)))
+        )
     if temperature == 0:
         ids = logits.argmax(-1)
         return ids, *token_stats(logits, ids)
     scaled = logits if temperature == 1 else logits / temperature
-    log_p, p = scaled.log_softmax(-1), scaled.softmax(-1)                 # not log_p.exp(): its bits depend on which row of the tensor a number stands in
-    entropy = -torch.linalg.vecdot(p, log_p.clamp(min=-1e4))              # the clamp: 0 * -inf would be NaN
-    ids = pick(p if top_p == 1 and not top_k else narrowed(logits.double() / temperature, top_p, top_k).softmax(-1), u)
+    # not log_p.exp(): its bits depend on which row of the tensor a number stands in
+    log_p, p = scaled.log_softmax(-1), scaled.softmax(-1)
+    # the clamp: 0 * -inf would be NaN
+    entropy = -torch.linalg.vecdot(p, log_p.clamp(min=-1e4))
+    ids = pick(
+        p
+        if top_p == 1 and not top_k
+        else narrowed(logits.double() / temperature, top_p, top_k).softmax(-1),
+        u,
+    )
     return ids, log_p.gather(-1, ids[:, None])[:, 0], entropy
 
 
@@ -79,12 +100,17 @@ def pick(weights: Tensor, u: Tensor, block: int = 256) -> Tensor:
     First the block of the vocabulary, by its sum in float64, then the index in it: a cumulative sum over a large vocabulary costs more than all else in a draw.
     weights: (R, V) >= 0. u: (R,) in [0, 1).
     """
-    def find(sums: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:       # (R, n), (R, 1) -> the index, and how far into it, in [0, 1)
+
+    # (R, n), (R, 1) -> the index, and how far into it, in [0, 1)
+    def find(sums: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         ends = sums.cumsum(-1)
-        target = torch.minimum(share * ends[:, -1:], ends[:, -1:].nextafter(torch.zeros_like(share)))
+        target = torch.minimum(
+            share * ends[:, -1:], ends[:, -1:].nextafter(torch.zeros_like(share))
+        )
         at = torch.searchsorted(ends, target, right=True)
         size = sums.gather(-1, at)
         return at, ((target - ends.gather(-1, at) + size) / size).clamp(0, 1)
+
     blocks = F.pad(weights, (0, -weights.shape[1] % block)).view(len(weights), -1, block)
     outer, rest = find(blocks.sum(-1, dtype=torch.float64), u[:, None])
     inner, _ = find(blocks.gather(1, outer[:, :, None].expand(-1, -1, block))[:, 0].double(), rest)
@@ -94,17 +120,23 @@ def pick(weights: Tensor, u: Tensor, block: int = 256) -> Tensor:
 def narrowed(logits: Tensor, top_p: float, top_k: int) -> Tensor:
     """Logits (R, V) with -inf outside the top_k likeliest tokens (0: all), and of these outside the fewest that hold top_p of the probability."""
     if top_k:
-        logits = logits.masked_fill(logits < logits.topk(min(top_k, logits.shape[-1])).values[:, -1:], -math.inf)
+        logits = logits.masked_fill(
+            logits < logits.topk(min(top_k, logits.shape[-1])).values[:, -1:], -math.inf
+        )
     if top_p < 1:
         ranked, order = logits.sort(dim=-1, descending=True, stable=True)
-        before = ranked.softmax(-1).cumsum(-1) - ranked.softmax(-1)      # probability of all likelier tokens
-        logits = logits.masked_fill((before >= top_p).scatter(-1, order, before >= top_p), -math.inf)
+        # probability of all likelier tokens
+        before = ranked.softmax(-1).cumsum(-1) - ranked.softmax(-1)
+        logits = logits.masked_fill(
+            (before >= top_p).scatter(-1, order, before >= top_p), -math.inf
+        )
     return logits
 
 
 @dataclass
 class Call:
     """A tool call: ids[start:end] of its rollout are the result (mask False)."""
+
     name: str
     argument: str
     status: str
@@ -120,9 +152,11 @@ class Rollout:
     logp and entropy are those of the policy that sampled the token. finish: "stop" (end of turn), "length" (budget), "calls" (one call too many),
     "forged" (the policy wrote <result> itself). A branch has a parent and shares ids[:fork_at] with it.
     """
+
     prompt: list[int]
     seed: int
-    group: int = 0                                     # index of its prompt in this step: rollouts of one prompt are compared with each other
+    # index of its prompt in this step: rollouts of one prompt are compared with each other
+    group: int = 0
     ids: list[int] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
     logp: list[float] = field(default_factory=list)
@@ -131,9 +165,11 @@ class Rollout:
     parent: "Rollout | None" = None
     fork_at: int = 0
     finish: str = ""
-    pieces: list[tuple[bool, str]] = field(default_factory=list)     # (written by the policy?, text), in order
+    # (written by the policy?, text), in order
+    pieces: list[tuple[bool, str]] = field(default_factory=list)
     reward: float = 0.0
-    notes: dict[str, Tensor] = field(default_factory=dict)           # (T,) each, for the log: logp_old, future_value, branching_score, advantage
+    # (T,) each, for the log: logp_old, future_value, branching_score, advantage
+    notes: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -151,7 +187,9 @@ class Rollout:
 
     def append(self, ids: list[int], mask: bool, logp: list[float], entropy: list[float]) -> None:
         """Add tokens to all four lists at once."""
-        assert len(ids) == len(logp) == len(entropy), "a token, its log-prob and its entropy are born together"
+        assert len(ids) == len(logp) == len(entropy), (
+            "a token, its log-prob and its entropy are born together"
+        )
         self.ids += ids
         self.mask += [mask] * len(ids)
         self.logp += logp
@@ -160,7 +198,18 @@ class Rollout:
     def fork(self, at: int, seed: int) -> "Rollout":
         """A branch that shares ids[:at] and the calls completed in them."""
         calls = [c for c in self.calls if c.end <= at]
-        return Rollout(self.prompt, seed, self.group, self.ids[:at], self.mask[:at], self.logp[:at], self.entropy[:at], calls, parent=self, fork_at=at)
+        return Rollout(
+            self.prompt,
+            seed,
+            self.group,
+            self.ids[:at],
+            self.mask[:at],
+            self.logp[:at],
+            self.entropy[:at],
+            calls,
+            parent=self,
+            fork_at=at,
+        )
 
 
 @dataclass
@@ -169,6 +218,7 @@ class Start:
 
     Without a cache it begins after its prompt, which is read when its turn comes; row is then the number of that prompt among those of the run.
     """
+
     rollout: Rollout
     cache: Cache | None
     row: int
@@ -179,12 +229,15 @@ class Start:
 class Row:
     """A live row: its slot, the row of the parents' cache that it goes on from, the tokens that it reads there, and those of a tool result that the model has not
     read yet."""
+
     rollout: Rollout
     slot: int
     parent: int
-    shared: int                                        # 0: the row holds a copy
+    # 0: the row holds a copy
+    shared: int
     unread: list[int] = field(default_factory=list)
-    since: int = 0                                     # decode step at which its result came
+    # decode step at which its result came
+    since: int = 0
 
     @property
     def own(self) -> int:
@@ -198,18 +251,26 @@ class Live:
     hidden predicts the row's next token; seed and position decide what is drawn; running is 1 for rows that decode and 0 for those that wait; shared: see
     Forks; drawn: ids, log-probs, entropies of the last step. seat, place and parents: see Forks.
     """
+
     def __init__(self, policy: Policy, rows: int, slots: int, parent: Cache, seats: int):
         self.policy, self.cache, self.parent = policy, Cache(policy, rows, slots), parent
         whole = lambda *size: torch.zeros(*size, dtype=torch.long, device=policy.device)
-        self.hidden = torch.zeros(rows, policy.model.config.hidden_size, dtype=policy.dtype, device=policy.device)
-        self.seed, self.position, self.running, self.place, self.shared, self.seat, self.parents = *whole(5, rows), whole(seats), whole(len(parent.length))
+        self.hidden = torch.zeros(
+            rows, policy.model.config.hidden_size, dtype=policy.dtype, device=policy.device
+        )
+        self.seed, self.position, self.running, self.place, self.shared, self.seat, self.parents = (
+            *whole(5, rows),
+            whole(seats),
+            whole(len(parent.length)),
+        )
         self.shared += 1
         self.drawn = torch.zeros(3, rows, dtype=torch.float64, device=policy.device)
 
     def move(self, slots: list[int], to: list[int], length: int) -> None:
         """Rows change their slots, or change places; none of them holds more than `length` tokens."""
         source, target = self.policy.tensor(slots), self.policy.tensor(to)
-        for layer in (*self.cache.k, *self.cache.v):                      # one at a time: what is on its way takes memory
+        # one at a time: what is on its way takes memory
+        for layer in (*self.cache.k, *self.cache.v):
             layer[target, :, :length] = layer[source, :, :length]
         for x in (self.cache.length, self.hidden, self.seed, self.position, self.shared):
             x[target] = x[source]
@@ -221,11 +282,13 @@ class Graphs:
 
     Args: record: function -> object with replay(), see cuda_graphs; None: nothing is recorded.
     """
+
     def __init__(self, record):
         self.record, self.graphs, self.seen = record, {}, set()
 
     def __call__(self, key: tuple, function) -> None:
-        if self.record is None or key not in self.seen:                   # the first call warms up: libraries allocate what a recording may not
+        # the first call warms up: libraries allocate what a recording may not
+        if self.record is None or key not in self.seen:
             self.seen.add(key)
             return function()
         if key not in self.graphs:
@@ -242,11 +305,20 @@ def cuda_graphs():
         with torch.cuda.graph(graph, pool=pool):
             function()
         return graph
+
     return record
 
 
-def extend(policy: Policy, cache: Cache, rows: list[int], held: list[int], ids: list[list[int]], batch: int, chunk: int,
-           origins: "tuple[Cache, list[int], list[int]] | None" = None) -> Tensor:
+def extend(
+    policy: Policy,
+    cache: Cache,
+    rows: list[int],
+    held: list[int],
+    ids: list[list[int]],
+    batch: int,
+    chunk: int,
+    origins: "tuple[Cache, list[int], list[int]] | None" = None,
+) -> Tensor:
     """Append a list of tokens to each row, in calls of one constant shape (batch, chunk): the bits of a row then depend on nothing but its own tokens.
 
     Args:    held: tokens that each row holds already. origins: (parent cache, row there, tokens shared with it) if the rows are forks.
@@ -259,22 +331,38 @@ def extend(policy: Policy, cache: Cache, rows: list[int], held: list[int], ids: 
         if origins:
             parent, parents, shared = origins
             seats = torch.arange(batch, device=policy.device)
-            forks = Forks(parent, policy.tensor([parents[j] for j in members] + [0] * pad), seats, seats, policy.tensor([shared[j] for j in members] + [1] * pad))
+            forks = Forks(
+                parent,
+                policy.tensor([parents[j] for j in members] + [0] * pad),
+                seats,
+                seats,
+                policy.tensor([shared[j] for j in members] + [1] * pad),
+            )
         where = policy.tensor([rows[j] for j in members] + [cache.scratch] * pad)
         for offset in range(0, max(len(ids[j]) for j in members), chunk):
-            parts = [ids[j][offset:offset + chunk] for j in members] + [[]] * pad
-            block, n = policy.tensor([part + [0] * (chunk - len(part)) for part in parts]), policy.tensor([len(part) for part in parts])
-            end = key_slots(max(held[j] + min(offset, len(ids[j])) for j in members) + chunk)             # padding is written too
+            parts = [ids[j][offset : offset + chunk] for j in members] + [[]] * pad
+            block, n = (
+                policy.tensor([part + [0] * (chunk - len(part)) for part in parts]),
+                policy.tensor([len(part) for part in parts]),
+            )
+            # padding is written too
+            end = key_slots(max(held[j] + min(offset, len(ids[j])) for j in members) + chunk)
             hidden = cache.append(policy, block, n, where, end, forks)
-            last = [hidden[j - start] if j in members and parts[j - start] else h for j, h in enumerate(last)]
+            last = [
+                hidden[j - start] if j in members and parts[j - start] else h
+                for j, h in enumerate(last)
+            ]
     return torch.stack(last)
 
 
 def encode_result(tokenizer, text: str, room: int) -> list[int]:
     """Token ids of " <result>\\n{text}\\n</result>", the text cut to fit into `room` ids. The text gives no tag and no special token, whatever it holds."""
-    head, tail = (tokenizer(part, add_special_tokens=False).input_ids for part in (" <result>\n", "\n</result>"))
+    head, tail = (
+        tokenizer(part, add_special_tokens=False).input_ids
+        for part in (" <result>\n", "\n</result>")
+    )
     body = tokenizer(defuse(text), add_special_tokens=False, split_special_tokens=True).input_ids
-    return (head + body[:max(0, room - len(head) - len(tail))] + tail)[:room]
+    return (head + body[: max(0, room - len(head) - len(tail))] + tail)[:room]
 
 
 def encode_prompt(tokenizer, messages: list[dict]) -> list[int]:
@@ -289,7 +377,14 @@ def round_up_power(x: int) -> int:
 
 def row_sizes(rows: int, constant: bool) -> list[int]:
     """How many rows a decode call may have, in rising order: always `rows`, or its eighths and, below the first of them, powers of two."""
-    return [rows] if constant else sorted({round_up(rows * k, 8) // 8 for k in range(1, 9)} | {2**k for k in range(rows.bit_length()) if 8 * 2**k < rows})
+    return (
+        [rows]
+        if constant
+        else sorted(
+            {round_up(rows * k, 8) // 8 for k in range(1, 9)}
+            | {2**k for k in range(rows.bit_length()) if 8 * 2**k < rows}
+        )
+    )
 
 
 def key_length(constant: bool, cuda: bool):
@@ -301,7 +396,9 @@ def key_length(constant: bool, cuda: bool):
 def check_prompts(prompts: list[list[int]]) -> None:
     """ValueError for a prompt without a token."""
     if not all(prompts):
-        raise ValueError(f"prompt {next(p for p, ids in enumerate(prompts) if not ids)} has no token: there is nothing to predict the first one from")
+        raise ValueError(
+            f"prompt {next(p for p, ids in enumerate(prompts) if not ids)} has no token: there is nothing to predict the first one from"
+        )
 
 
 class Sampler:
@@ -321,32 +418,80 @@ class Sampler:
              token in vain when its turn ends. share: forks read their parents' keys and values in place, or else copy them; None: see
              SHARE_FROM.
     """
-    PATIENCE = 8        # decode steps that a result waits for others to be appended with
-    SPARSE = 3          # parents are picked out one by one where they are at most 1/3 of the rows that a view would span: a copy is a read and a write more
 
-    def __init__(self, policy: Policy, tools: dict, rows: int, max_tokens: int, max_calls: int, max_result_tokens: int = 2048,
-                 temperature: float = 1.0, chunk: int = 16, tool_threads: int | None = None, top_p: float = 1.0, top_k: int = 0, constant_rows: bool = True,
-                 lag: int | None = None, share: bool | None = None):
-        least = dict(rows=1, max_tokens=1, max_calls=0, max_result_tokens=1, temperature=0, chunk=1, top_p=1e-6, top_k=0, tool_threads=1, lag=0)
-        given = dict(rows=rows, max_tokens=max_tokens, max_calls=max_calls, max_result_tokens=max_result_tokens, temperature=temperature, chunk=chunk, top_p=top_p,
-                     top_k=top_k, tool_threads=tool_threads, lag=lag)
+    # decode steps that a result waits for others to be appended with
+    PATIENCE = 8
+    # parents are picked out one by one where they are at most 1/3 of the rows that a view would
+    # span: a copy is a read and a write more
+    SPARSE = 3
+
+    def __init__(
+        self,
+        policy: Policy,
+        tools: dict,
+        rows: int,
+        max_tokens: int,
+        max_calls: int,
+        max_result_tokens: int = 2048,
+        temperature: float = 1.0,
+        chunk: int = 16,
+        tool_threads: int | None = None,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        constant_rows: bool = True,
+        lag: int | None = None,
+        share: bool | None = None,
+    ):
+        least = dict(
+            rows=1,
+            max_tokens=1,
+            max_calls=0,
+            max_result_tokens=1,
+            temperature=0,
+            chunk=1,
+            top_p=1e-6,
+            top_k=0,
+            tool_threads=1,
+            lag=0,
+        )
+        given = dict(
+            rows=rows,
+            max_tokens=max_tokens,
+            max_calls=max_calls,
+            max_result_tokens=max_result_tokens,
+            temperature=temperature,
+            chunk=chunk,
+            top_p=top_p,
+            top_k=top_k,
+            tool_threads=tool_threads,
+            lag=lag,
+        )
         for name, value in given.items():
             if value is not None and not value >= least[name]:
                 raise ValueError(f"{name} must be >= {least[name]}, got {value}")
         self.policy, self.tools, self.rows, self.chunk = policy, tools, rows, chunk
-        self.max_tokens, self.max_calls, self.max_result_tokens, self.temperature = max_tokens, max_calls, max_result_tokens, temperature
+        self.max_tokens, self.max_calls, self.max_result_tokens, self.temperature = (
+            max_tokens,
+            max_calls,
+            max_result_tokens,
+            temperature,
+        )
         self.top_p, self.top_k = top_p, top_k
         cuda = policy.device.type == "cuda"
         self.lag = int(cuda) if lag is None else lag
         self.record = cuda_graphs if cuda else lambda: None
         self.share = (cuda or max_tokens >= SHARE_FROM) if share is None else share
-        self.grid = 8 if cuda else 1                                      # the parents that a call looks at are rounded up to this
+        # the parents that a call looks at are rounded up to this
+        self.grid = 8 if cuda else 1
         constant = constant_rows and not cuda and policy.dtype == torch.float32
         self.sizes = row_sizes(rows, constant)
         self.key_length = key_length(constant, cuda)
-        self.prompt_batch, self.batch = max(1, rows // 4), max(1, rows // 8)      # rows per call when prompts, and when results are read
+        # rows per call when prompts, and when results are read
+        self.prompt_batch, self.batch = max(1, rows // 4), max(1, rows // 8)
         self.pool = ThreadPoolExecutor(tool_threads or rows)
-        self.count = Counter()          # computed: tokens put through the model; sampled: of them, drawn; row_calls: rows decoded, running or not
+        # computed: tokens put through the model; sampled: of them, drawn; row_calls: rows decoded,
+        # running or not
+        self.count = Counter()
         self.live = None
 
     def run(self, starts: list[Start], temperature: float | None = None) -> None:
@@ -360,11 +505,19 @@ class Sampler:
             return
         self._open(starts)
         self.now = self.temperature if temperature is None else temperature
-        self.waiting, self.running, self.in_tool, self.ready, self.drawn, self.steps = deque(starts), {}, {}, [], deque(), 0
+        self.waiting, self.running, self.in_tool, self.ready, self.drawn, self.steps = (
+            deque(starts),
+            {},
+            {},
+            [],
+            deque(),
+            0,
+        )
         try:
             with self.policy.packed():
                 self._loop()
-        finally:                                                          # memory is given back even if a tool has raised
+        # memory is given back even if a tool has raised
+        finally:
             for future in self.in_tool:
                 future.cancel()
             self.live = self.graphs = self.read = None
@@ -374,7 +527,11 @@ class Sampler:
         while self.waiting or self.running or self.in_tool or self.ready or self.drawn:
             self._admit()
             self._collect()
-            if self.ready and (len(self.ready) >= self.batch or not self.running or self.steps - self.ready[0].since >= self.PATIENCE):
+            if self.ready and (
+                len(self.ready) >= self.batch
+                or not self.running
+                or self.steps - self.ready[0].since >= self.PATIENCE
+            ):
                 self._read_results()
             if self.running:
                 self._decode()
@@ -383,38 +540,70 @@ class Sampler:
             if self.in_tool and not (self.running or self.ready or self.waiting and self.free):
                 wait(self.in_tool, return_when=FIRST_COMPLETED)
 
-    def prefill(self, prompts: list[list[int]], cache: Cache | None = None, rows: list[int] | None = None) -> tuple[Cache, Tensor]:
+    def prefill(
+        self, prompts: list[list[int]], cache: Cache | None = None, rows: list[int] | None = None
+    ) -> tuple[Cache, Tensor]:
         """Each prompt through the model once: into these rows of a cache, by default into a new one that has a row per prompt.
 
         Returns: the cache, and the hidden states (P, D) that predict the first response token. Raises ValueError for a prompt without a token.
         """
         check_prompts(prompts)
         if cache is None:
-            cache, rows = Cache(self.policy, len(prompts), round_up(max(map(len, prompts)), self.chunk)), list(range(len(prompts)))
-        cache.length[self.policy.tensor(rows)] = 0                        # whatever they held before
+            cache, rows = (
+                Cache(self.policy, len(prompts), round_up(max(map(len, prompts)), self.chunk)),
+                list(range(len(prompts))),
+            )
+        # whatever they held before
+        cache.length[self.policy.tensor(rows)] = 0
         with self.policy.packed():
-            hidden = extend(self.policy, cache, rows, [0] * len(prompts), prompts, self.prompt_batch, self.chunk)
+            hidden = extend(
+                self.policy, cache, rows, [0] * len(prompts), prompts, self.prompt_batch, self.chunk
+            )
         self.count["computed"] += sum(map(len, prompts))
         return cache, hidden
 
     def _open(self, starts: list[Start]) -> None:
         """Memory for these starts: only as many rows, and slots in them, as they can use."""
-        self.forks, parent, longest = Counter(s.row for s in starts), starts[0].cache, max(len(s.rollout.prompt) for s in starts)
+        self.forks, parent, longest = (
+            Counter(s.row for s in starts),
+            starts[0].cache,
+            max(len(s.rollout.prompt) for s in starts),
+        )
         if any(s.cache is not parent for s in starts):
             raise ValueError("the starts of a run must share one cache")
-        wrong = next((r for r in (s.rollout for s in starts) if len(r.ids) != r.fork_at or parent is None and r.ids), None)
+        wrong = next(
+            (
+                r
+                for r in (s.rollout for s in starts)
+                if len(r.ids) != r.fork_at or parent is None and r.ids
+            ),
+            None,
+        )
         if wrong:
-            raise ValueError(f"a start begins where its rollout ends{', without a cache at the end of its prompt' * (parent is None)}: {len(wrong.ids)} ids, "
-                             f"fork_at {wrong.fork_at}")
-        if parent is None:                                                # every live row may belong to another prompt, and those that come next are read together
+            raise ValueError(
+                f"a start begins where its rollout ends{', without a cache at the end of its prompt' * (parent is None)}: {len(wrong.ids)} ids, "
+                f"fork_at {wrong.fork_at}"
+            )
+        # every live row may belong to another prompt, and those that come next are read together
+        if parent is None:
             check_prompts(list({s.row: s.rollout.prompt for s in starts}.values()))
             if len(list(groupby(starts, lambda s: s.row))) > len(self.forks):
                 raise ValueError("starts of one prompt must follow each other")
-            parent = Cache(self.policy, min(len(self.forks), self.rows + self.prompt_batch), round_up(longest, self.chunk))
+            parent = Cache(
+                self.policy,
+                min(len(self.forks), self.rows + self.prompt_batch),
+                round_up(longest, self.chunk),
+            )
         self.read, self.left, self.spare = {}, Counter(), list(range(parent.scratch))[::-1]
         self.bucket = next(size for size in self.sizes if size >= min(len(starts), self.sizes[-1]))
-        room = max(len(s.rollout.prompt) + self.max_tokens - self._shared(s.rollout) for s in starts) + self.chunk + self.lag
-        seats = round_up(len(parent.length), self.grid) * (round_up_power(max(self.forks.values())) + 3)
+        room = (
+            max(len(s.rollout.prompt) + self.max_tokens - self._shared(s.rollout) for s in starts)
+            + self.chunk
+            + self.lag
+        )
+        seats = round_up(len(parent.length), self.grid) * (
+            round_up_power(max(self.forks.values())) + 3
+        )
         self.live = Live(self.policy, self.bucket, self.key_length(room), parent, seats)
         self.free, self.graphs, self.marks = list(range(self.bucket)), Graphs(self.record()), None
         self.parents, self.seats, self.seated = slice(0, 0), 0, 0
@@ -447,8 +636,10 @@ class Sampler:
         """Where the prompt of a start lies in the parents' cache, and what predicts its first token. Prompts are read a call full at a time, as far as rows of
         that cache are spare: there is one as long as a slot is free."""
         if start.row not in self.read:
-            unread = {s.row: s.rollout.prompt for s in (start, *self.waiting) if s.row not in self.read}
-            numbers = list(unread)[:min(self.prompt_batch, len(self.spare))]
+            unread = {
+                s.row: s.rollout.prompt for s in (start, *self.waiting) if s.row not in self.read
+            }
+            numbers = list(unread)[: min(self.prompt_batch, len(self.spare))]
             rows = [self.spare.pop() for _ in numbers]
             _, hidden = self.prefill([unread[p] for p in numbers], self.live.parent, rows)
             for p, row, state in zip(numbers, rows, hidden):
@@ -457,23 +648,42 @@ class Sampler:
 
     def _set_running(self, rows: list[Row], hidden: Tensor) -> None:
         """Rows decode from now on, from these hidden states (len(rows), D)."""
-        at, live, tensor = self.policy.tensor([row.slot for row in rows]), self.live, self.policy.tensor
+        at, live, tensor = (
+            self.policy.tensor([row.slot for row in rows]),
+            self.live,
+            self.policy.tensor,
+        )
         self.running.update({row.slot: row for row in rows})
-        live.hidden[at], live.cache.length[at], live.shared[at] = hidden, tensor([row.own for row in rows]), tensor([row.shared for row in rows])
-        live.seed[at], live.position[at] = tensor([row.rollout.seed for row in rows]), tensor([len(row.rollout.ids) for row in rows])
+        live.hidden[at], live.cache.length[at], live.shared[at] = (
+            hidden,
+            tensor([row.own for row in rows]),
+            tensor([row.shared for row in rows]),
+        )
+        live.seed[at], live.position[at] = (
+            tensor([row.rollout.seed for row in rows]),
+            tensor([len(row.rollout.ids) for row in rows]),
+        )
 
     def _seat(self) -> None:
         """Give every row in a decoded slot a seat among those of its parent."""
         rows = self._in_slots()
-        forks, low, high = Counter(row.parent for row in rows), min(row.parent for row in rows), max(row.parent for row in rows) + 1
-        low, high = low // self.grid * self.grid, min(round_up(high, self.grid), len(self.live.parent.length))
+        forks, low, high = (
+            Counter(row.parent for row in rows),
+            min(row.parent for row in rows),
+            max(row.parent for row in rows) + 1,
+        )
+        low, high = (
+            low // self.grid * self.grid,
+            min(round_up(high, self.grid), len(self.live.parent.length)),
+        )
         parents = sorted(forks)
         parents += parents[:1] * (round_up(len(parents), self.grid) - len(parents))
-        if self.SPARSE * len(parents) > high - low:                       # as a view of neighbouring rows, most of them alive; else picked out, at every step
+        # as a view of neighbouring rows, most of them alive; else picked out, at every step
+        if self.SPARSE * len(parents) > high - low:
             parents, self.parents = list(range(low, high)), slice(low, high)
         else:
             self.parents = len(parents)
-            self.live.parents[:len(parents)] = self.policy.tensor(parents)
+            self.live.parents[: len(parents)] = self.policy.tensor(parents)
         first = {parent: k for k, parent in reversed(list(enumerate(parents)))}
         n, taken, place = self._seats(max(forks.values())), Counter(), [0] * self.bucket
         seat = [0] * (len(parents) * n)
@@ -482,18 +692,27 @@ class Sampler:
             taken[row.parent] += 1
             seat[where], place[row.slot] = row.slot, where
         self.seats, self.seated = len(seat), len(forks)
-        self.live.seat[:len(seat)], self.live.place[:len(place)] = self.policy.tensor(seat), self.policy.tensor(place)
+        self.live.seat[: len(seat)], self.live.place[: len(place)] = (
+            self.policy.tensor(seat),
+            self.policy.tensor(place),
+        )
 
     def _seats(self, forks: int) -> int:
         """Seats per parent for so many forks: on CUDA a power of two, for there is a graph for each number. On a CPU attention takes 32 or 64 queries at a time;
         four at least must be left for the last block, for a product with fewer rows is another routine, with other bits."""
         if self.grid > 1:
             return round_up_power(forks)
-        return next(n for n in range(forks, forks + 4) if not 0 < n * self.live.cache.groups % 32 < 4)
+        return next(
+            n for n in range(forks, forks + 4) if not 0 < n * self.live.cache.groups % 32 < 4
+        )
 
     def _in_slots(self) -> list[Row]:
         """The rows in slots that are decoded, running or not."""
-        return [row for row in (*self.running.values(), *self.in_tool.values(), *self.ready) if row.slot < self.bucket]
+        return [
+            row
+            for row in (*self.running.values(), *self.in_tool.values(), *self.ready)
+            if row.slot < self.bucket
+        ]
 
     def _arrange(self) -> None:
         """Running rows into the first slots, of which no more are decoded than hold them; rows in a tool change places with them."""
@@ -501,15 +720,31 @@ class Sampler:
         outside = [row for row in self.running.values() if row.slot >= size]
         if outside:
             idle = {row.slot: row for row in (*self.in_tool.values(), *self.ready)}
-            slots = sorted(set(range(size)) - set(self.running), key=lambda slot: slot in idle)[:len(outside)]             # free ones first
-            moves = [*zip(outside, slots), *((idle[slot], row.slot) for row, slot in zip(outside, slots) if slot in idle)]
-            self.live.move([row.slot for row, _ in moves], [slot for _, slot in moves], max(row.own for row, _ in moves) + self.lag)
+            # free ones first
+            slots = sorted(set(range(size)) - set(self.running), key=lambda slot: slot in idle)[
+                : len(outside)
+            ]
+            moves = [
+                *zip(outside, slots),
+                *((idle[slot], row.slot) for row, slot in zip(outside, slots) if slot in idle),
+            ]
+            self.live.move(
+                [row.slot for row, _ in moves],
+                [slot for _, slot in moves],
+                max(row.own for row, _ in moves) + self.lag,
+            )
             for row, slot in moves:
                 row.slot = slot
             self.running = {row.slot: row for row in self.running.values()}
-            self.free = list(set(range(len(self.live.hidden))) - set(self.running) - {row.slot for row in idle.values()})
+            self.free = list(
+                set(range(len(self.live.hidden)))
+                - set(self.running)
+                - {row.slot for row in idle.values()}
+            )
         changed, self.bucket = outside or size != self.bucket, size
-        if self.share and (changed or self.SPARSE * len({row.parent for row in self._in_slots()}) <= self.seated):
+        if self.share and (
+            changed or self.SPARSE * len({row.parent for row in self._in_slots()}) <= self.seated
+        ):
             self._seat()
 
     def _decode(self) -> None:
@@ -517,14 +752,20 @@ class Sampler:
         self._arrange()
         marks = [int(slot in self.running) for slot in range(self.bucket)]
         if marks != self.marks:
-            self.marks, self.live.running[:self.bucket] = marks, self.policy.tensor(marks)
+            self.marks, self.live.running[: self.bucket] = marks, self.policy.tensor(marks)
         end = self.key_length(max(row.own for row in self.running.values()) + len(self.drawn) + 1)
         self.graphs((self.bucket, end, str(self.parents), self.seats), partial(self._step, end))
-        drawn = self.live.drawn[:, :self.bucket].to("cpu", non_blocking=True, copy=True)
+        drawn = self.live.drawn[:, : self.bucket].to("cpu", non_blocking=True, copy=True)
         ready = torch.cuda.Event() if drawn.is_pinned() else None
         if ready:
             ready.record()
-        self.drawn.append((drawn, ready, [(row, row.slot, len(row.rollout.calls)) for row in self.running.values()]))
+        self.drawn.append(
+            (
+                drawn,
+                ready,
+                [(row, row.slot, len(row.rollout.calls)) for row in self.running.values()],
+            )
+        )
         self.steps += 1
         self.count += Counter(row_calls=self.bucket, computed=len(self.running))
 
@@ -532,12 +773,24 @@ class Sampler:
     def _step(self, end: int) -> None:
         """Draw a token in every row and read it; only the device knows which."""
         live, B = self.live, self.bucket
-        ids, logp, entropy = draw(self.policy.logits(live.hidden[:B]).float(), uniform(live.seed[:B], live.position[:B]), self.now, self.top_p, self.top_k)
+        ids, logp, entropy = draw(
+            self.policy.logits(live.hidden[:B]).float(),
+            uniform(live.seed[:B], live.position[:B]),
+            self.now,
+            self.top_p,
+            self.top_k,
+        )
         live.drawn[:, :B] = torch.stack([ids.double(), logp.double(), entropy.double()])
         live.position[:B] += live.running[:B]
-        parents = self.parents if isinstance(self.parents, slice) else live.parents[:self.parents]
-        forks = Forks(live.parent, parents, live.seat[:self.seats], live.place[:B], live.shared[:B]) if self.share else None
-        live.hidden[:B] = live.cache.append(self.policy, ids[:, None], live.running[:B], slice(0, B), end, forks)
+        parents = self.parents if isinstance(self.parents, slice) else live.parents[: self.parents]
+        forks = (
+            Forks(live.parent, parents, live.seat[: self.seats], live.place[:B], live.shared[:B])
+            if self.share
+            else None
+        )
+        live.hidden[:B] = live.cache.append(
+            self.policy, ids[:, None], live.running[:B], slice(0, B), end, forks
+        )
 
     def _look(self, drawn: Tensor, ready, rows: list[tuple[Row, int, int]]) -> None:
         """The tokens of a step join their rollouts. Of a row whose turn had ended before, what it drew since is dropped."""
@@ -555,7 +808,7 @@ class Sampler:
         r = row.rollout
         if token in self.policy.stop_ids:
             return self._finish(row, "stop")
-        turn = r.ids[r.calls[-1].end if r.calls else 0:] if token in self.policy.closing else []
+        turn = r.ids[r.calls[-1].end if r.calls else 0 :] if token in self.policy.closing else []
         tag = self.policy.closed_tag(turn)
         if tag == FORGED:
             self._finish(row, "forged")
@@ -582,10 +835,19 @@ class Sampler:
         for future in [f for f in self.in_tool if f.done()]:
             row, result = self.in_tool.pop(future), future.result()
             r = row.rollout
-            ids = encode_result(self.policy.tokenizer, result.text, min(self.max_result_tokens, self.max_tokens - len(r.ids)))
+            ids = encode_result(
+                self.policy.tokenizer,
+                result.text,
+                min(self.max_result_tokens, self.max_tokens - len(r.ids)),
+            )
             r.append(ids, False, [0.0] * len(ids), [0.0] * len(ids))
             call = r.calls[-1]
-            call.status, call.seconds, call.argument, call.end = result.status, result.seconds, call.argument or "", len(r.ids)
+            call.status, call.seconds, call.argument, call.end = (
+                result.status,
+                result.seconds,
+                call.argument or "",
+                len(r.ids),
+            )
             row.unread, row.since = ids, self.steps
             if len(r.ids) < self.max_tokens:
                 self.ready.append(row)
@@ -595,10 +857,25 @@ class Sampler:
     def _read_results(self) -> None:
         """Put the results that have come through the model; their rows run again."""
         rows, self.ready = self.ready, []
-        held, origins = [row.own for row in rows], (self.live.parent, [row.parent for row in rows], [row.shared for row in rows]) if self.share else None
+        held, origins = (
+            [row.own for row in rows],
+            (self.live.parent, [row.parent for row in rows], [row.shared for row in rows])
+            if self.share
+            else None,
+        )
         slots = [row.slot for row in rows]
-        self.live.cache.length[self.policy.tensor(slots)] = self.policy.tensor(held)      # with a lag the row has drawn further
-        hidden = extend(self.policy, self.live.cache, slots, held, [row.unread for row in rows], self.batch, self.chunk, origins)
+        # with a lag the row has drawn further
+        self.live.cache.length[self.policy.tensor(slots)] = self.policy.tensor(held)
+        hidden = extend(
+            self.policy,
+            self.live.cache,
+            slots,
+            held,
+            [row.unread for row in rows],
+            self.batch,
+            self.chunk,
+            origins,
+        )
         self.count["computed"] += sum(len(row.unread) for row in rows)
         for row in rows:
             row.unread = []
@@ -608,21 +885,37 @@ class Sampler:
         r = row.rollout
         r.finish = reason
         bounds = [0, *(edge for call in r.calls for edge in (call.start, call.end)), len(r.ids)]
-        r.pieces = [(k % 2 == 0, self.policy.decode(r.ids[a:b])) for k, (a, b) in enumerate(zip(bounds, bounds[1:])) if b > a]
+        r.pieces = [
+            (k % 2 == 0, self.policy.decode(r.ids[a:b]))
+            for k, (a, b) in enumerate(zip(bounds, bounds[1:]))
+            if b > a
+        ]
         self.running.pop(row.slot, None)
         if row.slot not in self.free:
             self.free.append(row.slot)
-        self.left[row.parent] -= 1                                        # of a prompt that was read here: nobody will fork from it any more at 0
+        # of a prompt that was read here: nobody will fork from it any more at 0
+        self.left[row.parent] -= 1
         if self.left[row.parent] == 0:
             self.spare.append(row.parent)
 
 
-def sample_initial(sampler: Sampler, prompts: list[list[int]], n: int, seeds: list[int], temperature: float | None = None, groups=None) -> list[Rollout]:
+def sample_initial(
+    sampler: Sampler,
+    prompts: list[list[int]],
+    n: int,
+    seeds: list[int],
+    temperature: float | None = None,
+    groups=None,
+) -> list[Rollout]:
     """n rollouts of every prompt, prompt by prompt; each prompt is read once. seeds: one per prompt. temperature: the sampler's unless given. groups: what
     the rollouts of each prompt carry as their group, its index by default."""
     if not prompts:
         return []
     groups = range(len(prompts)) if groups is None else groups
-    starts = [Start(Rollout(prompt, mix_seed(seeds[p], k), groups[p]), None, p, None) for p, prompt in enumerate(prompts) for k in range(n)]
+    starts = [
+        Start(Rollout(prompt, mix_seed(seeds[p], k), groups[p]), None, p, None)
+        for p, prompt in enumerate(prompts)
+        for k in range(n)
+    ]
     sampler.run(starts, temperature)
     return [s.rollout for s in starts]

@@ -5,6 +5,7 @@
 
 Differs from the released code in: a result inside an assistant's text is masked (there the model was taught to write results itself).
 """
+
 import json
 import math
 import re
@@ -24,17 +25,31 @@ from model import TURN_ENDS, Policy, Ranks
 from sampling import Rollout, encode_prompt, encode_result, mix_seed
 from tools import TOOL_TAGS
 
-ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant",
-         "tool": "tool", "observation": "tool", "ipython": "tool", "function": "tool", "function_response": "tool", "function_call": "call"}
-FORMS = ('{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}, ShareGPT\'s {"conversations": [{"from": "human", "value": ...}, ...]} '
-         'or Alpaca\'s {"instruction": ..., "output": ...}')
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+    "function": "tool",
+    "function_response": "tool",
+    "function_call": "call",
+}
+FORMS = (
+    '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}, ShareGPT\'s {"conversations": [{"from": "human", "value": ...}, ...]} '
+    'or Alpaca\'s {"instruction": ..., "output": ...}'
+)
 CLOSED = re.compile(f"</(?:{'|'.join(TOOL_TAGS)})>")
 RESULT = re.compile(r" ?<result>\n?(.*?)\n?</result>", re.DOTALL)
 
 
-# -------------------------------------------------------------------------------------------------------------------------------------------- examples
-
-def read_examples(path: str, tokenizer, max_tokens: int = 4096, skip_bad: bool = False, system: str | None = None) -> list[tuple[list[int], list[bool]]]:
+def read_examples(
+    path: str, tokenizer, max_tokens: int = 4096, skip_bad: bool = False, system: str | None = None
+) -> list[tuple[list[int], list[bool]]]:
     """Worked examples as (ids, mask): what the assistant says after the last question is to be imitated, but for the tool results in it.
 
     A row is {"messages": [{"role", "content"}]}, ShareGPT's {"conversations": [{"from", "value"}], "system"} or Alpaca's {"instruction", "input", "output", "system"}.
@@ -53,7 +68,9 @@ def read_examples(path: str, tokenizer, max_tokens: int = 4096, skip_bad: bool =
             if len(example[0]) > max_tokens:
                 raise ValueError(f"{len(example[0])} tokens, --cold_max_tokens is {max_tokens}")
             examples.append(example)
-            others += system is not None and system != (before[0]["content"] if before[0]["role"] == "system" else "")
+            others += system is not None and system != (
+                before[0]["content"] if before[0]["role"] == "system" else ""
+            )
         except json.JSONDecodeError as problem:
             bad.append(f"--cold_start {path}, row {number} is not JSON: {problem}")
         except (ValueError, TemplateError) as problem:
@@ -64,8 +81,10 @@ def read_examples(path: str, tokenizer, max_tokens: int = 4096, skip_bad: bool =
     if not examples:
         raise ValueError(f"--cold_start {path} holds no example")
     if others:
-        print(f"--cold_start {path}: {others} of {len(examples)} examples have another system message than the questions to train on: what is learned under one "
-              "may not show under the other")
+        print(
+            f"--cold_start {path}: {others} of {len(examples)} examples have another system message than the questions to train on: what is learned under one "
+            "may not show under the other"
+        )
     return examples
 
 
@@ -74,13 +93,24 @@ def chat_of(row: dict) -> list[dict]:
     if not isinstance(row, dict):
         raise TypeError(f"a row must be an object, not {type(row).__name__}")
     if "messages" in row:
-        calls = lambda m: [call["function"] for call in m.get("tool_calls") or []] + ([m["function_call"]] if m.get("function_call") else [])
+        calls = lambda m: (
+            [call["function"] for call in m.get("tool_calls") or []]
+            + ([m["function_call"]] if m.get("function_call") else [])
+        )
         said = [(m["role"], m.get("content"), calls(m)) for m in row["messages"]]
     elif "conversations" in row:
         said = [(m["from"], m["value"], []) for m in row["conversations"]]
     else:
-        earlier = [(role, text, []) for turn in row.get("history") or [] for role, text in zip(("user", "assistant"), turn, strict=True)]
-        said = [*earlier, ("user", "\n".join(filter(None, (row["instruction"], row.get("input")))), []), ("assistant", row["output"], [])]
+        earlier = [
+            (role, text, [])
+            for turn in row.get("history") or []
+            for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
+        said = [
+            *earlier,
+            ("user", "\n".join(filter(None, (row["instruction"], row.get("input")))), []),
+            ("assistant", row["output"], []),
+        ]
     if row.get("system"):
         said.insert(0, ("system", row["system"], []))
     messages = []
@@ -98,9 +128,12 @@ def chat_of(row: dict) -> list[dict]:
 def call_text(name: str, arguments: dict | str) -> str:
     """A call as the policy writes it here: <name>argument</name>. ValueError for a tool that is not here or more than one argument."""
     given = arguments if isinstance(arguments, dict) else decoded(arguments)
-    values = [value for value in given.values() if value is not None]     # parquet gives every call the arguments of all
+    # parquet gives every call the arguments of all
+    values = [value for value in given.values() if value is not None]
     if name not in TOOL_TAGS or len(values) != 1 or not isinstance(values[0], str):
-        raise ValueError(f"a call of {name!r} with {len(values)} arguments; tools are {', '.join(TOOL_TAGS)}, each with one text")
+        raise ValueError(
+            f"a call of {name!r} with {len(values)} arguments; tools are {', '.join(TOOL_TAGS)}, each with one text"
+        )
     return f"<{name}>{values[0]}</{name}>"
 
 
@@ -118,18 +151,30 @@ def split_chat(messages: list[dict]) -> tuple[list[dict], list[tuple[bool, str]]
     Raises: ValueError if a result does not follow a call, a call has no result, or the answer does not end with the assistant's own words.
     """
     parts, before = [], list(messages)
-    while before and (before[-1]["role"] in ("assistant", "tool") or parts and lone_result(before[-1]["content"]) is not None):
+    while before and (
+        before[-1]["role"] in ("assistant", "tool")
+        or parts
+        and lone_result(before[-1]["content"]) is not None
+    ):
         m = before.pop()
         if m["role"] == "assistant":
-            parts = [(k % 2 == 0, part) for k, part in enumerate(RESULT.split(m["content"]))] + parts
+            parts = [
+                (k % 2 == 0, part) for k, part in enumerate(RESULT.split(m["content"]))
+            ] + parts
         else:
             inside = lone_result(m["content"])
             parts.insert(0, (False, m["content"] if inside is None else inside))
     pieces = []
-    for own, group in groupby((part for part in parts if not part[0] or part[1].strip()), key=lambda part: part[0]):
+    for own, group in groupby(
+        (part for part in parts if not part[0] or part[1].strip()), key=lambda part: part[0]
+    ):
         texts = [text for _, text in group]
         pieces += [(True, "".join(texts))] if own else [(False, text) for text in texts]
-    pieces = [(own, text.rstrip() if own and k + 1 < len(pieces) else text) for k, (own, text) in enumerate(pieces)]       # the loop reads a result right after the tag
+    # the loop reads a result right after the tag
+    pieces = [
+        (own, text.rstrip() if own and k + 1 < len(pieces) else text)
+        for k, (own, text) in enumerate(pieces)
+    ]
     if not pieces or not pieces[-1][0]:
         raise ValueError("the conversation does not end with the assistant's own words")
     if not any(m["role"] == "user" for m in before):
@@ -148,30 +193,50 @@ def lone_result(text: str) -> str | None:
 def check_piece(own: bool, text: str, before: tuple[bool, str], last: bool) -> None:
     """ValueError if a piece of an answer would teach what no rollout can hold."""
     if not own:
-        if not (before[0] and CLOSED.search(before[1]) and CLOSED.search(before[1]).end() == len(before[1])):
-            raise ValueError("a tool result does not follow a call, <search> ... </search> or <python> ... </python>")
+        if not (
+            before[0]
+            and CLOSED.search(before[1])
+            and CLOSED.search(before[1]).end() == len(before[1])
+        ):
+            raise ValueError(
+                "a tool result does not follow a call, <search> ... </search> or <python> ... </python>"
+            )
         return
     if re.search("</?result>", text):
-        raise ValueError("a <result> is not closed, or closed without being opened: the model would learn to write results itself")
+        raise ValueError(
+            "a <result> is not closed, or closed without being opened: the model would learn to write results itself"
+        )
     call = CLOSED.search(text)
-    if call and (last or text[call.end():].strip()):
-        raise ValueError("a call is not followed by its result (several calls at once are not known here)")
+    if call and (last or text[call.end() :].strip()):
+        raise ValueError(
+            "a call is not followed by its result (several calls at once are not known here)"
+        )
 
 
-def encode_example(tokenizer, before: list[dict], pieces: list[tuple[bool, str]]) -> tuple[list[int], list[bool]]:
+def encode_example(
+    tokenizer, before: list[dict], pieces: list[tuple[bool, str]]
+) -> tuple[list[int], list[bool]]:
     """Ids as a rollout would have them: results encoded apart and not imitated, the end of turn imitated. ValueError for chat markers within the answer."""
     ids = encode_prompt(tokenizer, before)
-    mask, special = [False] * len(ids), {tokenizer.eos_token, *TURN_ENDS, "<|im_start|>", "<|start_header_id|>"}
-    pieces = pieces[:-1] + [(True, pieces[-1][1].removesuffix(tokenizer.eos_token))]           # some files have it in the text
+    mask, special = (
+        [False] * len(ids),
+        {tokenizer.eos_token, *TURN_ENDS, "<|im_start|>", "<|start_header_id|>"},
+    )
+    # some files have it in the text
+    pieces = pieces[:-1] + [(True, pieces[-1][1].removesuffix(tokenizer.eos_token))]
     for own, text in pieces:
         if own and any(marker in text for marker in special):
-            raise ValueError("the assistant's text holds a chat marker such as <|im_end|>: the model would learn to go on after its turn")
-        new = tokenizer(text, add_special_tokens=False).input_ids if own else encode_result(tokenizer, text, 2**60)
+            raise ValueError(
+                "the assistant's text holds a chat marker such as <|im_end|>: the model would learn to go on after its turn"
+            )
+        new = (
+            tokenizer(text, add_special_tokens=False).input_ids
+            if own
+            else encode_result(tokenizer, text, 2**60)
+        )
         ids, mask = ids + new, mask + [own] * len(new)
     return ids + [tokenizer.eos_token_id], mask + [True]
 
-
-# ------------------------------------------------------------------------------------------------------------------------------------------ optimisation
 
 def share_of_peak(i: int, steps: int, warmup: float, schedule: str) -> float:
     """The learning rate of step i of `steps`, from 0, as a share of its peak: up in the first `warmup` share of the steps, then down to 0, linear or cosine."""
@@ -186,13 +251,24 @@ def batch_at(i: int, size: int, run) -> list[int]:
     """Indices of the examples of step i: in the file's order, or in a new order every epoch drawn from the seed (--cold_shuffle)."""
     places, orders = range(i * run.cold_batch, (i + 1) * run.cold_batch), {}
     for epoch in {place // size for place in places}:
-        shuffled = torch.randperm(size, generator=torch.Generator().manual_seed(mix_seed(run.seed, 4, epoch))).tolist()
+        shuffled = torch.randperm(
+            size, generator=torch.Generator().manual_seed(mix_seed(run.seed, 4, epoch))
+        ).tolist()
         orders[epoch] = shuffled if run.cold_shuffle else range(size)
     return [orders[place // size][place % size] for place in places]
 
 
-def cold_start(policy: Policy, examples: list[tuple[list[int], list[bool]]], run, ranks: Ranks = Ranks(), progress: bool = True, folder: Path | None = None,
-               checkpoint: Path | None = None, log=lambda row: None, asked=lambda: False) -> float | None:
+def cold_start(
+    policy: Policy,
+    examples: list[tuple[list[int], list[bool]]],
+    run,
+    ranks: Ranks = Ranks(),
+    progress: bool = True,
+    folder: Path | None = None,
+    checkpoint: Path | None = None,
+    log=lambda row: None,
+    asked=lambda: False,
+) -> float | None:
     """Imitate examples.
 
     Args:    run: train.Run, of which cold_*, seed, micro_tokens, clip_grad and max_skipped count. folder: checkpoints go there; None: none is made. checkpoint: one of a
@@ -200,35 +276,62 @@ def cold_start(policy: Policy, examples: list[tuple[list[int], list[bool]]], run
     Returns: the last loss, nats a token; None if it was asked to stop: the step is saved then.
     Raises:  ValueError after --max_skipped updates in a row whose gradients were not finite.
     """
-    steps, optimizers = run.cold_steps or run.cold_epochs * -(-len(examples) // run.cold_batch), cold_optimizers(policy.model, run)
+    steps, optimizers = (
+        run.cold_steps or run.cold_epochs * -(-len(examples) // run.cold_batch),
+        cold_optimizers(policy.model, run),
+    )
     peaks, skipped, loss = [[g["lr"] for g in o.param_groups] for o in optimizers], 0, math.nan
     if checkpoint:
         skipped = checkpoints.load_state(policy, optimizers, checkpoint, ranks)["skipped"]
         print(f"going on with the cold start from {checkpoint}", flush=True)
     done = checkpoints.step_in(checkpoint)
-    bar = tqdm(range(done, steps), initial=done, total=steps, desc="cold start", disable=not progress or ranks.rank > 0, mininterval=1)
+    bar = tqdm(
+        range(done, steps),
+        initial=done,
+        total=steps,
+        desc="cold start",
+        disable=not progress or ranks.rank > 0,
+        mininterval=1,
+    )
     for i in bar:
-        started, share = time.perf_counter(), share_of_peak(i, steps, run.cold_warmup, run.cold_schedule)
+        started, share = (
+            time.perf_counter(),
+            share_of_peak(i, steps, run.cold_warmup, run.cold_schedule),
+        )
         for o, peak in zip(optimizers, peaks):
             for g, lr in zip(o.param_groups, peak):
                 g["lr"] = lr * share
         batch = [examples[k] for k in batch_at(i, len(examples), run)]
         loss, norm = imitate(policy, optimizers, batch, run, ranks)
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-        log({"step": i + 1, "loss": loss, "lr": optimizers[-1].param_groups[0]["lr"], "grad_norm": norm, "tokens": sum(sum(mask) for _, mask in batch),
-             "seconds": time.perf_counter() - started})
+        log(
+            {
+                "step": i + 1,
+                "loss": loss,
+                "lr": optimizers[-1].param_groups[0]["lr"],
+                "grad_norm": norm,
+                "tokens": sum(sum(mask) for _, mask in batch),
+                "seconds": time.perf_counter() - started,
+            }
+        )
         skipped = 0 if math.isfinite(norm) else skipped + 1
         if skipped >= run.max_skipped:
-            raise ValueError(f"cold start: the gradients of {skipped} steps in a row were not finite, the last at step {i + 1}; a smaller --cold_lr may help")
+            raise ValueError(
+                f"cold start: the gradients of {skipped} steps in a row were not finite, the last at step {i + 1}; a smaller --cold_lr may help"
+            )
         stop = ranks.max([asked()])[0] > 0
-        if folder and (stop or not skipped and i + 1 < steps and (i + 1) % run.cold_save_every == 0):
+        if folder and (
+            stop or not skipped and i + 1 < steps and (i + 1) % run.cold_save_every == 0
+        ):
             save(folder, policy, optimizers, i + 1, skipped, ranks)
         if stop:
             return None
     return loss
 
 
-def save(folder: Path, policy: Policy, optimizers: list, step: int, skipped: int, ranks: Ranks) -> None:
+def save(
+    folder: Path, policy: Policy, optimizers: list, step: int, skipped: int, ranks: Ranks
+) -> None:
     """A checkpoint within the cold start, cold_000200; the one before is deleted."""
     checkpoints.save(folder / f"cold_{step:06d}", policy, optimizers, {"skipped": skipped}, ranks)
     if ranks.rank == 0:
@@ -241,10 +344,20 @@ def forget(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def imitate(policy: Policy, optimizers: list, batch: list[tuple[list[int], list[bool]]], run, ranks: Ranks = Ranks()) -> tuple[float, float]:
+def imitate(
+    policy: Policy,
+    optimizers: list,
+    batch: list[tuple[list[int], list[bool]]],
+    run,
+    ranks: Ranks = Ranks(),
+) -> tuple[float, float]:
     """One optimizer step on the mean negative log-prob of the tokens to imitate in a batch that all ranks have: (that loss, nats a token; the gradient's norm)."""
     mine, tokens, loss = ranks.share(batch), sum(sum(mask[1:]) for _, mask in batch), 0.0
-    rows, packed = appo.equal_passes([Rollout(ids[:1], 0, ids=ids[1:], mask=mask[1:]) for ids, mask in mine], run.micro_tokens, ranks)
+    rows, packed = appo.equal_passes(
+        [Rollout(ids[:1], 0, ids=ids[1:], mask=mask[1:]) for ids, mask in mine],
+        run.micro_tokens,
+        ranks,
+    )
     policy.model.train(run.checkpointing)
     for members in packed:
         logp, _, _ = appo.score_rows(policy, [rows[n] for n in members], 1.0)
@@ -258,9 +371,15 @@ def imitate(policy: Policy, optimizers: list, batch: list[tuple[list[int], list[
 def cold_optimizers(model, run) -> list:
     """AdamW; or Muon for the matrices inside the layers, which a model trained from nothing learns much faster with, and AdamW for the rest."""
     if run.cold_optimizer == "adamw":
-        return [torch.optim.AdamW(model.parameters(), lr=run.cold_lr, weight_decay=run.cold_weight_decay)]
+        return [
+            torch.optim.AdamW(
+                model.parameters(), lr=run.cold_lr, weight_decay=run.cold_weight_decay
+            )
+        ]
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
     inside = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in inside]
-    return [torch.optim.Muon(matrices, lr=run.muon_lr, momentum=0.95, weight_decay=0.0),
-            torch.optim.AdamW(others, lr=run.cold_lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    return [
+        torch.optim.Muon(matrices, lr=run.muon_lr, momentum=0.95, weight_decay=0.0),
+        torch.optim.AdamW(others, lr=run.cold_lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]

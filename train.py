@@ -9,6 +9,7 @@
 Settings come from, each overriding the one before: the paper's defaults, --preset, --config, --algo, flags. Without --model and --config the laptop run's
 configs/laptop.json is taken. A run whose folder holds a complete checkpoint goes on from it.
 """
+
 import argparse
 import contextlib
 import dataclasses
@@ -43,7 +44,17 @@ import sft
 from appo import ALGOS, Config, add_flags, option, versions
 from checkpoints import newest
 from data.world.prepare import MODES, made_as, prepare
-from eval import REWARDS, Agent, Question, evaluate, load_questions, numbers_of, reward, shown_settings, write_result
+from eval import (
+    REWARDS,
+    Agent,
+    Question,
+    evaluate,
+    load_questions,
+    numbers_of,
+    reward,
+    shown_settings,
+    write_result,
+)
 from model import Policy, Ranks, load_tokenizer, recompute_activations
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from tools import Unavailable
@@ -51,75 +62,167 @@ from tools import Unavailable
 HERE = Path(__file__).parent
 LAPTOP = HERE / "configs" / "laptop.json"
 PRESETS = appo.PRESETS | {"released": appo.PRESETS["released"] | {"reward": "released"}}
-RECORDED = {"versions", "data_sha256", "sandbox_level"}                 # what config.json holds besides settings
-FREE = {"steps", "out", "save_every", "eval_every", "eval_questions", "eval_samples", "log_trees", "show", "threads", "device",
-        "micro_tokens", "fork_tokens", "rows", "chunk", "constant_rows", "tool_timeout", "sandbox", "search_cache", "keep", "patience", "max_skipped", "checkpointing", "cold_save_every"}   # these may change on resume
+# what config.json holds besides settings
+RECORDED = {"versions", "data_sha256", "sandbox_level"}
+FREE = {
+    "steps",
+    "out",
+    "save_every",
+    "eval_every",
+    "eval_questions",
+    "eval_samples",
+    "log_trees",
+    "show",
+    "threads",
+    "device",
+    # these may change on resume
+    "micro_tokens",
+    "fork_tokens",
+    "rows",
+    "chunk",
+    "constant_rows",
+    "tool_timeout",
+    "sandbox",
+    "search_cache",
+    "keep",
+    "patience",
+    "max_skipped",
+    "checkpointing",
+    "cold_save_every",
+}
 
 
 @dataclass(frozen=True)
 class Run(Agent, Config):
     """A run's settings: those of the method (appo.Config), what the agent may use (eval.Agent) and these."""
-    out: str = option("runs/laptop", "folder of the run; goes on from the newest complete checkpoint in it")
-    model: str = option("", "Hugging Face model folder or name; empty: the bundled world's tiny model")
+
+    out: str = option(
+        "runs/laptop", "folder of the run; goes on from the newest complete checkpoint in it"
+    )
+    model: str = option(
+        "", "Hugging Face model folder or name; empty: the bundled world's tiny model"
+    )
     data: str = option("", "training questions, .jsonl or .parquet; empty: the bundled world's")
-    task: str = option("auto", "how answers are graded: by the row's task or a guess, or one way for all", choices=("auto", "math", "qa"))
-    skip_bad: bool = option(False, "leave out rows of the data that are not JSON or have no question or answer, saying which, instead of refusing the file")
-    eval_data: str = option("", "held-out questions; empty: the bundled world's, none with another model")
-    cold_start: str = option("", "worked examples to imitate first, .jsonl, .json or .parquet of chats (sft.py says which forms); empty: the bundled world's, none "
-                                 "with another model")
+    task: str = option(
+        "auto",
+        "how answers are graded: by the row's task or a guess, or one way for all",
+        choices=("auto", "math", "qa"),
+    )
+    skip_bad: bool = option(
+        False,
+        "leave out rows of the data that are not JSON or have no question or answer, saying which, instead of refusing the file",
+    )
+    eval_data: str = option(
+        "", "held-out questions; empty: the bundled world's, none with another model"
+    )
+    cold_start: str = option(
+        "",
+        "worked examples to imitate first, .jsonl, .json or .parquet of chats (sft.py says which forms); empty: the bundled world's, none "
+        "with another model",
+    )
     world: str = option("easy", "bundled world, made at first use", choices=tuple(MODES))
-    reward: str = option("auto", "what is trained on: math or F1 by task, one of them, or the released code's", choices=REWARDS)
+    reward: str = option(
+        "auto",
+        "what is trained on: math or F1 by task, one of them, or the released code's",
+        choices=REWARDS,
+    )
     steps: int = option(156, "steps in all, resumed ones included (paper: 2 epochs of 78)", 0)
     seed: int = option(0, "of everything: world, order, sampling", 0)
-    lr: float = option(1e-6, "AdamW learning rate, constant (paper: not stated, released code 1e-6)", 0)
+    lr: float = option(
+        1e-6, "AdamW learning rate, constant (paper: not stated, released code 1e-6)", 0
+    )
     weight_decay: float = option(0.01, "AdamW weight decay", 0)
     cold_epochs: int = option(1, "cold start: passes over the file (paper 3)", 1)
     cold_steps: int = option(0, "cold start: optimizer steps; 0: as --cold_epochs says", 0)
     cold_shuffle: bool = option(True, "cold start: a new order every epoch; false: the file's")
-    cold_max_tokens: int = option(4096, "cold start: longest example, tokens; a longer one is an error (paper 4096)", 8)
-    cold_schedule: str = option("linear", "cold start: how the learning rate falls to 0 (paper: not stated, released code cosine)", choices=("linear", "cosine"))
-    cold_warmup: float = option(0.0, "cold start: share of the steps in which the learning rate rises (released code 0.1)", 0)
+    cold_max_tokens: int = option(
+        4096, "cold start: longest example, tokens; a longer one is an error (paper 4096)", 8
+    )
+    cold_schedule: str = option(
+        "linear",
+        "cold start: how the learning rate falls to 0 (paper: not stated, released code cosine)",
+        choices=("linear", "cosine"),
+    )
+    cold_warmup: float = option(
+        0.0,
+        "cold start: share of the steps in which the learning rate rises (released code 0.1)",
+        0,
+    )
     cold_save_every: int = option(200, "cold start: steps between its checkpoints", 1)
     cold_batch: int = option(8, "cold start: examples per step", 1)
     cold_lr: float = option(7e-6, "cold start: peak learning rate of AdamW (paper 7e-6)", 0)
-    cold_weight_decay: float = option(0.1, "cold start: AdamW weight decay (paper 0.1, released code 0)", 0)
-    cold_optimizer: str = option("adamw", "cold start: AdamW, or Muon for the matrices of a model trained from nothing", choices=("adamw", "muon"))
+    cold_weight_decay: float = option(
+        0.1, "cold start: AdamW weight decay (paper 0.1, released code 0)", 0
+    )
+    cold_optimizer: str = option(
+        "adamw",
+        "cold start: AdamW, or Muon for the matrices of a model trained from nothing",
+        choices=("adamw", "muon"),
+    )
     muon_lr: float = option(0.02, "cold start: peak learning rate of Muon", 0)
     max_prompt: int = option(2048, "longest prompt, tokens; a longer one is an error", 1)
-    eval_questions: int = option(200, "held-out questions per evaluation, the first of the file; 0: none", 0)
+    eval_questions: int = option(
+        200, "held-out questions per evaluation, the first of the file; 0: none", 0
+    )
     eval_samples: int = option(1, "samples per held-out question", 1)
     eval_every: int = option(0, "steps between evaluations; 0: before and after training only", 0)
     save_every: int = option(50, "steps between checkpoints; the last step is always saved", 1)
-    keep: int = option(0, "newest checkpoints to keep, older ones are deleted when a newer one is complete; 0: all", 0)
-    shard: bool = option(False, "split weights, gradients and optimizer state over the processes (FSDP2); else every process holds a copy")
-    dtype: str = option("float32", "of the weights at work; bfloat16 needs --shard, which keeps float32 ones for the optimizer", choices=("float32", "bfloat16"))
-    patience: float = option(7200, "seconds that a process waits for the others before it gives up", 1)
-    max_skipped: int = option(3, "steps in a row with a skipped update after which the run stops; they are not saved", 1)
+    keep: int = option(
+        0,
+        "newest checkpoints to keep, older ones are deleted when a newer one is complete; 0: all",
+        0,
+    )
+    shard: bool = option(
+        False,
+        "split weights, gradients and optimizer state over the processes (FSDP2); else every process holds a copy",
+    )
+    dtype: str = option(
+        "float32",
+        "of the weights at work; bfloat16 needs --shard, which keeps float32 ones for the optimizer",
+        choices=("float32", "bfloat16"),
+    )
+    patience: float = option(
+        7200, "seconds that a process waits for the others before it gives up", 1
+    )
+    max_skipped: int = option(
+        3, "steps in a row with a skipped update after which the run stops; they are not saved", 1
+    )
     log_trees: int = option(1, "prompts per step whose whole tree goes to rollouts.jsonl", 0)
     show: int = option(0, "branch points printed per step", 0)
     threads: int = option(0, "CPU threads; 0: PyTorch's choice", 0)
-    preset: str = option("paper", "the paper's arithmetic or the released code's", choices=tuple(PRESETS))
+    preset: str = option(
+        "paper", "the paper's arithmetic or the released code's", choices=tuple(PRESETS)
+    )
     algo: str = option("appo", "appo, or grpo: no branches, b = 0", choices=tuple(ALGOS))
 
     def __post_init__(self):
         super().__post_init__()
         if self.cold_warmup >= 1:
-            raise ValueError(f"--cold_warmup is a share of the steps, below 1, got {self.cold_warmup}")
+            raise ValueError(
+                f"--cold_warmup is a share of the steps, below 1, got {self.cold_warmup}"
+            )
         if self.dtype == "bfloat16" and not self.shard:
-            raise ValueError("--dtype bfloat16 needs --shard: AdamW's small steps would vanish in bfloat16 weights without float32 ones beside them")
+            raise ValueError(
+                "--dtype bfloat16 needs --shard: AdamW's small steps would vanish in bfloat16 weights without float32 ones beside them"
+            )
 
-
-# -------------------------------------------------------------------------------------------------------------------------------------------- settings
 
 def read_settings(argv: list[str]) -> Run:
     """Flags and files to one checked Run. Raises ValueError with the flag, key or file at fault; argparse exits for an unknown flag."""
-    parser = argparse.ArgumentParser(description="Train an agent with APPO.", epilog=plan.HELP, allow_abbrev=False)
-    parser.add_argument("--config", help="JSON file of settings, keys as the flags; an unknown key fails (default configs/laptop.json without --model)")
+    parser = argparse.ArgumentParser(
+        description="Train an agent with APPO.", epilog=plan.HELP, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--config",
+        help="JSON file of settings, keys as the flags; an unknown key fails (default configs/laptop.json without --model)",
+    )
     add_flags(parser, Run)
     flags = vars(parser.parse_args(argv))
     config = flags.pop("config")
     file = read_config(config) if config else read_config(LAPTOP) if not flags.get("model") else {}
-    named = {"preset": "paper", "algo": "appo"} | {k: v for k, v in (file | flags).items() if k in ("preset", "algo")}
+    named = {"preset": "paper", "algo": "appo"} | {
+        k: v for k, v in (file | flags).items() if k in ("preset", "algo")
+    }
     for name, known in (("preset", PRESETS), ("algo", ALGOS)):
         if named[name] not in known:
             raise ValueError(f"--{name} must be one of {', '.join(known)}, got {named[name]!r}")
@@ -133,7 +236,9 @@ def read_settings(argv: list[str]) -> Run:
 def read_config(path) -> dict:
     """A JSON object of settings whose keys are flags; a run's own config.json will do."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"--config {path} {'is not a file' if Path(path).exists() else 'does not exist'}")
+        raise FileNotFoundError(
+            f"--config {path} {'is not a file' if Path(path).exists() else 'does not exist'}"
+        )
     try:
         config = json.loads(Path(path).read_text())
     except ValueError as problem:
@@ -143,7 +248,9 @@ def read_config(path) -> dict:
     known = {f.name for f in dataclasses.fields(Run)}
     unknown = sorted(set(config) - known - RECORDED)
     if unknown:
-        raise ValueError(f"--config {path}: unknown key {unknown[0]!r}; `python train.py --help` lists them all")
+        raise ValueError(
+            f"--config {path}: unknown key {unknown[0]!r}; `python train.py --help` lists them all"
+        )
     return {name: value for name, value in config.items() if name in known}
 
 
@@ -153,13 +260,23 @@ def with_world(run: Run) -> Run:
         return run
     if run.model or run.data:
         given, missing = ("--model", "--data") if run.model else ("--data", "--model")
-        raise ValueError(f"{given} was given without {missing}; without both, the bundled world is used")
+        raise ValueError(
+            f"{given} was given without {missing}; without both, the bundled world is used"
+        )
     folder = HERE / "data" / "world" / f"{run.world}-{run.seed}"
     if made_as(folder) != (MODES[run.world], run.seed):
         print(f"making the bundled world in {os.path.relpath(folder)} ...", flush=True)
         prepare(MODES[run.world], run.seed, folder)
-    mine = dict(model="model", data="train.jsonl", eval_data="test.jsonl", cold_start="traces.jsonl", corpus="corpus.jsonl")
-    return dataclasses.replace(run, **{name: str(folder / file) for name, file in mine.items() if not getattr(run, name)})
+    mine = dict(
+        model="model",
+        data="train.jsonl",
+        eval_data="test.jsonl",
+        cold_start="traces.jsonl",
+        corpus="corpus.jsonl",
+    )
+    return dataclasses.replace(
+        run, **{name: str(folder / file) for name, file in mine.items() if not getattr(run, name)}
+    )
 
 
 def read_data(run: Run, path: str, tokenizer) -> tuple[list[Question], list[list[int]]]:
@@ -168,17 +285,21 @@ def read_data(run: Run, path: str, tokenizer) -> tuple[list[Question], list[list
     try:
         prompts = [encode_prompt(tokenizer, q.messages) for q in questions]
     except TemplateError as problem:
-        raise ValueError(f"{path}: the chat template of {run.model} does not take these messages: {problem}") from None
+        raise ValueError(
+            f"{path}: the chat template of {run.model} does not take these messages: {problem}"
+        ) from None
     for q, prompt in zip(questions, prompts):
         if len(prompt) > run.max_prompt:
-            raise ValueError(f"{path}, row {q.meta['row']}: the prompt has {len(prompt)} tokens, --max_prompt is {run.max_prompt}: raise it (the longest has {max(map(len, prompts))})")
+            raise ValueError(
+                f"{path}, row {q.meta['row']}: the prompt has {len(prompt)} tokens, --max_prompt is {run.max_prompt}: raise it (the longest has {max(map(len, prompts))})"
+            )
     repaired = sum(q.meta["repaired"] for q in questions)
     if repaired:
-        print(f"{path}: repaired the backspace in \\boxed in {repaired} of {len(questions)} prompts")
+        print(
+            f"{path}: repaired the backspace in \\boxed in {repaired} of {len(questions)} prompts"
+        )
     return questions, prompts
 
-
-# ------------------------------------------------------------------------------------------------------------------------------------------------ log
 
 class Log:
     """Files NAME.jsonl of a run, flushed line by line. On resume the lines of steps not yet done, and a line cut short by a kill, are dropped."""
@@ -212,31 +333,53 @@ def tree_rows(policy: Policy, step: int, rollouts: list[Rollout], groups: int) -
         tree = [r for r in rollouts if r.group == group]
         place = {id(r): k for k, r in enumerate(tree)}
         for r in tree:
-            notes = {name: [round(x, 6) for x in values.tolist()] for name, values in r.notes.items()}
-            rows.append({"step": step, "group": group, "index": place[id(r)], "parent": place.get(id(r.parent)), "fork_at": r.fork_at,
-                         "reward": r.reward, "finish": r.finish, "prompt": policy.decode(r.prompt), "ids": r.ids, "pieces": [policy.text[i] for i in r.ids],
-                         "mask": r.mask, "logp": [round(x, 6) for x in r.logp], "entropy": [round(x, 6) for x in r.entropy], **notes,
-                         "calls": [dataclasses.asdict(c) for c in r.calls]})
+            notes = {
+                name: [round(x, 6) for x in values.tolist()] for name, values in r.notes.items()
+            }
+            rows.append(
+                {
+                    "step": step,
+                    "group": group,
+                    "index": place[id(r)],
+                    "parent": place.get(id(r.parent)),
+                    "fork_at": r.fork_at,
+                    "reward": r.reward,
+                    "finish": r.finish,
+                    "prompt": policy.decode(r.prompt),
+                    "ids": r.ids,
+                    "pieces": [policy.text[i] for i in r.ids],
+                    "mask": r.mask,
+                    "logp": [round(x, 6) for x in r.logp],
+                    "entropy": [round(x, 6) for x in r.entropy],
+                    **notes,
+                    "calls": [dataclasses.asdict(c) for c in r.calls],
+                }
+            )
     return rows
 
 
 def branch_lines(policy: Policy, rollouts: list[Rollout], count: int) -> list[str]:
     """Some branch points of all mini-batches in words: where, the token, its numbers, and what came of it."""
     lines, branches = [], [r for r in rollouts if r.parent is not None]
-    for x in branches[::max(1, len(branches) // max(count, 1))][:count]:
+    for x in branches[:: max(1, len(branches) // max(count, 1))][:count]:
         p, t = x.parent, min(x.fork_at, len(x.parent.ids) - 1, len(x.ids) - 1)
-        context, old, new = policy.decode(p.ids[max(0, t - 6):t]), policy.text[p.ids[t]], policy.text[x.ids[t]]
+        context, old, new = (
+            policy.decode(p.ids[max(0, t - 6) : t]),
+            policy.text[p.ids[t]],
+            policy.text[x.ids[t]],
+        )
         omega, score = p.notes["future_value"][t], p.notes["branching_score"][t]
-        lines.append(f"  branch at token {t} of {len(p.ids)}: {context!r} -> {old!r}, now {new!r}"
-                     f" | entropy {p.entropy[t]:.3f} Omega {omega:.4f} score {score:+.2f} | reward {p.reward:g} -> {x.reward:g}")
+        lines.append(
+            f"  branch at token {t} of {len(p.ids)}: {context!r} -> {old!r}, now {new!r}"
+            f" | entropy {p.entropy[t]:.3f} Omega {omega:.4f} score {score:+.2f} | reward {p.reward:g} -> {x.reward:g}"
+        )
     return lines
 
-
-# ----------------------------------------------------------------------------------------------------------------------------------------------- main
 
 @dataclass
 class Inputs:
     """What a run reads besides the model, checked. Questions come with their prompts as ids."""
+
     train: tuple[list[Question], list[list[int]]]
     test: tuple[list[Question], list[list[int]]]
     examples: list
@@ -246,6 +389,7 @@ class Inputs:
 @dataclass
 class Setup:
     """What the loop needs. checkpoint, cold: the newest of the run and, if it has none, of its cold start; they were looked for once, by rank 0, under the lock."""
+
     policy: Policy
     sampler: Sampler
     inputs: Inputs
@@ -268,26 +412,56 @@ def check_inputs(run: Run) -> Inputs:
     for name in ("data", "eval_data") + ("cold_start",) * (begun is None):
         file = Path(getattr(run, name))
         if getattr(run, name) and not file.is_file():
-            raise FileNotFoundError(f"--{name} {file} {'is not a file' if file.exists() else 'does not exist'}")
+            raise FileNotFoundError(
+                f"--{name} {file} {'is not a file' if file.exists() else 'does not exist'}"
+            )
     if Path(run.out).exists() and not Path(run.out).is_dir():
         raise ValueError(f"--out {run.out} is a file: give a folder")
     tokenizer = load_tokenizer(run.model)
     train = read_data(run, run.data, tokenizer)
     if len(train[0]) < run.prompts:
-        raise ValueError(f"--data {run.data} holds {len(train[0])} questions, fewer than --prompts {run.prompts}")
-    questions, prompts = read_data(run, run.eval_data, tokenizer) if run.eval_data and run.eval_questions else ([], [])
+        raise ValueError(
+            f"--data {run.data} holds {len(train[0])} questions, fewer than --prompts {run.prompts}"
+        )
+    questions, prompts = (
+        read_data(run, run.eval_data, tokenizer)
+        if run.eval_data and run.eval_questions
+        else ([], [])
+    )
     examples = []
     if run.cold_start and not begun:
-        bundled = Path(run.cold_start).parent == Path(run.model).parent               # some of whose exercises have no system message, as they should
-        examples = sft.read_examples(run.cold_start, tokenizer, run.cold_max_tokens, run.skip_bad, None if bundled else system_of(train[0]))
-    return Inputs(train, (questions[:run.eval_questions], prompts[:run.eval_questions]), examples, run.open_tools())
+        # some of whose exercises have no system message, as they should
+        bundled = Path(run.cold_start).parent == Path(run.model).parent
+        examples = sft.read_examples(
+            run.cold_start,
+            tokenizer,
+            run.cold_max_tokens,
+            run.skip_bad,
+            None if bundled else system_of(train[0]),
+        )
+    return Inputs(
+        train,
+        (questions[: run.eval_questions], prompts[: run.eval_questions]),
+        examples,
+        run.open_tools(),
+    )
 
 
 def load(run: Run, inputs: Inputs, ranks: Ranks = Ranks()) -> Setup:
     """The model, from the newest checkpoint if there is one, and the sampler."""
     step, cold = ranks.gather((newest(run.out), newest(run.out, "cold")))[0]
     policy = load_policy(run, str(step or cold or run.model), ranks)
-    sampler = Sampler(policy, inputs.tools, run.rows, run.max_tokens, run.max_calls, run.max_result_tokens, run.temperature, run.chunk, constant_rows=run.constant_rows)
+    sampler = Sampler(
+        policy,
+        inputs.tools,
+        run.rows,
+        run.max_tokens,
+        run.max_calls,
+        run.max_result_tokens,
+        run.temperature,
+        run.chunk,
+        constant_rows=run.constant_rows,
+    )
     return Setup(policy, sampler, inputs, ranks, step, None if step else cold)
 
 
@@ -325,20 +499,42 @@ def record(run: Run, sandbox_level: str) -> None:
     Raises: ValueError naming what changed.
     """
     path = Path(run.out) / "config.json"
-    files = {name: getattr(run, name) for name in ("data", "eval_data", "cold_start", "corpus") if Path(getattr(run, name)).is_file()}
-    now = shown_settings(run) | {"data_sha256": {name: sha256(file) for name, file in files.items()}}
+    files = {
+        name: getattr(run, name)
+        for name in ("data", "eval_data", "cold_start", "corpus")
+        if Path(getattr(run, name)).is_file()
+    }
+    now = shown_settings(run) | {
+        "data_sha256": {name: sha256(file) for name, file in files.items()}
+    }
     now = json.loads(json.dumps(now))
     if (newest(run.out) or newest(run.out, "cold")) and path.exists():
         try:
             before = json.loads(path.read_text())
         except ValueError as problem:
-            raise ValueError(f"{path} cannot be read: {problem}; without it nothing says whether this is the same run: mend or delete it") from None
-        changed = {name: f"{before.get(name)!r}, now {now[name]!r}" for name in now if name not in FREE | set(files) | RECORDED and before.get(name) != now[name]}
-        changed |= {name: "the file's content differs" for name in files if before.get("data_sha256", {}).get(name) != now["data_sha256"][name]}
-        for name, how in sorted(changed.items(), key=lambda x: x[0] not in ("seed", "world")):     # a world's files follow from these two
-            raise ValueError(f"{run.out} holds a run with another --{name} ({how}): give another --out, or delete it to start anew")
-    aside = path.with_suffix(".tmp")                                      # a kill or a full disk leaves the one before
-    aside.write_text(json.dumps(now | {"versions": versions(), "sandbox_level": sandbox_level}, indent=2))
+            raise ValueError(
+                f"{path} cannot be read: {problem}; without it nothing says whether this is the same run: mend or delete it"
+            ) from None
+        changed = {
+            name: f"{before.get(name)!r}, now {now[name]!r}"
+            for name in now
+            if name not in FREE | set(files) | RECORDED and before.get(name) != now[name]
+        }
+        changed |= {
+            name: "the file's content differs"
+            for name in files
+            if before.get("data_sha256", {}).get(name) != now["data_sha256"][name]
+        }
+        # a world's files follow from these two
+        for name, how in sorted(changed.items(), key=lambda x: x[0] not in ("seed", "world")):
+            raise ValueError(
+                f"{run.out} holds a run with another --{name} ({how}): give another --out, or delete it to start anew"
+            )
+    # a kill or a full disk leaves the one before
+    aside = path.with_suffix(".tmp")
+    aside.write_text(
+        json.dumps(now | {"versions": versions(), "sandbox_level": sandbox_level}, indent=2)
+    )
     os.replace(aside, path)
 
 
@@ -380,29 +576,61 @@ def evaluation_due(run: Run, step: int) -> bool:
     return step in (0, run.steps) or bool(run.eval_every) and step % run.eval_every == 0
 
 
-def report(run: Run, setup: "Setup", log: "Log | None", step: int, beat, asked=lambda: False) -> None:
+def report(
+    run: Run, setup: "Setup", log: "Log | None", step: int, beat, asked=lambda: False
+) -> None:
     """Evaluate on the held-out questions, each rank its share, sampled and greedy; print, log and store the results. Given up if the run is asked to stop."""
     beat(f"evaluation after step {step}")
     (questions, prompts), ranks = setup.inputs.test, setup.ranks
     places = ranks.share(list(range(len(questions))))
     mine = [questions[i] for i in places], [prompts[i] for i in places]
     with setup.policy.gathered():
-        sampled = evaluate(partial(sample_initial, setup.sampler), *mine, run.eval_samples, mix_seed(run.seed, 2), places=places)["rows"]
+        sampled = evaluate(
+            partial(sample_initial, setup.sampler),
+            *mine,
+            run.eval_samples,
+            mix_seed(run.seed, 2),
+            places=places,
+        )["rows"]
         if asked():
             return
-        greedy = evaluate(partial(sample_initial, setup.sampler, temperature=0), *mine, 1, 0, places=places)["rows"]
+        greedy = evaluate(
+            partial(sample_initial, setup.sampler, temperature=0), *mine, 1, 0, places=places
+        )["rows"]
     beat(f"evaluation after step {step}, wait")
     parts = ranks.gather((places, sampled, greedy))
-    merged = [[row for _, row in sorted(((place, row) for part in parts for place, row in zip(part[0], part[k])), key=lambda pair: pair[0])] for k in (1, 2)]
+    merged = [
+        [
+            row
+            for _, row in sorted(
+                ((place, row) for part in parts for place, row in zip(part[0], part[k])),
+                key=lambda pair: pair[0],
+            )
+        ]
+        for k in (1, 2)
+    ]
     if ranks.rank:
         return
     own = numbers_of(merged[0])
-    numbers = {f"eval_{name}": value for name, value in own.items()} | {"eval_greedy": numbers_of(merged[1])["avg@1"]}
+    numbers = {f"eval_{name}": value for name, value in own.items()} | {
+        "eval_greedy": numbers_of(merged[1])["avg@1"]
+    }
     log.write("metrics", {"step": step} | numbers)
-    result = {"numbers": own, "rows": merged[0], "questions": len(questions), "samples": run.eval_samples, "settings": shown_settings(run)}
-    write_result(Path(run.out) / f"eval_{step:06d}.json", result | {"data": run.eval_data, "step": step, "versions": versions()})
-    tqdm.write(f"step {step}: held-out accuracy {numbers[f'eval_avg@{run.eval_samples}']:.3f} sampled, {numbers['eval_greedy']:.3f} greedy, "
-               f"format errors {numbers['eval_format_errors']:.3f}, {numbers['eval_calls']:.2f} calls per question ({len(questions)} questions x {run.eval_samples})")
+    result = {
+        "numbers": own,
+        "rows": merged[0],
+        "questions": len(questions),
+        "samples": run.eval_samples,
+        "settings": shown_settings(run),
+    }
+    write_result(
+        Path(run.out) / f"eval_{step:06d}.json",
+        result | {"data": run.eval_data, "step": step, "versions": versions()},
+    )
+    tqdm.write(
+        f"step {step}: held-out accuracy {numbers[f'eval_avg@{run.eval_samples}']:.3f} sampled, {numbers['eval_greedy']:.3f} greedy, "
+        f"format errors {numbers['eval_format_errors']:.3f}, {numbers['eval_calls']:.2f} calls per question ({len(questions)} questions x {run.eval_samples})"
+    )
 
 
 def batch_of(run: Run, step: int, size: int) -> list[int]:
@@ -410,7 +638,9 @@ def batch_of(run: Run, step: int, size: int) -> list[int]:
     picked = []
     for place in range(step * run.prompts, (step + 1) * run.prompts):
         epoch = place // size
-        order = torch.randperm(size, generator=torch.Generator().manual_seed(mix_seed(run.seed, 1, epoch)))
+        order = torch.randperm(
+            size, generator=torch.Generator().manual_seed(mix_seed(run.seed, 1, epoch))
+        )
         picked.append(int(order[place % size]))
     return picked
 
@@ -418,16 +648,27 @@ def batch_of(run: Run, step: int, size: int) -> list[int]:
 def every_reward(rollouts: list[Rollout], questions: list[Question], ranks: Ranks) -> dict:
     """Mean reward of the initial rollouts by every kind of reward, whichever is trained on."""
     initial = [(r, questions[r.group]) for r in rollouts if r.parent is None]
-    *sums, count = ranks.sum([sum(reward(r, q.answers, kind, q.task) for r, q in initial) for kind in REWARDS] + [len(initial)])
+    *sums, count = ranks.sum(
+        [sum(reward(r, q.answers, kind, q.task) for r, q in initial) for kind in REWARDS]
+        + [len(initial)]
+    )
     return {f"reward_{kind}": total / count for kind, total in zip(REWARDS, sums)}
 
 
 def alarms(metrics: dict) -> list[str]:
     """What a look at a step's numbers should not miss, in words; empty if all is well."""
-    tests = {"entropy has collapsed": metrics["entropy"] < 0.01, "more than 90% of the prompts give no credit: all their rewards are equal": metrics["zero_std"] > 0.9,
-             "more than half of the rollouts are cut off": metrics["truncated"] > 0.5, "tools fail for reasons of infrastructure": metrics["tool_infra"] > 0.1,
-             "sampler and trainer disagree on log-probs": metrics["sampler_gap"] > (1e-3 if metrics["sampler_gap_exact"] else 1.0),
-             "an update was skipped: its gradient was not finite": metrics["skipped"] > 0}
+    tests = {
+        "entropy has collapsed": metrics["entropy"] < 0.01,
+        "more than 90% of the prompts give no credit: all their rewards are equal": metrics[
+            "zero_std"
+        ]
+        > 0.9,
+        "more than half of the rollouts are cut off": metrics["truncated"] > 0.5,
+        "tools fail for reasons of infrastructure": metrics["tool_infra"] > 0.1,
+        "sampler and trainer disagree on log-probs": metrics["sampler_gap"]
+        > (1e-3 if metrics["sampler_gap_exact"] else 1.0),
+        "an update was skipped: its gradient was not finite": metrics["skipped"] > 0,
+    }
     return [text for text, true in tests.items() if true]
 
 
@@ -454,14 +695,20 @@ class Heartbeat:
     """
 
     def __init__(self, folder: Path, ranks: Ranks, every: float = 120.0):
-        self.files, self.ranks, self.every, self.ended = [folder / f"heartbeat_{rank}" for rank in range(ranks.world)], ranks, every, threading.Event()
+        self.files, self.ranks, self.every, self.ended = (
+            [folder / f"heartbeat_{rank}" for rank in range(ranks.world)],
+            ranks,
+            every,
+            threading.Event(),
+        )
         self("start")
         if ranks.rank == 0 and ranks.world > 1:
             threading.Thread(target=self._watch, daemon=True).start()
 
     def __call__(self, phase: str) -> None:
         self.phase, self.since = phase, time.time()
-        with contextlib.suppress(OSError):                                # a full disk is the checkpoint's business
+        # a full disk is the checkpoint's business
+        with contextlib.suppress(OSError):
             file = self.files[self.ranks.rank]
             file.with_suffix(".tmp").write_text(f"{self.since} {phase}")
             os.replace(file.with_suffix(".tmp"), file)
@@ -474,7 +721,12 @@ class Heartbeat:
 
     def slowest(self) -> str:
         """A line that names the rank whose phase has lasted longest while others wait for it; "" if none has for long, or none waits."""
-        beats = [(float(since), phase, rank) for rank, file in enumerate(self.files) if file.exists() for since, _, phase in [file.read_text().partition(" ")]]
+        beats = [
+            (float(since), phase, rank)
+            for rank, file in enumerate(self.files)
+            if file.exists()
+            for since, _, phase in [file.read_text().partition(" ")]
+        ]
         waits = lambda beat: beat[1].endswith(("wait", "update"))
         busy, now = [beat for beat in beats if not waits(beat)], time.time()
         if not busy or not any(waits(beat) and now - beat[0] >= self.every for beat in beats):
@@ -483,29 +735,72 @@ class Heartbeat:
         return f"waiting for rank {rank}: in {phase} for {now - since:.0f} s"
 
 
-def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log: "Log | None", done: int, skipped: int, beat: "Heartbeat", stop: Stop) -> None:
+def train_loop(
+    run: Run,
+    setup: Setup,
+    optimizer,
+    reference: Policy | None,
+    log: "Log | None",
+    done: int,
+    skipped: int,
+    beat: "Heartbeat",
+    stop: Stop,
+) -> None:
     """Steps done + 1 .. run.steps, each logged; checkpoints and evaluations as the settings say. Ends early, with a checkpoint, when asked to stop.
 
     A step with a skipped update is not saved, unless it is the last or the run was asked to stop: then the number of such steps in a row is saved with it.
     """
-    ranks, policy, (questions, prompts), total = setup.ranks, setup.policy, setup.inputs.train, Counter()
-    asked = lambda: ranks.max([stop.asked])[0] > 0                        # a collective: it stops all ranks or none
-    bar = tqdm(range(done, run.steps), initial=done, total=run.steps, desc="APPO" if run.branches else "GRPO", disable=ranks.rank > 0 or done >= run.steps)
+    ranks, policy, (questions, prompts), total = (
+        setup.ranks,
+        setup.policy,
+        setup.inputs.train,
+        Counter(),
+    )
+    # a collective: it stops all ranks or none
+    asked = lambda: ranks.max([stop.asked])[0] > 0
+    bar = tqdm(
+        range(done, run.steps),
+        initial=done,
+        total=run.steps,
+        desc="APPO" if run.branches else "GRPO",
+        disable=ranks.rank > 0 or done >= run.steps,
+    )
     for step in bar:
         if asked():
             save(run, policy, optimizer, step, skipped, ranks)
-            print(f"asked to stop: step {step} is saved, the same command goes on from it", flush=True)
+            print(
+                f"asked to stop: step {step} is saved, the same command goes on from it", flush=True
+            )
             break
         started, picked = time.perf_counter(), batch_of(run, step, len(questions))
-        judge = lambda r, i: reward(r, questions[picked[i]].answers, run.reward, questions[picked[i]].task)
+        judge = lambda r, i: reward(
+            r, questions[picked[i]].answers, run.reward, questions[picked[i]].task
+        )
         seeds = [mix_seed(run.seed, 0, step, i) for i in range(run.prompts)]
         try:
-            metrics, rollouts = appo.step(policy, optimizer, setup.sampler, [prompts[i] for i in picked], seeds, judge, run, mix_seed(run.seed, 3, step), reference,
-                                          ranks, lambda phase: beat(f"step {step + 1}, {phase}"))
-        except Unavailable as problem:                   # raised before the step's first update
+            metrics, rollouts = appo.step(
+                policy,
+                optimizer,
+                setup.sampler,
+                [prompts[i] for i in picked],
+                seeds,
+                judge,
+                run,
+                mix_seed(run.seed, 3, step),
+                reference,
+                ranks,
+                lambda phase: beat(f"step {step + 1}, {phase}"),
+            )
+        # raised before the step's first update
+        except Unavailable as problem:
             save(run, policy, optimizer, step, skipped, ranks)
-            raise Unavailable(f"step {step + 1}", f"{problem}; step {step} is saved, the same command goes on from it") from None
-        metrics |= every_reward(rollouts, [questions[i] for i in picked], ranks) | {"seconds": time.perf_counter() - started}
+            raise Unavailable(
+                f"step {step + 1}",
+                f"{problem}; step {step} is saved, the same command goes on from it",
+            ) from None
+        metrics |= every_reward(rollouts, [questions[i] for i in picked], ranks) | {
+            "seconds": time.perf_counter() - started
+        }
         if ranks.rank == 0:
             write_step(run, policy, log, step + 1, metrics, rollouts, total, bar)
         skipped = skipped + 1 if metrics["skipped"] else 0
@@ -520,32 +815,65 @@ def train_loop(run: Run, setup: Setup, optimizer, reference: Policy | None, log:
 
 def save(run: Run, policy: Policy, optimizer, step: int, skipped: int, ranks: Ranks) -> None:
     """The checkpoint of a step; then older ones go as --keep says, but not the reference of the KL term."""
-    checkpoints.save(Path(run.out) / f"step_{step:06d}", policy, [optimizer], {"skipped": skipped}, ranks)
+    checkpoints.save(
+        Path(run.out) / f"step_{step:06d}", policy, [optimizer], {"skipped": skipped}, ranks
+    )
     if ranks.rank == 0:
         prune(run)
 
 
-def write_step(run: Run, policy: Policy, log: "Log", step: int, metrics: dict, rollouts: list[Rollout], total: Counter, bar) -> None:
+def write_step(
+    run: Run,
+    policy: Policy,
+    log: "Log",
+    step: int,
+    metrics: dict,
+    rollouts: list[Rollout],
+    total: Counter,
+    bar,
+) -> None:
     """A step's line in metrics.jsonl, its trees in rollouts.jsonl, its branch points and alarms on the screen, its numbers in the bar."""
     warnings = alarms(metrics | {"sampler_gap_exact": policy.dtype == torch.float32})
     log.write("metrics", {"step": step} | metrics | ({"alarms": warnings} if warnings else {}))
     for row in tree_rows(policy, step, rollouts, min(run.log_trees, run.prompts)):
         log.write("rollouts", row)
-    for line in branch_lines(policy, rollouts, run.show) + [f"step {step}: {text}" for text in warnings if text not in log.warned]:
+    for line in branch_lines(policy, rollouts, run.show) + [
+        f"step {step}: {text}" for text in warnings if text not in log.warned
+    ]:
         tqdm.write(line)
-    log.warned = set(warnings)                                            # said when it begins, logged as long as it lasts
-    total.update({name: metrics[f"tokens_{name}"] for name in ("sampled", "trained")} | {"updates": metrics["optimizer_steps"]})
-    phases = "/".join(f"{metrics[f'seconds_{phase}']:.1f}" for phase in ("sample", "score", "branch", "update"))
-    shown = ", ".join(f"{name} {metrics[name]:.2f}" for name in ("reward", "entropy", "truncated", "degenerate"))
-    bar.set_postfix_str(f"{shown}, length {metrics['length']:.0f}, " + ", ".join(f"{name} {n}" for name, n in total.items()) + f", s {phases}", refresh=False)
+    # said when it begins, logged as long as it lasts
+    log.warned = set(warnings)
+    total.update(
+        {name: metrics[f"tokens_{name}"] for name in ("sampled", "trained")}
+        | {"updates": metrics["optimizer_steps"]}
+    )
+    phases = "/".join(
+        f"{metrics[f'seconds_{phase}']:.1f}" for phase in ("sample", "score", "branch", "update")
+    )
+    shown = ", ".join(
+        f"{name} {metrics[name]:.2f}" for name in ("reward", "entropy", "truncated", "degenerate")
+    )
+    bar.set_postfix_str(
+        f"{shown}, length {metrics['length']:.0f}, "
+        + ", ".join(f"{name} {n}" for name, n in total.items())
+        + f", s {phases}",
+        refresh=False,
+    )
 
 
-def give_up(run: Run, policy: Policy, rollouts: list[Rollout], step: int, skipped: int, ranks: Ranks) -> None:
+def give_up(
+    run: Run, policy: Policy, rollouts: list[Rollout], step: int, skipped: int, ranks: Ranks
+) -> None:
     """Leave the rollouts that gave gradients which are not finite on disk, and stop."""
     path = Path(run.out) / f"skipped_{step:06d}_{ranks.rank}.jsonl"
-    groups = max((r.group for r in rollouts), default=-1) + 1             # a rank may have none
-    path.write_text("".join(json.dumps(row) + "\n" for row in tree_rows(policy, step, rollouts, groups)))
-    raise ValueError(f"the gradients of {skipped} steps in a row were not finite; the last step's rollouts are in {path}, the weights are those before")
+    # a rank may have none
+    groups = max((r.group for r in rollouts), default=-1) + 1
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in tree_rows(policy, step, rollouts, groups))
+    )
+    raise ValueError(
+        f"the gradients of {skipped} steps in a row were not finite; the last step's rollouts are in {path}, the weights are those before"
+    )
 
 
 def start_or_go_on(run: Run, setup: Setup, beat: "Heartbeat", stop: Stop) -> tuple | None:
@@ -556,19 +884,39 @@ def start_or_go_on(run: Run, setup: Setup, beat: "Heartbeat", stop: Stop) -> tup
     checkpoint, policy, ranks = setup.checkpoint, setup.policy, setup.ranks
     if setup.inputs.examples and not checkpoint and not run_cold_start(run, setup, beat, stop):
         return None
-    fused = run.device.startswith("cuda") or None                          # one kernel: no temporary as large as the weights
-    optimizer, done, skipped = torch.optim.AdamW(policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay, fused=fused), checkpoints.step_in(checkpoint), 0
+    # one kernel: no temporary as large as the weights
+    fused = run.device.startswith("cuda") or None
+    optimizer, done, skipped = (
+        torch.optim.AdamW(
+            policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay, fused=fused
+        ),
+        checkpoints.step_in(checkpoint),
+        0,
+    )
     if not checkpoint:
         save(run, policy, optimizer, 0, 0, ranks)
         if ranks.rank == 0:
             sft.forget(Path(run.out))
-    reference = load_policy(run, str(Path(run.out) / "step_000000"), ranks) if run.kl_coef else None       # before AdamW's state is there: it is loaded whole
+    # before AdamW's state is there: it is loaded whole
+    reference = load_policy(run, str(Path(run.out) / "step_000000"), ranks) if run.kl_coef else None
     if checkpoint:
         skipped = checkpoints.load_state(policy, [optimizer], checkpoint, ranks)["skipped"]
-        print(f"going on from {checkpoint}" + (f"; all of --steps {run.steps} are done" if done >= run.steps else ""), flush=True)
+        print(
+            f"going on from {checkpoint}"
+            + (f"; all of --steps {run.steps} are done" if done >= run.steps else ""),
+            flush=True,
+        )
     log = Log(run, done) if ranks.rank == 0 else None
-    evaluated = log and {line["step"] for line in map(json.loads, open(Path(run.out) / "metrics.jsonl")) if "eval_greedy" in line}
-    if setup.inputs.test[0] and evaluation_due(run, done) and not ranks.gather(evaluated and done in evaluated)[0]:
+    evaluated = log and {
+        line["step"]
+        for line in map(json.loads, open(Path(run.out) / "metrics.jsonl"))
+        if "eval_greedy" in line
+    }
+    if (
+        setup.inputs.test[0]
+        and evaluation_due(run, done)
+        and not ranks.gather(evaluated and done in evaluated)[0]
+    ):
         report(run, setup, log, done, beat, lambda: ranks.max([stop.asked])[0] > 0)
     return optimizer, reference, log, done, skipped
 
@@ -576,44 +924,75 @@ def start_or_go_on(run: Run, setup: Setup, beat: "Heartbeat", stop: Stop) -> tup
 def run_cold_start(run: Run, setup: Setup, beat: "Heartbeat", stop: Stop) -> bool:
     """The cold start, its numbers in cold_start.jsonl; False if it was asked to stop before its end."""
     beat("cold start")
-    log = Log(run, checkpoints.step_in(setup.cold), ("cold_start",)) if setup.ranks.rank == 0 else None
-    loss = sft.cold_start(setup.policy, setup.inputs.examples, run, setup.ranks, folder=Path(run.out), checkpoint=setup.cold, log=lambda row: log and log.write("cold_start", row), asked=lambda: stop.asked)
+    log = (
+        Log(run, checkpoints.step_in(setup.cold), ("cold_start",))
+        if setup.ranks.rank == 0
+        else None
+    )
+    loss = sft.cold_start(
+        setup.policy,
+        setup.inputs.examples,
+        run,
+        setup.ranks,
+        folder=Path(run.out),
+        checkpoint=setup.cold,
+        log=lambda row: log and log.write("cold_start", row),
+        asked=lambda: stop.asked,
+    )
     if loss is None:
-        print("asked to stop: the cold start is saved, the same command goes on with it", flush=True)
+        print(
+            "asked to stop: the cold start is saved, the same command goes on with it", flush=True
+        )
     return loss is not None
 
 
 def join_ranks(run: Run) -> tuple[Run, Ranks]:
     """Join the other processes if torchrun started several (and be one process of one where --shard needs it): the run on this process's device, the ranks."""
     several, cuda = int(os.environ.get("WORLD_SIZE", 1)) > 1, run.device.startswith("cuda")
-    backend, patience = "cpu:gloo,cuda:nccl" if cuda else "gloo", datetime.timedelta(seconds=run.patience)
+    backend, patience = (
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        datetime.timedelta(seconds=run.patience),
+    )
     if cuda and not torch.cuda.is_available():
         raise ValueError(f"--device {run.device}: this PyTorch sees no GPU; use --device cpu")
     if several and cuda:
         run = dataclasses.replace(run, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
         torch.cuda.set_device(run.device)
-    if several:                                                           # torchrun keeps its store when it restarts the processes: their addresses there are old then
+    # torchrun keeps its store when it restarts the processes: their addresses there are old then
+    if several:
         store, rank, world = next(rendezvous("env://", timeout=patience))
-        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        store = dist.PrefixStore(
+            f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store
+        )
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
     elif run.shard and not dist.is_initialized():
         dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
     ranks = Ranks()
     if ranks.rank:
-        sys.stdout = open(os.devnull, "w")                                # rank 0 speaks for all
+        # rank 0 speaks for all
+        sys.stdout = open(os.devnull, "w")
     return run, ranks
 
 
 def mesh_of(run: Run, ranks: Ranks):
     """Shards within a node, copies across nodes (HSDP); None, all processes, on a single node."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
-    return node_mesh(run.device.split(":")[0], ranks.world // here, here, run.patience) if ranks.world > here else None
+    return (
+        node_mesh(run.device.split(":")[0], ranks.world // here, here, run.patience)
+        if ranks.world > here
+        else None
+    )
 
 
 def node_mesh(kind: str, nodes: int, here: int, patience: float):
     """A device mesh of `nodes` copies of `here` shards each, whose processes wait `patience` seconds for each other. kind: "cpu" or "cuda"."""
     mesh = torch.arange(nodes * here).view(nodes, here)
-    groups = [dist.new_subgroups_by_enumeration(lines.tolist(), timeout=datetime.timedelta(seconds=patience))[0] for lines in (mesh.T, mesh)]
+    groups = [
+        dist.new_subgroups_by_enumeration(
+            lines.tolist(), timeout=datetime.timedelta(seconds=patience)
+        )[0]
+        for lines in (mesh.T, mesh)
+    ]
     return DeviceMesh.from_group(groups, kind, mesh, mesh_dim_names=("node", "shard"))
 
 
@@ -631,11 +1010,13 @@ def main(argv: list[str]) -> None:
     run, ranks = join_ranks(read_settings(argv))
     try:
         run = with_world(run) if ranks.rank == 0 else run
-        run = dataclasses.replace(ranks.gather(run)[0], device=run.device)               # the bundled world is made once
+        # the bundled world is made once
+        run = dataclasses.replace(ranks.gather(run)[0], device=run.device)
         if run.threads:
             torch.set_num_threads(run.threads)
         inputs = check_inputs(run)
-        with locked(Path(run.out), ranks):                                # before the checkpoint is looked for: another process may still be writing one
+        # before the checkpoint is looked for: another process may still be writing one
+        with locked(Path(run.out), ranks):
             train(run, load(run, inputs, ranks))
     finally:
         if dist.is_initialized():
@@ -647,9 +1028,12 @@ def train(run: Run, setup: Setup) -> None:
     agree(setup.ranks, lambda: record(run, getattr(setup.sampler.tools.get("python"), "level", "")))
     if setup.ranks.rank == 0:
         tidy(run, setup)
-    print(f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.b}, {run.prompts} prompts a step, {run.minibatch} an update; "
-          f"{len(setup.inputs.train[0])} questions, {sum(p.numel() for p in setup.policy.model.parameters()) / 1e6:.1f} M parameters on {setup.ranks.world} x {run.device}, "
-          f"settings in {run.out}/config.json", flush=True)
+    print(
+        f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.b}, {run.prompts} prompts a step, {run.minibatch} an update; "
+        f"{len(setup.inputs.train[0])} questions, {sum(p.numel() for p in setup.policy.model.parameters()) / 1e6:.1f} M parameters on {setup.ranks.world} x {run.device}, "
+        f"settings in {run.out}/config.json",
+        flush=True,
+    )
     beat, stop = Heartbeat(Path(run.out), setup.ranks), Stop()
     started = start_or_go_on(run, setup, beat, stop)
     if started:
@@ -663,4 +1047,6 @@ if __name__ == "__main__":
     except (ValueError, OSError) as problem:
         sys.exit(f"train.py: {problem}")
     except KeyboardInterrupt:
-        sys.exit("train.py: interrupted; the same command goes on from the newest checkpoint, if there is one yet")
+        sys.exit(
+            "train.py: interrupted; the same command goes on from the newest checkpoint, if there is one yet"
+        )

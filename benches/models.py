@@ -1,4 +1,5 @@
 """The models whose speed is measured, what is given to them, and the parts of a step that every measurement builds alike."""
+
 import importlib.util
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from sampling import Rollout, Sampler, Start
 
 transformers.utils.logging.disable_progress_bar()
 
+
 def world_folder(args) -> Path:
     """A bundled world with fewer examples than usual."""
     folder, mode = Path(args.out) / "world", Mode(questions=200, tests=40, traces=2000, copies=800)
@@ -29,9 +31,21 @@ def tiny_folder(args) -> Path:
     if not (folder / "config.json").exists():
         tokenizer = AutoTokenizer.from_pretrained(world_folder(args) / "model")
         torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=256, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=4,
-                                             intermediate_size=512, max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=None,
-                                             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=256,
+                num_hidden_layers=3,
+                num_attention_heads=8,
+                num_key_value_heads=4,
+                intermediate_size=512,
+                max_position_embeddings=4096,
+                tie_word_embeddings=True,
+                bos_token_id=None,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
         model.save_pretrained(folder), tokenizer.save_pretrained(folder)
     return folder
 
@@ -41,7 +55,12 @@ def agent_folder(args) -> Path:
     folder, world = Path(args.out) / "agent", world_folder(args)
     if not (folder / "config.json").exists():
         policy = Policy.load(str(world / "model"))
-        sft.cold_start(policy, sft.read_examples(str(world / "traces.jsonl"), policy.tokenizer), train.read_settings([]), progress=False)
+        sft.cold_start(
+            policy,
+            sft.read_examples(str(world / "traces.jsonl"), policy.tokenizer),
+            train.read_settings([]),
+            progress=False,
+        )
         policy.model.save_pretrained(folder), policy.tokenizer.save_pretrained(folder)
     return folder
 
@@ -77,7 +96,9 @@ def plain_model(folder: Path):
 
 
 def random_ids(policy: Policy, seed: int, length: int) -> list[int]:
-    return torch.randint(policy.vocabulary, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return torch.randint(
+        policy.vocabulary, (length,), generator=torch.Generator().manual_seed(seed)
+    ).tolist()
 
 
 def made_up_rollouts(policy: Policy, n: int, prompt: int, length: int) -> list[Rollout]:
@@ -88,9 +109,28 @@ def made_up_rollouts(policy: Policy, n: int, prompt: int, length: int) -> list[R
     return rows
 
 
-def make_sampler(policy: Policy, rows: int, max_tokens: int, tools=None, max_calls: int = 0, chunk: int = 16, constant_rows: bool = False, share: bool | None = None) -> Sampler:
+def make_sampler(
+    policy: Policy,
+    rows: int,
+    max_tokens: int,
+    tools=None,
+    max_calls: int = 0,
+    chunk: int = 16,
+    constant_rows: bool = False,
+    share: bool | None = None,
+) -> Sampler:
     """A sampler that decodes only the rows that are left, or with constant_rows always all of them."""
-    return Sampler(policy, tools or {}, rows, max_tokens, max_calls, max_result_tokens=64, chunk=chunk, constant_rows=constant_rows, share=share)
+    return Sampler(
+        policy,
+        tools or {},
+        rows,
+        max_tokens,
+        max_calls,
+        max_result_tokens=64,
+        chunk=chunk,
+        constant_rows=constant_rows,
+        share=share,
+    )
 
 
 def score_and_keep(policy: Policy, rollouts: list[Rollout]) -> Scored:
@@ -103,7 +143,10 @@ def computed_anew(policy: Policy, rollouts: list[Rollout]) -> list[Start]:
 
     What a loop without forks and without a live cache must do, done as fast as this repository can: no mask, no log-probs.
     """
-    known = [Rollout(r.prompt, 0, ids=r.ids + [0], mask=[False] * (len(r.ids) + 1)) for r in rollouts]     # one id more: its place predicts the next token
+    # one id more: its place predicts the next token
+    known = [
+        Rollout(r.prompt, 0, ids=r.ids + [0], mask=[False] * (len(r.ids) + 1)) for r in rollouts
+    ]
     scored = score_and_keep(policy, known)
     return [Start(r, scored.cache, n, scored.hidden[n, len(r.ids)]) for n, r in enumerate(rollouts)]
 
@@ -113,7 +156,11 @@ def most_allocated(work) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
     live = top = 0
-    for _, change in sorted((e.start_ns(), e.nbytes()) for e in record.profiler.kineto_results.events() if e.name() == "[memory]"):
+    for _, change in sorted(
+        (e.start_ns(), e.nbytes())
+        for e in record.profiler.kineto_results.events()
+        if e.name() == "[memory]"
+    ):
         live += change
         top = max(top, live)
     return top

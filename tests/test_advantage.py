@@ -1,10 +1,17 @@
 """advantage.py against hand calculations, finite differences and the identities that tie it to GRPO and REINFORCE."""
+
 import math
 
 import pytest
 import torch
 
-from advantage import dual_group_advantage, group_advantage, low_variance_kl, policy_loss, scale_by_future
+from advantage import (
+    dual_group_advantage,
+    group_advantage,
+    low_variance_kl,
+    policy_loss,
+    scale_by_future,
+)
 
 f64 = torch.float64
 NO = torch.zeros(0, dtype=torch.long)
@@ -16,10 +23,14 @@ def tensor(*values):
 
 # ---- group_advantage
 
+
 def test_group_advantage_by_hand():
     z = group_advantage(tensor(1, 0, 0, 1))
     torch.testing.assert_close(z, tensor(1, -1, -1, 1) * (0.5 / (0.5 + 1e-6)), atol=1e-15, rtol=0)
-    assert group_advantage(tensor(1, 0, 0, 1), correction=1)[0].item() == pytest.approx(0.5 / (math.sqrt(1 / 3) + 1e-6))      # 1.155 apart at N = 4
+    # 1.155 apart at N = 4
+    assert group_advantage(tensor(1, 0, 0, 1), correction=1)[0].item() == pytest.approx(
+        0.5 / (math.sqrt(1 / 3) + 1e-6)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, f64])
@@ -34,15 +45,25 @@ def test_group_advantage_shift_scale_mean():
     z = group_advantage(R)
     assert abs(z.mean()) < 1e-12
     torch.testing.assert_close(group_advantage(R + 5), z, atol=1e-12, rtol=0)
-    torch.testing.assert_close(group_advantage(100 * R), z, atol=1e-4, rtol=0)            # up to the 1e-6
+    # up to the 1e-6
+    torch.testing.assert_close(group_advantage(100 * R), z, atol=1e-4, rtol=0)
 
 
 # ---- dual_group_advantage
 
+
 def example(how="avg", branch=(1.0, 0.0, 0.0), correction=0):
     """Two initial rollouts of 6 and 5 tokens, token 2 of the first a tool result; branches: two from rollout 0 (sharing 4 and 2 tokens), one from rollout 1 (3)."""
     mask = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 1, 1, 1, 1, 0]], dtype=torch.bool)
-    return dual_group_advantage(tensor(1, 0), torch.tensor(branch, dtype=f64), torch.tensor([0, 0, 1]), torch.tensor([4, 2, 3]), mask, how, correction), mask
+    return dual_group_advantage(
+        tensor(1, 0),
+        torch.tensor(branch, dtype=f64),
+        torch.tensor([0, 0, 1]),
+        torch.tensor([4, 2, 3]),
+        mask,
+        how,
+        correction,
+    ), mask
 
 
 def test_dual_avg_by_hand():
@@ -51,22 +72,32 @@ def test_dual_avg_by_hand():
     s = math.sqrt(2 / 9) + 1e-6
     up, down = (2 / 3) / s, (-1 / 3) / s
     both = (zi + (up + down) / 2) / 2
-    torch.testing.assert_close(A[0], tensor(both, both, 0, (zi + up) / 2, zi, zi), atol=1e-12, rtol=0)
-    torch.testing.assert_close(A[1], tensor(*[(-zi + down) / 2] * 3, -zi, -zi, 0), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        A[0], tensor(both, both, 0, (zi + up) / 2, zi, zi), atol=1e-12, rtol=0
+    )
+    torch.testing.assert_close(
+        A[1], tensor(*[(-zi + down) / 2] * 3, -zi, -zi, 0), atol=1e-12, rtol=0
+    )
 
 
 def test_dual_sum_literal_off_by_hand():
     zi, s = 0.5 / (0.5 + 1e-6), math.sqrt(2 / 9) + 1e-6
     up, down = (2 / 3) / s, (-1 / 3) / s
     A, _ = example("sum")
-    torch.testing.assert_close(A[0], tensor(*[zi + (up + down) / 2] * 2, 0, zi + up, zi, zi), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        A[0], tensor(*[zi + (up + down) / 2] * 2, 0, zi + up, zi, zi), atol=1e-12, rtol=0
+    )
     A, mask = example("literal")
     expected = (tensor(zi, -zi) + tensor((1 - 1 / 3) / s, (0 - 1 / 3) / s)) / 2
-    torch.testing.assert_close(A, expected[:, None] * mask, atol=1e-12, rtol=0)           # the same along every rollout
+    # the same along every rollout
+    torch.testing.assert_close(A, expected[:, None] * mask, atol=1e-12, rtol=0)
     A, _ = example("off")
-    s = math.sqrt(0.24) + 1e-6                                                            # one group 1 0 1 0 0: mean .4, variance .24
+    # one group 1 0 1 0 0: mean .4, variance .24
+    s = math.sqrt(0.24) + 1e-6
     hi, lo = 0.6 / s, -0.4 / s
-    torch.testing.assert_close(A[0], tensor(*[(hi + (hi + lo) / 2) / 2] * 2, 0, (hi + hi) / 2, hi, hi), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        A[0], tensor(*[(hi + (hi + lo) / 2) / 2] * 2, 0, (hi + hi) / 2, hi, hi), atol=1e-12, rtol=0
+    )
 
 
 @pytest.mark.parametrize("how", ["avg", "sum", "literal", "off"])
@@ -90,21 +121,37 @@ def test_dual_with_equal_branches():
 def test_dual_no_variance_anywhere_is_exactly_zero(how):
     mask = torch.ones(3, 5, dtype=torch.bool)
     for reward in (-1.0, 1.1):
-        A = dual_group_advantage(torch.full((3,), reward), torch.full((2,), reward), torch.tensor([0, 2]), torch.tensor([2, 4]), mask, how)
+        A = dual_group_advantage(
+            torch.full((3,), reward),
+            torch.full((2,), reward),
+            torch.tensor([0, 2]),
+            torch.tensor([2, 4]),
+            mask,
+            how,
+        )
         assert (A == 0).all()
 
 
 def test_dual_groups_of_one():
-    one = lambda how: dual_group_advantage(tensor(0.5), tensor(0.7), torch.tensor([0]), torch.tensor([2]), torch.ones(1, 5, dtype=torch.bool), how)
+    one = lambda how: dual_group_advantage(
+        tensor(0.5),
+        tensor(0.7),
+        torch.tensor([0]),
+        torch.tensor([2]),
+        torch.ones(1, 5, dtype=torch.bool),
+        how,
+    )
     for how in ("avg", "sum", "literal"):
         assert (one(how) == 0).all()
-    z = 0.1 / (0.1 + 1e-6)                           # one group of .5 and .7
+    # one group of .5 and .7
+    z = 0.1 / (0.1 + 1e-6)
     torch.testing.assert_close(one("off"), tensor(0, 0, -z, -z, -z)[None], atol=1e-9, rtol=0)
 
 
 def test_branch_credit_touches_exactly_the_shared_prefix():
     A, mask = example()
-    B, _ = example(branch=(0.0, 1.0, 0.0))          # the two branches of rollout 0 swap rewards: the group's statistics stay
+    # the two branches of rollout 0 swap rewards: the group's statistics stay
+    B, _ = example(branch=(0.0, 1.0, 0.0))
     changed = (A - B).abs() > 1e-12
     assert changed.tolist() == [[False, False, False, True, False, False], [False] * 6]
     assert (A[~mask] == 0).all()
@@ -122,15 +169,19 @@ def test_dual_errors():
 
 # ---- scale_by_future
 
+
 def test_scale_by_future_by_hand():
     adv, omega = tensor(1, -1, 2, 0), tensor(0.5, 1.1, 3, 7)
-    torch.testing.assert_close(scale_by_future(adv, omega, 0.5), tensor(1.5, -1.55, 2 * 1.6, 0), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        scale_by_future(adv, omega, 0.5), tensor(1.5, -1.55, 2 * 1.6, 0), atol=1e-12, rtol=0
+    )
     assert torch.equal(scale_by_future(adv, omega, 0.0), adv)
     assert torch.equal(scale_by_future(adv, torch.ones(4, dtype=f64), 1.0), 2 * adv)
     scaled = scale_by_future(adv, omega, 0.5, (0.8, 1.2))
     assert torch.equal(scaled.sign(), adv.sign())
     guarded = scale_by_future(adv, omega, 1.0, ratio=tensor(7, 7, 7, 7))
-    torch.testing.assert_close(guarded, tensor(2, -2.0, 2 * 2.2, 0), atol=1e-12, rtol=0)        # only the negative one is capped at 1
+    # only the negative one is capped at 1
+    torch.testing.assert_close(guarded, tensor(2, -2.0, 2 * 2.2, 0), atol=1e-12, rtol=0)
 
 
 def test_no_gradient_through_the_future_term():
@@ -139,6 +190,7 @@ def test_no_gradient_through_the_future_term():
 
 
 # ---- policy_loss
+
 
 @pytest.fixture
 def batch():
@@ -177,11 +229,16 @@ def test_unmoved_policy_is_reinforce(batch):
     _, old, adv, mask = batch
     logp = old.clone().requires_grad_()
     loss, stats = policy_loss(logp, old, adv, mask)
-    assert stats["ratio"] == pytest.approx(1) and stats["clip_low"] == stats["clip_high"] == stats["clip_dual"] == 0
+    assert (
+        stats["ratio"] == pytest.approx(1)
+        and stats["clip_low"] == stats["clip_high"] == stats["clip_dual"] == 0
+    )
     per_row = torch.where(mask, adv, 0).sum(1) / mask.sum(1)
     assert loss.item() == pytest.approx(-per_row.mean().item(), abs=1e-12)
     loss.backward()
-    torch.testing.assert_close(logp.grad, torch.where(mask, -adv / mask.sum(1, keepdim=True) / 6, 0), atol=1e-14, rtol=0)
+    torch.testing.assert_close(
+        logp.grad, torch.where(mask, -adv / mask.sum(1, keepdim=True) / 6, 0), atol=1e-14, rtol=0
+    )
 
 
 def test_gradient_by_finite_differences_and_where_it_is_zero(batch):
@@ -194,7 +251,10 @@ def test_gradient_by_finite_differences_and_where_it_is_zero(batch):
     for n, t in (mask & ~kink).nonzero().tolist():
         shift = torch.zeros_like(old)
         shift[n, t] = h
-        slope = (policy_loss(logp.detach() + shift, old, adv, mask)[0] - policy_loss(logp.detach() - shift, old, adv, mask)[0]) / (2 * h)
+        slope = (
+            policy_loss(logp.detach() + shift, old, adv, mask)[0]
+            - policy_loss(logp.detach() - shift, old, adv, mask)[0]
+        ) / (2 * h)
         assert logp.grad[n, t].item() == pytest.approx(slope.item(), abs=1e-8)
     assert (logp.grad[~mask] == 0).all()
     clipped = mask & (((adv > 0) & (ratio > 1.28)) | ((adv < 0) & (ratio < 0.8)))
@@ -205,6 +265,7 @@ def test_gradient_by_finite_differences_and_where_it_is_zero(batch):
 def test_future_term_is_frozen_in_the_gradient(batch):
     """With Omega held fixed the gradient agrees with finite differences; letting Omega follow the log-probs it must not."""
     from branching import future_value
+
     _, old, adv, mask = batch
     logp = (old + 0.02).requires_grad_()
     omega = future_value(logp.detach(), old, mask, 8)
@@ -214,7 +275,10 @@ def test_future_term_is_frozen_in_the_gradient(batch):
     n, t = 0, int(mask[0].nonzero()[-1])
     shift[n, t] = h = 1e-6
     frozen = (whole(logp.detach() + shift, omega) - whole(logp.detach() - shift, omega)) / (2 * h)
-    free = (whole(logp.detach() + shift, future_value(logp.detach() + shift, old, mask, 8)) - whole(logp.detach() - shift, future_value(logp.detach() - shift, old, mask, 8))) / (2 * h)
+    free = (
+        whole(logp.detach() + shift, future_value(logp.detach() + shift, old, mask, 8))
+        - whole(logp.detach() - shift, future_value(logp.detach() - shift, old, mask, 8))
+    ) / (2 * h)
     assert logp.grad[n, t].item() == pytest.approx(frozen.item(), abs=1e-8)
     assert abs(logp.grad[n, t].item() - free.item()) > 1e-4
 
@@ -235,7 +299,9 @@ def test_weight_of_a_long_rollout():
     old, adv = torch.zeros(2, 4, dtype=f64), torch.ones(2, 4, dtype=f64)
     logp = torch.zeros(2, 4, dtype=f64, requires_grad=True)
     mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]], dtype=torch.bool)
-    weight = lambda how: torch.autograd.grad(policy_loss(logp, old, adv, mask, aggregate=how)[0], logp)[0].sum(1)
+    weight = lambda how: torch.autograd.grad(
+        policy_loss(logp, old, adv, mask, aggregate=how)[0], logp
+    )[0].sum(1)
     torch.testing.assert_close(weight("seq-mean"), tensor(-0.5, -0.5))
     torch.testing.assert_close(weight("token-mean"), tensor(-0.8, -0.2))
 
@@ -254,15 +320,25 @@ def test_extreme_ratios_and_masked_rubbish_stay_finite():
 def test_everything_masked():
     logp = torch.zeros(2, 3, requires_grad=True)
     for aggregate in ("seq-mean", "token-mean"):
-        loss, stats = policy_loss(logp, torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool), aggregate=aggregate)
+        loss, stats = policy_loss(
+            logp,
+            torch.zeros(2, 3),
+            torch.ones(2, 3),
+            torch.zeros(2, 3, dtype=torch.bool),
+            aggregate=aggregate,
+        )
         loss.backward()
         assert loss.item() == 0 and stats["tokens"] == 0 and (logp.grad == 0).all()
 
 
 def test_rows_under_the_dual_clip_can_be_dropped():
-    logp, mask = torch.full((2, 3), 2.0, dtype=f64, requires_grad=True), torch.ones(2, 3, dtype=torch.bool)
+    logp, mask = (
+        torch.full((2, 3), 2.0, dtype=f64, requires_grad=True),
+        torch.ones(2, 3, dtype=torch.bool),
+    )
     adv = tensor(*[-1.0] * 3).repeat(2, 1)
-    adv[1, 1:] = 0.5                                  # one dual-clipped token in row 1, three in row 0
+    # one dual-clipped token in row 1, three in row 0
+    adv[1, 1:] = 0.5
     loss, _ = policy_loss(logp, torch.zeros(2, 3, dtype=f64), adv, mask, max_dual_clipped=1)
     assert loss.item() == pytest.approx((0 + (3 - 2 * 0.5 * 1.28) / 3) / 2)
     with pytest.raises(ValueError, match="aggregate"):
@@ -275,7 +351,14 @@ def test_low_variance_kl_is_unbiased():
     assert (estimate >= 0).all() and (low_variance_kl(p.log(), p.log()) == 0).all()
     assert (p * estimate).sum().item() == pytest.approx((p * (p / q).log()).sum().item(), abs=1e-12)
     logp = p.log().requires_grad_()
-    with_kl = policy_loss(logp[None], p.log()[None], torch.zeros(1, 3, dtype=f64), torch.ones(1, 3, dtype=torch.bool), logp_ref=q.log()[None], kl_coef=0.1)[0]
+    with_kl = policy_loss(
+        logp[None],
+        p.log()[None],
+        torch.zeros(1, 3, dtype=f64),
+        torch.ones(1, 3, dtype=torch.bool),
+        logp_ref=q.log()[None],
+        kl_coef=0.1,
+    )[0]
     assert with_kl.item() == pytest.approx(0.1 * estimate.mean().item(), abs=1e-12)
 
 
@@ -283,13 +366,16 @@ def test_no_branches_and_b_zero_is_grpo(batch):
     """The whole chain of the credit with B = 0 and b = 0 against GRPO written out."""
     logp, old, _, mask = batch
     R = torch.rand(6, dtype=f64)
-    adv = scale_by_future(dual_group_advantage(R, tensor(), NO, NO, mask), torch.rand(6, 11, dtype=f64), b=0.0)
+    adv = scale_by_future(
+        dual_group_advantage(R, tensor(), NO, NO, mask), torch.rand(6, 11, dtype=f64), b=0.0
+    )
     grpo = ((R - R.mean()) / (R.std(correction=0) + 1e-6))[:, None].expand(6, 11)
     expected = sum(sum(r) / len(r) for r in by_hand(logp, old, grpo, mask)) / 6
     assert policy_loss(logp, old, adv, mask)[0].item() == pytest.approx(expected, abs=1e-12)
 
 
 # ---- the baselines' losses
+
 
 def test_gppo_has_ppos_value_and_differs_only_where_clipped(batch):
     logp, old, adv, mask = batch
@@ -310,12 +396,21 @@ def test_gppo_has_ppos_value_and_differs_only_where_clipped(batch):
 def test_cispo_at_ratio_one_is_reinforce_and_keeps_every_tokens_gradient(batch):
     _, old, adv, mask = batch
     logp = old.clone().requires_grad_()
-    grad = torch.autograd.grad(policy_loss(logp, old, adv, mask, clip_low=1.0, surrogate="cispo")[0], logp)[0]
+    grad = torch.autograd.grad(
+        policy_loss(logp, old, adv, mask, clip_low=1.0, surrogate="cispo")[0], logp
+    )[0]
     reinforce = torch.where(mask, -adv / mask.sum(1, keepdim=True) / 6, 0)
     torch.testing.assert_close(grad, reinforce, atol=1e-14, rtol=0)
     far = (old + torch.where(adv > 0, 2.0, -2.0)).requires_grad_()
-    grad = torch.autograd.grad(policy_loss(far, old, adv, mask, clip_low=1.0, surrogate="cispo")[0], far)[0]
-    torch.testing.assert_close(grad, reinforce * torch.where(adv > 0, tensor(1.28), tensor(math.exp(-2))), atol=1e-12, rtol=0)
+    grad = torch.autograd.grad(
+        policy_loss(far, old, adv, mask, clip_low=1.0, surrogate="cispo")[0], far
+    )[0]
+    torch.testing.assert_close(
+        grad,
+        reinforce * torch.where(adv > 0, tensor(1.28), tensor(math.exp(-2))),
+        atol=1e-12,
+        rtol=0,
+    )
     with pytest.raises(ValueError, match="surrogate"):
         policy_loss(far, old, adv, mask, surrogate="reinforce")
 
@@ -327,5 +422,7 @@ def test_dapo_without_filtering_is_grpo_with_token_mean(batch):
     adv = dual_group_advantage(R, tensor(), NO, NO, mask)
     grpo = ((R - R.mean()) / (R.std(correction=0) + 1e-6))[:, None].expand(6, 11)
     rows = by_hand(logp, old, grpo, mask, lo=0.2, hi=0.2, c=math.inf)
-    dapo = policy_loss(logp, old, adv, mask, clip_low=0.2, clip_high=0.2, clip_c=math.inf, aggregate="token-mean")[0]
+    dapo = policy_loss(
+        logp, old, adv, mask, clip_low=0.2, clip_high=0.2, clip_c=math.inf, aggregate="token-mean"
+    )[0]
     assert dapo.item() == pytest.approx(sum(map(sum, rows)) / sum(map(len, rows)), abs=1e-12)

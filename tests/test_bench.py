@@ -1,4 +1,5 @@
 """bench.py runs and prints what the README quotes; the numbers themselves are measured elsewhere."""
+
 import argparse
 import dataclasses
 import json
@@ -18,53 +19,121 @@ from benches import agent_tools, gpu, measure, models, runs, sampling, training
 def test_laptop_figures(tmp_path, capfd):
     seed = "987654"
     try:
-        bench.main(["laptop", "--seeds", seed, "--out", str(tmp_path), "--json", str(tmp_path / "f.json"), "--steps", "1", "--cold_steps", "3", "--eval_questions", "3", "--prompts", "2", "--minibatch", "1", "--threads", "1"])
+        bench.main(
+            [
+                "laptop",
+                "--seeds",
+                seed,
+                "--out",
+                str(tmp_path),
+                "--json",
+                str(tmp_path / "f.json"),
+                "--steps",
+                "1",
+                "--cold_steps",
+                "3",
+                "--eval_questions",
+                "3",
+                "--prompts",
+                "2",
+                "--minibatch",
+                "1",
+                "--threads",
+                "1",
+            ]
+        )
     finally:
         shutil.rmtree(runs.HERE / "data" / "world" / f"easy-{seed}", ignore_errors=True)
     figures = json.loads((tmp_path / "f.json").read_text())
     printed = capfd.readouterr().out
     assert measure.machine() in printed and all(name in printed for name in figures)
-    assert all(set(f) == {"value", "low", "high", "n", "unit"} and f["low"] <= f["value"] <= f["high"] and f["n"] == 1 for f in figures.values())
-    assert figures["laptop: optimizer steps"]["value"] == 2 and 0.9 < figures["laptop: computed / unique"]["value"] <= 1
-    assert figures["laptop: sampled tokens"]["value"] > figures["laptop: trained tokens"]["value"] > 0
+    assert all(
+        set(f) == {"value", "low", "high", "n", "unit"}
+        and f["low"] <= f["value"] <= f["high"]
+        and f["n"] == 1
+        for f in figures.values()
+    )
+    assert (
+        figures["laptop: optimizer steps"]["value"] == 2
+        and 0.9 < figures["laptop: computed / unique"]["value"] <= 1
+    )
+    assert (
+        figures["laptop: sampled tokens"]["value"] > figures["laptop: trained tokens"]["value"] > 0
+    )
 
 
 def test_figure():
-    assert measure.figure([1.0, 2.0, 6.0], "s") == {"value": 3.0, "low": 1.0, "high": 6.0, "n": 3, "unit": "s"}
+    assert measure.figure([1.0, 2.0, 6.0], "s") == {
+        "value": 3.0,
+        "low": 1.0,
+        "high": 6.0,
+        "n": 3,
+        "unit": "s",
+    }
 
 
 def test_tool_figures(tmp_path, capfd):
     for what in ("python", "search"):
         bench.main([what, "--light", "--json", str(tmp_path / "f.json")])
         figures = json.loads((tmp_path / "f.json").read_text())
-        assert all(f["low"] <= f.get("ratio", f.get("value")) <= f["high"] for f in figures.values()) and all(name in capfd.readouterr().out for name in list(figures)[:1])
+        assert all(
+            f["low"] <= f.get("ratio", f.get("value")) <= f["high"] for f in figures.values()
+        ) and all(name in capfd.readouterr().out for name in list(figures)[:1])
     assert figures["search: 2,000 documents, query p95"]["value"] < 50
 
 
 def test_generated_corpus_is_the_same_again(tmp_path):
     first, second = (agent_tools.generated_corpus(tmp_path / name, 50, 20) for name in ("a", "b"))
-    assert first == second and len(first) == 20 and (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
+    assert (
+        first == second
+        and len(first) == 20
+        and (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
+    )
     words = [len(json.loads(line)["contents"].split()) for line in open(tmp_path / "a")]
-    assert len(words) == 50 and all(40 <= n <= 80 for n in words) and all(3 <= len(q.split()) <= 12 for q in first)
+    assert (
+        len(words) == 50
+        and all(40 <= n <= 80 for n in words)
+        and all(3 <= len(q.split()) <= 12 for q in first)
+    )
 
 
 def test_every_check_for_a_gpu_passes_on_a_small_model(tmp_path, capfd):
     bench.main(["--gpu", "--light", "--out", str(tmp_path), "--json", str(tmp_path / "f.json")])
     figures, printed = json.loads((tmp_path / "f.json").read_text()), capfd.readouterr().out
-    assert "sees no GPU" in printed and all(f"-- {name}" in printed for name in gpu.CHECKS) and all(name in printed for name in figures)
+    assert (
+        "sees no GPU" in printed
+        and all(f"-- {name}" in printed for name in gpu.CHECKS)
+        and all(name in printed for name in figures)
+    )
     assert all(f["low"] <= f.get("value", f.get("ratio")) <= f["high"] for f in figures.values())
-    assert sum("fork - fresh pass" in name for name in figures) == 6 and any("ours / generate" in name for name in figures)
-    assert {"step, float32, 3 layers: update", "step, bfloat16, 3 layers: update", "laptop run on cpu: reward, last of 2 steps"} <= set(figures)
+    assert sum("fork - fresh pass" in name for name in figures) == 6 and any(
+        "ours / generate" in name for name in figures
+    )
+    assert {
+        "step, float32, 3 layers: update",
+        "step, bfloat16, 3 layers: update",
+        "laptop run on cpu: reward, last of 2 steps",
+    } <= set(figures)
 
 
 def test_a_failed_check_fails_the_bench_after_the_others(tmp_path, monkeypatch, capfd):
     def breaks(*_):
         raise RuntimeError("no room")
-    checks = {"wrong": lambda args, *_: measure.at_most(args, "a gap", [0.1, 2.0], 1, "nats"), "breaks": breaks, "right": lambda args, *_: measure.at_least(args, "calls", 3, 1, "")}
+
+    checks = {
+        "wrong": lambda args, *_: measure.at_most(args, "a gap", [0.1, 2.0], 1, "nats"),
+        "breaks": breaks,
+        "right": lambda args, *_: measure.at_least(args, "calls", 3, 1, ""),
+    }
     monkeypatch.setattr(gpu, "CHECKS", checks)
-    with pytest.raises(SystemExit, match="FAILED: a gap is 2 nats, not at most 1; breaks broke off"):
+    with pytest.raises(
+        SystemExit, match="FAILED: a gap is 2 nats, not at most 1; breaks broke off"
+    ):
         bench.main(["gpu", "--light", "--out", str(tmp_path), "--json", str(tmp_path / "f.json")])
-    assert set(json.loads((tmp_path / "f.json").read_text())) == {"a gap (<= 1)", "calls (>= 1)"} and "no room" in capfd.readouterr().err
+    assert (
+        set(json.loads((tmp_path / "f.json").read_text())) == {"a gap (<= 1)", "calls (>= 1)"}
+        and "no room" in capfd.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("values", [[], [0.0, math.nan], [math.inf]])
@@ -77,11 +146,23 @@ def test_nothing_and_no_number_are_no_success(values):
 def test_a_fork_from_a_wrong_state_is_seen(world, monkeypatch, tmp_path):
     """In bfloat16 too: branches begin with the hidden states of other rollouts."""
     right = appo.grow_branches
-    monkeypatch.setattr(appo, "grow_branches", lambda sampler, rollouts, scored, points, config: right(
-        sampler, rollouts, dataclasses.replace(scored, hidden=scored.hidden.roll(1, 0)), points, config))
+    monkeypatch.setattr(
+        appo,
+        "grow_branches",
+        lambda sampler, rollouts, scored, points, config: right(
+            sampler,
+            rollouts,
+            dataclasses.replace(scored, hidden=scored.hidden.roll(1, 0)),
+            points,
+            config,
+        ),
+    )
     args = types.SimpleNamespace(failed=[])
     gpu.numbers_agree(args, gpu.SMALL, "cpu", world)
-    assert {name.split(" is ")[0].split(", ")[0] for name in args.failed} == {"float32", "bfloat16"} and all("fork - fresh pass" in name for name in args.failed)
+    assert {name.split(" is ")[0].split(", ")[0] for name in args.failed} == {
+        "float32",
+        "bfloat16",
+    } and all("fork - fresh pass" in name for name in args.failed)
 
 
 def test_peaks_of_a_step_cover_the_plans_phases(world, monkeypatch):
@@ -92,35 +173,67 @@ def test_peaks_of_a_step_cover_the_plans_phases(world, monkeypatch):
 
         def __call__(self, phase):
             self.bytes[self.phase], self.phase = plan.GIB, phase
+
     monkeypatch.setattr(gpu, "Peaks", Pretended)
     args = types.SimpleNamespace(failed=[])
     figures = gpu.whole_step("float32")(args, gpu.SMALL, "cpu", world)
-    assert not args.failed and all(figures[f"step, float32, 3 layers: peak of {phase}"]["value"] == 1 and figures[f"step, float32, 3 layers: peak of {phase} / plan"]["ratio"] > 1
-                                   for phase in plan.PHASES if phase != "load")
+    assert not args.failed and all(
+        figures[f"step, float32, 3 layers: peak of {phase}"]["value"] == 1
+        and figures[f"step, float32, 3 layers: peak of {phase} / plan"]["ratio"] > 1
+        for phase in plan.PHASES
+        if phase != "load"
+    )
 
 
 def test_layers_and_share_of_the_bandwidth_at_the_real_shape():
     run = gpu.settings(width=4, **gpu.REAL.step)
     layers = gpu.layers_that_fit(gpu.REAL.shape, run, 78 * plan.GIB)
     more = dataclasses.replace(gpu.REAL.shape, layers=layers + 1)
-    assert 8 <= layers < 28 and max(plan.peaks(plan.memory(dataclasses.replace(more, layers=layers), run, 1)).values()) <= 0.85 * 78 * plan.GIB
-    held = max(20 * more.parameters, *plan.peaks(plan.memory(more, run, 1)).values())                       # AdamW's temporaries among them
+    assert (
+        8 <= layers < 28
+        and max(plan.peaks(plan.memory(dataclasses.replace(more, layers=layers), run, 1)).values())
+        <= 0.85 * 78 * plan.GIB
+    )
+    # AdamW's temporaries among them
+    held = max(20 * more.parameters, *plan.peaks(plan.memory(more, run, 1)).values())
     assert held > 0.85 * 78 * plan.GIB, "no room for one more"
     with pytest.raises(ValueError, match="not one layer fits into 4.0 GiB"):
         gpu.layers_that_fit(gpu.REAL.shape, run, 4 * plan.GIB)
     figures = gpu.speed_figures([[0.04, 0.02, 0.025, 0.001]] * 5, 3350.0, gpu.REAL, 2, "cuda")
-    weights, key, name = 2 * (28 * gpu.REAL.shape.layer + 152064 * 3584), 2 * 2 * 28 * 512, "decode, 128 rows of 2048 tokens"
-    assert figures[f"{name}, one prompt: share of 3350 GB/s (aimed at: 0.5)"]["ratio"] == pytest.approx((weights + key * (2048 + 128 * 34)) / 3350e9 / 0.02)
-    assert figures[f"{name}, 32 prompts: share of 3350 GB/s (aimed at: 0.5)"]["ratio"] == pytest.approx((weights + key * (32 * 2048 + 128 * 34)) / 3350e9 / 0.025)
-    assert figures[f"{name}, one prompt: ours / generate (aimed at: 3)"]["ratio"] == 2 and figures[f"{name}, one prompt: ours"]["value"] == 6400
+    weights, key, name = (
+        2 * (28 * gpu.REAL.shape.layer + 152064 * 3584),
+        2 * 2 * 28 * 512,
+        "decode, 128 rows of 2048 tokens",
+    )
+    assert figures[f"{name}, one prompt: share of 3350 GB/s (aimed at: 0.5)"][
+        "ratio"
+    ] == pytest.approx((weights + key * (2048 + 128 * 34)) / 3350e9 / 0.02)
+    assert figures[f"{name}, 32 prompts: share of 3350 GB/s (aimed at: 0.5)"][
+        "ratio"
+    ] == pytest.approx((weights + key * (32 * 2048 + 128 * 34)) / 3350e9 / 0.025)
+    assert (
+        figures[f"{name}, one prompt: ours / generate (aimed at: 3)"]["ratio"] == 2
+        and figures[f"{name}, one prompt: ours"]["value"] == 6400
+    )
 
 
 def test_processes_and_resume(tmp_path, capfd):
-    bench.main(["ranks", "resume", "--light", "--out", str(tmp_path), "--json", str(tmp_path / "f.json")])
+    bench.main(
+        ["ranks", "resume", "--light", "--out", str(tmp_path), "--json", str(tmp_path / "f.json")]
+    )
     figures = json.loads((tmp_path / "f.json").read_text())
-    assert figures["ranks: parameters moved by at most"]["value"] > 1e-3 > 1e-6 > figures["ranks: parameters of 1 and 2 processes, sharded (<= 1e-06)"]["value"]
+    assert (
+        figures["ranks: parameters moved by at most"]["value"]
+        > 1e-3
+        > 1e-6
+        > figures["ranks: parameters of 1 and 2 processes, sharded (<= 1e-06)"]["value"]
+    )
     assert figures["resume, laptop model: checkpoint"]["value"] == pytest.approx(3.9, abs=0.5)
-    assert figures["resume, laptop model: start to the next step"]["value"] > figures["resume, laptop model: optimizer's state"]["value"] > 0
+    assert (
+        figures["resume, laptop model: start to the next step"]["value"]
+        > figures["resume, laptop model: optimizer's state"]["value"]
+        > 0
+    )
 
 
 RATIO, FIGURE = {"ratio", "low", "high", "n", "unit"}, {"value", "low", "high", "n", "unit"}
@@ -131,13 +244,19 @@ def light(world, agent_folder, tmp_path_factory):
     """Figures of a part at small sizes, with the tests' world and agent."""
     out = tmp_path_factory.mktemp("bench")
     shutil.copytree(world, out / "world"), shutil.copytree(agent_folder, out / "agent")
+
     def run(what: str) -> dict:
         bench.main([what, "--light", "--out", str(out), "--json", str(out / "f.json")])
         figures = json.loads((out / "f.json").read_text())
         for f in figures.values():
-            assert set(f) in (RATIO, FIGURE) and all(math.isfinite(f[key]) for key in set(f) - {"unit"}) and f["n"] >= 1
+            assert (
+                set(f) in (RATIO, FIGURE)
+                and all(math.isfinite(f[key]) for key in set(f) - {"unit"})
+                and f["n"] >= 1
+            )
             assert f["low"] <= f.get("ratio", f.get("value")) <= f["high"]
         return figures
+
     return run
 
 
@@ -150,49 +269,92 @@ def value(figures: dict, ending: str) -> float:
 
 def test_decode_figures(light):
     figures = light("decode")
-    assert all(value(figures, f"batch {rows}, ours") > 0 and value(figures, f"batch {rows}, seconds of generate / ours") > 0 for rows in (1, 8))
+    assert all(
+        value(figures, f"batch {rows}, ours") > 0
+        and value(figures, f"batch {rows}, seconds of generate / ours") > 0
+        for rows in (1, 8)
+    )
 
 
 def test_what_calls_itself_is_timed_once(monkeypatch):
     """draw, for parts of its rows: counted in every part too, its share would come near 2."""
     monkeypatch.setattr(sampling.loop, "DRAW_BLOCK", 1)
     logits, u = torch.randn(64, 1000), torch.rand(64)
-    assert 0.5 < sampling.shares(lambda: [sampling.loop.draw(logits, u, 1.0) for _ in range(20)])["drawing"] <= 1
+    assert (
+        0.5
+        < sampling.shares(lambda: [sampling.loop.draw(logits, u, 1.0) for _ in range(20)])[
+            "drawing"
+        ]
+        <= 1
+    )
 
 
 def test_operations():
     x = torch.randn(400, 400)
     spent = measure.operations(lambda: (x @ x, x.exp()))
-    assert max(spent, key=spent.get) == "aten::mm" and {"aten::exp", "between operations"} <= set(spent) and list(spent.values()) == sorted(spent.values(), reverse=True)
+    assert (
+        max(spent, key=spent.get) == "aten::mm"
+        and {"aten::exp", "between operations"} <= set(spent)
+        and list(spent.values()) == sorted(spent.values(), reverse=True)
+    )
     figures = sampling.longest(lambda: x @ x, "x")
-    assert figures["x, aten::mm"]["value"] > 0.5 and sum(f["value"] for f in figures.values() if f["unit"] == "share") <= 1 + 1e-9
+    assert (
+        figures["x, aten::mm"]["value"] > 0.5
+        and sum(f["value"] for f in figures.values() if f["unit"] == "share") <= 1 + 1e-9
+    )
 
 
-@pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="it times the packed decoder, which needs AVX2")
+@pytest.mark.skipif(
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX"),
+    reason="it times the packed decoder, which needs AVX2",
+)
 def test_anatomy(light):
     figures = light("anatomy")
-    products, attention, reading, drawing = (figures[f"anatomy: 2 M Llama, batch 2, {what}"]["value"] for what in ("matrix products", "attention", "decoder and cache", "drawing"))
-    assert all(0 < part < 1 for part in (products, attention, reading, drawing)) and reading + drawing < 1 and attention < reading
-    assert figures["anatomy: 2 M Llama, batch 2, seconds of generate / our matrix products and attention alone"]["ratio"] > 0
+    products, attention, reading, drawing = (
+        figures[f"anatomy: 2 M Llama, batch 2, {what}"]["value"]
+        for what in ("matrix products", "attention", "decoder and cache", "drawing")
+    )
+    assert (
+        all(0 < part < 1 for part in (products, attention, reading, drawing))
+        and reading + drawing < 1
+        and attention < reading
+    )
+    assert (
+        figures[
+            "anatomy: 2 M Llama, batch 2, seconds of generate / our matrix products and attention alone"
+        ]["ratio"]
+        > 0
+    )
 
 
 def test_trl(light):
     pytest.importorskip("trl")
     figures = light("trl")
-    assert {"whole step", "update alone"} == {name.split(", ")[2] for name in figures} and 0 < value(figures, "ours in matrix products and attention") < 1
+    assert {"whole step", "update alone"} == {
+        name.split(", ")[2] for name in figures
+    } and 0 < value(figures, "ours in matrix products and attention") < 1
 
 
 def test_forks_sample_the_tokens_that_computing_anew_samples(light):
     figures = light("forks")
     assert value(figures, "share of equal ids") == 1
-    assert value(figures, "seconds anew / forked") > 0 and value(figures, "memory of a fork") < value(figures, "memory computed anew")
+    assert value(figures, "seconds anew / forked") > 0 and value(
+        figures, "memory of a fork"
+    ) < value(figures, "memory computed anew")
 
 
 def test_tool_turns_compute_nothing_twice(light):
     figures = light("turns")
-    assert value(figures, "computed / unique, live") <= 1 < value(figures, "computed / unique, rounds")
+    assert (
+        value(figures, "computed / unique, live") <= 1 < value(figures, "computed / unique, rounds")
+    )
     assert value(figures, "the same by both") == 1 and value(figures, "calls per rollout") > 1
-    assert value(figures, "rounds / live if only tools took time") >= 1 > value(figures, "share of live seconds that the slowest rollout waits") > 0
+    assert (
+        value(figures, "rounds / live if only tools took time")
+        >= 1
+        > value(figures, "share of live seconds that the slowest rollout waits")
+        > 0
+    )
 
 
 def test_occupancy_figures(light):
@@ -202,13 +364,18 @@ def test_occupancy_figures(light):
 
 def test_logprob_figures(light):
     figures = light("logprob")
-    assert value(figures, "no gradient, memory of ours / log_softmax") < 0.5 and value(figures, "log_softmax / our products alone") > 0
+    assert (
+        value(figures, "no gradient, memory of ours / log_softmax") < 0.5
+        and value(figures, "log_softmax / our products alone") > 0
+    )
 
 
 def test_scaling_figures(light):
     figures = light("scaling")
     unique = [int(name.split(", ")[-2].split()[0]) for name in figures if name.endswith("step")]
-    assert len(unique) == 9 and all(a < b < c for a, b, c in zip(unique[::3], unique[1::3], unique[2::3])), "a step grows along each axis"
+    assert len(unique) == 9 and all(
+        a < b < c for a, b, c in zip(unique[::3], unique[1::3], unique[2::3])
+    ), "a step grows along each axis"
 
 
 def test_peers_that_are_not_installed_are_left_out(light, monkeypatch, capfd):

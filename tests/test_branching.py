@@ -1,10 +1,19 @@
 """branching.py against closed forms, a float64 decay matrix and the invariances of Eq. 3-5."""
+
 import math
 
 import pytest
 import torch
 
-from branching import both_above_average, branching_score, choose_branch_points, future_value, omega_is_constant, token_stats, zscore
+from branching import (
+    both_above_average,
+    branching_score,
+    choose_branch_points,
+    future_value,
+    omega_is_constant,
+    token_stats,
+    zscore,
+)
 
 B, T = 5, 70
 
@@ -32,14 +41,19 @@ def decay_matrix(new, old, mask, gamma, over_policy=False):
 
 # ---- token_stats
 
+
 def test_token_stats_closed_forms():
     V = 152_000
     logp, entropy = token_stats(torch.zeros(1, 1, V), torch.tensor([[7]]))
-    assert logp.item() == pytest.approx(-math.log(V), abs=1e-5) and entropy.item() == pytest.approx(math.log(V), abs=1e-4)
+    assert logp.item() == pytest.approx(-math.log(V), abs=1e-5) and entropy.item() == pytest.approx(
+        math.log(V), abs=1e-4
+    )
     logits = torch.tensor([[math.log(0.7), math.log(0.2), math.log(0.1)]])
     logp, entropy = token_stats(logits, torch.tensor([1]))
     assert logp.item() == pytest.approx(math.log(0.2), abs=1e-6)
-    assert entropy.item() == pytest.approx(-(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1)), abs=1e-6)
+    assert entropy.item() == pytest.approx(
+        -(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1)), abs=1e-6
+    )
 
 
 def test_token_stats_temperature_and_float64_oracle():
@@ -47,13 +61,19 @@ def test_token_stats_temperature_and_float64_oracle():
     p = (logits / 0.7).softmax(-1)
     logp, entropy = token_stats(logits.float(), ids, temperature=0.7)
     assert logp.dtype == torch.float32
-    torch.testing.assert_close(logp.double(), p.gather(-1, ids[..., None])[..., 0].log(), atol=1e-5, rtol=0)
-    torch.testing.assert_close(entropy.double(), torch.distributions.Categorical(p).entropy(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        logp.double(), p.gather(-1, ids[..., None])[..., 0].log(), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        entropy.double(), torch.distributions.Categorical(p).entropy(), atol=1e-5, rtol=0
+    )
 
 
 def test_token_stats_forbidden_tokens_and_errors():
     logp, entropy = token_stats(torch.tensor([[0.0, 0.0, -torch.inf]]), torch.tensor([0]))
-    assert entropy.item() == pytest.approx(math.log(2), abs=1e-6) and logp.item() == pytest.approx(-math.log(2), abs=1e-6)
+    assert entropy.item() == pytest.approx(math.log(2), abs=1e-6) and logp.item() == pytest.approx(
+        -math.log(2), abs=1e-6
+    )
     with pytest.raises(ValueError, match="temperature must be > 0"):
         token_stats(torch.zeros(1, 3), torch.tensor([0]), temperature=0)
     with pytest.raises(ValueError, match="need ids of shape"):
@@ -61,6 +81,7 @@ def test_token_stats_forbidden_tokens_and_errors():
 
 
 # ---- future_value
+
 
 @pytest.mark.parametrize("over", ["all", "policy"])
 @pytest.mark.parametrize("half_life", [1.0, 32.0, math.inf])
@@ -76,14 +97,16 @@ def test_future_value_by_hand():
     old = torch.tensor([[-1.0, -2.0, -9.0, -1.0]])
     new = torch.tensor([[-0.5, -2.0, 5.0, -2.0]])
     mask = torch.tensor([[True, True, False, True]])
-    omega = future_value(new, old, mask, half_life=1.0)       # gamma 1/2: F = .5 - 1/8, -1/4, -1/2, -1
+    # gamma 1/2: F = .5 - 1/8, -1/4, -1/2, -1
+    omega = future_value(new, old, mask, half_life=1.0)
     torch.testing.assert_close(omega, torch.tensor([[0.375, -0.25, -0.5, -1.0]]).exp())
     assert omega.dtype == torch.float32
 
 
 def test_future_value_limits_of_gamma(data):
     new, old, mask, _ = data
-    none = future_value(new, old, mask, half_life=1e-9)       # gamma 0: only the token itself
+    # gamma 0: only the token itself
+    none = future_value(new, old, mask, half_life=1e-9)
     torch.testing.assert_close(none.log(), torch.where(mask, new - old, 0.0), atol=1e-12, rtol=0)
     full = future_value(new, old, mask, math.inf)
     suffix = torch.where(mask, new - old, 0.0).flip(1).cumsum(1).flip(1)
@@ -93,7 +116,8 @@ def test_future_value_limits_of_gamma(data):
 def test_future_value_is_exactly_one_without_change(data):
     new, _, mask, _ = data
     assert (future_value(new, new, mask, 32) == 1).all()
-    assert (future_value(new, new + 1, torch.zeros_like(mask), 32) == 1).all()      # everything masked
+    # everything masked
+    assert (future_value(new, new + 1, torch.zeros_like(mask), 32) == 1).all()
 
 
 def test_future_value_reads_the_future_only(data):
@@ -109,7 +133,12 @@ def test_future_value_padding_and_order_of_rows(data):
     new, old, mask, _ = data
     omega = future_value(new, old, mask, 32)
     pad = lambda x, value: torch.nn.functional.pad(x, (0, 13), value=value)
-    torch.testing.assert_close(future_value(pad(new, math.nan), pad(old, 3.0), pad(mask, False), 32)[:, :T], omega, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        future_value(pad(new, math.nan), pad(old, 3.0), pad(mask, False), 32)[:, :T],
+        omega,
+        atol=1e-12,
+        rtol=0,
+    )
     order = torch.tensor([3, 1, 4, 0, 2])
     assert torch.equal(future_value(new[order], old[order], mask[order], 32), omega[order])
 
@@ -118,9 +147,14 @@ def test_future_value_inserting_tool_tokens(data):
     """Under "policy" a tool result of any length changes nothing; under "all" it costs decay."""
     new, old, _, _ = data
     ones = torch.ones(B, T, dtype=torch.bool)
-    gap = lambda x, value: torch.cat([x[:, :30], torch.full((B, 9), value, dtype=x.dtype), x[:, 30:]], 1)
+    gap = lambda x, value: torch.cat(
+        [x[:, :30], torch.full((B, 9), value, dtype=x.dtype), x[:, 30:]], 1
+    )
     keep = gap(ones, False)[0]
-    with_gap = {over: future_value(gap(new, 5.0), gap(old, 0.0), gap(ones, False), 8, over)[:, keep] for over in ("all", "policy")}
+    with_gap = {
+        over: future_value(gap(new, 5.0), gap(old, 0.0), gap(ones, False), 8, over)[:, keep]
+        for over in ("all", "policy")
+    }
     without = future_value(new, old, ones, 8)
     torch.testing.assert_close(with_gap["policy"], without, atol=1e-12, rtol=0)
     assert (with_gap["all"][:, :30] - without[:, :30]).abs().max() > 1e-3
@@ -130,7 +164,9 @@ def test_future_value_overflow_and_guard():
     mask = torch.ones(1, 8, dtype=torch.bool)
     for sign in (100.0, -100.0):
         omega = future_value(torch.full((1, 8), sign), torch.zeros(1, 8), mask, 32)
-        assert torch.isfinite(omega).all() and omega[0, 0].item() == pytest.approx(math.exp(math.copysign(20, sign)), rel=1e-5)
+        assert torch.isfinite(omega).all() and omega[0, 0].item() == pytest.approx(
+            math.exp(math.copysign(20, sign)), rel=1e-5
+        )
     new = torch.tensor([[0.1, 2.0, 0.1]])
     guarded = future_value(new, torch.zeros(1, 3), mask[:, :3], math.inf, ignore_above=math.log(3))
     torch.testing.assert_close(guarded.log(), torch.tensor([[0.2, 0.1, 0.1]]))
@@ -148,15 +184,19 @@ def test_future_value_errors(data):
 
 # ---- zscore, branching_score
 
+
 def test_zscore_moments_and_constant_rows(data):
     _, _, mask, entropy = data
     z = zscore(entropy, mask)
     count = mask.sum(1)
     assert (z.sum(1)).abs().max() < 1e-12 and ((z**2).sum(1) / count - 1).abs().max() < 1e-12
     assert (z[~mask] == 0).all()
-    for value in (0.8, 1.2, 0.1, 1e-8, 1e6):                 # float32 means of constants are off by rounding; the answer is exactly 0 all the same
+    # float32 means of constants are off by rounding; the answer is exactly 0 all the same
+    for value in (0.8, 1.2, 0.1, 1e-8, 1e6):
         for n in range(1, 60, 7):
-            assert (zscore(torch.full((1, n), value), torch.ones(1, n, dtype=torch.bool)) == 0).all()
+            assert (
+                zscore(torch.full((1, n), value), torch.ones(1, n, dtype=torch.bool)) == 0
+            ).all()
     assert (zscore(entropy, torch.zeros_like(mask)) == 0).all()
     one = torch.zeros_like(mask)
     one[:, 5] = True
@@ -179,18 +219,28 @@ def test_branching_score_invariances(data):
     omega = future_value(new, old, mask, 32)
     wide = (1e-9, 1e9)
     score = branching_score(entropy, omega, mask, wide)
-    torch.testing.assert_close(branching_score(3 * entropy + 2, omega, mask, wide), score, atol=1e-9, rtol=0)
-    torch.testing.assert_close(branching_score(entropy, 5 * omega + 1, mask, wide), score, atol=1e-9, rtol=0)
-    torch.testing.assert_close(branching_score(-entropy, omega, mask, wide), -score, atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        branching_score(3 * entropy + 2, omega, mask, wide), score, atol=1e-9, rtol=0
+    )
+    torch.testing.assert_close(
+        branching_score(entropy, 5 * omega + 1, mask, wide), score, atol=1e-9, rtol=0
+    )
+    torch.testing.assert_close(
+        branching_score(-entropy, omega, mask, wide), -score, atol=1e-9, rtol=0
+    )
     doubled = future_value(old + 2 * (new - old), old, mask, 32)
-    assert (branching_score(entropy, doubled, mask, wide) - score).abs().max() > 1e-3       # exp is not linear
-    assert (branching_score(entropy, future_value(new, old, mask, 4), mask, wide) - score).abs().max() > 1e-3
+    # exp is not linear
+    assert (branching_score(entropy, doubled, mask, wide) - score).abs().max() > 1e-3
+    assert (
+        branching_score(entropy, future_value(new, old, mask, 4), mask, wide) - score
+    ).abs().max() > 1e-3
 
 
 def test_constant_omega_falls_back_to_entropy(data):
     _, _, mask, entropy = data
     noise = 1e-6 * torch.randn(B, T, dtype=torch.float64)
-    for omega in (torch.ones(B, T), torch.full((B, T), 0.7), 1 + noise, 5 + 0.1 * torch.rand(B, T)):        # the last is constant once clipped
+    # the last is constant once clipped
+    for omega in (torch.ones(B, T), torch.full((B, T), 0.7), 1 + noise, 5 + 0.1 * torch.rand(B, T)):
         assert omega_is_constant(omega, mask).all()
         assert torch.equal(branching_score(entropy, omega, mask), zscore(entropy, mask))
         assert torch.equal(both_above_average(entropy, omega, mask), zscore(entropy, mask) > 0)
@@ -210,6 +260,7 @@ def test_both_above_average_excludes_the_positive_product_of_two_negatives(data)
 
 # ---- choose_branch_points
 
+
 def test_choose_order_ties_and_candidates():
     score = torch.tensor([[1.0, 3.0, 3.0, 9.0, 2.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
     ok = torch.tensor([[True, True, True, False, True], [False, True, True, False, True]])
@@ -227,7 +278,9 @@ def test_choose_preferred_first_then_top_up_by_entropy():
     score = torch.tensor([[5.0, 1.0, 2.0, 4.0, 0.5]])
     entropy = torch.tensor([[0.1, 9.0, 9.0, 0.2, 0.3]])
     preferred = torch.tensor([[False, True, True, False, False]])
-    assert choose_branch_points(score, torch.ones_like(preferred), 5, preferred, entropy) == [[2, 1, 4, 3, 0]]
+    assert choose_branch_points(score, torch.ones_like(preferred), 5, preferred, entropy) == [
+        [2, 1, 4, 3, 0]
+    ]
 
 
 def test_choose_is_deterministic_and_distinct(data):
@@ -237,4 +290,6 @@ def test_choose_is_deterministic_and_distinct(data):
     assert first == again
     for row, picks in enumerate(first):
         assert len(set(picks)) == 10 and all(mask[row, t] for t in picks)
-        assert score[row, picks].tolist() == sorted(score[row][mask[row]].tolist(), reverse=True)[:10]
+        assert (
+            score[row, picks].tolist() == sorted(score[row][mask[row]].tolist(), reverse=True)[:10]
+        )

@@ -1,4 +1,5 @@
 """checkpoints.py: ordinary Hugging Face folders, and what kills, full disks and damage leave behind."""
+
 import os
 import shutil
 import signal
@@ -25,7 +26,9 @@ def test_checkpoints_are_ordinary_hugging_face_folders(finished, world, prompts)
     assert torch.allclose(model(x).logits, policy.model(x).logits, atol=1e-5)
     assert tok.get_vocab() == policy.tokenizer.get_vocab()
     before = Policy.load(str(finished / "step_000000"))
-    assert any(not torch.equal(a, b) for a, b in zip(before.model.parameters(), policy.model.parameters()))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(before.model.parameters(), policy.model.parameters())
+    )
 
 
 def test_reloaded_weights_give_the_logits_of_the_live_model(agent, tmp_path, prompts):
@@ -34,7 +37,9 @@ def test_reloaded_weights_give_the_logits_of_the_live_model(agent, tmp_path, pro
     agent.model(x).logits.logsumexp(-1).sum().backward(), optimizer.step()
     checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {})
     with torch.no_grad():
-        assert torch.equal(Policy.load(str(tmp_path / "step_000001")).model(x).logits, agent.model(x).logits)
+        assert torch.equal(
+            Policy.load(str(tmp_path / "step_000001")).model(x).logits, agent.model(x).logits
+        )
 
 
 def test_a_damaged_checkpoint_is_passed_over(finished, world, agent_folder, tmp_path, capsys):
@@ -45,7 +50,10 @@ def test_a_damaged_checkpoint_is_passed_over(finished, world, agent_folder, tmp_
     (tmp_path / "run" / "step_000006.tmp").mkdir()
     train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL))
     assert f"going on from {tmp_path / 'run' / 'step_000002'}" in capsys.readouterr().out
-    a, b = (Policy.load(str(out / "step_000004")).model.parameters() for out in (finished, tmp_path / "run"))
+    a, b = (
+        Policy.load(str(out / "step_000004")).model.parameters()
+        for out in (finished, tmp_path / "run")
+    )
     assert all(torch.equal(x, y) for x, y in zip(a, b))
     assert [x["step"] for x in lines(tmp_path / "run", "metrics") if "reward" in x] == [1, 2, 3, 4]
 
@@ -53,16 +61,29 @@ def test_a_damaged_checkpoint_is_passed_over(finished, world, agent_folder, tmp_
 def longer(world, agent_folder, tmp_path, finished):
     """The flags of one step more in a copy of the finished run."""
     shutil.copytree(finished, tmp_path / "run")
-    return arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(steps=5))
+    return arguments(
+        world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(steps=5)
+    )
 
 
-def test_a_disk_without_room_leaves_the_old_checkpoint(finished, world, agent_folder, tmp_path, monkeypatch):
+def test_a_disk_without_room_leaves_the_old_checkpoint(
+    finished, world, agent_folder, tmp_path, monkeypatch
+):
     flags, usage = longer(world, agent_folder, tmp_path, finished), shutil.disk_usage
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: usage(path)._replace(free=10**6))
-    with pytest.raises(OSError, match=r"no checkpoint step_000005: rank 0: .*run has 0.00 GB free, a checkpoint takes 0.07: 0.07 GB are missing; the newest complete one is .*step_000004"):
+    monkeypatch.setattr(
+        checkpoints.shutil, "disk_usage", lambda path: usage(path)._replace(free=10**6)
+    )
+    with pytest.raises(
+        OSError,
+        match=r"no checkpoint step_000005: rank 0: .*run has 0.00 GB free, a checkpoint takes 0.07: 0.07 GB are missing; the newest complete one is .*step_000004",
+    ):
         train.main(flags)
     monkeypatch.undo()
-    assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000000", "step_000002", "step_000004"}
+    assert {p.name for p in (tmp_path / "run").glob("step_*")} == {
+        "step_000000",
+        "step_000002",
+        "step_000004",
+    }
     train.main(flags)
     assert (tmp_path / "run" / "latest").read_text() == "step_000005"
 
@@ -76,9 +97,9 @@ sys.path.insert(0, {str(Path(train.__file__).parent)!r})
 import torch, checkpoints
 from pathlib import Path
 from model import Policy
-policy = Policy.load({str(finished / 'step_000004')!r})
+policy = Policy.load({str(finished / "step_000004")!r})
 optimizer = torch.optim.AdamW(policy.model.parameters())
-checkpoints.load_state(policy, [optimizer], Path({str(finished / 'step_000004')!r}))
+checkpoints.load_state(policy, [optimizer], Path({str(finished / "step_000004")!r}))
 checkpoints.save(Path({str(tmp_path)!r}) / "step_000001", policy, [optimizer], {{}})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes} * 1024, {kilobytes} * 1024))
@@ -88,12 +109,19 @@ except OSError as problem:
     print("OSError:", problem)
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "OSError: no checkpoint step_000002: rank 0: " in shown.stdout and f"the newest complete one is {tmp_path / 'step_000001'}" in shown.stdout, shown
-    assert [p.name for p in tmp_path.iterdir() if "step_" in p.name] == ["step_000001"] and checkpoints.complete(tmp_path / "step_000001")
+    assert (
+        "OSError: no checkpoint step_000002: rank 0: " in shown.stdout
+        and f"the newest complete one is {tmp_path / 'step_000001'}" in shown.stdout
+    ), shown
+    assert [p.name for p in tmp_path.iterdir() if "step_" in p.name] == [
+        "step_000001"
+    ] and checkpoints.complete(tmp_path / "step_000001")
 
 
 @pytest.mark.parametrize("where", ["write_model", "trainer_state", "publish", "os.replace"])
-def test_kill_9_in_the_middle_of_saving_leaves_the_old_checkpoint(finished, world, agent_folder, tmp_path, where):
+def test_kill_9_in_the_middle_of_saving_leaves_the_old_checkpoint(
+    finished, world, agent_folder, tmp_path, where
+):
     flags = longer(world, agent_folder, tmp_path, finished)
     code = f"""
 import os, signal, sys
@@ -103,15 +131,25 @@ if {where!r} == "os.replace":
     rename = os.replace
     os.replace = lambda a, b: os.kill(os.getpid(), signal.SIGKILL) if "step_" in str(a) else rename(a, b)
 else:
-    work = checkpoints.{where.replace('os.replace', 'publish')}
-    checkpoints.{where.replace('os.replace', 'publish')} = lambda *a: (work(*a) if {where!r} == "write_model" else None, os.kill(os.getpid(), signal.SIGKILL))
+    work = checkpoints.{where.replace("os.replace", "publish")}
+    checkpoints.{where.replace("os.replace", "publish")} = lambda *a: (work(*a) if {where!r} == "write_model" else None, os.kill(os.getpid(), signal.SIGKILL))
 train.main({flags!r})
 """
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    killed = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert (tmp_path / "run" / "step_000005.tmp").exists() and newest(tmp_path / "run").name == "step_000004"
+    assert (tmp_path / "run" / "step_000005.tmp").exists() and newest(
+        tmp_path / "run"
+    ).name == "step_000004"
     train.main(flags)
-    assert not (tmp_path / "run" / "step_000005.tmp").exists() and newest(tmp_path / "run").name == "step_000005"
+    assert (
+        not (tmp_path / "run" / "step_000005.tmp").exists()
+        and newest(tmp_path / "run").name == "step_000005"
+    )
 
 
 def test_a_checkpoint_that_is_there_is_not_written_again(agent, tmp_path):
@@ -120,11 +158,15 @@ def test_a_checkpoint_that_is_there_is_not_written_again(agent, tmp_path):
     checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {"skipped": 2})
     before = {file.name: file.stat().st_ino for file in (tmp_path / "step_000001").iterdir()}
     checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {"skipped": 0})
-    assert before == {file.name: file.stat().st_ino for file in (tmp_path / "step_000001").iterdir()}
+    assert before == {
+        file.name: file.stat().st_ino for file in (tmp_path / "step_000001").iterdir()
+    }
     assert checkpoints.load_state(agent, [optimizer], tmp_path / "step_000001") == {"skipped": 2}
 
 
-def test_an_old_checkpoint_is_there_until_a_newer_one_is_complete(finished, world, agent_folder, tmp_path, monkeypatch):
+def test_an_old_checkpoint_is_there_until_a_newer_one_is_complete(
+    finished, world, agent_folder, tmp_path, monkeypatch
+):
     flags = longer(world, agent_folder, tmp_path, finished)
     monkeypatch.setattr(checkpoints, "publish", lambda *a: (_ for _ in ()).throw(OSError("no")))
     with pytest.raises(OSError, match="no checkpoint step_000005"):
@@ -133,5 +175,12 @@ def test_an_old_checkpoint_is_there_until_a_newer_one_is_complete(finished, worl
 
 
 def test_old_checkpoints_are_deleted_when_a_newer_one_is_complete(world, agent_folder, tmp_path):
-    train.main(arguments(world, tmp_path, model=agent_folder, **SMALL | dict(save_every=1, keep=2, eval_questions=0)))
+    train.main(
+        arguments(
+            world,
+            tmp_path,
+            model=agent_folder,
+            **SMALL | dict(save_every=1, keep=2, eval_questions=0),
+        )
+    )
     assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000003", "step_000004"}

@@ -1,4 +1,5 @@
 """The Python jail of tools.py: hostile code as root and as an ordinary user, in namespaces of its own; the seccomp filter call by call; the levels."""
+
 import json
 import os
 import re
@@ -8,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hostile
 import pytest
 
-import hostile
 import tools
 from tools import PythonTool
 
@@ -28,7 +29,10 @@ def interpreter(prefix):
     """A Python that this user may run: the one of the tests, or the system's when that lives in a private folder."""
     again = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'pass'], check=True)"
     for python in (sys.executable, "/usr/bin/python3"):
-        if subprocess.run([*prefix, python, "-c", again], capture_output=True, cwd="/").returncode == 0:
+        if (
+            subprocess.run([*prefix, python, "-c", again], capture_output=True, cwd="/").returncode
+            == 0
+        ):
             return python
     pytest.skip("this user can run no Python here")
 
@@ -36,13 +40,31 @@ def interpreter(prefix):
 def attack(identity: str, sandbox: str) -> dict:
     """Run all snippets as root or as an ordinary user in own mount, process, network and IPC namespaces whose root file system is read-only."""
     root = os.geteuid() == 0
-    drop = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"] if identity == "user" and root else []
-    own = ["--mount", "--pid", "--fork", "--net", "--ipc", "--mount-proc"] + ([] if root else ["--user", "--map-root-user"])
-    if not shutil.which("unshare") or subprocess.run(["unshare", *own, "true"], capture_output=True).returncode:
+    drop = (
+        ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
+        if identity == "user" and root
+        else []
+    )
+    own = ["--mount", "--pid", "--fork", "--net", "--ipc", "--mount-proc"] + (
+        [] if root else ["--user", "--map-root-user"]
+    )
+    if (
+        not shutil.which("unshare")
+        or subprocess.run(["unshare", *own, "true"], capture_output=True).returncode
+    ):
         pytest.skip("needs unshare(1) and the right to make namespaces")
-    script = PREPARE + " ".join([*drop, interpreter(drop), "/mnt/work/hostile.py", "/mnt/work", sandbox])
+    script = PREPARE + " ".join(
+        [*drop, interpreter(drop), "/mnt/work/hostile.py", "/mnt/work", sandbox]
+    )
     environment = os.environ | {"TOOLS": tools.__file__, "SNIPPETS": str(HERE / "hostile.py")}
-    done = subprocess.run(["unshare", *own, "sh", "-ec", script], capture_output=True, text=True, env=environment, timeout=300, cwd="/")
+    done = subprocess.run(
+        ["unshare", *own, "sh", "-ec", script],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        cwd="/",
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -65,7 +87,11 @@ def test_hostile_code_is_contained(attacked, line):
 
 def test_hostile_code_leaves_no_trace(attacked):
     assert len(attacked["outcomes"]) == len(hostile.SNIPPETS) >= 50
-    assert attacked["canary"] == "alive" and attacked["files"] == ["canary"] and attacked["victim"] is None
+    assert (
+        attacked["canary"] == "alive"
+        and attacked["files"] == ["canary"]
+        and attacked["victim"] is None
+    )
     assert attacked["children"] <= tools.SPARES
 
 
@@ -76,16 +102,25 @@ def test_every_line_of_the_jail_is_attacked():
 def test_the_suite_notices_a_jail_that_is_not_there():
     """Without the jail nearly all of these snippets do their harm, so the test above can fail."""
     outcomes = attack("root", "off")["outcomes"]
-    contained = [code for _, code, status, pattern, got, text, _ in outcomes if re.fullmatch(status, got) and re.search(pattern, text)]
+    contained = [
+        code
+        for _, code, status, pattern, got, text, _ in outcomes
+        if re.fullmatch(status, got) and re.search(pattern, text)
+    ]
     assert len(outcomes) > 35 and len(contained) < 8, contained
 
 
 # ---- the filter, call by call, by a BPF interpreter of its own
 
+
 def judge(program: bytes, number: int, arguments=(0,) * 6, arch=0xC000003E) -> int:
     """What the kernel would do with a system call: run the program over a struct seccomp_data."""
     data = struct.pack("=iIQ6Q", number, arch, 0, *[a & (1 << 64) - 1 for a in arguments])
-    lines, at, word = [struct.unpack_from("=HBBI", program, i) for i in range(0, len(program), 8)], 0, 0
+    lines, at, word = (
+        [struct.unpack_from("=HBBI", program, i) for i in range(0, len(program), 8)],
+        0,
+        0,
+    )
     while True:
         code, yes, no, value = lines[at]
         if code == 0x06:
@@ -99,7 +134,10 @@ def judge(program: bytes, number: int, arguments=(0,) * 6, arch=0xC000003E) -> i
 
 
 ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
-HEADERS = {"x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "aarch64": "/usr/include/asm-generic/unistd.h"}
+HEADERS = {
+    "x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h",
+    "aarch64": "/usr/include/asm-generic/unistd.h",
+}
 ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 
@@ -108,42 +146,75 @@ def test_numbers_are_the_kernels(machine):
     """Every number of the table against the C library's headers (aarch64 uses the generic numbers), and nothing passes that is not in the table."""
     if not Path(HEADERS[machine]).exists():
         pytest.skip("needs the kernel's headers (linux-libc-dev)")
-    header = {name: int(n) for name, n in re.findall(r"#define __NR(?:3264)?_(\w+) (\d+)\n", Path(HEADERS[machine]).read_text().replace("\t", " "))}
+    header = {
+        name: int(n)
+        for name, n in re.findall(
+            r"#define __NR(?:3264)?_(\w+) (\d+)\n",
+            Path(HEADERS[machine]).read_text().replace("\t", " "),
+        )
+    }
     header |= {"newfstatat": header["fstatat"]} if machine == "aarch64" else {}
     column = 1 + list(HEADERS).index(machine)
     table = {row.split(":")[0]: row.split(":")[column] for row in tools._SYSCALLS.split()}
-    assert {name: int(n) for name, n in table.items() if n != "-"} == {name: header[name] for name, n in table.items() if n != "-"}
-    assert not [name for name, n in table.items() if n == "-" and name in header and machine == "x86_64"]
+    assert {name: int(n) for name, n in table.items() if n != "-"} == {
+        name: header[name] for name, n in table.items() if n != "-"
+    }
+    assert not [
+        name for name, n in table.items() if n == "-" and name in header and machine == "x86_64"
+    ]
     program, passing = tools._filter(machine, 4242), {int(n) for n in table.values() if n != "-"}
     verdicts = {n: judge(program, n, arch=ARCH[machine]) for n in range(600)}
     checked = {int(table[n]) for n in ("clone", "clone3", "kill", "tgkill", "prctl", "ioctl")}
     assert {n for n, v in verdicts.items() if v == ALLOW} == passing - checked
-    assert verdicts[int(table["clone3"])] == ENOSYS and {v for n, v in verdicts.items() if n not in passing} == {EPERM}
+    assert verdicts[int(table["clone3"])] == ENOSYS and {
+        v for n, v in verdicts.items() if n not in passing
+    } == {EPERM}
 
 
 @pytest.mark.parametrize("machine", HEADERS)
 def test_arguments_are_checked(machine):
     column, program = 1 + list(HEADERS).index(machine), tools._filter(machine, 4242)
     number = {row.split(":")[0]: row.split(":")[column] for row in tools._SYSCALLS.split()}
-    ask = lambda name, *a: judge(program, int(number[name]), (*a, *[0] * (6 - len(a))), ARCH[machine])
+    ask = lambda name, *a: judge(
+        program, int(number[name]), (*a, *[0] * (6 - len(a))), ARCH[machine]
+    )
     thread = 0x3D0F00
-    assert ask("clone", thread) == ALLOW and ask("clone", 17) == EPERM and ask("clone", 0x10000000) == EPERM
+    assert (
+        ask("clone", thread) == ALLOW
+        and ask("clone", 17) == EPERM
+        and ask("clone", 0x10000000) == EPERM
+    )
     for name in ("kill", "tgkill"):
-        assert ask(name, 4242) == ALLOW and {ask(name, pid) for pid in (0, 1, -1, 4241, 4243)} == {EPERM}
+        assert ask(name, 4242) == ALLOW and {ask(name, pid) for pid in (0, 1, -1, 4241, 4243)} == {
+            EPERM
+        }
     assert ask("prlimit64", 0, 7, 0, 1 << 40) == ALLOW and ask("prlimit64", 4242, 7, 0, 5) == ALLOW
-    assert {ask("prlimit64", 1, 7), ask("prlimit64", 0, 7, 1), ask("prlimit64", 0, 7, 1 << 40)} == {EPERM}
-    assert ask("fcntl", 5, 3) == ALLOW and {ask("fcntl", 5, command) for command in (8, 10, 15, 1024, 1031, 1033)} == {EPERM}
-    assert ask("ioctl", 1, 0x5401) == ALLOW and {ask("ioctl", 1, request) for request in (0x5412, 0x5452, 0, 0x80045430)} == {EPERM}
-    assert ask("prctl", 15) == ALLOW and {ask("prctl", option) for option in (1, 4, 8, 22, 38)} == {EPERM}
+    assert {ask("prlimit64", 1, 7), ask("prlimit64", 0, 7, 1), ask("prlimit64", 0, 7, 1 << 40)} == {
+        EPERM
+    }
+    assert ask("fcntl", 5, 3) == ALLOW and {
+        ask("fcntl", 5, command) for command in (8, 10, 15, 1024, 1031, 1033)
+    } == {EPERM}
+    assert ask("ioctl", 1, 0x5401) == ALLOW and {
+        ask("ioctl", 1, request) for request in (0x5412, 0x5452, 0, 0x80045430)
+    } == {EPERM}
+    assert ask("prctl", 15) == ALLOW and {ask("prctl", option) for option in (1, 4, 8, 22, 38)} == {
+        EPERM
+    }
     assert ask("sched_getaffinity", 0) == ALLOW and ask("sched_getaffinity", 1) == EPERM
 
 
 def test_another_architecture_is_killed():
     """A 64-bit process can make 32-bit calls, whose numbers mean other things."""
-    assert judge(tools._filter("x86_64", 1), 1, arch=0x40000003) == KILL and judge(tools._filter("aarch64", 1), 64, arch=0x40000028) == KILL
+    assert (
+        judge(tools._filter("x86_64", 1), 1, arch=0x40000003) == KILL
+        and judge(tools._filter("aarch64", 1), 64, arch=0x40000028) == KILL
+    )
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root has something to drop")
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="only root has something to drop"
+)
 def test_roots_capabilities_are_dropped():
     read, write = os.pipe()
     if os.fork() == 0:
@@ -151,9 +222,16 @@ def test_roots_capabilities_are_dropped():
         os.write(write, Path("/proc/self/status").read_bytes())
         os._exit(0)
     os.wait(), os.close(write)
-    status = dict(line.split(":\t", 1) for line in os.fdopen(read).read().split("\n") if ":\t" in line)
+    status = dict(
+        line.split(":\t", 1) for line in os.fdopen(read).read().split("\n") if ":\t" in line
+    )
     left = {name: int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")}
-    assert left["CapInh"] == left["CapAmb"] == 0 and left["CapEff"] == left["CapPrm"] and left["CapEff"] & ~0b100 == 0 and status["NoNewPrivs"] == "1"
+    assert (
+        left["CapInh"] == left["CapAmb"] == 0
+        and left["CapEff"] == left["CapPrm"]
+        and left["CapEff"] & ~0b100 == 0
+        and status["NoNewPrivs"] == "1"
+    )
 
 
 # ---- the levels
@@ -179,7 +257,9 @@ except ValueError as problem:
 """
 
 
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="takes a system call away by its x86-64 number")
+@pytest.mark.skipif(
+    os.uname().machine != "x86_64", reason="takes a system call away by its x86-64 number"
+)
 @pytest.mark.parametrize("number, option, named", [(444, 0, "Landlock"), (9999, 22, "seccomp")])
 def test_require_refuses_a_kernel_without(number, option, named):
     """A process whose kernel answers "no such call" or "no such option": best-effort goes on and says so, require refuses and says what to do."""
@@ -187,7 +267,11 @@ def test_require_refuses_a_kernel_without(number, option, named):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     level, answer, refusal = done.stdout.strip().split("\n")
     assert answer == "42" and level.startswith("no jail: ") and named not in level
-    assert "cannot be jailed" in refusal and f"for want of {'a seccomp filter' if option else named}" in refusal and "best-effort" in refusal
+    assert (
+        "cannot be jailed" in refusal
+        and f"for want of {'a seccomp filter' if option else named}" in refusal
+        and "best-effort" in refusal
+    )
 
 
 def test_levels_say_what_holds():

@@ -1,4 +1,5 @@
 """Several processes (gloo, on the CPU): the same update however it is spread, a rank without data, sharded weights, exact resume, signals, torchrun."""
+
 import dataclasses
 import datetime
 import json
@@ -31,13 +32,21 @@ from model import Policy, Ranks
 from sampling import Sampler, encode_prompt, mix_seed, sample_initial
 
 HERE = Path(__file__).parent
-CONFIG = Config(prompts=4, minibatch=4, max_tokens=64, max_calls=4, max_result_tokens=48, micro_tokens=512)
+CONFIG = Config(
+    prompts=4, minibatch=4, max_tokens=64, max_calls=4, max_result_tokens=48, micro_tokens=512
+)
 
 
 def joined(rank: int, world: int, folder: Path):
     """Make this process rank `rank` of `world`."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=120))
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder / 'meet'}",
+        rank=rank,
+        world_size=world,
+        timeout=datetime.timedelta(seconds=120),
+    )
 
 
 def spread(function, world: int, folder: Path, *arguments) -> list:
@@ -52,7 +61,9 @@ def _one_of(rank, world, folder, function, arguments):
     joined(rank, world, folder)
     torch.save(function(*arguments), folder / f"result_{rank}.pt")
     dist.destroy_process_group()
-    os._exit(0)                                          # not through the destructors of gloo's threads: on a busy machine one of them may abort, when all is done
+    # not through the destructors of gloo's threads: on a busy machine one of them may abort, when
+    # all is done
+    os._exit(0)
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +72,29 @@ def sampled(agent_folder, world, tools, tmp_path_factory):
     policy = Policy.load(str(agent_folder))
     questions = __import__("eval").load_questions(str(world / "train.jsonl"))[:4]
     sampler = Sampler(policy, tools, 16, 64, 4, 48, 1.0, 16)
-    rollouts = sample_initial(sampler, [encode_prompt(policy.tokenizer, q.messages) for q in questions], 4, [mix_seed(3, i) for i in range(4)])
-    for n, r in enumerate(rollouts):                     # of several lengths, so that passes differ in width
+    rollouts = sample_initial(
+        sampler,
+        [encode_prompt(policy.tokenizer, q.messages) for q in questions],
+        4,
+        [mix_seed(3, i) for i in range(4)],
+    )
+    # of several lengths, so that passes differ in width
+    for n, r in enumerate(rollouts):
         for tokens in (r.ids, r.mask, r.logp, r.entropy):
-            del tokens[64 - 8 * (n % 5):]
+            del tokens[64 - 8 * (n % 5) :]
     file = tmp_path_factory.mktemp("ranks") / "rollouts.pkl"
     file.write_bytes(pickle.dumps(rollouts))
     return str(agent_folder), file
 
 
-def three_updates(model, file, budget, shard, dtype, take, aggregate="seq-mean", nodes=None, chunk=None):
+def three_updates(
+    model, file, budget, shard, dtype, take, aggregate="seq-mean", nodes=None, chunk=None
+):
     """Those of benches/distributed.py, and the passes of each update: (weights, stats of the last, passes). chunk: tokens whose logits exist at once."""
-    config, usual = dataclasses.replace(distributed.CONFIG, micro_tokens=budget, aggregate=aggregate), appo.logits_chunk
+    config, usual = (
+        dataclasses.replace(distributed.CONFIG, micro_tokens=budget, aggregate=aggregate),
+        appo.logits_chunk,
+    )
     appo.logits_chunk = lambda vocabulary: chunk or usual(vocabulary)
     with counted_passes() as made:
         weights, stats = distributed.three_updates(model, file, config, shard, dtype, take, nodes)
@@ -84,33 +106,75 @@ def three_updates(model, file, budget, shard, dtype, take, aggregate="seq-mean",
 def counted_passes():
     """How many passes were made with gradients, those of updates."""
     made, original = Counter(), appo.score_rows
-    appo.score_rows = lambda *a, **k: made.update(["update"] * torch.is_grad_enabled()) or original(*a, **k)
+    appo.score_rows = lambda *a, **k: (
+        made.update(["update"] * torch.is_grad_enabled()) or original(*a, **k)
+    )
     yield made
     appo.score_rows = original
 
 
 @pytest.fixture(scope="module")
 def alone(sampled):
-    return {aggregate: three_updates(*sampled, 512, False, "float32", None, aggregate) for aggregate in ("seq-mean", "token-mean")}
+    return {
+        aggregate: three_updates(*sampled, 512, False, "float32", None, aggregate)
+        for aggregate in ("seq-mean", "token-mean")
+    }
 
 
-@pytest.mark.parametrize("processes, budget, passes, shard, aggregate", [(2, 512, 2, False, "seq-mean"), (2, 384, 3, True, "seq-mean"), (2, 512, 2, True, "token-mean"), (4, 512, 1, False, "token-mean"),
-                                                                          (4, 512, 1, True, "seq-mean")])
-def test_the_update_is_the_same_however_it_is_spread(sampled, alone, tmp_path, processes, budget, passes, shard, aggregate):
+@pytest.mark.parametrize(
+    "processes, budget, passes, shard, aggregate",
+    [
+        (2, 512, 2, False, "seq-mean"),
+        (2, 384, 3, True, "seq-mean"),
+        (2, 512, 2, True, "token-mean"),
+        (4, 512, 1, False, "token-mean"),
+        (4, 512, 1, True, "seq-mean"),
+    ],
+)
+def test_the_update_is_the_same_however_it_is_spread(
+    sampled, alone, tmp_path, processes, budget, passes, shard, aggregate
+):
     """1 rank x 4 passes, 2 x 2 and 4 x 1, copied and sharded: the same weights after three updates within 1e-6, the same stats on all ranks."""
     weights, stats, made = alone[aggregate]
     assert made == 4
-    moved = max(float((a - b).abs().max()) for a, b in zip(weights, weights_of(Policy.load(sampled[0]))))
+    moved = max(
+        float((a - b).abs().max()) for a, b in zip(weights, weights_of(Policy.load(sampled[0])))
+    )
     assert moved > 1e-3
-    for other, theirs, made in spread(three_updates, processes, tmp_path / "spread", *sampled, budget, shard, "float32", None, aggregate):
+    for other, theirs, made in spread(
+        three_updates,
+        processes,
+        tmp_path / "spread",
+        *sampled,
+        budget,
+        shard,
+        "float32",
+        None,
+        aggregate,
+    ):
         assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6
-        assert theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5) and made == passes
+        assert (
+            theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
+            and made == passes
+        )
 
 
 def test_logits_in_chunks_of_sharded_weights(sampled, alone, tmp_path):
     """The backward pass that computes logits again finds the whole output matrix, and its gradient is summed over the ranks."""
     weights, stats, _ = alone["seq-mean"]
-    for other, theirs, _ in spread(three_updates, 2, tmp_path / "spread", *sampled, 512, True, "float32", None, "seq-mean", None, 16):
+    for other, theirs, _ in spread(
+        three_updates,
+        2,
+        tmp_path / "spread",
+        *sampled,
+        512,
+        True,
+        "float32",
+        None,
+        "seq-mean",
+        None,
+        16,
+    ):
         assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6
         assert theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
 
@@ -118,8 +182,21 @@ def test_logits_in_chunks_of_sharded_weights(sampled, alone, tmp_path):
 def test_shards_in_a_node_and_copies_across_nodes(sampled, alone, tmp_path):
     """HSDP, two nodes of two: what --nnodes 2 makes of four processes."""
     weights, stats, _ = alone["seq-mean"]
-    for other, theirs, _ in spread(three_updates, 4, tmp_path / "spread", *sampled, 512, True, "float32", None, "seq-mean", (2, 2)):
-        assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6 and theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
+    for other, theirs, _ in spread(
+        three_updates,
+        4,
+        tmp_path / "spread",
+        *sampled,
+        512,
+        True,
+        "float32",
+        None,
+        "seq-mean",
+        (2, 2),
+    ):
+        assert max(
+            float((a - b).abs().max()) for a, b in zip(weights, other)
+        ) < 1e-6 and theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
 
 
 @pytest.mark.parametrize("shard", [False, True])
@@ -127,8 +204,13 @@ def test_a_rank_without_data_changes_nothing(sampled, tmp_path, shard):
     """Of three rollouts on four ranks one rank has none, of five one has two, and with passes of one rollout they all make as many: the result of one process."""
     for take, passes in ((3, 1), (5, 2)):
         weights, stats, _ = three_updates(*sampled, 512, False, "float32", take)
-        for other, theirs, made in spread(three_updates, 4, tmp_path / f"spread{take}", *sampled, 1, shard, "float32", take):
-            assert max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6 and made == passes
+        for other, theirs, made in spread(
+            three_updates, 4, tmp_path / f"spread{take}", *sampled, 1, shard, "float32", take
+        ):
+            assert (
+                max(float((a - b).abs().max()) for a, b in zip(weights, other)) < 1e-6
+                and made == passes
+            )
             assert theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
 
 
@@ -137,13 +219,23 @@ def test_bfloat16_at_work_keeps_float32_weights(sampled, tmp_path):
     weights, *_ = three_updates(*sampled, 512, False, "float32", None)
     start = weights_of(Policy.load(sampled[0]))
     (other, stats), _ = spread(bfloat16_updates, 2, tmp_path / "spread", *sampled)
-    assert all(p.dtype == torch.float32 for p in other) and any(not torch.equal(p, p.bfloat16().float()) for p in other)
-    a, b = (torch.cat([(x - s).flatten() for x, s in zip(these, start)]) for these in (weights, other))
-    assert torch.nn.functional.cosine_similarity(a, b, 0) > 0.98, "the direction of the float32 update"
+    assert all(p.dtype == torch.float32 for p in other) and any(
+        not torch.equal(p, p.bfloat16().float()) for p in other
+    )
+    a, b = (
+        torch.cat([(x - s).flatten() for x, s in zip(these, start)]) for these in (weights, other)
+    )
+    assert torch.nn.functional.cosine_similarity(a, b, 0) > 0.98, (
+        "the direction of the float32 update"
+    )
 
 
 def bfloat16_updates(model, file):
-    ranks, policy, rollouts = Ranks(), Policy.load(model).shard("bfloat16"), pickle.loads(Path(file).read_bytes())
+    ranks, policy, rollouts = (
+        Ranks(),
+        Policy.load(model).shard("bfloat16"),
+        pickle.loads(Path(file).read_bytes()),
+    )
     mine = ranks.share(rollouts)
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05, momentum=0.9)
     for k in range(3):
@@ -151,8 +243,24 @@ def bfloat16_updates(model, file):
             assert policy.head.weight.dtype == torch.bfloat16
             old = score(policy, mine, 1.0, 512).logp
         mask = appo.response_tensors(mine, "cpu")[1]
-        adv = torch.stack([torch.randn(64, generator=torch.Generator().manual_seed(r.seed % 10**9 + k))[:old.shape[1]] for r in mine])
-        stats = appo.update(policy, optimizer, mine, old, adv * mask, mask, dataclasses.replace(CONFIG, clip_grad=0.5), ranks=ranks)
+        adv = torch.stack(
+            [
+                torch.randn(64, generator=torch.Generator().manual_seed(r.seed % 10**9 + k))[
+                    : old.shape[1]
+                ]
+                for r in mine
+            ]
+        )
+        stats = appo.update(
+            policy,
+            optimizer,
+            mine,
+            old,
+            adv * mask,
+            mask,
+            dataclasses.replace(CONFIG, clip_grad=0.5),
+            ranks=ranks,
+        )
     return weights_of(policy), stats
 
 
@@ -160,7 +268,9 @@ def test_sampling_on_gathered_weights_needs_no_meeting(sampled, tmp_path, world)
     """Inside `gathered` one rank samples and scores thrice as often as the other; then both update. Ids are those of a whole model."""
     results = spread(uneven_work, 2, tmp_path / "spread", *sampled, str(world / "train.jsonl"))
     policy = Policy.load(sampled[0])
-    prompt = encode_prompt(policy.tokenizer, __import__("eval").load_questions(str(world / "train.jsonl"))[0].messages)
+    prompt = encode_prompt(
+        policy.tokenizer, __import__("eval").load_questions(str(world / "train.jsonl"))[0].messages
+    )
     expected = sample_initial(Sampler(policy, {}, 8, 64, 4, 48, 1.0, 16), [prompt], 8, [5])
     assert results[0] == results[1] == [r.ids for r in expected]
 
@@ -173,8 +283,20 @@ def uneven_work(model, file, data):
         for _ in range(3 if ranks.rank else 1):
             rollouts = sample_initial(sampler, [prompt], 8, [5])
             score(policy, rollouts, 1.0, 512)
-    optimizer, mask = torch.optim.SGD(policy.model.parameters(), lr=0.0), appo.response_tensors(rollouts, "cpu")[1]
-    appo.update(policy, optimizer, rollouts, torch.zeros(mask.shape), mask.float(), mask, CONFIG, ranks=ranks)
+    optimizer, mask = (
+        torch.optim.SGD(policy.model.parameters(), lr=0.0),
+        appo.response_tensors(rollouts, "cpu")[1],
+    )
+    appo.update(
+        policy,
+        optimizer,
+        rollouts,
+        torch.zeros(mask.shape),
+        mask.float(),
+        mask,
+        CONFIG,
+        ranks=ranks,
+    )
     return [r.ids for r in rollouts]
 
 
@@ -189,18 +311,33 @@ def test_shards_take_the_memory_that_the_plan_says(sampled, tmp_path):
 
 def bytes_of_shards(model, file):
     ranks, policy = Ranks(), Policy.load(model).shard("bfloat16")
-    parameters, mine = list(policy.model.parameters()), ranks.share(pickle.loads(Path(file).read_bytes()))
+    parameters, mine = (
+        list(policy.model.parameters()),
+        ranks.share(pickle.loads(Path(file).read_bytes())),
+    )
     size = lambda tensors: sum(checkpoints.local(x).nbytes for x in tensors)
-    optimizer, mask, grads = torch.optim.AdamW(parameters), appo.response_tensors(mine, "cpu")[1], []
+    optimizer, mask, grads = (
+        torch.optim.AdamW(parameters),
+        appo.response_tensors(mine, "cpu")[1],
+        [],
+    )
     optimizer.register_step_pre_hook(lambda *_: grads.append(size(p.grad for p in parameters)))
     with policy.gathered():
         gathered = size(policy.model.parameters())
-    appo.update(policy, optimizer, mine, torch.zeros(mask.shape), mask.float(), mask, CONFIG, ranks=ranks)
+    appo.update(
+        policy, optimizer, mine, torch.zeros(mask.shape), mask.float(), mask, CONFIG, ranks=ranks
+    )
     state = size(x for p in parameters for x in optimizer.state[p].values() if x.ndim)
-    return {"parameters": size(parameters), "gradients": grads[0], "AdamW state": state, "gathered weights": gathered}
+    return {
+        "parameters": size(parameters),
+        "gradients": grads[0],
+        "AdamW state": state,
+        "gathered weights": gathered,
+    }
 
 
 # ---- guards
+
 
 def test_an_update_that_is_not_finite_is_skipped_by_all(sampled, tmp_path):
     for skipped, unchanged in spread(poisoned_update, 2, tmp_path / "spread", *sampled):
@@ -211,10 +348,25 @@ def poisoned_update(model, file):
     """Rank 1 alone has credit that is not a number."""
     ranks, policy = Ranks(), Policy.load(model)
     mine = ranks.share(pickle.loads(Path(file).read_bytes()))
-    old, mask, before = score(policy, mine, 1.0, 512).logp, appo.response_tensors(mine, "cpu")[1], weights_of(policy)
+    old, mask, before = (
+        score(policy, mine, 1.0, 512).logp,
+        appo.response_tensors(mine, "cpu")[1],
+        weights_of(policy),
+    )
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=0.1)
-    stats = appo.update(policy, optimizer, mine, old, mask.float() * (float("nan") if ranks.rank else 1.0), mask, CONFIG, ranks=ranks)
-    return stats["skipped"], all(torch.equal(a, b) for a, b in zip(before, weights_of(policy))) and not optimizer.state
+    stats = appo.update(
+        policy,
+        optimizer,
+        mine,
+        old,
+        mask.float() * (float("nan") if ranks.rank else 1.0),
+        mask,
+        CONFIG,
+        ranks=ranks,
+    )
+    return stats["skipped"], all(
+        torch.equal(a, b) for a, b in zip(before, weights_of(policy))
+    ) and not optimizer.state
 
 
 def test_a_heartbeat_names_who_keeps_the_others_waiting(tmp_path):
@@ -222,7 +374,10 @@ def test_a_heartbeat_names_who_keeps_the_others_waiting(tmp_path):
     (tmp_path / "heartbeat_7").write_text("1.0 step 3, sample")
     for slow in (0, 1):
         told = spread(one_hangs, 2, tmp_path / "spread", tmp_path, slow)[0]
-        assert len(told) >= 2 and all(re.fullmatch(rf"waiting for rank {slow}: in step 5, sample for [1-9] s", line) for line in told), told
+        assert len(told) >= 2 and all(
+            re.fullmatch(rf"waiting for rank {slow}: in step 5, sample for [1-9] s", line)
+            for line in told
+        ), told
 
 
 def one_hangs(folder, slow):
@@ -244,14 +399,21 @@ def test_a_slow_rank_trips_no_timeout_but_patience(tmp_path):
 def timeouts():
     mesh = train.node_mesh("cpu", 2, 2, 1234.0)
     assert [mesh.get_group(k).size() for k in (0, 1)] == [2, 2]
-    return [mesh.get_group(k)._get_backend(torch.device("cpu")).options._timeout.total_seconds() for k in (0, 1)]
+    return [
+        mesh.get_group(k)._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+        for k in (0, 1)
+    ]
 
 
 def test_a_checkpoint_that_one_rank_cannot_write_fails_on_all(sampled, tmp_path):
     """What stands in the way is seen by rank 0 alone; both ranks say it, and go on together."""
     (tmp_path / "step_000001.tmp").write_text("a file where a folder must be")
     for problem, good in spread(failing_save, 2, tmp_path / "spread", sampled[0], tmp_path):
-        assert problem.startswith("no checkpoint step_000001: rank 0: ") and "step_000001.tmp" in problem and good
+        assert (
+            problem.startswith("no checkpoint step_000001: rank 0: ")
+            and "step_000001.tmp" in problem
+            and good
+        )
 
 
 def failing_save(model, folder):
@@ -266,15 +428,51 @@ def failing_save(model, folder):
 
 # ---- runs
 
+
 def flags(world, agent_folder, out, **changes):
-    settings = dict(model=agent_folder, data=world / "train.jsonl", eval_data=world / "test.jsonl", corpus=world / "corpus.jsonl", out=out, config=train.LAPTOP, steps=4, prompts=4, minibatch=2,
-                    max_tokens=96, eval_questions=5, save_every=2, rows=16, log_trees=1, threads=1) | changes
+    settings = (
+        dict(
+            model=agent_folder,
+            data=world / "train.jsonl",
+            eval_data=world / "test.jsonl",
+            corpus=world / "corpus.jsonl",
+            out=out,
+            config=train.LAPTOP,
+            steps=4,
+            prompts=4,
+            minibatch=2,
+            max_tokens=96,
+            eval_questions=5,
+            save_every=2,
+            rows=16,
+            log_trees=1,
+            threads=1,
+        )
+        | changes
+    )
     return [x for name, value in settings.items() for x in (f"--{name}", str(value))]
 
 
 def torchrun(processes, *arguments, **how):
-    command = [sys.executable, "-m", "torch.distributed.run", *["--standalone"] * how.pop("alone", True), "--nproc_per_node", str(processes), *how.pop("elastic", []), str(HERE.parent / "train.py"), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, **how)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *["--standalone"] * how.pop("alone", True),
+        "--nproc_per_node",
+        str(processes),
+        *how.pop("elastic", []),
+        str(HERE.parent / "train.py"),
+        *arguments,
+    ]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        **how,
+    )
 
 
 def ended(process, code=0):
@@ -297,7 +495,25 @@ def test_the_reference_is_shared_too(world, agent_folder, tmp_path):
     """A step with a KL term to the starting model, on one rank and, sharded, on two: the same KL, 0 before the policy has moved."""
     kl = {}
     for ranks, shard in ((1, "false"), (2, "true")):
-        ended(torchrun(ranks, *flags(world, agent_folder, tmp_path / str(ranks), shard=shard, steps=1, prompts=4, minibatch=4, branches=0, eval_questions=0, kl_coef=0.1, ppo_epochs=2, lr=1e-3)))
+        ended(
+            torchrun(
+                ranks,
+                *flags(
+                    world,
+                    agent_folder,
+                    tmp_path / str(ranks),
+                    shard=shard,
+                    steps=1,
+                    prompts=4,
+                    minibatch=4,
+                    branches=0,
+                    eval_questions=0,
+                    kl_coef=0.1,
+                    ppo_epochs=2,
+                    lr=1e-3,
+                ),
+            )
+        )
         kl[ranks] = steps_of(tmp_path / str(ranks))[0]["kl_ref"]
     assert kl[1] == pytest.approx(kl[2], rel=1e-2) and kl[1] > 1e-6
 
@@ -310,72 +526,178 @@ def same_state(a, b):
     for file in files:
         x, y = (torch.load(folder / file, weights_only=True) for folder in (a, b))
         assert all(torch.equal(p, q) for p, q in zip(x["weights"], y["weights"], strict=True))
-        assert all(torch.equal(p[name], q[name]) for one, two in zip(x["moments"], y["moments"], strict=True) for p, q in zip(one, two, strict=True) for name in p)
+        assert all(
+            torch.equal(p[name], q[name])
+            for one, two in zip(x["moments"], y["moments"], strict=True)
+            for p, q in zip(one, two, strict=True)
+            for name in p
+        )
     return files
 
 
-@pytest.mark.parametrize("shard, dtype", [("false", "float32"), ("true", "float32"), ("true", "bfloat16")])
+@pytest.mark.parametrize(
+    "shard, dtype", [("false", "float32"), ("true", "float32"), ("true", "bfloat16")]
+)
 def test_two_ranks_resume_bit_for_bit(world, agent_folder, tmp_path, shard, dtype):
     """Six steps on two ranks at once; and three, kill -9 of all processes, three more: all tensors and all lines of metrics the same."""
     settings = dict(shard=shard, dtype=dtype, lr=1e-5, steps=6, save_every=3, eval_every=3)
     ended(torchrun(2, *flags(world, agent_folder, tmp_path / "whole", **settings)))
-    process = torchrun(2, *flags(world, agent_folder, tmp_path / "parts", **settings), start_new_session=True)
+    process = torchrun(
+        2, *flags(world, agent_folder, tmp_path / "parts", **settings), start_new_session=True
+    )
     for _ in range(600):
         time.sleep(0.05)
         if (tmp_path / "parts" / "step_000003" / "manifest.json").exists():
             break
     os.killpg(process.pid, signal.SIGKILL)
-    children = subprocess.run(["pgrep", "-f", str(tmp_path / "parts")], capture_output=True, text=True).stdout.split()       # torchrun gives each a session of its own
+    # torchrun gives each a session of its own
+    children = subprocess.run(
+        ["pgrep", "-f", str(tmp_path / "parts")], capture_output=True, text=True
+    ).stdout.split()
     for child in children:
         os.kill(int(child), signal.SIGKILL)
     process.communicate(timeout=60)
     assert not (tmp_path / "parts" / "step_000006").exists()
-    assert "going on from" in ended(torchrun(2, *flags(world, agent_folder, tmp_path / "parts", **settings)))
-    assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "parts") and [x["step"] for x in lines_of(tmp_path / "whole") if "eval_greedy" in x] == [0, 3, 6]
+    assert "going on from" in ended(
+        torchrun(2, *flags(world, agent_folder, tmp_path / "parts", **settings))
+    )
+    assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "parts") and [
+        x["step"] for x in lines_of(tmp_path / "whole") if "eval_greedy" in x
+    ] == [0, 3, 6]
     files = same_state(tmp_path / "whole" / "step_000006", tmp_path / "parts" / "step_000006")
     assert files == (["trainer_0.pt", "trainer_1.pt"] if shard == "true" else ["trainer_0.pt"])
     if dtype == "bfloat16":
-        own = torch.load(tmp_path / "whole" / "step_000006" / "trainer_0.pt", weights_only=True)["weights"][0]
-        assert own.dtype == torch.float32 and not torch.equal(own, own.bfloat16().float()), "float32 weights that bfloat16 could not hold"
+        own = torch.load(tmp_path / "whole" / "step_000006" / "trainer_0.pt", weights_only=True)[
+            "weights"
+        ][0]
+        assert own.dtype == torch.float32 and not torch.equal(own, own.bfloat16().float()), (
+            "float32 weights that bfloat16 could not hold"
+        )
     if (shard, dtype) == ("true", "float32"):
-        assert "was saved in 2 parts and this run has 1" in ended(torchrun(1, *flags(world, agent_folder, tmp_path / "parts", shard=shard, lr=1e-5, steps=7, save_every=3, eval_every=3)), 1)
+        assert "was saved in 2 parts and this run has 1" in ended(
+            torchrun(
+                1,
+                *flags(
+                    world,
+                    agent_folder,
+                    tmp_path / "parts",
+                    shard=shard,
+                    lr=1e-5,
+                    steps=7,
+                    save_every=3,
+                    eval_every=3,
+                ),
+            ),
+            1,
+        )
 
 
 def test_two_nodes_resume_bit_for_bit(world, agent_folder, tmp_path):
     """Two torchruns of two processes, --nnodes 2: shards in a node, copies across. One copy of the shards is saved; a step made again from it is the same."""
+
     def two_nodes():
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = str(free.getsockname()[1])
-        elastic = lambda node: ["--nnodes", "2", "--node_rank", str(node), "--master_addr", "localhost", "--master_port", port]
-        started = [torchrun(2, *flags(world, agent_folder, tmp_path / "run", shard="true", steps=2, save_every=1, eval_questions=0), elastic=elastic(node), alone=False) for node in (0, 1)]
+        elastic = lambda node: [
+            "--nnodes",
+            "2",
+            "--node_rank",
+            str(node),
+            "--master_addr",
+            "localhost",
+            "--master_port",
+            port,
+        ]
+        started = [
+            torchrun(
+                2,
+                *flags(
+                    world,
+                    agent_folder,
+                    tmp_path / "run",
+                    shard="true",
+                    steps=2,
+                    save_every=1,
+                    eval_questions=0,
+                ),
+                elastic=elastic(node),
+                alone=False,
+            )
+            for node in (0, 1)
+        ]
         return [ended(process) for process in started]
+
     two_nodes()
     shutil.copytree(tmp_path / "run" / "step_000002", tmp_path / "first")
     before = lines_of(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "step_000002")
     assert "going on from" in two_nodes()[0]
-    assert same_state(tmp_path / "first", tmp_path / "run" / "step_000002") == ["trainer_0.pt", "trainer_1.pt"] and before == lines_of(tmp_path / "run")
+    assert same_state(tmp_path / "first", tmp_path / "run" / "step_000002") == [
+        "trainer_0.pt",
+        "trainer_1.pt",
+    ] and before == lines_of(tmp_path / "run")
 
 
 def test_two_ranks_sample_what_one_samples(world, agent_folder, tmp_path):
     """One step on one rank and on two: the same initial rollouts, so the same rewards and lengths, and nearly the same weights."""
     results = {}
     for ranks in (1, 2):
-        ended(torchrun(ranks, *flags(world, agent_folder, tmp_path / str(ranks), steps=1, prompts=4, minibatch=4, eval_questions=5, lr=1e-4)))
-        results[ranks] = steps_of(tmp_path / str(ranks))[0], Policy.load(str(tmp_path / str(ranks) / "step_000001")).model.state_dict()
-        results[ranks, "eval"] = json.loads((tmp_path / str(ranks) / "eval_000000.json").read_text())["rows"]
+        ended(
+            torchrun(
+                ranks,
+                *flags(
+                    world,
+                    agent_folder,
+                    tmp_path / str(ranks),
+                    steps=1,
+                    prompts=4,
+                    minibatch=4,
+                    eval_questions=5,
+                    lr=1e-4,
+                ),
+            )
+        )
+        results[ranks] = (
+            steps_of(tmp_path / str(ranks))[0],
+            Policy.load(str(tmp_path / str(ranks) / "step_000001")).model.state_dict(),
+        )
+        results[ranks, "eval"] = json.loads(
+            (tmp_path / str(ranks) / "eval_000000.json").read_text()
+        )["rows"]
     (one, a), (two, b) = results[1], results[2]
-    for name in ("reward", "reward_std", "length", "calls", "truncated", "format_errors", "tokens_trained", "reward_f1", "reward_released", "zero_std"):
+    for name in (
+        "reward",
+        "reward_std",
+        "length",
+        "calls",
+        "truncated",
+        "format_errors",
+        "tokens_trained",
+        "reward_f1",
+        "reward_released",
+        "zero_std",
+    ):
         assert one[name] == pytest.approx(two[name], abs=1e-12), name
-    assert one["entropy"] == pytest.approx(two["entropy"], abs=1e-5) and one["branches"] == two["branches"]
-    assert max(float((a[name] - b[name]).abs().max()) for name in a) < 2.1e-4, "AdamW's first step is lr in the direction of a sign; a branch may differ"
+    assert (
+        one["entropy"] == pytest.approx(two["entropy"], abs=1e-5)
+        and one["branches"] == two["branches"]
+    )
+    assert max(float((a[name] - b[name]).abs().max()) for name in a) < 2.1e-4, (
+        "AdamW's first step is lr in the direction of a sign; a branch may differ"
+    )
     texts = lambda rows: [[s["pieces"] for s in row["samples"]] for row in rows]
-    assert texts(results[1, "eval"]) == texts(results[2, "eval"]), "and the evaluation is that of one rank"
+    assert texts(results[1, "eval"]) == texts(results[2, "eval"]), (
+        "and the evaluation is that of one rank"
+    )
 
 
 def test_a_request_to_stop_is_obeyed_at_the_end_of_a_step(world, agent_folder, tmp_path):
-    process = torchrun(2, *flags(world, agent_folder, tmp_path / "run", steps=50, save_every=50, eval_questions=0), start_new_session=True)
+    process = torchrun(
+        2,
+        *flags(world, agent_folder, tmp_path / "run", steps=50, save_every=50, eval_questions=0),
+        start_new_session=True,
+    )
     log = tmp_path / "run" / "metrics.jsonl"
     for _ in range(600):
         time.sleep(0.1)
@@ -384,26 +706,45 @@ def test_a_request_to_stop_is_obeyed_at_the_end_of_a_step(world, agent_folder, t
     os.kill(process.pid, signal.SIGTERM)
     text = process.communicate(timeout=120)[0]
     done = len(steps_of(tmp_path / "run"))
-    assert f"asked to stop: step {done} is saved" in text and (tmp_path / "run" / "latest").read_text() == f"step_{done:06d}" and done < 50
+    assert (
+        f"asked to stop: step {done} is saved" in text
+        and (tmp_path / "run" / "latest").read_text() == f"step_{done:06d}"
+        and done < 50
+    )
 
 
 def test_a_request_that_reaches_one_rank_stops_both(world, agent_folder, tmp_path):
-    process = torchrun(2, *flags(world, agent_folder, tmp_path / "run", steps=50, save_every=50, eval_questions=0), start_new_session=True)
+    process = torchrun(
+        2,
+        *flags(world, agent_folder, tmp_path / "run", steps=50, save_every=50, eval_questions=0),
+        start_new_session=True,
+    )
     log = tmp_path / "run" / "metrics.jsonl"
     for _ in range(600):
         time.sleep(0.1)
         if log.exists() and log.read_text().count("\n") >= 2:
             break
-    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "train.py"], capture_output=True, text=True).stdout.split()
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "train.py"], capture_output=True, text=True
+    ).stdout.split()
     os.kill(int(children[-1]), signal.SIGTERM)
     text = ended(process)
     done = len(steps_of(tmp_path / "run"))
     assert f"asked to stop: step {done} is saved" in text and done < 50
 
 
-def test_a_refused_setting_is_said_by_all_ranks_before_any_step(finished_by_two, world, agent_folder):
-    text = ended(torchrun(2, *flags(world, agent_folder, finished_by_two, steps=2, lr=0.5, eval_questions=0)), 1)
-    assert text.count("holds a run with another --lr") == 2 and "Traceback" not in text.split("ChildFailedError")[0].replace("Traceback (most recent call last):\n  File \"<frozen runpy>", "")
+def test_a_refused_setting_is_said_by_all_ranks_before_any_step(
+    finished_by_two, world, agent_folder
+):
+    text = ended(
+        torchrun(
+            2, *flags(world, agent_folder, finished_by_two, steps=2, lr=0.5, eval_questions=0)
+        ),
+        1,
+    )
+    assert text.count("holds a run with another --lr") == 2 and "Traceback" not in text.split(
+        "ChildFailedError"
+    )[0].replace('Traceback (most recent call last):\n  File "<frozen runpy>', "")
 
 
 @pytest.fixture
@@ -414,13 +755,24 @@ def finished_by_two(world, agent_folder, tmp_path):
 
 def test_torchrun_restarts_a_killed_run(world, agent_folder, tmp_path):
     """kill -9 of one worker: torchrun starts both again, and the run ends as if nothing had been."""
-    process = torchrun(2, *flags(world, agent_folder, tmp_path / "run", save_every=1, eval_questions=0), elastic=["--max_restarts", "2"], start_new_session=True)
+    process = torchrun(
+        2,
+        *flags(world, agent_folder, tmp_path / "run", save_every=1, eval_questions=0),
+        elastic=["--max_restarts", "2"],
+        start_new_session=True,
+    )
     for _ in range(600):
         time.sleep(0.1)
         if (tmp_path / "run" / "step_000001" / "manifest.json").exists():
             break
-    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "train.py"], capture_output=True, text=True).stdout.split()
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "train.py"], capture_output=True, text=True
+    ).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
     assert "going on from" in ended(process)
-    ended(torchrun(2, *flags(world, agent_folder, tmp_path / "straight", save_every=1, eval_questions=0)))
+    ended(
+        torchrun(
+            2, *flags(world, agent_folder, tmp_path / "straight", save_every=1, eval_questions=0)
+        )
+    )
     assert steps_of(tmp_path / "run") == steps_of(tmp_path / "straight")

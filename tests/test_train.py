@@ -1,4 +1,5 @@
 """train.py: settings, what is refused before a model is loaded, a run end to end, resume, and the real-model path on a tiny random Llama."""
+
 import dataclasses
 import json
 import math
@@ -25,23 +26,67 @@ README = Path(train.__file__).parent / "README.md"
 
 # ---- settings
 
+
 def test_defaults_are_the_papers_and_come_from_one_place():
     run = Run()
-    assert (run.initial, run.branches, run.b, run.half_life, run.score_clip, run.future_clip, run.prompts, run.minibatch, run.kl_coef) == (4, 3, 0.5, 32, (0.8, 1.2), (1.0, 1.2), 128, 16, 0)
-    assert read_settings(["--model", "m", "--data", "d"]) == dataclasses.replace(run, model="m", data="d")
+    assert (
+        run.initial,
+        run.branches,
+        run.b,
+        run.half_life,
+        run.score_clip,
+        run.future_clip,
+        run.prompts,
+        run.minibatch,
+        run.kl_coef,
+    ) == (4, 3, 0.5, 32, (0.8, 1.2), (1.0, 1.2), 128, 16, 0)
+    assert read_settings(["--model", "m", "--data", "d"]) == dataclasses.replace(
+        run, model="m", data="d"
+    )
     laptop = json.loads(train.LAPTOP.read_text())
-    assert read_settings([]) == Run(**laptop) and not set(laptop) & {"initial", "branches", "b", "half_life"}, "the laptop run keeps the paper's N, B, b, half-life"
+    assert read_settings([]) == Run(**laptop) and not set(laptop) & {
+        "initial",
+        "branches",
+        "b",
+        "half_life",
+    }, "the laptop run keeps the paper's N, B, b, half-life"
 
 
 def test_flags_may_be_written_with_dashes():
-    assert read_settings(["--kl-coef", "0.1", "--half-life", "inf"]) == read_settings(["--kl_coef", "0.1", "--half_life", "inf"])
+    assert read_settings(["--kl-coef", "0.1", "--half-life", "inf"]) == read_settings(
+        ["--kl_coef", "0.1", "--half_life", "inf"]
+    )
 
 
 def test_precedence(tmp_path):
     file = tmp_path / "c.json"
-    file.write_text(json.dumps({"preset": "released", "b": 0.7, "branches": 2, "score_clip": [0.9, 1.1], "clip_c": 5}))
-    run = read_settings(["--config", str(file), "--branches", "4", "--future_clip", "0.9", "1.3", "--fipo_guards", "false"])
-    assert (run.half_life, run.b, run.branches, run.score_clip, run.future_clip, run.fipo_guards, run.clip_c) == (64, 0.7, 4, (0.9, 1.1), (0.9, 1.3), False, 5)
+    file.write_text(
+        json.dumps(
+            {"preset": "released", "b": 0.7, "branches": 2, "score_clip": [0.9, 1.1], "clip_c": 5}
+        )
+    )
+    run = read_settings(
+        [
+            "--config",
+            str(file),
+            "--branches",
+            "4",
+            "--future_clip",
+            "0.9",
+            "1.3",
+            "--fipo_guards",
+            "false",
+        ]
+    )
+    assert (
+        run.half_life,
+        run.b,
+        run.branches,
+        run.score_clip,
+        run.future_clip,
+        run.fipo_guards,
+        run.clip_c,
+    ) == (64, 0.7, 4, (0.9, 1.1), (0.9, 1.3), False, 5)
     released = read_settings(["--preset", "released", "--model", "m", "--data", "d"])
     assert released.score_half_life == math.inf and released.reward == "released"
     grpo = read_settings(["--algo", "grpo", "--config", str(file)])
@@ -53,13 +98,33 @@ def test_every_flag_has_help_with_its_default(capsys):
         read_settings(["--help"])
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
     for f in dataclasses.fields(Run):
-        assert f"--{f.name} " in text and f.metadata["help"] and (f.default == "" or f"(default {f.default})" in text), f.name
+        assert (
+            f"--{f.name} " in text
+            and f.metadata["help"]
+            and (f.default == "" or f"(default {f.default})" in text)
+        ), f.name
     assert "(default )" not in text
 
 
-@pytest.mark.parametrize("content, message", [('{"brunches": 3}', "unknown key 'brunches'"), ('{"b": "half"}', "--b must be float, got 'half'.*c.json"), ('{"branches": 1.5}', "--branches must be int"), ('{"fipo_guards": 1}', "--fipo_guards must be bool"), ('{"initial": true}', "--initial must be int"), ("[]", "not an object"), ("5", "not an object"),
-                                              ('{"score_clip": [0.9]}', "--score_clip must be two numbers"), ('{"score_clip": ["a", "b"]}', "--score_clip must be two numbers"), ('{"score_clip": [0.8, 1.2, 7]}', "--score_clip must be two numbers"),
-                                              ('{"preset": "papers"}', "--preset must be one of paper, released"), ("{oops", "is not JSON"), ('{"dual": "mean"}', "--dual must be one of"), ('{"score_clip": 3}', "--score_clip must be two numbers")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"brunches": 3}', "unknown key 'brunches'"),
+        ('{"b": "half"}', "--b must be float, got 'half'.*c.json"),
+        ('{"branches": 1.5}', "--branches must be int"),
+        ('{"fipo_guards": 1}', "--fipo_guards must be bool"),
+        ('{"initial": true}', "--initial must be int"),
+        ("[]", "not an object"),
+        ("5", "not an object"),
+        ('{"score_clip": [0.9]}', "--score_clip must be two numbers"),
+        ('{"score_clip": ["a", "b"]}', "--score_clip must be two numbers"),
+        ('{"score_clip": [0.8, 1.2, 7]}', "--score_clip must be two numbers"),
+        ('{"preset": "papers"}', "--preset must be one of paper, released"),
+        ("{oops", "is not JSON"),
+        ('{"dual": "mean"}', "--dual must be one of"),
+        ('{"score_clip": 3}', "--score_clip must be two numbers"),
+    ],
+)
 def test_bad_config_files(tmp_path, content, message):
     file = tmp_path / "c.json"
     file.write_text(content)
@@ -68,7 +133,13 @@ def test_bad_config_files(tmp_path, content, message):
 
 
 def test_bad_flags(capsys):
-    for flags in (["--brunches", "3"], ["--bran", "3"], ["--dual", "mean"], ["--branches", "x"], ["--fipo_guards", "yes"]):
+    for flags in (
+        ["--brunches", "3"],
+        ["--bran", "3"],
+        ["--dual", "mean"],
+        ["--branches", "x"],
+        ["--fipo_guards", "yes"],
+    ):
         with pytest.raises(SystemExit):
             read_settings(flags)
     with pytest.raises(FileNotFoundError, match="no.json"):
@@ -79,15 +150,19 @@ def test_bad_flags(capsys):
 
 # ---- what is refused before a model is loaded
 
+
 @pytest.fixture
 def no_model(monkeypatch):
     def loaded(*args, **kwargs):
         raise AssertionError("a model was loaded")
+
     monkeypatch.setattr(model.AutoModelForCausalLM, "from_pretrained", loaded)
 
 
 def sliding(folder):
-    transformers.MistralConfig(sliding_window=64, architectures=["MistralForCausalLM"]).save_pretrained(folder)
+    transformers.MistralConfig(
+        sliding_window=64, architectures=["MistralForCausalLM"]
+    ).save_pretrained(folder)
     return folder
 
 
@@ -96,11 +171,40 @@ def masked(folder):
     return folder
 
 
-BAD = {"missing data": (lambda t: dict(data=t / "no.jsonl"), "no.jsonl does not exist"), "missing eval": (lambda t: dict(eval_data=t / "no.jsonl"), "no.jsonl does not exist"), "missing corpus": (lambda t: dict(corpus=t / "no.jsonl"), "no.jsonl does not exist"),
-       "missing cold start": (lambda t: dict(cold_start=t / "no.jsonl"), "no.jsonl does not exist"), "row without answer": (lambda t: dict(data=t / "rows.jsonl"), "rows.jsonl, row 2 has no answer"), "unknown tool": (lambda t: dict(tools="python,shell"), "unknown tool 'shell'"),
-       "long prompt": (lambda t: dict(max_prompt=8), "row 1: the prompt has \\d+ tokens, --max_prompt is 8"), "few questions": (lambda t: dict(data=t / "three.jsonl", max_prompt=2048), "3 questions, fewer than --prompts 16"), "sandbox": (lambda t: dict(sandbox="yes"), "sandbox must be require, best-effort, off or the http"), "no sandbox server": (lambda t: dict(sandbox="http://127.0.0.1:9"), "python does not answer"),
-       "no search server": (lambda t: dict(corpus="http://127.0.0.1:9/retrieve"), "search does not answer: http://127.0.0.1:9/retrieve: Connection refused"), "no key": (lambda t: dict(corpus="serper"), "SERPER_API_KEY"),
-       "no model there": (lambda t: dict(model=t), "--model .* is neither"), "sliding window": (lambda t: dict(model=sliding(t / "s")), "sliding-window"), "not causal": (lambda t: dict(model=masked(t / "b")), "not a causal language model"), "bad example": (lambda t: dict(cold_start=t / "rows.jsonl"), "rows.jsonl, row 1"), "no such model": (lambda t: dict(model=t / "nothing"), "--model .*nothing")}
+BAD = {
+    "missing data": (lambda t: dict(data=t / "no.jsonl"), "no.jsonl does not exist"),
+    "missing eval": (lambda t: dict(eval_data=t / "no.jsonl"), "no.jsonl does not exist"),
+    "missing corpus": (lambda t: dict(corpus=t / "no.jsonl"), "no.jsonl does not exist"),
+    "missing cold start": (lambda t: dict(cold_start=t / "no.jsonl"), "no.jsonl does not exist"),
+    "row without answer": (
+        lambda t: dict(data=t / "rows.jsonl"),
+        "rows.jsonl, row 2 has no answer",
+    ),
+    "unknown tool": (lambda t: dict(tools="python,shell"), "unknown tool 'shell'"),
+    "long prompt": (
+        lambda t: dict(max_prompt=8),
+        "row 1: the prompt has \\d+ tokens, --max_prompt is 8",
+    ),
+    "few questions": (
+        lambda t: dict(data=t / "three.jsonl", max_prompt=2048),
+        "3 questions, fewer than --prompts 16",
+    ),
+    "sandbox": (
+        lambda t: dict(sandbox="yes"),
+        "sandbox must be require, best-effort, off or the http",
+    ),
+    "no sandbox server": (lambda t: dict(sandbox="http://127.0.0.1:9"), "python does not answer"),
+    "no search server": (
+        lambda t: dict(corpus="http://127.0.0.1:9/retrieve"),
+        "search does not answer: http://127.0.0.1:9/retrieve: Connection refused",
+    ),
+    "no key": (lambda t: dict(corpus="serper"), "SERPER_API_KEY"),
+    "no model there": (lambda t: dict(model=t), "--model .* is neither"),
+    "sliding window": (lambda t: dict(model=sliding(t / "s")), "sliding-window"),
+    "not causal": (lambda t: dict(model=masked(t / "b")), "not a causal language model"),
+    "bad example": (lambda t: dict(cold_start=t / "rows.jsonl"), "rows.jsonl, row 1"),
+    "no such model": (lambda t: dict(model=t / "nothing"), "--model .*nothing"),
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -120,6 +224,7 @@ def test_model_without_data(no_model):
 
 # ---- order
 
+
 def test_every_epoch_is_a_permutation():
     run = dataclasses.replace(Run(), prompts=6, minibatch=3)
     seen = [i for step in range(10) for i in batch_of(run, step, 20)]
@@ -129,57 +234,132 @@ def test_every_epoch_is_a_permutation():
 
 # ---- a run
 
+
 def test_the_runs_folder(finished):
     steps = [x for x in lines(finished, "metrics") if "reward" in x]
     assert [x["step"] for x in steps] == [1, 2, 3, 4]
     for x in steps:
-        assert {"tokens_sampled", "tokens_trained", "optimizer_steps", "seconds_sample", "seconds_branch", "seconds_score", "seconds_update", "degenerate"} <= set(x)
+        assert {
+            "tokens_sampled",
+            "tokens_trained",
+            "optimizer_steps",
+            "seconds_sample",
+            "seconds_branch",
+            "seconds_score",
+            "seconds_update",
+            "degenerate",
+        } <= set(x)
         assert all(math.isfinite(v) for v in x.values())
-        assert x["reward_auto"] == x["reward"] and {"reward_f1", "reward_math", "reward_released"} <= set(x)
-        assert x["degenerate_first"] == 1 and x["degenerate_later"] < 0.5 and x["computed_per_unique"] <= 1
+        assert x["reward_auto"] == x["reward"] and {
+            "reward_f1",
+            "reward_math",
+            "reward_released",
+        } <= set(x)
+        assert (
+            x["degenerate_first"] == 1
+            and x["degenerate_later"] < 0.5
+            and x["computed_per_unique"] <= 1
+        )
     evaluations = [x["step"] for x in lines(finished, "metrics") if "eval_greedy" in x]
     assert evaluations == [0, 4] and (finished / "eval_000004.json").exists()
-    assert (finished / "latest").read_text() == "step_000004" and {p.name for p in finished.glob("step_*")} == {"step_000000", "step_000002", "step_000004"}
+    assert (finished / "latest").read_text() == "step_000004" and {
+        p.name for p in finished.glob("step_*")
+    } == {"step_000000", "step_000002", "step_000004"}
     config = json.loads((finished / "config.json").read_text())
-    assert set(config["data_sha256"]) == {"data", "eval_data", "corpus"} and read_settings(["--config", str(finished / "config.json")]).prompts == 4
-    assert config["sandbox_level"] and config["prompts"] == 4 and config["versions"]["torch"] == torch.__version__ and config["b"] == 0.5
+    assert (
+        set(config["data_sha256"]) == {"data", "eval_data", "corpus"}
+        and read_settings(["--config", str(finished / "config.json")]).prompts == 4
+    )
+    assert (
+        config["sandbox_level"]
+        and config["prompts"] == 4
+        and config["versions"]["torch"] == torch.__version__
+        and config["b"] == 0.5
+    )
 
 
 def test_rollouts_file_holds_whole_trees(finished):
     rows = [x for x in lines(finished, "rollouts") if x["step"] == 3]
-    initial, branches = [x for x in rows if x["parent"] is None], [x for x in rows if x["parent"] is not None]
+    initial, branches = (
+        [x for x in rows if x["parent"] is None],
+        [x for x in rows if x["parent"] is not None],
+    )
     assert len(initial) == 4 and len(branches) == 12
     for x in rows:
         n = len(x["ids"])
         assert n == len(x["pieces"]) == len(x["mask"]) == len(x["logp"]) == len(x["entropy"])
         assert all(c["status"] and c["seconds"] >= 0 for c in x["calls"])
     for x in initial:
-        assert len(x["ids"]) == len(x["advantage"]) == len(x["future_value"]) == len(x["branching_score"]) == len(x["logp_old"])
+        assert (
+            len(x["ids"])
+            == len(x["advantage"])
+            == len(x["future_value"])
+            == len(x["branching_score"])
+            == len(x["logp_old"])
+        )
     for x in branches:
-        assert x["ids"][:x["fork_at"]] == rows[x["parent"]]["ids"][:x["fork_at"]] and rows[x["parent"]]["mask"][x["fork_at"]]
+        assert (
+            x["ids"][: x["fork_at"]] == rows[x["parent"]]["ids"][: x["fork_at"]]
+            and rows[x["parent"]]["mask"][x["fork_at"]]
+        )
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(world, agent_folder, tmp_path, capsys, monkeypatch):
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    world, agent_folder, tmp_path, capsys, monkeypatch
+):
     """Six steps in one go; and three, a request to stop that costs the evaluation due then, and three more: all tensors and all lines of both logs the same."""
     settings = SMALL | dict(steps=6, save_every=5, eval_every=3)
     train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "whole", **settings))
-    args, write = arguments(world, tmp_path, model=agent_folder, out=tmp_path / "parts", **settings), train.write_step
-    monkeypatch.setattr(train, "write_step", lambda run, policy, log, step, *rest: (write(run, policy, log, step, *rest), step == 3 and os.kill(os.getpid(), signal.SIGTERM)))
+    args, write = (
+        arguments(world, tmp_path, model=agent_folder, out=tmp_path / "parts", **settings),
+        train.write_step,
+    )
+    monkeypatch.setattr(
+        train,
+        "write_step",
+        lambda run, policy, log, step, *rest: (
+            write(run, policy, log, step, *rest),
+            step == 3 and os.kill(os.getpid(), signal.SIGTERM),
+        ),
+    )
     train.main(args)
     monkeypatch.undo()
-    assert "asked to stop: step 3 is saved" in capsys.readouterr().out and (tmp_path / "parts" / "latest").read_text() == "step_000003"
-    for name in ("metrics", "rollouts"):                                      # a step that was under way when the run was killed, its last line cut short
+    assert (
+        "asked to stop: step 3 is saved" in capsys.readouterr().out
+        and (tmp_path / "parts" / "latest").read_text() == "step_000003"
+    )
+    # a step that was under way when the run was killed, its last line cut short
+    for name in ("metrics", "rollouts"):
         with open(tmp_path / "parts" / f"{name}.jsonl", "a") as log:
             log.write(json.dumps({"step": 4, "reward": 9}) + '\n{"step": 4, "ids": [1, 2')
     train.main(args)
     assert "going on from" in capsys.readouterr().out
-    a, b = (Policy.load(str(tmp_path / out / "step_000006")).model.parameters() for out in ("whole", "parts"))
+    a, b = (
+        Policy.load(str(tmp_path / out / "step_000006")).model.parameters()
+        for out in ("whole", "parts")
+    )
     assert all(torch.equal(x, y) for x, y in zip(a, b))
-    a, b = (torch.load(tmp_path / out / "step_000006" / "trainer_0.pt", weights_only=True)["moments"] for out in ("whole", "parts"))
-    assert all(torch.equal(x[name], y[name]) for one, two in zip(a, b) for x, y in zip(one, two) for name in x)
-    plain = lambda out: [{k: v for k, v in x.items() if "seconds" not in k and k != "occupancy"} for x in lines(tmp_path / out, "metrics")]
-    assert plain("whole") == plain("parts") and [x["step"] for x in plain("whole") if "eval_greedy" in x] == [0, 3, 6]
-    trees = lambda out: [x | {"calls": [c | {"seconds": 0} for c in x["calls"]]} for x in lines(tmp_path / out, "rollouts")]
+    a, b = (
+        torch.load(tmp_path / out / "step_000006" / "trainer_0.pt", weights_only=True)["moments"]
+        for out in ("whole", "parts")
+    )
+    assert all(
+        torch.equal(x[name], y[name])
+        for one, two in zip(a, b)
+        for x, y in zip(one, two)
+        for name in x
+    )
+    plain = lambda out: [
+        {k: v for k, v in x.items() if "seconds" not in k and k != "occupancy"}
+        for x in lines(tmp_path / out, "metrics")
+    ]
+    assert plain("whole") == plain("parts") and [
+        x["step"] for x in plain("whole") if "eval_greedy" in x
+    ] == [0, 3, 6]
+    trees = lambda out: [
+        x | {"calls": [c | {"seconds": 0} for c in x["calls"]]}
+        for x in lines(tmp_path / out, "rollouts")
+    ]
     assert trees("whole") == trees("parts")
 
 
@@ -203,29 +383,55 @@ def test_signals():
 
 def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkeypatch):
     """Asked to stop after four of six steps of the cold start, the same command goes on with them: the weights and numbers of a run that was not stopped."""
-    settings = SMALL | dict(steps=1, eval_questions=0, cold_steps=6, cold_batch=4, cold_start=world / "traces.jsonl")
+    settings = SMALL | dict(
+        steps=1, eval_questions=0, cold_steps=6, cold_batch=4, cold_start=world / "traces.jsonl"
+    )
     imitate, seen = train.sft.imitate, []
-    monkeypatch.setattr(train.sft, "imitate", lambda *a: (seen.append(1) or len(seen) == 4 and os.kill(os.getpid(), signal.SIGTERM), imitate(*a))[1])
+    monkeypatch.setattr(
+        train.sft,
+        "imitate",
+        lambda *a: (
+            seen.append(1) or len(seen) == 4 and os.kill(os.getpid(), signal.SIGTERM),
+            imitate(*a),
+        )[1],
+    )
     train.main(arguments(world, tmp_path, out=tmp_path / "parts", **settings))
     assert "the cold start is saved, the same command goes on with it" in capsys.readouterr().out
     assert {p.name for p in (tmp_path / "parts").iterdir() if p.is_dir()} == {"cold_000004"}
     with pytest.raises(ValueError, match="holds a run with another --cold_lr"):
-        train.main(arguments(world, tmp_path, out=tmp_path / "parts", **settings | dict(cold_lr=0.5)))
+        train.main(
+            arguments(world, tmp_path, out=tmp_path / "parts", **settings | dict(cold_lr=0.5))
+        )
     for out in ("parts", "whole"):
         train.main(arguments(world, tmp_path, out=tmp_path / out, **settings))
     assert "going on with the cold start from" in capsys.readouterr().out
-    assert {p.name for p in (tmp_path / "parts").iterdir() if p.is_dir()} == {"step_000000", "step_000001"}, "nothing is left of the cold start"
+    assert {p.name for p in (tmp_path / "parts").iterdir() if p.is_dir()} == {
+        "step_000000",
+        "step_000001",
+    }, "nothing is left of the cold start"
     for step in ("step_000000", "step_000001"):
-        a, b = (Policy.load(str(tmp_path / out / step)).model.parameters() for out in ("whole", "parts"))
+        a, b = (
+            Policy.load(str(tmp_path / out / step)).model.parameters() for out in ("whole", "parts")
+        )
         assert all(torch.equal(x, y) for x, y in zip(a, b))
-    a, b = ([{k: v for k, v in x.items() if k != "seconds"} for x in lines(tmp_path / out, "cold_start")] for out in ("whole", "parts"))
+    a, b = (
+        [
+            {k: v for k, v in x.items() if k != "seconds"}
+            for x in lines(tmp_path / out, "cold_start")
+        ]
+        for out in ("whole", "parts")
+    )
     assert a == b and [x["step"] for x in a] == [1, 2, 3, 4, 5, 6] and a[0]["lr"] > a[-1]["lr"] > 0
 
 
 def test_the_checkpoint_is_looked_for_under_the_lock(world, agent_folder, tmp_path, monkeypatch):
     """A run that starts while its predecessor still saves: what counts is what is there when the lock is free."""
     settings = SMALL | dict(steps=2, save_every=1, eval_questions=0)
-    train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "whole", **settings | dict(steps=3)))
+    train.main(
+        arguments(
+            world, tmp_path, model=agent_folder, out=tmp_path / "whole", **settings | dict(steps=3)
+        )
+    )
     train.main(arguments(world, tmp_path, model=agent_folder, **settings | dict(steps=1)))
     locked = train.locked
 
@@ -233,43 +439,69 @@ def test_the_checkpoint_is_looked_for_under_the_lock(world, agent_folder, tmp_pa
         monkeypatch.undo()
         train.main(arguments(world, tmp_path, model=agent_folder, **settings))
         return locked(folder, ranks)
+
     monkeypatch.setattr(train, "locked", late)
     train.main(arguments(world, tmp_path, model=agent_folder, **settings | dict(steps=3)))
-    a, b = (Policy.load(str(tmp_path / out / "step_000003")).model.parameters() for out in ("whole", "run"))
+    a, b = (
+        Policy.load(str(tmp_path / out / "step_000003")).model.parameters()
+        for out in ("whole", "run")
+    )
     assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
 def test_other_examples_of_a_stopped_cold_start_are_refused(world, tmp_path, monkeypatch):
     (tmp_path / "traces.jsonl").write_bytes((world / "traces.jsonl").read_bytes())
-    settings = SMALL | dict(steps=1, eval_questions=0, cold_steps=6, cold_batch=4, cold_start=tmp_path / "traces.jsonl")
+    settings = SMALL | dict(
+        steps=1, eval_questions=0, cold_steps=6, cold_batch=4, cold_start=tmp_path / "traces.jsonl"
+    )
     imitate = train.sft.imitate
-    monkeypatch.setattr(train.sft, "imitate", lambda *a: (os.kill(os.getpid(), signal.SIGTERM), imitate(*a))[1])
+    monkeypatch.setattr(
+        train.sft, "imitate", lambda *a: (os.kill(os.getpid(), signal.SIGTERM), imitate(*a))[1]
+    )
     train.main(arguments(world, tmp_path, **settings))
     monkeypatch.undo()
-    (tmp_path / "traces.jsonl").write_text("".join((tmp_path / "traces.jsonl").read_text().splitlines(True)[1:]))
-    with pytest.raises(ValueError, match="holds a run with another --cold_start .the file's content differs"):
+    (tmp_path / "traces.jsonl").write_text(
+        "".join((tmp_path / "traces.jsonl").read_text().splitlines(True)[1:])
+    )
+    with pytest.raises(
+        ValueError, match="holds a run with another --cold_start .the file's content differs"
+    ):
         train.main(arguments(world, tmp_path, **settings))
 
 
-def test_a_request_to_stop_during_an_evaluation_is_obeyed_before_the_next_step(world, agent_folder, tmp_path, monkeypatch, capsys):
+def test_a_request_to_stop_during_an_evaluation_is_obeyed_before_the_next_step(
+    world, agent_folder, tmp_path, monkeypatch, capsys
+):
     sampled = train.evaluate
-    monkeypatch.setattr(train, "evaluate", lambda *a, **k: (os.kill(os.getpid(), signal.SIGTERM), sampled(*a, **k))[1])
+    monkeypatch.setattr(
+        train,
+        "evaluate",
+        lambda *a, **k: (os.kill(os.getpid(), signal.SIGTERM), sampled(*a, **k))[1],
+    )
     train.main(arguments(world, tmp_path, model=agent_folder, **SMALL))
-    assert "asked to stop: step 0 is saved" in capsys.readouterr().out and newest(tmp_path / "run").name == "step_000000" and not lines(tmp_path / "run", "metrics")
+    assert (
+        "asked to stop: step 0 is saved" in capsys.readouterr().out
+        and newest(tmp_path / "run").name == "step_000000"
+        and not lines(tmp_path / "run", "metrics")
+    )
 
 
 def test_what_a_kill_has_left_is_deleted(finished, world, agent_folder, tmp_path):
     import shutil
+
     shutil.copytree(finished, tmp_path / "run")
     for name in ("step_000004.tmp", "cold_000008.tmp"):
         (tmp_path / "run" / name).mkdir()
     shutil.copytree(finished / "step_000002", tmp_path / "run" / "cold_000008")
-    train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(keep=1)))
+    train.main(
+        arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(keep=1))
+    )
     assert {p.name for p in (tmp_path / "run").iterdir() if p.is_dir()} == {"step_000004"}
 
 
 def test_a_damaged_config_is_named(finished, world, agent_folder, tmp_path):
     import shutil
+
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text('{"steps": 4, "pro')
     with pytest.raises(ValueError, match=r"run/config.json cannot be read: .*mend or delete it"):
@@ -277,7 +509,9 @@ def test_a_damaged_config_is_named(finished, world, agent_folder, tmp_path):
 
 
 def test_the_reference_outlives_keep(world, agent_folder, tmp_path):
-    settings = SMALL | dict(steps=3, save_every=1, keep=1, eval_questions=0, branches=0, kl_coef=0.1)
+    settings = SMALL | dict(
+        steps=3, save_every=1, keep=1, eval_questions=0, branches=0, kl_coef=0.1
+    )
     train.main(arguments(world, tmp_path, model=agent_folder, **settings))
     assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000000", "step_000003"}
     train.main(arguments(world, tmp_path, model=agent_folder, **settings | dict(steps=4)))
@@ -288,36 +522,74 @@ def test_without_kl_no_reference_is_loaded(world, agent_folder, tmp_path, monkey
     monkeypatch.setattr(train, "load_policy", lambda *a: loaded.append(1) or load(*a))
     for coef, models in ((0.0, 1), (0.1, 2)):
         loaded.clear()
-        train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / str(coef), **SMALL | dict(steps=1, eval_questions=0, kl_coef=coef)))
+        train.main(
+            arguments(
+                world,
+                tmp_path,
+                model=agent_folder,
+                out=tmp_path / str(coef),
+                **SMALL | dict(steps=1, eval_questions=0, kl_coef=coef),
+            )
+        )
         assert len(loaded) == models
 
 
-def test_broken_tools_stop_a_run_that_then_goes_on(finished, world, agent_folder, tmp_path, monkeypatch):
+def test_broken_tools_stop_a_run_that_then_goes_on(
+    finished, world, agent_folder, tmp_path, monkeypatch
+):
     """From the third step on no search is answered: nothing is trained on that, two steps are saved, and with the search back the run ends as if nothing had been."""
     import tools
-    args = arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(save_every=50))
+
+    args = arguments(
+        world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(save_every=50)
+    )
     original, step = tools.SearchTool.run, appo.step
     steps = []
     monkeypatch.setattr(appo, "step", lambda *a: steps.append(1) or step(*a))
-    monkeypatch.setattr(tools.SearchTool, "run", lambda self, query: original(self, query) if len(steps) < 3 else tools.ToolResult("infra", "Error: no", 0.0))
-    with pytest.raises(tools.Unavailable, match=r"step 3: tools: \d+ of \d+ calls failed for reasons of infrastructure \(search \d+\); step 2 is saved"):
+    monkeypatch.setattr(
+        tools.SearchTool,
+        "run",
+        lambda self, query: (
+            original(self, query) if len(steps) < 3 else tools.ToolResult("infra", "Error: no", 0.0)
+        ),
+    )
+    with pytest.raises(
+        tools.Unavailable,
+        match=r"step 3: tools: \d+ of \d+ calls failed for reasons of infrastructure \(search \d+\); step 2 is saved",
+    ):
         train.main(args)
     assert (tmp_path / "run" / "latest").read_text() == "step_000002"
     monkeypatch.undo()
     train.main(args)
-    a, b = (Policy.load(str(out / "step_000004")).model.parameters() for out in (finished, tmp_path / "run"))
+    a, b = (
+        Policy.load(str(out / "step_000004")).model.parameters()
+        for out in (finished, tmp_path / "run")
+    )
     assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
 def test_gradients_that_are_not_finite_stop_the_run(world, agent_folder, tmp_path, monkeypatch):
     """Credit that is not a number: no update is made, and after two such steps the run stops with the rollouts on disk and the weights of the start."""
     monkeypatch.setattr(appo, "credit", lambda rows, grown, omega, *a: omega * float("nan"))
-    with pytest.raises(ValueError, match=r"the gradients of 2 steps in a row were not finite; the last step's rollouts are in .*skipped_000002_0.jsonl"):
-        train.main(arguments(world, tmp_path, model=agent_folder, **SMALL | dict(max_skipped=2, eval_questions=0)))
-    assert [x["skipped"] for x in lines(tmp_path / "run", "metrics")] == [1.0, 1.0] and "gradient was not finite" in str(lines(tmp_path / "run", "metrics")[0]["alarms"])
+    with pytest.raises(
+        ValueError,
+        match=r"the gradients of 2 steps in a row were not finite; the last step's rollouts are in .*skipped_000002_0.jsonl",
+    ):
+        train.main(
+            arguments(
+                world, tmp_path, model=agent_folder, **SMALL | dict(max_skipped=2, eval_questions=0)
+            )
+        )
+    assert [x["skipped"] for x in lines(tmp_path / "run", "metrics")] == [
+        1.0,
+        1.0,
+    ] and "gradient was not finite" in str(lines(tmp_path / "run", "metrics")[0]["alarms"])
     rows = [json.loads(line) for line in open(tmp_path / "run" / "skipped_000002_0.jsonl")]
     assert len(rows) >= 16 and {row["group"] for row in rows} == {0, 1, 2, 3}
-    a, b = (Policy.load(str(path)).model.parameters() for path in (agent_folder, newest(tmp_path / "run")))
+    a, b = (
+        Policy.load(str(path)).model.parameters()
+        for path in (agent_folder, newest(tmp_path / "run"))
+    )
     assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
@@ -326,19 +598,37 @@ def test_a_step_with_a_skipped_update_is_not_saved(world, agent_folder, tmp_path
     credit, step = appo.credit, appo.step
     number = lambda *a: (seen.append(1), step(*a))[1]
     monkeypatch.setattr(appo, "step", number)
-    monkeypatch.setattr(appo, "credit", lambda *a: credit(*a) * (float("nan") if len(seen) > 2 - done else 1.0))
+    monkeypatch.setattr(
+        appo, "credit", lambda *a: credit(*a) * (float("nan") if len(seen) > 2 - done else 1.0)
+    )
     for done in (0, 2):
         seen = []
         with pytest.raises(ValueError, match="the gradients of 2 steps in a row were not finite"):
-            train.main(arguments(world, tmp_path, model=agent_folder, **SMALL | dict(steps=9, save_every=1, max_skipped=2, eval_questions=0)))
+            train.main(
+                arguments(
+                    world,
+                    tmp_path,
+                    model=agent_folder,
+                    **SMALL | dict(steps=9, save_every=1, max_skipped=2, eval_questions=0),
+                )
+            )
         assert newest(tmp_path / "run").name == "step_000002" and len(seen) == 4 - done
 
 
-def test_stopped_amid_skipped_updates_a_run_goes_on_counting(world, agent_folder, tmp_path, monkeypatch):
+def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
+    world, agent_folder, tmp_path, monkeypatch
+):
     monkeypatch.setattr(appo, "credit", lambda rows, grown, omega, *a: omega * float("nan"))
-    flags = arguments(world, tmp_path, model=agent_folder, **SMALL | dict(max_skipped=2, eval_questions=0, save_every=9))
+    flags = arguments(
+        world,
+        tmp_path,
+        model=agent_folder,
+        **SMALL | dict(max_skipped=2, eval_questions=0, save_every=9),
+    )
     train.main(flags + ["--steps", "1"])
-    with pytest.raises(ValueError, match="the gradients of 2 steps in a row were not finite.*skipped_000002"):
+    with pytest.raises(
+        ValueError, match="the gradients of 2 steps in a row were not finite.*skipped_000002"
+    ):
         train.main(flags)
 
 
@@ -349,17 +639,44 @@ def test_a_rank_without_rollouts_gives_up_like_the_others(agent, tmp_path):
 
 
 def test_no_file_of_a_run_holds_a_password():
-    for config in (Run(corpus="http://me:hush@host:8000/retrieve", sandbox="https://me:hush@host/"), evaluation.Evaluation(model="m", data=("d",), corpus="http://me:hush@host:8000/retrieve")):
+    for config in (
+        Run(corpus="http://me:hush@host:8000/retrieve", sandbox="https://me:hush@host/"),
+        evaluation.Evaluation(model="m", data=("d",), corpus="http://me:hush@host:8000/retrieve"),
+    ):
         shown = evaluation.shown_settings(config)
-        assert "hush" not in json.dumps(shown) and shown["corpus"] == "http://host:8000/retrieve" and set(shown) == set(dataclasses.asdict(config))
+        assert (
+            "hush" not in json.dumps(shown)
+            and shown["corpus"] == "http://host:8000/retrieve"
+            and set(shown) == set(dataclasses.asdict(config))
+        )
 
 
 def test_alarms():
-    fine = dict(entropy=0.5, zero_std=0.2, truncated=0.1, tool_infra=0.0, sampler_gap=1e-5, sampler_gap_exact=True, skipped=0.0)
+    fine = dict(
+        entropy=0.5,
+        zero_std=0.2,
+        truncated=0.1,
+        tool_infra=0.0,
+        sampler_gap=1e-5,
+        sampler_gap_exact=True,
+        skipped=0.0,
+    )
     assert train.alarms(fine) == []
-    for name, value, words in (("entropy", 0.001, "collapsed"), ("zero_std", 0.95, "no credit"), ("truncated", 0.6, "cut off"), ("tool_infra", 0.2, "infrastructure"), ("sampler_gap", 0.01, "disagree"), ("skipped", 0.5, "not finite")):
-        assert len(train.alarms(fine | {name: value})) == 1 and words in train.alarms(fine | {name: value})[0]
-    assert train.alarms(fine | dict(sampler_gap=0.1, sampler_gap_exact=False)) == [], "in bfloat16 log-probs differ by so much"
+    for name, value, words in (
+        ("entropy", 0.001, "collapsed"),
+        ("zero_std", 0.95, "no credit"),
+        ("truncated", 0.6, "cut off"),
+        ("tool_infra", 0.2, "infrastructure"),
+        ("sampler_gap", 0.01, "disagree"),
+        ("skipped", 0.5, "not finite"),
+    ):
+        assert (
+            len(train.alarms(fine | {name: value})) == 1
+            and words in train.alarms(fine | {name: value})[0]
+        )
+    assert train.alarms(fine | dict(sampler_gap=0.1, sampler_gap_exact=False)) == [], (
+        "in bfloat16 log-probs differ by so much"
+    )
 
 
 def test_bfloat16_needs_shards():
@@ -383,10 +700,21 @@ def test_another_run_in_the_same_folder_is_refused(finished, world, agent_folder
 def test_two_runs_in_one_folder_at_once_are_refused(finished, world, agent_folder):
     import subprocess
     import sys
-    holder = subprocess.Popen([sys.executable, "-c", f"import fcntl, time; f = open({str(finished / 'lock')!r}, 'w'); f.write('4711'); f.flush(); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import fcntl, time; f = open({str(finished / 'lock')!r}, 'w'); f.write('4711'); f.flush(); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)",
+        ],
+        stdout=subprocess.PIPE,
+    )
     holder.stdout.readline()
     try:
-        with pytest.raises(ValueError, match=r"another run \(process 4711\) is writing to .*straight: give another --out"):
+        with pytest.raises(
+            ValueError,
+            match=r"another run \(process 4711\) is writing to .*straight: give another --out",
+        ):
             train.main(arguments(world, finished.parent, model=agent_folder, out=finished, **SMALL))
     finally:
         holder.kill(), holder.wait()
@@ -400,15 +728,28 @@ def test_no_gpu_is_said(world, tmp_path):
 
 def test_an_evaluation_takes_over_the_runs_tools_and_limits(finished, world):
     import eval as judge
+
     inherited = judge.settings_of_run(str(finished))
-    assert inherited["corpus"] == str(world / "corpus.jsonl") and inherited["topk"] == 1 and inherited["max_tokens"] == 96 and "temperature" not in inherited
+    assert (
+        inherited["corpus"] == str(world / "corpus.jsonl")
+        and inherited["topk"] == 1
+        and inherited["max_tokens"] == 96
+        and "temperature" not in inherited
+    )
     assert judge.settings_of_run(str(finished / "step_000004")) == {} == judge.settings_of_run("")
 
 
-def test_an_evaluation_lost_to_a_kill_is_made_up_for(finished, world, agent_folder, tmp_path, capsys):
+def test_an_evaluation_lost_to_a_kill_is_made_up_for(
+    finished, world, agent_folder, tmp_path, capsys
+):
     import shutil
+
     shutil.copytree(finished, tmp_path / "run")
-    kept = [x for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines(True) if not ('"step": 4' in x and "eval_greedy" in x)]
+    kept = [
+        x
+        for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines(True)
+        if not ('"step": 4' in x and "eval_greedy" in x)
+    ]
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(kept))
     train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL))
     assert "all of --steps 4 are done" in capsys.readouterr().out
@@ -420,7 +761,18 @@ def test_the_reference_of_a_resumed_run_is_the_starting_model(world, agent_folde
     runs = {}
     for name, stops in (("whole", ["3"]), ("parts", ["1", "3"])):
         for stop in stops:
-            train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / name, **SMALL | dict(steps=stop, save_every=1, eval_questions=0, branches=0, kl_coef=0.1, lr=1e-3)))
+            train.main(
+                arguments(
+                    world,
+                    tmp_path,
+                    model=agent_folder,
+                    out=tmp_path / name,
+                    **SMALL
+                    | dict(
+                        steps=stop, save_every=1, eval_questions=0, branches=0, kl_coef=0.1, lr=1e-3
+                    ),
+                )
+            )
         runs[name] = [x["kl_ref"] for x in lines(tmp_path / name, "metrics")]
     assert runs["whole"] == runs["parts"] and runs["whole"][0] < runs["whole"][2]
 
@@ -428,26 +780,87 @@ def test_the_reference_of_a_resumed_run_is_the_starting_model(world, agent_folde
 def test_every_logged_number_is_defined_in_the_readme(finished):
     text = README.read_text()
     names = {name for x in lines(finished, "metrics") for name in x}
-    missing = [n for n in sorted(names) if f"`{n}`" not in text and f"`{re.sub('@[0-9]+', '@k', n)}`" not in text
-               and not n.startswith(("tool_", "seconds_", "eval_python_", "eval_search_"))]
+    missing = [
+        n
+        for n in sorted(names)
+        if f"`{n}`" not in text
+        and f"`{re.sub('@[0-9]+', '@k', n)}`" not in text
+        and not n.startswith(("tool_", "seconds_", "eval_python_", "eval_search_"))
+    ]
     assert not missing
     assert "`tool_STATUS`" in text and "`seconds_PHASE`" in text and "`eval_TOOL_STATUS`" in text
 
 
 # ---- a real model's path, in small
 
+
 def test_a_hugging_face_model_on_real_formats(tokenizer, tmp_path, capsys):
     """A random Llama, verl's data format with the authors' broken prompt, their search cache as the corpus: the path that SmolLM2 takes."""
     untrained("llama", tokenizer, initializer_range=0.02).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    chat = lambda k: [{"role": "system", "content": "Answer in \x08oxed{}."}, {"role": "user", "content": f"What is {k} plus {k}?"}]
-    rows = [{"data_source": "x", "prompt": chat(k), "ability": "math", "reward_model": {"ground_truth": str(2 * k), "style": "rule"}, "extra_info": {"index": k}, "metadata": None} for k in range(4)]
+    chat = lambda k: [
+        {"role": "system", "content": "Answer in \x08oxed{}."},
+        {"role": "user", "content": f"What is {k} plus {k}?"},
+    ]
+    rows = [
+        {
+            "data_source": "x",
+            "prompt": chat(k),
+            "ability": "math",
+            "reward_model": {"ground_truth": str(2 * k), "style": "rule"},
+            "extra_info": {"index": k},
+            "metadata": None,
+        }
+        for k in range(4)
+    ]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (tmp_path / "cache.json").write_text(json.dumps({"q": "Page 1: one\nPage 2: two"}))
-    train.main(["--model", str(tmp_path / "model"), "--data", str(tmp_path / "train.jsonl"), "--corpus", str(tmp_path / "cache.json"), "--out", str(tmp_path / "run"), "--steps", "3", "--prompts", "2", "--minibatch", "1", "--initial", "2", "--branches", "2",
-                "--max_tokens", "24", "--rows", "4", "--show", "3", "--lr", "1e-3", "--sandbox", "best-effort", "--reward", "released"])
+    train.main(
+        [
+            "--model",
+            str(tmp_path / "model"),
+            "--data",
+            str(tmp_path / "train.jsonl"),
+            "--corpus",
+            str(tmp_path / "cache.json"),
+            "--out",
+            str(tmp_path / "run"),
+            "--steps",
+            "3",
+            "--prompts",
+            "2",
+            "--minibatch",
+            "1",
+            "--initial",
+            "2",
+            "--branches",
+            "2",
+            "--max_tokens",
+            "24",
+            "--rows",
+            "4",
+            "--show",
+            "3",
+            "--lr",
+            "1e-3",
+            "--sandbox",
+            "best-effort",
+            "--reward",
+            "released",
+        ]
+    )
     printed = capsys.readouterr().out
     assert "repaired the backspace in \\boxed in 4 of 4 prompts" in printed
-    assert len(re.findall(r"branch at token \d+ of \d+: .* entropy \d\.\d+ Omega \d\.\d+ score [+-]\d", printed)) == 9
+    assert (
+        len(
+            re.findall(
+                r"branch at token \d+ of \d+: .* entropy \d\.\d+ Omega \d\.\d+ score [+-]\d",
+                printed,
+            )
+        )
+        == 9
+    )
     steps = lines(tmp_path / "run", "metrics")
-    assert len(steps) == 3 and all(x["computed_per_unique"] <= 1 and x["branches"] == 8 for x in steps)
+    assert len(steps) == 3 and all(
+        x["computed_per_unique"] <= 1 and x["branches"] == 8 for x in steps
+    )

@@ -1,4 +1,5 @@
 """The bundled world: the same bytes from the same seed, a tokenizer that agrees with tiktoken's, facts that the real tools find, traces that behave as their mode says."""
+
 import dataclasses
 import hashlib
 import json
@@ -22,7 +23,11 @@ def rows(folder, name):
 
 def test_same_seed_same_bytes(world, tmp_path):
     mode = Mode(questions=200, tests=40, traces=2000, copies=800)
-    digest = lambda folder: {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file() and p.suffix != ".fts5"}
+    digest = lambda folder: {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob("*")
+        if p.is_file() and p.suffix != ".fts5"
+    }
     again = prepare(mode, 7, tmp_path / "again")
     assert digest(again) == digest(world)
     other = prepare(dataclasses.replace(mode, traces=10), 8, tmp_path / "other")
@@ -32,14 +37,34 @@ def test_same_seed_same_bytes(world, tmp_path):
 
 def test_tokenizer_agrees_with_tiktoken_and_loads_without_it(world, tokenizer):
     core = json.loads(tokenizer.backend_tokenizer.to_str())
-    byte_of = {c: b for b, c in transformers.models.gpt2.tokenization_gpt2.bytes_to_unicode().items()} if hasattr(transformers.models.gpt2.tokenization_gpt2, "bytes_to_unicode") else None
-    byte_of = byte_of or {c: b for b, c in __import__("transformers.convert_slow_tokenizer", fromlist=["bytes_to_unicode"]).bytes_to_unicode().items()}
+    byte_of = (
+        {c: b for b, c in transformers.models.gpt2.tokenization_gpt2.bytes_to_unicode().items()}
+        if hasattr(transformers.models.gpt2.tokenization_gpt2, "bytes_to_unicode")
+        else None
+    )
+    byte_of = byte_of or {
+        c: b
+        for b, c in __import__("transformers.convert_slow_tokenizer", fromlist=["bytes_to_unicode"])
+        .bytes_to_unicode()
+        .items()
+    }
     ranks = {bytes(byte_of[c] for c in name): i for name, i in core["model"]["vocab"].items()}
     encoding = tiktoken.Encoding("check", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
     rng = random.Random(0)
     words = [t for t in ranks if len(t) > 2]
     for _ in range(2000):
-        text = "".join(rng.choice([rng.choice(words).decode("utf-8", "ignore"), chr(rng.randrange(32, 0x2FFF)), " ", "\n", str(rng.randrange(2000))]) for _ in range(rng.randrange(1, 20)))
+        text = "".join(
+            rng.choice(
+                [
+                    rng.choice(words).decode("utf-8", "ignore"),
+                    chr(rng.randrange(32, 0x2FFF)),
+                    " ",
+                    "\n",
+                    str(rng.randrange(2000)),
+                ]
+            )
+            for _ in range(rng.randrange(1, 20))
+        )
         ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         assert ids == encoding.encode(text, disallowed_special=()) and tokenizer.decode(ids) == text
 
@@ -47,26 +72,55 @@ def test_tokenizer_agrees_with_tiktoken_and_loads_without_it(world, tokenizer):
 def test_vocabulary(world, tokenizer):
     one = lambda text: len(tokenizer(text, add_special_tokens=False).input_ids) == 1
     assert 500 < len(tokenizer) < 1000
-    assert all(one(str(n)) and one(f" {n}") for n in range(100)) and all(one(f" {w}") for w in ("capital", "height", "times", "First", "of"))
+    assert all(one(str(n)) and one(f" {n}") for n in range(100)) and all(
+        one(f" {w}") for w in ("capital", "height", "times", "First", "of")
+    )
     assert all(one(tag) for tag in world_files.SPECIAL)
-    names = {re.search(r"of (\w+) (?:plus|minus|times)", r["prompt"][1]["content"])[1] for r in rows(world, "train")}
-    assert len(names) > 100 and all(len(tokenizer(f" {n}", add_special_tokens=False).input_ids) == 2 for n in names)
+    names = {
+        re.search(r"of (\w+) (?:plus|minus|times)", r["prompt"][1]["content"])[1]
+        for r in rows(world, "train")
+    }
+    assert len(names) > 100 and all(
+        len(tokenizer(f" {n}", add_special_tokens=False).input_ids) == 2 for n in names
+    )
 
 
 def test_an_ordinary_hugging_face_checkpoint(world):
     model = transformers.AutoModelForCausalLM.from_pretrained(world / "model")
     tok = transformers.AutoTokenizer.from_pretrained(world / "model")
-    assert type(model).__name__ == "LlamaForCausalLM" and model.config.vocab_size == len(tok) and tok.eos_token_id == model.config.eos_token_id
+    assert (
+        type(model).__name__ == "LlamaForCausalLM"
+        and model.config.vocab_size == len(tok)
+        and tok.eos_token_id == model.config.eos_token_id
+    )
     assert 2e5 < sum(p.numel() for p in model.parameters()) < 5e5
-    assert tok.decode(tok.apply_chat_template([{"role": "user", "content": "x"}], add_generation_prompt=True, return_dict=False)) == "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        tok.decode(
+            tok.apply_chat_template(
+                [{"role": "user", "content": "x"}], add_generation_prompt=True, return_dict=False
+            )
+        )
+        == "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 def test_the_right_procedure_finds_the_answer_with_the_real_tools(world, tools):
     for q in load_questions(str(world / "test.jsonl")):
-        version, attribute, relation, region, operator, operand = re.fullmatch(r"What is the (\w+) (\w+) of the (\w+) of (\w+) (\w+) (\d)\?", q.messages[1]["content"]).groups()
-        city = re.fullmatch(rf"The {relation} of {region} is (\w+)\.", tools["search"].run(f"{relation} of {region}").text)[1]
-        number = re.fullmatch(rf"The {version} {attribute} of {city} is (\d+)\.", tools["search"].run(f"{version} {attribute} of {city}").text)[1]
-        assert tools["python"].run(f"{number} {world_files.OPERATORS[operator]} {operand}").text == q.answers[0]
+        version, attribute, relation, region, operator, operand = re.fullmatch(
+            r"What is the (\w+) (\w+) of the (\w+) of (\w+) (\w+) (\d)\?", q.messages[1]["content"]
+        ).groups()
+        city = re.fullmatch(
+            rf"The {relation} of {region} is (\w+)\.",
+            tools["search"].run(f"{relation} of {region}").text,
+        )[1]
+        number = re.fullmatch(
+            rf"The {version} {attribute} of {city} is (\d+)\.",
+            tools["search"].run(f"{version} {attribute} of {city}").text,
+        )[1]
+        assert (
+            tools["python"].run(f"{number} {world_files.OPERATORS[operator]} {operand}").text
+            == q.answers[0]
+        )
         assert q.task == "math"
 
 
@@ -84,8 +138,15 @@ def decisions(folder):
         if len(r["messages"]) < 3:
             continue
         asked, text = r["messages"][1]["content"], r["messages"][2]["content"]
-        version, _, relation, region, operator, _ = re.fullmatch(r"What is the (?:(\w+) )?(\w+) of the (\w+) of (\w+) (\w+) (\d)\?", asked).groups()
-        found = {f"hop {relation}": f"<search> {relation} of {region}</search>" in text, f"version {version or 'new'}": f"<search> {version or 'new'} " in text, f"operator {operator}": f" {operator} " in text, "python": "<python>" in text}
+        version, _, relation, region, operator, _ = re.fullmatch(
+            r"What is the (?:(\w+) )?(\w+) of the (\w+) of (\w+) (\w+) (\d)\?", asked
+        ).groups()
+        found = {
+            f"hop {relation}": f"<search> {relation} of {region}</search>" in text,
+            f"version {version or 'new'}": f"<search> {version or 'new'} " in text,
+            f"operator {operator}": f" {operator} " in text,
+            "python": "<python>" in text,
+        }
         for name, ok in found.items():
             right.setdefault(name, []).append(ok)
     return {name: (sum(v) / len(v), len(v)) for name, v in right.items()}
@@ -93,9 +154,16 @@ def decisions(folder):
 
 @pytest.mark.parametrize("name", ["easy", "late", "late_long", "spurious_off"])
 def test_traces_decide_as_their_mode_says(name, tmp_path):
-    mode = dataclasses.replace(MODES[name], questions=20, tests=10, traces=3000, faultless=0, copies=0)
+    mode = dataclasses.replace(
+        MODES[name], questions=20, tests=10, traces=3000, faultless=0, copies=0
+    )
     folder = prepare(mode, 3, tmp_path / name)
-    expected = {f"hop {r}": p for r, p in zip(world_files.RELATIONS, mode.hop)} | {f"version {v}": p for v, p in zip(world_files.VERSIONS, mode.version)} | {f"operator {o}": p for o, p in zip(world_files.OPERATORS, mode.operator)} | {"python": mode.python}
+    expected = (
+        {f"hop {r}": p for r, p in zip(world_files.RELATIONS, mode.hop)}
+        | {f"version {v}": p for v, p in zip(world_files.VERSIONS, mode.version)}
+        | {f"operator {o}": p for o, p in zip(world_files.OPERATORS, mode.operator)}
+        | {"python": mode.python}
+    )
     if not mode.version_cue:
         del expected["version old"]
     measured = decisions(folder)
@@ -103,33 +171,76 @@ def test_traces_decide_as_their_mode_says(name, tmp_path):
     for decision, (share, n) in measured.items():
         p = expected[decision]
         assert abs(share - p) < 4 * (p * (1 - p) / n) ** 0.5 + 1e-9, decision
-    openers = re.findall("|".join(rf"\b{w}\b" for w in mode.openers), " ".join(r["messages"][-1]["content"] for r in rows(folder, "traces")))
+    openers = re.findall(
+        "|".join(rf"\b{w}\b" for w in mode.openers),
+        " ".join(r["messages"][-1]["content"] for r in rows(folder, "traces")),
+    )
     first = openers.count(mode.openers[0]) / len(openers)
     assert first == pytest.approx(mode.skew or 1 / len(mode.openers), abs=0.02)
 
 
 def test_faultless_traces_come_first(tmp_path):
-    folder = prepare(dataclasses.replace(MODES["easy"], questions=20, tests=10, traces=300, faultless=300, copies=0), 3, tmp_path / "right")
+    folder = prepare(
+        dataclasses.replace(
+            MODES["easy"], questions=20, tests=10, traces=300, faultless=300, copies=0
+        ),
+        3,
+        tmp_path / "right",
+    )
     assert all(share == 1 for share, _ in decisions(folder).values())
     assert Mode().faultless < Mode().traces
 
 
 def test_mixed_asks_for_three_hops(tmp_path):
-    folder = prepare(dataclasses.replace(MODES["mixed"], questions=20, tests=20, traces=50, copies=0), 3, tmp_path / "mixed")
-    facts = dict(re.fullmatch(r"The (.*) is (\w+)\.", r["contents"]).groups() for r in rows(folder, "corpus"))
+    folder = prepare(
+        dataclasses.replace(MODES["mixed"], questions=20, tests=20, traces=50, copies=0),
+        3,
+        tmp_path / "mixed",
+    )
+    facts = dict(
+        re.fullmatch(r"The (.*) is (\w+)\.", r["contents"]).groups() for r in rows(folder, "corpus")
+    )
     for r in rows(folder, "test") + rows(folder, "train"):
-        version, attribute, a, b, c, region, operator, operand = re.fullmatch(r"What is the (\w+) (\w+) of the (\w+) of the (\w+) of the (\w+) of (\w+) (\w+) (\d)\?", r["prompt"][1]["content"]).groups()
+        version, attribute, a, b, c, region, operator, operand = re.fullmatch(
+            r"What is the (\w+) (\w+) of the (\w+) of the (\w+) of the (\w+) of (\w+) (\w+) (\d)\?",
+            r["prompt"][1]["content"],
+        ).groups()
         place = region
         for relation in (c, b, a):
             place = facts[f"{relation} of {place}"]
-        assert str(world_files.apply(operator, int(facts[f"{version} {attribute} of {place}"]), int(operand))) == r["answer"]
+        assert (
+            str(
+                world_files.apply(
+                    operator, int(facts[f"{version} {attribute} of {place}"]), int(operand)
+                )
+            )
+            == r["answer"]
+        )
 
 
 def test_command_line(tmp_path):
-    run = lambda *args: subprocess.run([sys.executable, world_files.__file__, "--out", str(tmp_path / "w"), *args], capture_output=True, text=True)
-    done = run("--mode", "late", "--set", "traces=20", "questions=20", "tests=5", "copies=0", "hop=[1,1,1]")
+    run = lambda *args: subprocess.run(
+        [sys.executable, world_files.__file__, "--out", str(tmp_path / "w"), *args],
+        capture_output=True,
+        text=True,
+    )
+    done = run(
+        "--mode", "late", "--set", "traces=20", "questions=20", "tests=5", "copies=0", "hop=[1,1,1]"
+    )
     assert done.returncode == 0 and "traces.jsonl" in done.stdout
-    assert len(rows(tmp_path / "w", "traces")) == 20 and all(r["messages"][2]["content"].count("<search>") == 2 for r in rows(tmp_path / "w", "traces"))
+    assert len(rows(tmp_path / "w", "traces")) == 20 and all(
+        r["messages"][2]["content"].count("<search>") == 2 for r in rows(tmp_path / "w", "traces")
+    )
     made, seed = world_files.made_as(tmp_path / "w")
-    assert made == dataclasses.replace(MODES["late"], traces=20, questions=20, tests=5, copies=0, hop=(1, 1, 1)) and seed == 0 and made != MODES["late"]
-    assert "nonsense" in run("--set", "nonsense=1").stderr and "hop must be like" in run("--set", "hop=0.5").stderr
+    assert (
+        made
+        == dataclasses.replace(
+            MODES["late"], traces=20, questions=20, tests=5, copies=0, hop=(1, 1, 1)
+        )
+        and seed == 0
+        and made != MODES["late"]
+    )
+    assert (
+        "nonsense" in run("--set", "nonsense=1").stderr
+        and "hop must be like" in run("--set", "hop=0.5").stderr
+    )
