@@ -57,7 +57,7 @@ from eval import (
 )
 from model import Policy, Ranks, load_tokenizer, recompute_activations
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
-from tools import Unavailable
+from support.http import Unavailable
 
 HERE = Path(__file__).parent
 LAPTOP = HERE / "configs" / "laptop.json"
