@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 
-from benches.measure import figure, ratio
+from extras.bench.measure import figure, ratio
 from support.python_worker import SPARES
 from tools import PythonTool, SearchTool
 
