@@ -4,7 +4,7 @@
     python train.py --model M --data F --corpus C --out DIR     a Hugging Face model on real questions with Python and search
     torchrun --nproc_per_node 8 train.py --config configs/qwen2.5-7b-reasoning.json --data F --corpus C
                                                                 a run of the paper: every process samples its share of the prompts, the update is shared
-    python train.py --config ... --plan                         what that will cost, before anything is loaded
+    python -m extras.plan --config ...                          what that will cost, before anything is loaded
 
 Settings come from, each overriding the one before: the paper's defaults, --preset, --config, --algo, flags. Without --model and --config the laptop run's
 configs/laptop.json is taken. A run whose folder holds a complete checkpoint goes on from it.
@@ -39,11 +39,9 @@ from tqdm import tqdm
 
 import appo
 import checkpoints
-import plan
 import sft
 from appo import ALGOS, Config, add_flags, option, versions
 from checkpoints import newest
-from data.world.prepare import MODES, made_as, prepare
 from eval import (
     REWARDS,
     Agent,
@@ -55,9 +53,10 @@ from eval import (
     shown_settings,
     write_result,
 )
+from extras.world.prepare import MODES, WORLDS, made_as, prepare
 from model import Policy, Ranks, load_tokenizer, recompute_activations
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
-from tools import Unavailable
+from support.http import Unavailable
 
 HERE = Path(__file__).parent
 LAPTOP = HERE / "configs" / "laptop.json"
@@ -210,7 +209,9 @@ class Run(Agent, Config):
 def read_settings(argv: list[str]) -> Run:
     """Flags and files to one checked Run. Raises ValueError with the flag, key or file at fault; argparse exits for an unknown flag."""
     parser = argparse.ArgumentParser(
-        description="Train an agent with APPO.", epilog=plan.HELP, allow_abbrev=False
+        description="Train an agent with APPO.",
+        epilog="python -m extras.plan with the same flags prints what the run will cost.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--config",
@@ -263,7 +264,7 @@ def with_world(run: Run) -> Run:
         raise ValueError(
             f"{given} was given without {missing}; without both, the bundled world is used"
         )
-    folder = HERE / "data" / "world" / f"{run.world}-{run.seed}"
+    folder = WORLDS / f"{run.world}-{run.seed}"
     if made_as(folder) != (MODES[run.world], run.seed):
         print(f"making the bundled world in {os.path.relpath(folder)} ...", flush=True)
         prepare(MODES[run.world], run.seed, folder)
@@ -996,16 +997,11 @@ def node_mesh(kind: str, nodes: int, here: int, patience: float):
     return DeviceMesh.from_group(groups, kind, mesh, mesh_dim_names=("node", "shard"))
 
 
-def show_plan(argv: list[str]) -> None:
-    """Print what the run would cost (plan.py). Without --model that of the bundled world."""
-    hardware, rest = plan.read_flags(argv)
-    run = read_settings(rest)
-    print(plan.plan(run if run.model else with_world(run), hardware))
-
-
 def main(argv: list[str]) -> None:
     if "--plan" in argv:
-        return show_plan(argv)
+        raise ValueError(
+            "--plan is a command of its own: python -m extras.plan, with the same flags"
+        )
     transformers.utils.logging.disable_progress_bar()
     run, ranks = join_ranks(read_settings(argv))
     try:

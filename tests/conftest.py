@@ -13,10 +13,12 @@ transformers.utils.logging.disable_progress_bar()
 # tiny matrices; two busy threads would only wait for each other
 torch.set_num_threads(1)
 
+from tool_parts import corpus, python, serve  # noqa: F401  (fixtures)
+
 import sft
 import train
 from appo import Config
-from data.world.prepare import Mode, prepare
+from extras.world.prepare import Mode, prepare
 from model import Policy
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from tools import open_tools

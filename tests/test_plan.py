@@ -11,13 +11,22 @@ from conftest import untrained
 
 import appo
 import model
-import plan
 import sampling
 import train
 from appo import PASS_BLOCK
-from benches.models import most_allocated
+from extras import plan
+from extras.bench.models import most_allocated
+from extras.plan import (
+    Hardware,
+    activations,
+    forward_flops,
+    memory,
+    peaks,
+    read_shape,
+    seconds,
+    work,
+)
 from model import Policy, key_slots, recompute_activations, round_up
-from plan import Hardware, activations, forward_flops, memory, peaks, read_shape, seconds, work
 from sampling import Rollout, Sampler, draw, sample_initial
 from train import Run, read_settings
 
@@ -617,7 +626,7 @@ def nothing_loaded(monkeypatch):
 
 
 def printed(capsys, *flags) -> str:
-    train.main(["--plan", *map(str, flags)])
+    plan.main([*map(str, flags)])
     return capsys.readouterr().out
 
 
@@ -757,12 +766,16 @@ def test_plan_of_the_bundled_world(world, capsys, nothing_loaded):
 
 def test_bad_flags_of_a_plan(capsys):
     with pytest.raises(ValueError, match="--gpus must be >= 1"):
-        train.main(["--plan", "--gpus", "0", "--model", "m"])
+        plan.main(["--gpus", "0", "--model", "m"])
     with pytest.raises(ValueError, match=r"--fork_depth must be in \[0, 1\]"):
-        train.main(["--plan", "--fork_depth", "1.5", "--model", "m"])
-    for flags in (["--plan", "--gpu", "8", "--model", "m"], ["--gpus", "8"]):
+        plan.main(["--fork_depth", "1.5", "--model", "m"])
+    for main, flags in ((plan.main, ["--gpu", "8", "--model", "m"]), (train.main, ["--gpus", "8"])):
         with pytest.raises(SystemExit):
-            train.main(flags)
+            main(flags)
+    with pytest.raises(ValueError, match="python -m extras.plan, with the same flags"):
+        train.main(["--plan", "--model", "m"])
     with pytest.raises(SystemExit):
         read_settings(["--help"])
-    assert "--plan prints what the run will cost" in " ".join(capsys.readouterr().out.split())
+    assert "extras.plan with the same flags prints what the run will cost" in " ".join(
+        capsys.readouterr().out.split()
+    )

@@ -23,11 +23,11 @@ import torch.multiprocessing as mp
 
 import appo
 import checkpoints
-import plan
 import train
 from appo import Config, score
-from benches import distributed
-from benches.distributed import weights_of
+from extras import plan
+from extras.bench import distributed
+from extras.bench.distributed import weights_of
 from model import Policy, Ranks
 from sampling import Sampler, encode_prompt, mix_seed, sample_initial
 
@@ -90,7 +90,7 @@ def sampled(agent_folder, world, tools, tmp_path_factory):
 def three_updates(
     model, file, budget, shard, dtype, take, aggregate="seq-mean", nodes=None, chunk=None
 ):
-    """Those of benches/distributed.py, and the passes of each update: (weights, stats of the last, passes). chunk: tokens whose logits exist at once."""
+    """Those of extras/bench/distributed.py, and the passes of each update: (weights, stats of the last, passes). chunk: tokens whose logits exist at once."""
     config, usual = (
         dataclasses.replace(distributed.CONFIG, micro_tokens=budget, aggregate=aggregate),
         appo.logits_chunk,

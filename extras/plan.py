@@ -1,4 +1,4 @@
-"""What a run will cost, before any model or data is loaded: `python train.py --config F --plan`.
+"""What a run will cost, before any model or data is loaded: `python -m extras.plan --config F`.
 
     1. read_shape    the sizes of the model, from its config.json or, offline, from a table of names
     2. work          rollouts, tokens and optimizer steps of a training step
@@ -15,22 +15,23 @@ Not counted: the cold start, CUDA context, communication buffers and fragmentati
 import argparse
 import dataclasses
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import transformers
 
+import train
 from appo import PASS_BLOCK, Config, add_flags, check_options, logits_chunk, option
 from model import key_slots, round_up
 from sampling import DRAW_BLOCK, GRAPH_BLOCK, SHARE_FROM, row_sizes
 
 GIB = 2**30
-HELP = "--plan prints what the run will cost and whether it fits, and ends; its own flags: python train.py --plan --help"
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the plan is made for; the flags that --plan adds."""
+    """What the plan is made for: flags beside those of train.py."""
 
     gpus: int = option(8, "GPUs of the run", 1)
     gpus_per_node: int = option(
@@ -64,14 +65,13 @@ class Hardware:
 def read_flags(argv: list[str]) -> tuple[Hardware, list[str]]:
     """The flags of a plan, and those that are left for the run."""
     parser = argparse.ArgumentParser(
-        prog="train.py --plan",
+        prog="python -m extras.plan",
         description="What a run will cost. All flags of train.py and:",
         allow_abbrev=False,
     )
-    parser.add_argument("--plan", action="store_true", help="print the plan, and end")
     add_flags(parser, Hardware)
     flags, rest = parser.parse_known_args(argv)
-    return Hardware(**{name: value for name, value in vars(flags).items() if name != "plan"}), rest
+    return Hardware(**vars(flags)), rest
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def read_shape(model: str) -> Shape:
         or getattr(c, "mlp_bias", False)
     ):
         raise ValueError(
-            f"--model {model}: --plan knows the layers of {', '.join(FAMILIES)} without further biases, this is a {c.model_type}"
+            f"--model {model}: the plan knows the layers of {', '.join(FAMILIES)} without further biases, this is a {c.model_type}"
         )
     dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     return Shape(
@@ -618,3 +618,17 @@ def seconds_table(shape: Shape, run: Config, hardware: Hardware) -> str:
         f"tokens; tools, communication and launches take more. The run: {total * run.steps / 3600:.1f} hours."
     )
     return table(["seconds a step", *times, "all"], rows) + "\n" + note
+
+
+def main(argv: list[str]) -> None:
+    """Print what a run would cost. Without --model that of the bundled world."""
+    hardware, rest = read_flags(argv)
+    run = train.read_settings(rest)
+    print(plan(run if run.model else train.with_world(run), hardware))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (ValueError, OSError) as problem:
+        sys.exit(f"plan: {problem}")

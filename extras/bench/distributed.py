@@ -2,7 +2,7 @@
 
     ranks     two processes of torchrun (gloo, CPU) and one alone: the same rollouts, and the same parameters after three updates, copied and sharded
     resume    seconds from the start of train.py on a run's folder to its next step, and of what they are made of
-As a module it is what `ranks` runs: [torchrun ... -m | python -m] benches.distributed FOLDER
+As a module it is what `ranks` runs: [torchrun ... -m | python -m] extras.bench.distributed FOLDER
 """
 
 import importlib.util
@@ -22,10 +22,10 @@ import appo
 import checkpoints
 import train
 from appo import Config, score
-from benches.measure import at_most, figure, seconds
-from benches.runs import HERE, run_training, smollm2_folder
-from data.world.prepare import MODES, Mode, prepare
 from eval import load_questions
+from extras.bench.measure import at_most, figure, seconds
+from extras.bench.runs import HERE, run_training, smollm2_folder
+from extras.world.prepare import MODES, Mode, prepare
 from model import Policy, Ranks
 from sampling import Sampler, encode_prompt, mix_seed, sample_initial
 
@@ -78,7 +78,7 @@ def run_as(folder: Path, processes: int) -> None:
         else []
     )
     subprocess.run(
-        [sys.executable, "-m", *launcher, "benches.distributed", str(folder.resolve())],
+        [sys.executable, "-m", *launcher, "extras.bench.distributed", str(folder.resolve())],
         check=True,
         cwd=HERE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

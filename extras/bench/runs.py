@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from benches.measure import figure
-from data.world.prepare import Mode, prepare
+from extras.bench.measure import figure
+from extras.world.prepare import Mode, prepare
 
-HERE = Path(__file__).parent.parent
+HERE = Path(__file__).parents[2]
 
 
 def run_training(out: Path, *flags: str) -> tuple[list[dict], float]:

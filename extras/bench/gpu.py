@@ -29,13 +29,13 @@ import transformers
 
 import appo
 import train
-from benches.measure import at_least, at_most, figure, ratio, seconds
-from benches.runs import HERE, run_training, smollm2_folder
 from checkpoints import local
-from data.world.prepare import MODES, Mode, prepare
 from eval import load_questions
+from extras.bench.measure import at_least, at_most, figure, ratio, seconds
+from extras.bench.runs import HERE, run_training, smollm2_folder
+from extras.plan import GIB, Shape, decode_bytes, memory, peaks, read_shape
+from extras.world.prepare import MODES, Mode, prepare
 from model import Policy, Ranks, recompute_activations
-from plan import GIB, Shape, decode_bytes, memory, peaks, read_shape
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from tools import open_tools
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from appo import PASS_BLOCK, Config, chunked_stats, credit, logits_chunk, step, update
-from benches import models
-from benches.measure import figure, in_turn, operations, ratio, seconds
 from eval import load_questions
+from extras.bench import models
+from extras.bench.measure import figure, in_turn, operations, ratio, seconds
 from model import round_up
 from sampling import Rollout, encode_prompt, sample_initial
 

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 
-from benches.measure import figure, ratio
-from tools import SPARES, PythonTool, SearchTool
+from extras.bench.measure import figure, ratio
+from support.python_worker import SPARES
+from tools import PythonTool, SearchTool
 
 
 def python_tool(args) -> dict:

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 import sft
 import train
 from appo import Config, Scored, score
-from benches.runs import smollm2_folder
-from data.world.prepare import Mode, made_as, prepare
+from extras.bench.runs import smollm2_folder
+from extras.world.prepare import Mode, made_as, prepare
 from model import Policy
 from sampling import Rollout, Sampler, Start
 
