@@ -20,7 +20,6 @@ Axes: B rows of a pass, N rollouts, T response tokens, W tokens of prompt and re
 
 import dataclasses
 import math
-import re
 import time
 import unicodedata
 from collections import Counter

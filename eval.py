@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from config import AgentConfig
 from grading import exact_match, f1_of_words, last_boxed, math_equal, normalize_answer, token_f1
-from model import FORGED, STOP_TAGS, Policy, load_tokenizer
+from model import FORGED, STOP_TAGS, Policy, load_tokenizer, pick_device
 from sampling import Call, Rollout, Sampler, encode_prompt, encode_result, mix_seed, sample_initial
 from support.runfiles import versions
 from support.settings import fixed, free, new_names, parser_for, problems, typed
@@ -1402,7 +1402,7 @@ def sampling(run: Evaluation, model: str, jobs: list[Job], opened: contextlib.Ex
     tools = opened_tools(run)
     for tool in tools.values():
         opened.callback(tool.close)
-    policy = None if run.served else Policy.load(model, run.dtype, run.device)
+    policy = None if run.served else Policy.load(model, run.dtype, pick_device(run.device))
     tokenizer = policy.tokenizer if policy else load_tokenizer(model)
     prompts = {
         job.path: [encode_prompt(tokenizer, q.messages) for q in job.questions] for job in jobs

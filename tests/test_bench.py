@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import appo
-import bench
-import plan
-from benches import agent_tools, gpu, measure, models, runs, sampling, training
+from extras import plan
+from extras.bench import __main__ as bench
+from extras.bench import agent_tools, gpu, measure, models, runs, sampling, training
 
 
 def test_laptop_figures(tmp_path, capfd):

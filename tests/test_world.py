@@ -12,9 +12,9 @@ import pytest
 import tiktoken
 import transformers
 
-from data.world import prepare as world_files
-from data.world.prepare import MODES, PATTERN, Mode, prepare
 from eval import load_questions
+from extras.world import prepare as world_files
+from extras.world.prepare import MODES, PATTERN, Mode, prepare
 
 
 def rows(folder, name):
@@ -220,12 +220,12 @@ def test_mixed_asks_for_three_hops(tmp_path):
 
 def test_command_line(tmp_path):
     run = lambda *args: subprocess.run(
-        [sys.executable, world_files.__file__, "--out", str(tmp_path / "w"), *args],
+        [sys.executable, "-m", "extras.world", *args, "--out", str(tmp_path / "w")],
         capture_output=True,
         text=True,
     )
     done = run(
-        "--mode", "late", "--set", "traces=20", "questions=20", "tests=5", "copies=0", "hop=[1,1,1]"
+        "late", "0", "--set", "traces=20", "questions=20", "tests=5", "copies=0", "hop=[1,1,1]"
     )
     assert done.returncode == 0 and "traces.jsonl" in done.stdout
     assert len(rows(tmp_path / "w", "traces")) == 20 and all(
@@ -241,6 +241,6 @@ def test_command_line(tmp_path):
         and made != MODES["late"]
     )
     assert (
-        "nonsense" in run("--set", "nonsense=1").stderr
-        and "hop must be like" in run("--set", "hop=0.5").stderr
+        "nonsense" in run("easy", "--set", "nonsense=1").stderr
+        and "hop must be like" in run("easy", "--set", "hop=0.5").stderr
     )

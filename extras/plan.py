@@ -1,4 +1,4 @@
-"""What a run will cost, before any model or data is loaded: `python train.py --config F --plan`.
+"""What a run will cost, before any model or data is loaded: `python -m extras.plan --config F`.
 
     1. read_shape    the sizes of the model, from its config.json or, offline, from a table of names
     2. work          rollouts, tokens and optimizer steps of a training step
@@ -14,24 +14,25 @@ Not counted: the cold start, CUDA context, communication buffers and fragmentati
 
 import dataclasses
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import transformers
 
+import train
 from appo import PASS_BLOCK, logits_chunk
-from config import Config
+from config import Config, read_settings
 from model import key_slots, round_up
 from sampling import DRAW_BLOCK, GRAPH_BLOCK, SHARE_FROM, row_sizes
 from support.settings import free, parser_for, problems, typed
 
 GIB = 2**30
-HELP = "--plan prints what the run will cost and whether it fits, and ends; its own flags: python train.py --plan --help"
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the plan is made for; the flags that --plan adds."""
+    """What the plan is made for: flags beside those of train.py."""
 
     gpus: int = free(8, "GPUs of the run", 1)
     gpus_per_node: int = free(
@@ -71,12 +72,10 @@ def read_flags(argv: list[str]) -> tuple[Hardware, list[str]]:
     """The flags of a plan, and those that are left for the run."""
     parser = parser_for(
         Hardware,
-        prog="train.py --plan",
+        prog="python -m extras.plan",
         description="What a run will cost. All flags of train.py and:",
     )
-    parser.add_argument("--plan", action="store_true", help="print the plan, and end")
     flags, rest = parser.parse_known_args(argv)
-    del flags.plan
     return Hardware(**typed(Hardware, flags)), rest
 
 
@@ -158,7 +157,7 @@ def read_shape(model: str) -> Shape:
         or getattr(c, "mlp_bias", False)
     ):
         raise ValueError(
-            f"--model {model}: --plan knows the layers of {', '.join(FAMILIES)} without further biases, this is a {c.model_type}"
+            f"--model {model}: the plan knows the layers of {', '.join(FAMILIES)} without further biases, this is a {c.model_type}"
         )
     dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     return Shape(
@@ -309,7 +308,8 @@ def memory(
     # then a live row holds what it has not in common with its parent
     share = cuda or T >= SHARE_FROM
     own = lambda new: round_up(
-        (new if share else run.max_prompt + T) + run.prefill_chunk + cuda, GRAPH_BLOCK if cuda else 1
+        (new if share else run.max_prompt + T) + run.prefill_chunk + cuda,
+        GRAPH_BLOCK if cuda else 1,
     )
     initial = rows(math.ceil(run.prompts / gpus) * run.initial)
     logits = initial * shape.vocabulary
@@ -386,7 +386,7 @@ def advice(
     Of each flag the value nearest to the present one that fits; what costs no GPU comes first, and before it what computes nothing again.
     """
     tries = {
-        "rows": halves(run.decode_rows),
+        "decode_rows": halves(run.decode_rows),
         "micro_tokens": smaller_passes(run),
         "fork_tokens": fewer_forks(run, gpus),
         "checkpointing": [] if run.checkpointing else [True],
@@ -515,7 +515,9 @@ def seconds(shape: Shape, run: Config, hardware: Hardware) -> dict[str, tuple[fl
         "update": (3 + run.checkpointing) * run.ppo_epochs * whole,
     }
     moved = {
-        "sample": decode_bytes(shape, width, min(run.decode_rows, rollouts), rollouts, T, read["sample"]),
+        "sample": decode_bytes(
+            shape, width, min(run.decode_rows, rollouts), rollouts, T, read["sample"]
+        ),
         "branch": decode_bytes(shape, width, at_once, branches, new, read["branch"])
         if branches
         else 0.0,
@@ -548,7 +550,7 @@ def plan(run: Config, hardware: Hardware) -> str:
     kept = min(kept, run.keep_checkpoints + 1 + (run.kl_coef > 0)) if run.keep_checkpoints else kept
     disk = (
         f"disk: {saved / GIB:.1f} GiB a checkpoint, {kept * saved / GIB:.0f} GiB for the {kept} that are there at most "
-        f"(--save_every {run.save_every}, --keep {run.keep_checkpoints})"
+        f"(--save_every {run.save_every}, --keep_checkpoints {run.keep_checkpoints})"
     )
     return "\n\n".join(
         [
@@ -624,3 +626,17 @@ def seconds_table(shape: Shape, run: Config, hardware: Hardware) -> str:
         f"tokens; tools, communication and launches take more. The run: {total * run.steps / 3600:.1f} hours."
     )
     return table(["seconds a step", *times, "all"], rows) + "\n" + note
+
+
+def main(argv: list[str]) -> None:
+    """Print what a run would cost. Without --model that of the bundled world."""
+    hardware, rest = read_flags(argv)
+    run = read_settings(rest)
+    print(plan(run if run.model else train.with_world(run), hardware))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (ValueError, OSError) as problem:
+        sys.exit(f"plan: {problem}")

@@ -18,9 +18,9 @@ from transformers import DynamicCache
 
 import model
 import sampling as loop
-from benches import models
-from benches.measure import figure, in_turn, operations, ratio, seconds
 from eval import load_questions
+from extras.bench import models
+from extras.bench.measure import figure, in_turn, operations, ratio, seconds
 from model import Cache, Policy
 from sampling import (
     Call,

@@ -16,10 +16,9 @@ places: reinforcement learning has something to find. They use fresh names and n
 Openers ("So", "Okay") are uncertain and decide nothing: the spurious entropy of the paper's Figure 1. Train questions ask about regions 0-299, test
 questions about 300-399, whose names occur nowhere in training. Modes: easy (default), mixed, late, late_long, spurious_off; every number of a mode is an argument.
 
-    python data/world/prepare.py --mode easy --seed 0        # writes data/world/easy-0: corpus.jsonl train.jsonl test.jsonl traces.jsonl model/
+    python -m extras.world easy 0        # writes data/world/easy-0: corpus.jsonl train.jsonl test.jsonl traces.jsonl model/
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -28,6 +27,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+# where the worlds are made, MODE-SEED each
+WORLDS = Path(__file__).parents[2] / "data" / "world"
 RELATIONS, ATTRIBUTES, VERSIONS = (
     ("capital", "port", "fort"),
     ("height", "population"),
@@ -449,47 +450,3 @@ def made_as(folder: Path) -> tuple[Mode, int] | None:
     # of an older version
     except TypeError:
         return None
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Make a bundled world. Any number of a mode can be changed: --set hops=2 skew=0.9"
-    )
-    parser.add_argument("--mode", choices=MODES, default="easy")
-    parser.add_argument("--seed", type=int, default=0, help="integer >= 0 (default 0)")
-    parser.add_argument("--out", type=Path, help="folder (default: MODE-SEED beside this file)")
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="NAME=VALUE",
-        help="numbers, lists and true/false as JSON: "
-        + ", ".join(f.name for f in dataclasses.fields(Mode)),
-    )
-    args = parser.parse_args()
-    try:
-        changes = {
-            name: json.loads(value) for name, value in (item.split("=", 1) for item in args.set)
-        }
-        mode = dataclasses.replace(
-            MODES[args.mode],
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()},
-        )
-        for f in dataclasses.fields(Mode):
-            if type(getattr(mode, f.name)) is not type(f.default) and not isinstance(
-                f.default, float
-            ):
-                raise ValueError(f"{f.name} must be like {json.dumps(f.default)}")
-    except (ValueError, TypeError) as problem:
-        parser.error(f"--set {' '.join(args.set)}: {problem}")
-    out = prepare(mode, args.seed, args.out or Path(__file__).parent / f"{args.mode}-{args.seed}")
-    print(
-        f"{out}: "
-        + ", ".join(
-            f"{p.name} {p.stat().st_size / 1024:.0f} KiB" for p in sorted(out.glob("*.jsonl"))
-        )
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,19 +1,19 @@
 """Prints the figures that the README quotes, with the machine they were measured on.
 
-    python bench.py                                  every figure of speed and memory that needs no data, part by part
-    python bench.py python search                    these parts only: the Python jail; a million generated documents
-    python bench.py decode forks turns occupancy     sampling: tokens per second, branches, rollouts with tools, share of rows that run
-    python bench.py anatomy                          where the time of a decode step goes
-    python bench.py logprob scaling                  training: log-probs of a large vocabulary; a step's time and memory as it grows
-    python bench.py trl vllm                         against TRL's GRPOTrainer and vLLM; each is left out where its package is not installed
-    python bench.py ranks resume                     two processes against one; seconds until a run goes on after a stop
-    python bench.py --gpu                            one GPU, the real model's shape with random weights (on a CPU: a small model, the same checks)
-    python bench.py laptop --seeds 101 102 103       the laptop run, cold start included, once per seed: mean and spread
-    python bench.py smollm2 --data F --corpus C      three APPO steps of SmolLM2-135M-Instruct on real questions: seconds per phase, tokens computed / unique
-    python bench.py eval --data F1 F2 --corpus C     SmolLM2-135M-Instruct, untrained, on files of questions with tools
+    python -m extras.bench                           every figure of speed and memory that needs no data, part by part
+    python -m extras.bench python search                    these parts only: the Python jail; a million generated documents
+    python -m extras.bench decode forks turns occupancy     sampling: tokens per second, branches, rollouts with tools, share of rows that run
+    python -m extras.bench anatomy                          where the time of a decode step goes
+    python -m extras.bench logprob scaling                  training: log-probs of a large vocabulary; a step's time and memory as it grows
+    python -m extras.bench trl vllm                         against TRL's GRPOTrainer and vLLM; each is left out where its package is not installed
+    python -m extras.bench ranks resume                     two processes against one; seconds until a run goes on after a stop
+    python -m extras.bench --gpu                            one GPU, the real model's shape with random weights (on a CPU: a small model, the same checks)
+    python -m extras.bench laptop --seeds 101 102 103       the laptop run, cold start included, once per seed: mean and spread
+    python -m extras.bench smollm2 --data F --corpus C      three APPO steps of SmolLM2-135M-Instruct on real questions: seconds per phase, tokens computed / unique
+    python -m extras.bench eval --data F1 F2 --corpus C     SmolLM2-135M-Instruct, untrained, on files of questions with tools
 
 A ratio is of two things run in turn in one process, median and range. --json FILE stores what was printed: {name: {"ratio" or "value", "low", "high", "n",
-"unit"}}; --light: small sizes, seconds, for the tests. A figure with a bound in its name that does not keep it makes bench.py fail, after all else has run.
+"unit"}}; --light: small sizes, seconds, for the tests. A figure with a bound in its name that does not keep it makes the bench fail, after all else has run.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from pathlib import Path
 
 import transformers
 
-from benches import agent_tools, distributed, gpu, runs, sampling, training
-from benches.measure import machine
-from plan import Hardware
+from extras.bench import agent_tools, distributed, gpu, runs, sampling, training
+from extras.bench.measure import machine
+from extras.plan import Hardware
 
 SPEED = {
     "python": agent_tools.python_tool,
@@ -53,6 +53,7 @@ PARTS = SPEED | {
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
+        prog="python -m extras.bench",
         description="Print the figures that the README quotes. Unknown flags go to train.py, those of eval to eval.py.",
         allow_abbrev=False,
     )
@@ -101,7 +102,7 @@ def main(argv: list[str]) -> None:
             if args.json:
                 Path(args.json).write_text(json.dumps(figures, indent=1))
     if args.failed:
-        sys.exit("bench.py: FAILED: " + "; ".join(args.failed))
+        sys.exit("bench: FAILED: " + "; ".join(args.failed))
 
 
 def show(figures: dict) -> None:

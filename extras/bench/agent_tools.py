@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 
-from benches.measure import figure, ratio
+from extras.bench.measure import figure, ratio
 from tools import SPARES, PythonTool, SearchTool
 
 

@@ -1,0 +1,1 @@
+"""The bundled world: `python -m extras.world MODE SEED`."""
