@@ -22,7 +22,7 @@ from config import Config, read_settings
 from model import Policy, Ranks
 from train import batch_of
 
-README = Path(train.__file__).parent / "README.md"
+METRICS = Path(train.__file__).parent / "docs/metrics.md"
 
 
 # ---- what is refused before a model is loaded
@@ -649,8 +649,8 @@ def test_the_reference_of_a_resumed_run_is_the_starting_model(world, agent_folde
     assert runs["whole"] == runs["parts"] and runs["whole"][0] < runs["whole"][2]
 
 
-def test_every_logged_number_is_defined_in_the_readme(finished):
-    text = README.read_text()
+def test_every_logged_number_is_defined_in_the_docs(finished):
+    text = METRICS.read_text()
     names = {name for x in lines(finished, "metrics") for name in x}
     missing = [
         n
