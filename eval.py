@@ -37,9 +37,11 @@ from tqdm import tqdm
 
 from appo import add_flags, check_options, option, versions
 from grading import exact_match, f1_of_words, last_boxed, math_equal, normalize_answer, token_f1
-from model import FORGED, STOP_TAGS, Policy, load_tokenizer
-from sampling import Call, Rollout, Sampler, encode_prompt, encode_result, mix_seed, sample_initial
-from tools import TOOL_TAGS, ToolResult, Unavailable, open_tools, parse_call, post_json, split_url
+from model import Policy, load_tokenizer
+from protocol import FORGED, STOP_TAGS, TOOL_TAGS, encode_result, parse_call
+from sampling import Call, Rollout, Sampler, encode_prompt, mix_seed, sample_initial
+from support.http import Unavailable, post_json, split_url
+from tools import ToolResult, open_tools
 
 REWARDS = ("auto", "f1", "math", "released")
 # for a correct answer that used both tools

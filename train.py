@@ -56,7 +56,7 @@ from eval import (
 from extras.world.prepare import MODES, WORLDS, made_as, prepare
 from model import Policy, Ranks, load_tokenizer, recompute_activations
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
-from tools import Unavailable
+from support.http import Unavailable
 
 HERE = Path(__file__).parent
 LAPTOP = HERE / "configs" / "laptop.json"
