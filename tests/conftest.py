@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 transformers.utils.logging.disable_progress_bar()
 # tiny matrices; two busy threads would only wait for each other
 torch.set_num_threads(1)
 
-import sft
 import train
 from config import LAPTOP, Config, read_settings
 from extras.world.prepare import Mode, prepare
-from model import Policy
+from model import Policy, Ranks
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
+from support import sft
 from tools import open_tools
 
 CONFIG = Config(max_tokens=128, prompts=8, minibatch=4, micro_tokens=1024, max_calls=4)
@@ -66,7 +67,8 @@ def agent_folder(world, tmp_path_factory):
             policy,
             sft.read_examples(str(world / "traces.jsonl"), policy.tokenizer),
             read_settings([]),
-            progress=False,
+            Ranks(),
+            sft.Beside(progress=False),
         )
         < 0.5
     )
@@ -175,3 +177,9 @@ def finished(world, agent_folder, tmp_path_factory):
 
 def lines(out, name):
     return [json.loads(line) for line in open(out / f"{name}.jsonl")]
+
+
+def trainer_tensors(checkpoint, folder):
+    """The tensors of a checkpoint's trainer state by name, whole."""
+    dcp_to_torch_save(checkpoint / "trainer", folder / "state.pt")
+    return torch.load(folder / "state.pt", weights_only=True)
