@@ -19,6 +19,8 @@ LAPTOP = Path(__file__).parent / "configs" / "laptop.json"
 # what the config.json of a run holds besides settings
 RECORDED = {"versions", "data_sha256", "sandbox_level"}
 USAGE = "python train.py [--config FILE] [--SETTING VALUE ...]"
+EPILOG = "python -m extras.plan with the same flags prints what the run will cost."
+PLAN = "--plan is a command of its own: python -m extras.plan, with the same flags"
 INF = float("inf")
 Pair = tuple[float, float]
 
@@ -264,14 +266,15 @@ def read_settings(argv: list[str], also: Callable[[Config], list[str]] | None = 
     Raises: ValueError with a line for each flag, key or file at fault; FileNotFoundError if there
     is no such --config.
     """
-    parser = parser_for(Config, description="Train an agent with APPO.", usage=USAGE)
+    about = dict(usage=USAGE, description="Train an agent with APPO.", epilog=EPILOG)
+    parser = parser_for(Config, **about)
     parser.add_argument("--config", help="JSON file of settings, keys as the flags", metavar="FILE")
     parsed, unknown = parser.parse_known_args(argv)
     flags = typed(Config, parsed)
     given = flags.pop("config")
     path = given or ("" if flags.get("model") else str(LAPTOP))
     file, found = read_json(Config, path, RECORDED) if path else ({}, [])
-    found += unknown_flags(parser, unknown)
+    found += [PLAN] if "--plan" in unknown else unknown_flags(parser, unknown)
     named = {"preset": "paper", "algo": "appo"} | file | flags
     preset, algo = PRESETS.get(str(named["preset"]), {}), ALGOS.get(str(named["algo"]), {})
     defaults = {f.name: f.default for f in dataclasses.fields(Config)}

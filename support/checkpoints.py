@@ -13,6 +13,7 @@ and renamed: a kill at any moment leaves the one before.
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,7 +110,10 @@ def write_state(aside: Path, policy: Policy, optimizers: list) -> None:
     """The tensors of the trainer's state; of shards every rank writes its own."""
     state = trainer_state(policy, optimizers)
     writer = dcp.FileSystemWriter(aside / "trainer")
-    dcp.save(state, storage_writer=writer, no_dist=not policy.shards)
+    with warnings.catch_warnings():
+        # one process alone is meant
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        dcp.save(state, storage_writer=writer, no_dist=not policy.shards)
 
 
 def trainer_state(policy: Policy, optimizers: list) -> dict[str, torch.Tensor]:
@@ -143,7 +147,9 @@ def load_state(policy: Policy, optimizers: list, folder: Path) -> dict:
         # AdamW counts its steps on the CPU; other moments lie where their parameter does
         x = torch.zeros_like(p) if what.size else torch.zeros((), dtype=what.properties.dtype)
         state[key] = optimizers[int(number)].state[p][moment] = x
-    dcp.load(state, storage_reader=reader, no_dist=not policy.shards)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        dcp.load(state, storage_reader=reader, no_dist=not policy.shards)
     return json.loads((folder / "trainer.json").read_text())
 
 
