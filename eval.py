@@ -38,11 +38,13 @@ from tqdm import tqdm
 
 from config import AgentConfig
 from grading import exact_match, f1_of_words, last_boxed, math_equal, normalize_answer, token_f1
-from model import FORGED, STOP_TAGS, Policy, load_tokenizer, pick_device
-from sampling import Call, Rollout, Sampler, encode_prompt, encode_result, mix_seed, sample_initial
-from support.runfiles import versions
+from model import Policy, load_tokenizer, pick_device
+from protocol import FORGED, STOP_TAGS, TOOL_TAGS, encode_result, parse_call
+from sampling import Call, Rollout, Sampler, encode_prompt, mix_seed, sample_initial
+from support.http import Unavailable, post_json
+from support.runfiles import shown_settings, versions
 from support.settings import fixed, free, new_names, parser_for, problems, typed
-from tools import TOOL_TAGS, ToolResult, Unavailable, open_tools, parse_call, post_json, split_url
+from tools import ToolResult, open_tools
 
 REWARDS = ("auto", "f1", "math", "released")
 # for a correct answer that used both tools
@@ -1337,14 +1339,6 @@ def check_judge(judge: str, judge_model: str) -> None:
     """ValueError if one of the judge's two flags is given without the other."""
     if bool(judge) != bool(judge_model):
         raise ValueError("--judge and --judge_model go together")
-
-
-def shown_settings(config) -> dict:
-    """A configuration as files may hold it: of a URL scheme, host, port and path, never a password."""
-    return {
-        name: split_url(value)[0] if str(value).startswith(("http://", "https://")) else value
-        for name, value in dataclasses.asdict(config).items()
-    }
 
 
 def settings_of_run(model: str) -> dict:

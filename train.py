@@ -44,11 +44,11 @@ from model import Policy, Ranks, recompute_activations
 from sampling import Rollout, Sampler, mix_seed, sample_initial
 from support import checkpoints, runfiles, sft
 from support.heartbeat import Heartbeat, Stop
+from support.http import Unavailable
 from support.inputs import Inputs, check_inputs, with_world
 from support.processes import join_ranks, mesh_of
 from support.runfiles import Log, locked, newest
 from support.steplog import alarms, bar_text, branch_lines, tree_rows
-from tools import Unavailable
 
 
 @dataclass

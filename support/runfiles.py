@@ -20,8 +20,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from config import RECORDED, Config
+from support.http import split_url
 from support.settings import free_names, new_names
-from tools import split_url
 
 FILES = ("data", "eval_data", "cold_start", "corpus")
 

@@ -28,10 +28,10 @@ import appo
 from config import Config
 from eval import read_rows, refuse_or_leave_out, text_of
 from model import TURN_ENDS, Policy, Ranks
-from sampling import Rollout, encode_prompt, encode_result, mix_seed
+from protocol import TOOL_TAGS, encode_result
+from sampling import Rollout, encode_prompt, mix_seed
 from support import checkpoints
 from support.runfiles import prune, step_in
-from tools import TOOL_TAGS
 
 Example = tuple[list[int], list[bool]]
 
