@@ -19,6 +19,8 @@ LAPTOP = Path(__file__).parent / "configs" / "laptop.json"
 # what the config.json of a run holds besides settings
 RECORDED = {"versions", "data_sha256", "sandbox_level"}
 USAGE = "python train.py [--config FILE] [--SETTING VALUE ...]"
+EPILOG = "python -m extras.plan with the same flags prints what the run will cost."
+PLAN = "--plan is a command of its own: python -m extras.plan, with the same flags"
 INF = float("inf")
 Pair = tuple[float, float]
 
@@ -27,7 +29,10 @@ Pair = tuple[float, float]
 class Method:
     """The method: rollouts, branches, credit, loss."""
 
-    algo: Literal["appo", "grpo"] = fixed("appo", "appo; or grpo: no branches, b = 0")
+    algo: Literal["appo", "grpo", "released"] = fixed(
+        "appo",
+        "methods/NAME.py: appo; grpo: no branches, b = 0; released: the released code's flow",
+    )
     preset: Literal["paper", "released"] = fixed("paper", "arithmetic of the paper or its code")
     initial: int = fixed(4, "N: initial rollouts per prompt (paper 4)", 1)
     branches: int = fixed(3, "B: branches per initial rollout; 0 with b = 0: GRPO (paper 3)", 0)
@@ -45,15 +50,6 @@ class Method:
     )
     score_clip: Pair = fixed((0.8, 1.2), "bounds of Omega in the branching score")
     future_clip: Pair = fixed((1.0, 1.2), "bounds of Omega in the credit (released code 1 1.2)")
-    branch_at: Literal["resample", "keep"] = fixed(
-        "resample", "draw the chosen token anew (paper) or keep it (released code)"
-    )
-    branch_pool: Literal["rollout", "prompt"] = fixed(
-        "rollout", "B points a rollout (paper) or the N*B best of a prompt (released code)"
-    )
-    branch_when: Literal["minibatch", "step"] = fixed(
-        "minibatch", "draw branches before every update (paper) or once a step (released code)"
-    )
     prefer_positive: bool = fixed(
         True, "tokens above average in entropy and Omega first; false: Eq. 5 alone"
     )
@@ -80,7 +76,6 @@ class Method:
     kl_coef: float = fixed(
         0.0, "weight of the KL to the starting model; 0 loads none (released code 0.001)", 0
     )
-    fipo_guards: bool = fixed(False, "the released code's guards of outliers (FIPO)")
     reward: Literal["auto", "f1", "math", "released"] = fixed(
         "auto", "math or F1 as the question's task says, one for all, or the released code's"
     )
@@ -233,9 +228,9 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     if c.branches and c.max_tokens <= c.min_new:
         room = f"--max_tokens {c.max_tokens} leaves no room for a branch"
         yield ("max_tokens", "min_new"), f"{room}: it must be above --min_new {c.min_new}"
-    if c.branch_when == "step" and c.ppo_epochs > 1:
-        once = "--branch_when step draws the branches once: it needs --ppo_epochs 1"
-        yield ("branch_when", "ppo_epochs"), f"{once}, got {c.ppo_epochs}"
+    if c.algo == "released" and c.ppo_epochs > 1:
+        once = "--algo released draws the branches once: it needs --ppo_epochs 1"
+        yield ("algo", "ppo_epochs"), f"{once}, got {c.ppo_epochs}"
     if c.prompts % c.minibatch:
         wrong = f"--prompts must be a multiple of --minibatch, got {c.prompts} and {c.minibatch}"
         yield ("prompts", "minibatch"), wrong
@@ -247,12 +242,12 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("dtype", "shard"), f"--dtype bfloat16 needs --shard: {why} beside them"
 
 
-ALGOS = {"appo": {}, "grpo": {"branches": 0, "future_weight": 0.0}}
+ALGOS = {"appo": {}, "grpo": {"branches": 0, "future_weight": 0.0}, "released": {}}
 PRESETS = {
     "paper": {},
     "released": dict(initial=8, branches=1, future_weight=1.0, half_life=64.0, score_half_life=INF)
-    | dict(branch_at="keep", branch_pool="prompt", branch_when="step", exclude_punct=False)
-    | dict(dual="sum", aggregate="token-mean", kl_coef=0.001, fipo_guards=True)
+    | dict(algo="released", exclude_punct=False)
+    | dict(dual="sum", aggregate="token-mean", kl_coef=0.001)
     | dict(prompts=96, max_tokens=6144, reward="released"),
 }
 
@@ -264,16 +259,17 @@ def read_settings(argv: list[str], also: Callable[[Config], list[str]] | None = 
     Raises: ValueError with a line for each flag, key or file at fault; FileNotFoundError if there
     is no such --config.
     """
-    parser = parser_for(Config, description="Train an agent with APPO.", usage=USAGE)
+    about = dict(usage=USAGE, description="Train an agent with APPO.", epilog=EPILOG)
+    parser = parser_for(Config, **about)
     parser.add_argument("--config", help="JSON file of settings, keys as the flags", metavar="FILE")
     parsed, unknown = parser.parse_known_args(argv)
     flags = typed(Config, parsed)
     given = flags.pop("config")
     path = given or ("" if flags.get("model") else str(LAPTOP))
     file, found = read_json(Config, path, RECORDED) if path else ({}, [])
-    found += unknown_flags(parser, unknown)
-    named = {"preset": "paper", "algo": "appo"} | file | flags
-    preset, algo = PRESETS.get(str(named["preset"]), {}), ALGOS.get(str(named["algo"]), {})
+    found += [PLAN] if "--plan" in unknown else unknown_flags(parser, unknown)
+    preset = PRESETS.get(str((file | flags).get("preset")), {})
+    algo = ALGOS.get(str((preset | file | flags).get("algo")), {})
     defaults = {f.name: f.default for f in dataclasses.fields(Config)}
     values = defaults | preset | file | algo | flags
     values["out"] = values["out"] or default_out(str(values["model"]), str(values["data"]))

@@ -16,7 +16,6 @@ import ast
 import contextlib
 import dataclasses
 import fcntl
-import functools
 import hashlib
 import json
 import math
@@ -38,11 +37,14 @@ from tqdm import tqdm
 
 from config import AgentConfig
 from grading import exact_match, f1_of_words, last_boxed, math_equal, normalize_answer, token_f1
-from model import Policy, load_tokenizer, pick_device
-from protocol import FORGED, STOP_TAGS, TOOL_TAGS, encode_result, parse_call
-from sampling import Call, Rollout, Sampler, encode_prompt, mix_seed, sample_initial
-from support.http import Unavailable, post_json, split_url
-from support.runfiles import versions
+from policy import Policy
+from protocol import FORGED, STOP_TAGS, TOOL_TAGS, encode_prompt, encode_result, parse_call
+from rollout import Call, Rollout
+from sampling import Sampler, SamplingParams
+from support.http import Unavailable, post_json
+from support.models import load_tokenizer, pick_device
+from support.runfiles import shown_settings, versions
+from support.seeds import mix_seed
 from support.settings import fixed, free, new_names, parser_for, problems, typed
 from tools import ToolResult, open_tools
 
@@ -1341,14 +1343,6 @@ def check_judge(judge: str, judge_model: str) -> None:
         raise ValueError("--judge and --judge_model go together")
 
 
-def shown_settings(config) -> dict:
-    """A configuration as files may hold it: of a URL scheme, host, port and path, never a password."""
-    return {
-        name: split_url(value)[0] if str(value).startswith(("http://", "https://")) else value
-        for name, value in dataclasses.asdict(config).items()
-    }
-
-
 def settings_of_run(model: str) -> dict:
     """Tools and limits that a training run used, if `model` is a run's folder: an evaluation takes them over unless flags say otherwise."""
     path = Path(model) / "config.json"
@@ -1411,20 +1405,8 @@ def sampling(run: Evaluation, model: str, jobs: list[Job], opened: contextlib.Ex
     }
     if run.served:
         return Served(run.served, run.served_name or run.model, tokenizer, tools, run), prompts
-    sampler = Sampler(
-        policy,
-        tools,
-        run.decode_rows,
-        run.max_tokens,
-        run.max_calls,
-        run.max_result_tokens,
-        run.temperature,
-        run.prefill_chunk,
-        constant_rows=run.constant_rows,
-        top_p=run.top_p,
-        top_k=run.top_k,
-    )
-    return functools.partial(sample_initial, sampler), prompts
+    sampler = Sampler(policy, tools, SamplingParams.of(run))
+    return sampler.initial, prompts
 
 
 def load_file(run: Evaluation, path: str) -> list[Question]:

@@ -34,9 +34,9 @@ from transformers import AutoModelForCausalLM
 
 from branching import token_stats
 from kv_cache import KVCache
-from protocol import STOP_TAGS
+from protocol import STOP_TAGS, TURN_ENDS
 from support import cpu_decoder
-from support.models import check_config, load_tokenizer
+from support.models import check_config, load_tokenizer, pick_device
 from support.ranks import Ranks
 from support.shapes import key_slots, round_up
 
@@ -44,7 +44,6 @@ from support.shapes import key_slots, round_up
 warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")
 # rows of a pass over whole rollouts are as long as a multiple of this
 PASS_BLOCK = 16
-TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 
 
 class Policy:
@@ -79,8 +78,7 @@ class Policy:
     @classmethod
     def load(cls, path: str, dtype: str = "float32", device: str = "cpu") -> "Policy":
         """From a Hugging Face folder or name. The configuration is checked before any weight."""
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"--device {device}: this PyTorch sees no GPU; use --device cpu")
+        device = pick_device(device)
         tokenizer = load_tokenizer(path)
         how = {"dtype": getattr(torch, dtype), "attn_implementation": "folded"}
         try:

@@ -2,6 +2,7 @@
 
 parse_call    the last complete <python>..</python> or <search>..</search>
 defuse        makes a result harmless: it can never open or close a tag
+encode_prompt the token ids of a question
 encode_result the token ids of a result
 """
 
@@ -15,6 +16,8 @@ TAGS = ("think", "answer", "result") + TOOL_TAGS
 # only the environment may open a result: a policy that writes this tag has made one up
 FORGED = "<result>"
 STOP_TAGS = (*(f"</{tag}>" for tag in TOOL_TAGS), FORGED)
+# chat markers that end a turn, whatever the configuration of a model says
+TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 
 
 def parse_call(text: str) -> tuple[str, str] | None:
@@ -37,6 +40,11 @@ def defuse(text: str) -> str:
     return re.sub(
         rf"<(?=\s{{0,9}}/?\s{{0,9}}(?:{'|'.join(TAGS)})\s{{0,9}}>)", "‹", text, flags=re.IGNORECASE
     )
+
+
+def encode_prompt(tokenizer, messages: list[dict]) -> list[int]:
+    """Token ids of a chat up to where the assistant begins."""
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
 
 def encode_result(tokenizer, text: str, room: int) -> list[int]:

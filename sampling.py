@@ -27,7 +27,7 @@ from torch import Tensor
 
 from kv_cache import KVCache
 from policy import Policy
-from protocol import FORGED, parse_call
+from protocol import FORGED, encode_result, parse_call
 from rollout import Call, Rollout
 from support.draw import draw
 from support.graphs import Graphs, cuda_graphs

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import transformers
+from model import key_slots, round_up
 
 import train
 from appo import PASS_BLOCK, logits_chunk
 from config import Config, read_settings
-from model import key_slots, round_up
 from sampling import DRAW_BLOCK, GRAPH_BLOCK, SHARE_FROM, row_sizes
 from support.settings import free, parser_for, problems, typed
 

@@ -21,9 +21,6 @@ from sampling import Sampler
 from support.metrics import Meter
 from support.schedule import check_step, in_epochs, refuse_broken_tools, split_minibatches
 
-# what `--algo grpo` sets
-SETTINGS = {"branches": 0, "future_weight": 0.0}
-
 
 def step(
     policy: Policy, optimizer, sampler: Sampler, prompts: list[Prompt], config: Config, meter: Meter

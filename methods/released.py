@@ -32,18 +32,12 @@ from support.schedule import (
     whole_prompts,
 )
 
-SETTINGS = {}
-
 
 def step(
     policy: Policy, optimizer, sampler: Sampler, prompts: list[Prompt], config: Config, meter: Meter
 ) -> list[Rollout]:
     """One step as the released code takes it; arguments and result as in appo.step."""
     check_step(policy, sampler, prompts, config)
-    if config.ppo_epochs > 1:
-        raise ValueError(
-            f"--algo released draws branches once: --ppo_epochs is {config.ppo_epochs}"
-        )
     minibatches = split_minibatches(prompts, config, policy.ranks)
     with policy.unsharded():
         meter.phase("sample")

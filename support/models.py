@@ -7,6 +7,7 @@
 
 from pathlib import Path
 
+import torch
 from transformers import AutoConfig, AutoTokenizer
 
 
@@ -59,3 +60,12 @@ def recompute_activations(model) -> None:
         newer({"use_reentrant": False})
     else:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def pick_device(name: str) -> str:
+    """The device that --device names; auto: a GPU if there is one. ValueError if it is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: this PyTorch sees no GPU; use --device cpu")
+    return name

@@ -34,6 +34,20 @@ class Ranks:
             dist.all_gather_object(things, thing)
         return things
 
+    def agree(self, work, mine: bool = True) -> None:
+        """Do something that may fail on the ranks whose task it is.
+
+        Raises: on all ranks the ValueError or OSError of the first that failed.
+        """
+        problem = None
+        try:
+            if mine:
+                work()
+        except (ValueError, OSError) as failed:
+            problem = failed
+        for problem in filter(None, self.gather(problem)):
+            raise problem
+
     def share(self, items: list) -> list:
         """This rank's part of a list that all ranks have: every world-th item."""
         return items[self.rank :: self.world]

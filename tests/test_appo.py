@@ -12,7 +12,6 @@ from conftest import (
     judge,
     one_step,
     prompts_for,
-    rolled,
     sampler_for,
     snapshot,
 )

@@ -11,11 +11,11 @@ import pytest
 import torch
 import transformers
 from conftest import SMALL, arguments, lines
+from model import Policy, Ranks
 
-import checkpoints
 import train
-from checkpoints import newest
-from model import Policy
+from support import checkpoints
+from support.runfiles import newest
 
 
 def test_checkpoints_are_ordinary_hugging_face_folders(finished, world, prompts):
@@ -35,7 +35,7 @@ def test_reloaded_weights_give_the_logits_of_the_live_model(agent, tmp_path, pro
     """After updates, so that the weights in memory are not those that were loaded."""
     optimizer, x = torch.optim.AdamW(agent.model.parameters(), lr=1e-2), torch.tensor([prompts[0]])
     agent.model(x).logits.logsumexp(-1).sum().backward(), optimizer.step()
-    checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {})
+    checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {}, Ranks())
     with torch.no_grad():
         assert torch.equal(
             Policy.load(str(tmp_path / "step_000001")).model(x).logits, agent.model(x).logits
@@ -94,17 +94,18 @@ def test_a_disk_that_is_full_after_all_leaves_the_old_checkpoint(finished, tmp_p
     code = f"""
 import resource, signal, sys
 sys.path.insert(0, {str(Path(train.__file__).parent)!r})
-import torch, checkpoints
+import torch
 from pathlib import Path
-from model import Policy
+from model import Policy, Ranks
+from support import checkpoints
 policy = Policy.load({str(finished / "step_000004")!r})
 optimizer = torch.optim.AdamW(policy.model.parameters())
 checkpoints.load_state(policy, [optimizer], Path({str(finished / "step_000004")!r}))
-checkpoints.save(Path({str(tmp_path)!r}) / "step_000001", policy, [optimizer], {{}})
+checkpoints.save(Path({str(tmp_path)!r}) / "step_000001", policy, [optimizer], {{}}, Ranks())
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes} * 1024, {kilobytes} * 1024))
 try:
-    checkpoints.save(Path({str(tmp_path)!r}) / "step_000002", policy, [optimizer], {{}})
+    checkpoints.save(Path({str(tmp_path)!r}) / "step_000002", policy, [optimizer], {{}}, Ranks())
 except OSError as problem:
     print("OSError:", problem)
 """
@@ -126,7 +127,8 @@ def test_kill_9_in_the_middle_of_saving_leaves_the_old_checkpoint(
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(train.__file__).parent)!r})
-import checkpoints, train
+import train
+from support import checkpoints
 if {where!r} == "os.replace":
     rename = os.replace
     os.replace = lambda a, b: os.kill(os.getpid(), signal.SIGKILL) if "step_" in str(a) else rename(a, b)
@@ -155,9 +157,9 @@ train.main({flags!r})
 def test_a_checkpoint_that_is_there_is_not_written_again(agent, tmp_path):
     """Between deleting and renaming there would be none."""
     optimizer = torch.optim.AdamW(agent.model.parameters())
-    checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {"skipped": 2})
+    checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {"skipped": 2}, Ranks())
     before = {file.name: file.stat().st_ino for file in (tmp_path / "step_000001").iterdir()}
-    checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {"skipped": 0})
+    checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {"skipped": 0}, Ranks())
     assert before == {
         file.name: file.stat().st_ino for file in (tmp_path / "step_000001").iterdir()
     }

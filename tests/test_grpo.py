@@ -7,10 +7,11 @@ import torch
 from conftest import CONFIG, one_step, snapshot
 
 import appo
+from config import ALGOS
 from methods import grpo
 from policy import Policy
 
-PLAIN = dataclasses.replace(CONFIG, **grpo.SETTINGS)
+PLAIN = dataclasses.replace(CONFIG, **ALGOS["grpo"])
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import sampler_for, untrained
 
-from kv_cache import KVCache, folded_attention
+from kv_cache import folded_attention
 from policy import Policy
 from support.shapes import key_slots
 

@@ -9,12 +9,12 @@ from conftest import CONFIG, one_step
 from test_appo import scored
 
 import appo
-import config as settings
+from config import PRESETS
 from methods import released
 from policy import Policy
 
 RELEASED = dataclasses.replace(
-    CONFIG, **settings.PRESETS["released"] | dict(initial=4, prompts=8, minibatch=4, max_tokens=128)
+    CONFIG, **PRESETS["released"] | dict(initial=4, prompts=8, minibatch=4, max_tokens=128)
 )
 
 
@@ -58,9 +58,3 @@ def test_guards_reach_the_numbers(agent, rollouts):
     for r, own in zip(mine, guarded):
         factor = 2.0 / 2.2
         torch.testing.assert_close(own, r.advantage * factor, atol=1e-5, rtol=0)
-
-
-def test_one_epoch_only(agent, tools, prompts):
-    with pytest.raises(ValueError, match="--ppo_epochs is 2"):
-        config = dataclasses.replace(RELEASED, ppo_epochs=2, kl_coef=0.0)
-        one_step(agent, tools, prompts, config, step=released.step)

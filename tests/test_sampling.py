@@ -14,10 +14,9 @@ from kv_cache import KVCache
 from policy import Policy
 from protocol import encode_result
 from rollout import Rollout
-from sampling import Sampler, SamplingParams, Start
-from support import cpu_decoder
+from sampling import Sampler, Start
 from support.seeds import mix_seed
-from support.shapes import Shapes, key_slots, round_up
+from support.shapes import Shapes, key_slots
 from tools import ToolResult
 
 # ---- the loop against Hugging Face

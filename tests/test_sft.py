@@ -7,14 +7,13 @@ import re
 
 import pytest
 import torch
-import transformers
+from model import Policy, Ranks
 
 import appo
-import sft
-from checkpoints import newest
 from config import read_settings
-from model import Policy
 from sampling import Sampler, encode_prompt, sample_initial
+from support import sft
+from support.runfiles import forget_cold_start, newest
 
 
 def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
@@ -64,7 +63,8 @@ def test_imitation_loss_by_hand(agent, world, budget, passes, monkeypatch):
     seen, score_rows = [], appo.score_rows
     monkeypatch.setattr(appo, "score_rows", lambda *a: seen.append(1) or score_rows(*a))
     assert (
-        sft.imitate(agent, [still], example, run)[0] == pytest.approx(total / count, abs=1e-5)
+        sft.imitate(agent, [still], example, run, Ranks())[0]
+        == pytest.approx(total / count, abs=1e-5)
         and len(seen) == passes
     )
 
@@ -366,16 +366,17 @@ def test_bad_examples_are_named_or_left_out(kind, agent, tmp_path, capsys):
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("warmup", [0.0, 0.1])
-def test_the_schedule_is_hugging_faces(schedule, warmup):
-    still = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    theirs = transformers.get_scheduler(
-        schedule, still, num_warmup_steps=math.ceil(warmup * 37), num_training_steps=37
-    )
-    for i in range(37):
-        assert sft.share_of_peak(i, 37, warmup, schedule) == pytest.approx(
-            theirs.get_last_lr()[0], abs=1e-12
-        )
-        still.step(), theirs.step()
+def test_the_schedule_rises_and_falls_to_0(schedule, warmup):
+    """By hand, also where a cold start goes on in the middle."""
+    run = dataclasses.replace(read_settings([]), cold_schedule=schedule, cold_warmup=warmup)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    schedules, up = sft.schedules_of([optimizer], 37, run), math.ceil(warmup * 37)
+    for i in [*range(37), 5]:
+        done = (i - up) / (37 - up)
+        down = 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        sft.set_rates(schedules, i)
+        share = i / up if i < up else down
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * share, abs=1e-12)
 
 
 def test_every_epoch_is_a_new_order_or_the_files():
@@ -416,11 +417,14 @@ def test_a_stopped_cold_start_goes_on_bit_for_bit(optimizer, world, tmp_path):
                 policy,
                 examples,
                 run,
-                progress=False,
-                folder=tmp_path / name,
-                checkpoint=folder,
-                log=rows[name].append,
-                asked=lambda: len(rows[name]) == stop,
+                Ranks(),
+                sft.Beside(
+                    progress=False,
+                    folder=tmp_path / name,
+                    checkpoint=folder,
+                    log=rows[name].append,
+                    asked=lambda: len(rows[name]) == stop,
+                ),
             )
             assert (loss is None) == (stop == 5)
         results[name] = list(policy.model.parameters())
@@ -431,7 +435,7 @@ def test_a_stopped_cold_start_goes_on_bit_for_bit(optimizer, world, tmp_path):
     assert {f.name for f in tmp_path.glob("*/cold_*")} == {"cold_000006"}, (
         "the one before is deleted"
     )
-    sft.forget(tmp_path / "parts")
+    forget_cold_start(tmp_path / "parts")
     assert not list((tmp_path / "parts").glob("cold_*"))
 
 
@@ -444,5 +448,9 @@ def test_a_cold_start_whose_gradients_are_not_finite_stops(agent, world):
         match="cold start: the gradients of 3 steps in a row were not finite, the last at step 3; a smaller --cold_lr may help",
     ):
         sft.cold_start(
-            agent, examples, dataclasses.replace(read_settings([]), **SHORT), progress=False
+            agent,
+            examples,
+            dataclasses.replace(read_settings([]), **SHORT),
+            Ranks(),
+            sft.Beside(progress=False),
         )

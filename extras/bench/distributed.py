@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import transformers
+from model import Policy, Ranks
 
 import appo
-import checkpoints
 import train
 from appo import score
 from config import LAPTOP, Config, read_settings
@@ -27,8 +27,11 @@ from eval import load_questions
 from extras.bench.measure import at_most, figure, seconds
 from extras.bench.runs import HERE, run_training, smollm2_folder
 from extras.world.prepare import MODES, Mode, prepare
-from model import Policy, Ranks
 from sampling import Sampler, encode_prompt, mix_seed, sample_initial
+from support import checkpoints
+from support.inputs import check_inputs
+from support.processes import join_ranks, node_mesh
+from support.runfiles import newest
 
 SMALL = Mode(questions=64, tests=16, copies=0, traces=160, faultless=160)
 CONFIG = Config(
@@ -91,7 +94,7 @@ def one_process(folder: Path) -> None:
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     # shards need a process group, even of one
-    train.join_ranks(Config(shard=True))
+    join_ranks(Config(shard=True))
     group, model = Ranks(), str(folder / "model")
     policy = Policy.load(model)
     questions = load_questions(str(folder / "train.jsonl"))[: CONFIG.prompts]
@@ -139,7 +142,7 @@ def three_updates(
         p.data = p.data.to(getattr(torch, dtype))
     policy.dtype = getattr(torch, dtype)
     if shard:
-        policy.shard(dtype, nodes and train.node_mesh("cpu", *nodes, 600.0))
+        policy.shard(dtype, nodes and node_mesh("cpu", *nodes, 600.0))
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05, momentum=0.9)
     mine = group.share(rollouts)
     for k in range(3):
@@ -212,7 +215,7 @@ def going_on(args, name: str, settings: dict) -> dict:
     )
     run_training(settings["out"], *flags, "--steps", "1")
     run = read_settings(flags)
-    checkpoint = checkpoints.newest(run.out)
+    checkpoint = newest(run.out)
     size = sum(file.stat().st_size for file in checkpoint.iterdir()) / 1e6
     whole = [until_next_step(run, flags) for _ in range(times)]
     start = [
@@ -258,17 +261,17 @@ def until_next_step(run: Config, flags: list[str]) -> float:
 def in_process(run: Config, checkpoint: Path) -> tuple[float, float, float]:
     """Seconds of preparing the run (data, tools, the checkpoint's model), of loading the optimizer's state, and of saving it all to another folder."""
     started = time.perf_counter()
-    setup = train.load(run, train.check_inputs(run))
+    setup = train.load(run, check_inputs(run), Ranks())
     prepared = time.perf_counter() - started
     optimizer, aside = (
         torch.optim.AdamW(setup.policy.model.parameters(), lr=run.lr),
         Path(run.out) / "aside",
     )
-    loading = seconds(
-        lambda: checkpoints.load_state(setup.policy, [optimizer], checkpoint, setup.ranks)
-    )
+    loading = seconds(lambda: checkpoints.load_state(setup.policy, [optimizer], checkpoint))
     aside.mkdir()
-    saving = seconds(lambda: checkpoints.save(aside / "step_000001", setup.policy, [optimizer], {}))
+    saving = seconds(
+        lambda: checkpoints.save(aside / "step_000001", setup.policy, [optimizer], {}, setup.ranks)
+    )
     shutil.rmtree(aside)
     for tool in setup.sampler.tools.values():
         tool.close()

@@ -26,18 +26,17 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import transformers
+from model import Policy, Ranks, recompute_activations
 
 import appo
-import train
-from checkpoints import local
 from config import LAPTOP, Config
 from eval import load_questions
 from extras.bench.measure import at_least, at_most, figure, ratio, seconds
 from extras.bench.runs import HERE, run_training, smollm2_folder
 from extras.plan import GIB, Shape, decode_bytes, memory, peaks, read_shape
 from extras.world.prepare import MODES, Mode, prepare
-from model import Policy, Ranks, recompute_activations
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
+from support.processes import join_ranks, local
 from tools import open_tools
 
 # nats; what tests/test_sampling.py asks for on the CPU
@@ -420,7 +419,7 @@ def whole_step(dtype: str):
             f"a step in {dtype}{', sharded over one process' * run.shard}: {layers} of {sizes.shape.layers} layers",
             flush=True,
         )
-        ranks = train.join_ranks(run)[1] if run.shard else Ranks()
+        ranks = join_ranks(run)[1] if run.shard else Ranks()
         try:
             return measured_step(
                 args,

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 import transformers
+from model import Policy, Ranks
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-import sft
 from appo import Scored, score
 from config import Config, read_settings
 from extras.bench.runs import smollm2_folder
 from extras.world.prepare import Mode, made_as, prepare
-from model import Policy
 from sampling import Rollout, Sampler, Start
+from support import sft
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -59,7 +59,8 @@ def agent_folder(args) -> Path:
             policy,
             sft.read_examples(str(world / "traces.jsonl"), policy.tokenizer),
             read_settings([]),
-            progress=False,
+            Ranks(),
+            sft.Beside(progress=False),
         )
         policy.model.save_pretrained(folder), policy.tokenizer.save_pretrained(folder)
     return folder

@@ -13,15 +13,15 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
+import model
 import torch
+from model import Cache, Policy
 from transformers import DynamicCache
 
-import model
 import sampling as loop
 from eval import load_questions
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, operations, ratio, seconds
-from model import Cache, Policy
 from protocol import encode_result, parse_call
 from sampling import (
     Call,

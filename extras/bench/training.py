@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from model import round_up
 from torch import Tensor, nn
 
 from appo import PASS_BLOCK, chunked_stats, credit, logits_chunk, step, update
@@ -15,7 +16,6 @@ from config import Config
 from eval import load_questions
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, operations, ratio, seconds
-from model import round_up
 from sampling import Rollout, encode_prompt, sample_initial
 
 MIB = 2**20
