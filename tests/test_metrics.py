@@ -1,6 +1,7 @@
 """support/metrics.py: means over what they say, phases, and counts."""
 
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -43,9 +44,9 @@ def test_numbers_of_a_tree():
         r.omega, r.entropy = torch.full((n,), 1.5), torch.full((n,), 0.5)
     branch = initial[1].fork(2)
     branch.ids, branch.reward = [1] * 5, 0.5
-    sampler = SimpleNamespace(count={"computed": 5})
+    sampler = SimpleNamespace(count=Counter(computed=5))
     meter = Meter(sampler)
-    sampler.count = {"computed": 5 + 16, "sampled": 13, "row_calls": 26}
+    sampler.count = Counter(computed=5 + 16, sampled=13, row_calls=26)
     meter.add(initial, [branch], {"loss": 2.0, "ratio_max": 3.0})
     numbers = meter.numbers([*initial, branch], Ranks())
     expected = {
