@@ -30,7 +30,7 @@ from extras.plan import (
 from model import Policy, key_slots, recompute_activations, round_up
 from sampling import Rollout, Sampler, draw, sample_initial
 
-CONFIGS = train.HERE / "configs"
+CONFIGS = LAPTOP.parent
 GIB = 2**30
 
 
