@@ -20,7 +20,6 @@ from pathlib import Path
 
 import transformers
 
-
 from appo import PASS_BLOCK, logits_chunk
 from config import Config, read_settings
 from model import key_slots, round_up

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from conftest import CONFIG, rolled, sampler_for, snapshot, untrained
 
 import appo
-import train
 from appo import score
 from config import PRESETS, Config
 from model import Cache, Policy
 from sampling import Rollout, mix_seed, sample_initial
+from support.steplog import alarms
 
 # ---- scoring
 
@@ -438,8 +438,7 @@ def test_a_sampler_that_disagrees_is_noticed(agent, tools, prompts, monkeypatch,
     metrics, _ = one_step(agent, tools, prompts)
     assert metrics["sampler_gap"] == pytest.approx(by, abs=1e-4)
     assert (
-        "sampler and trainer disagree on log-probs"
-        in train.alarms(metrics | {"sampler_gap_exact": True})
+        "sampler and trainer disagree on log-probs" in alarms(metrics | {"sampler_gap_exact": True})
     ) == (by > 0)
 
 

@@ -18,8 +18,10 @@ import eval as evaluation
 import model
 import train
 from config import Config, read_settings
-from model import Policy, Ranks
+from model import Policy
+from support import heldout
 from support.runfiles import newest
+from support.steplog import alarms, give_up
 from train import batch_of
 
 METRICS = Path(train.__file__).parent / "docs/metrics.md"
@@ -341,9 +343,9 @@ def test_other_examples_of_a_stopped_cold_start_are_refused(world, tmp_path, mon
 def test_a_request_to_stop_during_an_evaluation_is_obeyed_before_the_next_step(
     world, agent_folder, tmp_path, monkeypatch, capsys
 ):
-    sampled = train.evaluate
+    sampled = heldout.evaluate
     monkeypatch.setattr(
-        train,
+        heldout,
         "evaluate",
         lambda *a, **k: (os.kill(os.getpid(), signal.SIGTERM), sampled(*a, **k))[1],
     )
@@ -509,11 +511,10 @@ def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
 
 
 def test_a_rank_without_rollouts_gives_up_like_the_others(agent, tmp_path):
-    run = Config(out=str(tmp_path))
-    setup = train.Setup(run, agent, None, None, Ranks(), None, None)
+    path = tmp_path / "skipped_000007_0.jsonl"
     with pytest.raises(ValueError, match="the gradients of 3 steps in a row were not finite"):
-        train.give_up(setup, [], 7, 3)
-    assert (tmp_path / "skipped_000007_0.jsonl").read_text() == ""
+        give_up(path, agent, [], 7, 3)
+    assert path.read_text() == ""
 
 
 def test_no_file_of_a_run_holds_a_password():
@@ -539,7 +540,7 @@ def test_alarms():
         sampler_gap_exact=True,
         skipped=0.0,
     )
-    assert train.alarms(fine) == []
+    assert alarms(fine) == []
     for name, value, words in (
         ("entropy", 0.001, "collapsed"),
         ("zero_std", 0.95, "no credit"),
@@ -548,11 +549,8 @@ def test_alarms():
         ("sampler_gap", 0.01, "disagree"),
         ("skipped", 0.5, "not finite"),
     ):
-        assert (
-            len(train.alarms(fine | {name: value})) == 1
-            and words in train.alarms(fine | {name: value})[0]
-        )
-    assert train.alarms(fine | dict(sampler_gap=0.1, sampler_gap_exact=False)) == [], (
+        assert len(alarms(fine | {name: value})) == 1 and words in alarms(fine | {name: value})[0]
+    assert alarms(fine | dict(sampler_gap=0.1, sampler_gap_exact=False)) == [], (
         "in bfloat16 log-probs differ by so much"
     )
 
