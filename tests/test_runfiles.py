@@ -1,4 +1,4 @@
-"""support/runfiles.py: what a run's folder holds, who may write to it, what makes it another run."""
+"""support/runfiles.py: what a run's folder holds, who may write, what makes it another run."""
 
 import dataclasses
 import json
@@ -70,14 +70,16 @@ def test_another_run_in_the_same_folder_is_refused(finished, world, agent_folder
 
 
 def test_two_runs_in_one_folder_at_once_are_refused(finished, world, agent_folder):
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"import fcntl, time; f = open({str(finished / 'lock')!r}, 'w'); f.write('4711'); f.flush(); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)",
-        ],
-        stdout=subprocess.PIPE,
-    )
+    code = f"""
+import fcntl, time
+file = open({str(finished / "lock")!r}, "w")
+file.write("4711")
+file.flush()
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(60)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     holder.stdout.readline()
     try:
         with pytest.raises(
