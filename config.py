@@ -30,8 +30,7 @@ class Method:
     """The method: rollouts, branches, credit, loss."""
 
     algo: Literal["appo", "grpo", "released"] = fixed(
-        "appo",
-        "methods/NAME.py: appo; grpo: no branches, b = 0; released: the released code's flow",
+        "appo", "appo.py, or methods/NAME.py; grpo: no branches, b = 0; released: their code's flow"
     )
     preset: Literal["paper", "released"] = fixed("paper", "arithmetic of the paper or its code")
     initial: int = fixed(4, "N: initial rollouts per prompt (paper 4)", 1)
@@ -39,28 +38,22 @@ class Method:
     future_weight: float = fixed(
         0.5, "b: weight of the future term in the credit (paper 0.5, released code 1)", 0, old="b"
     )
-    half_life: float = fixed(
-        32.0, "decay of the future sum in the credit, tokens; inf: none (paper 32)", 1e-9
-    )
+    half_life: float = fixed(32.0, "half-life of the future sum, tokens, or inf (paper 32)", 1e-9)
     score_half_life: float = fixed(
-        32.0, "the same in the branching score (paper 32, released code inf)", 1e-9
+        32.0, "the same in the score (paper 32, released code inf)", 1e-9
     )
     decay_over: Literal["all", "policy"] = fixed(
         "all", "what makes a step of decay: every token, or policy tokens only"
     )
     score_clip: Pair = fixed((0.8, 1.2), "bounds of Omega in the branching score")
     future_clip: Pair = fixed((1.0, 1.2), "bounds of Omega in the credit (released code 1 1.2)")
-    prefer_positive: bool = fixed(
-        True, "tokens above average in entropy and Omega first; false: Eq. 5 alone"
-    )
+    prefer_positive: bool = fixed(True, "first tokens above both averages; false: Eq. 5 alone")
     exclude_punct: bool = fixed(True, "never branch at punctuation, unless it opens a tag")
     min_new: int = fixed(4, "budget that a branch point leaves at least, tokens", 1)
     dual: Literal["avg", "sum", "literal", "off"] = fixed(
         "avg", "both groups: average (paper), sum (released code), Eq. 6 as printed, or one group"
     )
-    std_correction: Literal[0, 1] = fixed(
-        0, "group std: 0 population (released code), 1 unbiased (verl's GRPO)"
-    )
+    std_correction: Literal[0, 1] = fixed(0, "group std: 0 population (released code), 1 unbiased")
     surrogate: Literal["ppo", "gppo", "cispo"] = fixed(
         "ppo", "PPO's clip, GPPO's (bounded gradient) or CISPO's (clipped weight of log-probs)"
     )
@@ -71,11 +64,9 @@ class Method:
         "seq-mean", "every rollout weighs the same (Eq. 8) or every token (released code)"
     )
     norm: Literal["init", "budget"] = fixed(
-        "init", "seq-mean divides by the initial rollouts or by all M = N(B+1) of Eq. 8"
+        "init", "divide by initial rollouts or by all M (Eq. 8)"
     )
-    kl_coef: float = fixed(
-        0.0, "weight of the KL to the starting model; 0 loads none (released code 0.001)", 0
-    )
+    kl_coef: float = fixed(0.0, "KL to the starting model; 0 loads none (released code 0.001)", 0)
     reward: Literal["auto", "f1", "math", "released"] = fixed(
         "auto", "math or F1 as the question's task says, one for all, or the released code's"
     )
@@ -87,9 +78,7 @@ class Sampling:
 
     temperature: float = fixed(1.0, "of sampling and of every log-prob and entropy", 1e-3)
     max_prompt: int = fixed(2048, "longest prompt, tokens; a longer one is an error", 1)
-    max_tokens: int = fixed(
-        4096, "budget of a response with tool results, tokens (paper 4096, search 8192)", 1
-    )
+    max_tokens: int = fixed(4096, "response with tool results, tokens (paper 4096, search 8192)", 1)
     max_calls: int = fixed(3, "tool calls per rollout; one more ends it as truncated", 0)
     max_result_tokens: int = fixed(2048, "longest tool result, tokens", 8)
     prompts: int = fixed(128, "prompts per step, a multiple of --minibatch (paper 128)", 1)
@@ -104,12 +93,8 @@ class Update:
     lr: float = fixed(1e-6, "AdamW learning rate, constant (released code 1e-6)", 0)
     weight_decay: float = fixed(0.01, "AdamW weight decay", 0)
     clip_grad: float = fixed(1.0, "the gradient norm is clipped to this", 0)
-    micro_tokens: int = free(
-        49152, "tokens, padding too, of a pass over whole rollouts: memory and speed only", 1
-    )
-    fork_tokens: int = free(
-        0, "tokens whose keys and values are kept for branches at once; 0: a mini-batch's", 0
-    )
+    micro_tokens: int = free(49152, "tokens of a pass over whole rollouts, padding too: memory", 1)
+    fork_tokens: int = free(0, "tokens kept at once to branch from; 0: a mini-batch's", 0)
     checkpointing: bool = free(False, "recompute activations: less memory, a third more time")
     shard: bool = fixed(False, "split weights and optimizer over the processes (FSDP2)")
     dtype: Literal["float32", "bfloat16"] = fixed(
@@ -123,23 +108,15 @@ class AgentConfig:
     """The agent: tools, decoding (shared with eval.py)."""
 
     tools: str = fixed("python,search", "tools of the agent, comma-separated: python, search")
-    corpus: str = fixed(
-        "", "searched: .jsonl, .json cache, folder, http:// URL of a /retrieve server, or serper"
-    )
+    corpus: str = fixed("", ".jsonl, .json or folder to search; URL of a /retrieve server; serper")
     topk: int = fixed(3, "documents per search", 1)
-    search_cache: str = free(
-        "", "SQLite file of what servers answered; after a comma, a .json search cache to read"
-    )
+    search_cache: str = free("", "SQLite file of answers; after a comma, a .json cache to read")
     tool_timeout: float = free(5.0, "seconds per python call", 0.01)
-    sandbox: str = free(
-        "require", "of model code: require the whole jail, best-effort, off, or SandboxFusion's URL"
-    )
+    sandbox: str = free("require", "require (whole jail), best-effort, off, or SandboxFusion's URL")
     decode_rows: int = free(64, "rows decoded at once: memory and speed", 1, old="rows")
-    prefill_chunk: int = free(
-        64, "tokens per row and call when prompts and tool results are read", 1, old="chunk"
-    )
+    prefill_chunk: int = free(64, "tokens per row and call when prompts are read", 1, old="chunk")
     constant_rows: bool = free(
-        True, "CPU in float32: no row's bits depend on other rows; false: less arithmetic"
+        True, "CPU, float32: no row's bits depend on others; false: less work"
     )
     device: str = free("auto", "cpu, cuda, cuda:N; auto: a GPU if there is one")
 
@@ -163,15 +140,13 @@ class Data:
 class ColdStart:
     """Cold start: imitation of worked examples before the first step (support/sft.py)."""
 
-    cold_start: str = fixed(
-        "", "chats to imitate, .jsonl, .json or .parquet; empty: none, or the bundled world's"
-    )
+    cold_start: str = fixed("", "chats to imitate: .jsonl, .json, .parquet; empty: the world's")
     cold_epochs: int = fixed(1, "passes over the file (paper 3)", 1)
     cold_steps: int = fixed(0, "optimizer steps; 0: as --cold_epochs says", 0)
     cold_batch: int = fixed(8, "examples per step", 1)
     cold_shuffle: bool = fixed(True, "a new order every epoch; false: the file's")
     cold_max_tokens: int = fixed(
-        4096, "longest example, tokens; a longer one is an error (paper 4096)", 8
+        4096, "longest example, tokens; longer is an error (paper 4096)", 8
     )
     cold_optimizer: Literal["adamw", "muon"] = fixed(
         "adamw", "AdamW, or Muon for the matrices of a model trained from nothing"
@@ -182,9 +157,7 @@ class ColdStart:
     cold_schedule: Literal["linear", "cosine"] = fixed(
         "linear", "how the learning rate falls to 0 (released code cosine)"
     )
-    cold_warmup: float = fixed(
-        0.0, "share of the steps in which the learning rate rises (released code 0.1)", 0
-    )
+    cold_warmup: float = fixed(0.0, "share of steps in which the rate rises (released code 0.1)", 0)
     cold_save_every: int = free(200, "steps between its checkpoints", 1)
 
 
@@ -202,9 +175,7 @@ class Folder:
     log_trees: int = free(1, "prompts per step whose whole tree goes to rollouts.jsonl", 0)
     print_branches: int = free(0, "branch points printed per step", 0, old="show")
     threads: int = free(0, "CPU threads; 0: PyTorch's choice", 0)
-    rank_timeout: float = free(
-        7200.0, "seconds that a process waits for the others", 1, old="patience"
-    )
+    rank_timeout: float = free(7200.0, "seconds that a process waits for others", 1, old="patience")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ if __name__ == "__main__":
 
 import dataclasses
 import importlib
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -40,11 +39,11 @@ import transformers
 from tqdm import tqdm
 
 from appo import Prompt
-from eval import REWARDS, Question, evaluate, numbers_of, reward, write_result
+from eval import REWARDS, Question, reward
 from policy import Policy
 from rollout import Rollout
 from sampling import Sampler, SamplingParams
-from support import checkpoints, runfiles, sft
+from support import checkpoints, heldout, runfiles, sft
 from support.heartbeat import Heartbeat, Stop
 from support.http import Unavailable
 from support.inputs import Inputs, check_inputs, with_world
@@ -54,20 +53,7 @@ from support.processes import join_ranks, mesh_of
 from support.ranks import Ranks
 from support.runfiles import Log, locked, newest
 from support.seeds import mix_seed
-from support.steplog import alarms, bar_text, branch_lines, tree_rows
-
-
-@dataclass
-class Setup:
-    """What the loop needs. checkpoint, cold: the newest of the run or else of its cold start."""
-
-    run: Config
-    policy: Policy
-    sampler: Sampler
-    inputs: Inputs
-    ranks: Ranks
-    checkpoint: Path | None
-    cold: Path | None
+from support.steplog import bar_text, give_up, write_step
 
 
 def main(argv: list[str]) -> None:
@@ -89,12 +75,12 @@ def main(argv: list[str]) -> None:
             dist.destroy_process_group()
 
 
-def load(run: Config, inputs: Inputs, ranks: Ranks) -> Setup:
+def load(run: Config, inputs: Inputs, ranks: Ranks) -> "Trainer":
     """The model, from the newest checkpoint if there is one, and the sampler."""
     step, cold = ranks.gather((newest(run.out), newest(run.out, "cold")))[0]
     policy = load_policy(run, str(step or cold or run.model), ranks)
     sampler = Sampler(policy, inputs.tools, SamplingParams.of(run))
-    return Setup(run, policy, sampler, inputs, ranks, step, None if step else cold)
+    return Trainer(run, policy, sampler, inputs, ranks, step, None if step else cold)
 
 
 def load_policy(run: Config, path: str, ranks: Ranks) -> Policy:
@@ -105,87 +91,90 @@ def load_policy(run: Config, path: str, ranks: Ranks) -> Policy:
     return policy.shard(run.dtype, mesh_of(run, ranks)) if run.shard else policy
 
 
-def train(setup: Setup) -> None:
+def train(trainer: "Trainer") -> None:
     """Begin or go on, then all steps."""
-    run, ranks = setup.run, setup.ranks
-    level = getattr(setup.inputs.tools.get("python"), "level", "")
+    run, ranks, policy = trainer.run, trainer.ranks, trainer.policy
+    level = getattr(trainer.inputs.tools.get("python"), "level", "")
     ranks.agree(lambda: runfiles.record(run, level), ranks.rank == 0)
     if ranks.rank == 0:
-        runfiles.tidy(run, setup.checkpoint is not None)
-    size = sum(p.numel() for p in setup.policy.model.parameters()) / 1e6
+        runfiles.tidy(run, begun=trainer.checkpoint is not None)
+    size = sum(p.numel() for p in policy.model.parameters()) / 1e6
     print(
         f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.future_weight}, "
         f"{run.prompts} prompts a step, {run.minibatch} an update; "
-        f"{len(setup.inputs.train[0])} questions, {size:.1f} M parameters on "
+        f"{len(trainer.inputs.train[0])} questions, {size:.1f} M parameters on "
         f"{ranks.world} x {run.device}, settings in {run.out}/config.json",
         flush=True,
     )
-    beat, stop = Heartbeat(Path(run.out), ranks), Stop()
-    trainer = begin(setup, beat, stop)
-    if trainer:
+    trainer.beat, trainer.stop = Heartbeat(Path(run.out), ranks), Stop()
+    if trainer.begin():
         trainer.train_loop()
-    beat.ended.set()
-
-
-def begin(setup: Setup, beat: Heartbeat, stop: Stop) -> "Trainer | None":
-    """A new run: cold start, checkpoint of step 0. An old one: its optimizer. Either way the
-    evaluation that is due. None if the cold start was asked to stop."""
-    run, policy, checkpoint, ranks = setup.run, setup.policy, setup.checkpoint, setup.ranks
-    if setup.inputs.examples and not checkpoint and not run_cold_start(setup, beat, stop):
-        return None
-    # one kernel: no temporary as large as the weights
-    how = dict(lr=run.lr, weight_decay=run.weight_decay, fused="cuda" in run.device or None)
-    optimizer = torch.optim.AdamW(policy.model.parameters(), **how)
-    trainer = Trainer(setup, optimizer, beat, stop, done=runfiles.step_in(checkpoint))
-    if not checkpoint:
-        trainer.save(0)
-        if ranks.rank == 0:
-            runfiles.forget_cold_start(run.out)
-    # before AdamW's state is there: the reference is loaded whole
-    if run.kl_coef:
-        policy.reference = load_policy(run, str(Path(run.out) / "step_000000"), ranks)
-    if checkpoint:
-        trainer.skipped = checkpoints.load_state(policy, [optimizer], checkpoint)["skipped"]
-        over = f"; all of --steps {run.steps} are done" if trainer.done >= run.steps else ""
-        print(f"going on from {checkpoint}{over}", flush=True)
-    if ranks.rank == 0:
-        trainer.log = Log(run.out, trainer.done)
-    evaluated = ranks.rank == 0 and trainer.done in runfiles.evaluated_steps(run.out)
-    if not ranks.gather(evaluated)[0]:
-        trainer.evaluate_if_due(trainer.done)
-    return trainer
-
-
-def run_cold_start(setup: Setup, beat: Heartbeat, stop: Stop) -> bool:
-    """The cold start, its numbers in cold_start.jsonl; False if it was asked to stop."""
-    run = setup.run
-    beat("cold start")
-    done = runfiles.step_in(setup.cold)
-    log = Log(run.out, done, ("cold_start",)) if setup.ranks.rank == 0 else None
-    beside = sft.Beside(
-        folder=Path(run.out),
-        checkpoint=setup.cold,
-        log=lambda row: log and log.write("cold_start", row),
-        asked=lambda: stop.asked,
-    )
-    loss = sft.cold_start(setup.policy, setup.inputs.examples, run, setup.ranks, beside)
-    if loss is None:
-        saved = "the cold start is saved, the same command goes on with it"
-        print(f"asked to stop: {saved}", flush=True)
-    return loss is not None
+    trainer.beat.ended.set()
 
 
 @dataclass
 class Trainer:
-    """The steps of a run. done: steps so far; skipped: steps in a row with a skipped update."""
+    """A run on this process.
 
-    setup: Setup
-    optimizer: torch.optim.Optimizer
-    beat: Heartbeat
-    stop: Stop
+    checkpoint, cold: the newest of the run, or else of its cold start. done: steps so far.
+    skipped: steps in a row with a skipped update.  log: rank 0's.
+    """
+
+    run: Config
+    policy: Policy
+    sampler: Sampler
+    inputs: Inputs
+    ranks: Ranks
+    checkpoint: Path | None
+    cold: Path | None
+    beat: Heartbeat | None = None
+    stop: Stop | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    log: Log | None = None
     done: int = 0
     skipped: int = 0
-    log: Log | None = None
+
+    def begin(self) -> bool:
+        """A new run: cold start, checkpoint of step 0. An old one: its optimizer. Either way the
+        evaluation that is due. False if the cold start was asked to stop."""
+        run, policy, ranks = self.run, self.policy, self.ranks
+        if self.inputs.examples and not self.checkpoint and not self.cold_start():
+            return False
+        # one kernel: no temporary as large as the weights
+        how = dict(lr=run.lr, weight_decay=run.weight_decay, fused="cuda" in run.device or None)
+        self.optimizer = torch.optim.AdamW(policy.model.parameters(), **how)
+        self.done = runfiles.step_in(self.checkpoint)
+        if not self.checkpoint:
+            self.save(0)
+            if ranks.rank == 0:
+                runfiles.forget_cold_start(run.out)
+        # before AdamW's state is there: the reference is loaded whole
+        if run.kl_coef:
+            self.policy.reference = load_policy(run, str(Path(run.out) / "step_000000"), ranks)
+        if self.checkpoint:
+            numbers = checkpoints.load_state(policy, [self.optimizer], self.checkpoint)
+            self.skipped = numbers["skipped"]
+            over = f"; all of --steps {run.steps} are done" if self.done >= run.steps else ""
+            print(f"going on from {self.checkpoint}{over}", flush=True)
+        if ranks.rank == 0:
+            self.log = Log(run.out, self.done)
+        evaluated = ranks.rank == 0 and self.done in runfiles.evaluated_steps(run.out)
+        if not ranks.gather(evaluated)[0]:
+            self.evaluate_if_due(self.done)
+        return True
+
+    def cold_start(self) -> bool:
+        """The cold start, its numbers in cold_start.jsonl; False if it was asked to stop."""
+        self.beat("cold start")
+        beside = sft.Beside(Path(self.run.out), self.cold, asked=lambda: self.stop.asked)
+        if self.ranks.rank == 0:
+            log = Log(self.run.out, runfiles.step_in(self.cold), ("cold_start",))
+            beside.log = partial(log.write, "cold_start")
+        loss = sft.cold_start(self.policy, self.inputs.examples, self.run, self.ranks, beside)
+        if loss is None:
+            saved = "the cold start is saved, the same command goes on with it"
+            print(f"asked to stop: {saved}", flush=True)
+        return loss is not None
 
     def train_loop(self) -> None:
         """Steps done + 1 .. --steps. Ends early, with a checkpoint, when asked to stop.
@@ -193,11 +182,10 @@ class Trainer:
         A step with a skipped update is not saved, unless it is the last or the run was asked to
         stop: then the number of such steps in a row is saved with it.
         """
-        run, ranks = self.setup.run, self.setup.ranks
-        name, quiet = run.algo.upper(), ranks.rank > 0 or self.done >= run.steps
+        run, first, total = self.run, self.ranks.rank == 0, Counter()
+        name, quiet = "APPO" if run.branches else "GRPO", not first or self.done >= run.steps
         steps = range(self.done, run.steps)
         bar = tqdm(steps, initial=self.done, total=run.steps, desc=name, disable=quiet)
-        total: Counter = Counter()
         for step in bar:
             if self.asked():
                 self.save(step)
@@ -205,94 +193,65 @@ class Trainer:
                 print(f"asked to stop: {saved}", flush=True)
                 break
             metrics, rollouts = self.step(step)
-            if ranks.rank == 0:
-                write_step(run, self.setup.policy, self.log, step + 1, metrics, rollouts)
+            if first:
+                write_step(run, self.policy, self.log, step + 1, metrics, rollouts)
                 bar.set_postfix_str(bar_text(metrics, total), refresh=False)
             self.skipped = self.skipped + 1 if metrics["skipped"] else 0
             if self.skipped >= run.max_skipped:
-                give_up(self.setup, rollouts, step + 1, self.skipped)
+                path = Path(run.out) / f"skipped_{step + 1:06d}_{self.ranks.rank}.jsonl"
+                give_up(path, self.policy, rollouts, step + 1, self.skipped)
             if step + 1 == run.steps or not self.skipped and (step + 1) % run.save_every == 0:
                 self.beat(f"saving step {step + 1}")
                 self.save(step + 1)
-            if not self.asked():
-                self.evaluate_if_due(step + 1)
+            self.evaluate_if_due(step + 1)
 
     def asked(self) -> bool:
         """Shall the run stop? A collective: it stops all ranks or none."""
-        return self.setup.ranks.max([self.stop.asked])[0] > 0
+        return self.ranks.max([self.stop.asked])[0] > 0
 
     def step(self, step: int) -> tuple[dict, list[Rollout]]:
-        """One step of the method on the questions whose turn it is."""
-        run, ranks, started = self.setup.run, self.setup.ranks, time.perf_counter()
-        policy, sampler = self.setup.policy, self.setup.sampler
-        questions, prompts = self.setup.inputs.train
+        """One step of the method on the questions whose turn it is: metrics, rollouts."""
+        run, started = self.run, time.perf_counter()
+        questions, prompts = self.inputs.train
         picked = batch_of(run, step, len(questions))
-        asked = [
+        asked = [questions[i] for i in picked]
+        wanted = [
             Prompt(prompts[i], mix_seed(run.seed, 0, step, k), reward_of(questions[i], run.reward))
             for k, i in enumerate(picked)
         ]
-        meter = Meter(sampler, note=lambda phase: self.beat(f"step {step + 1}, {phase}"))
+        meter = Meter(self.sampler, note=lambda phase: self.beat(f"step {step + 1}, {phase}"))
+        method = step_of(run.algo)
         try:
-            rollouts = step_of(run.algo)(policy, self.optimizer, sampler, asked, run, meter)
+            rollouts = method(self.policy, self.optimizer, self.sampler, wanted, run, meter)
         # raised before the step's first update
         except Unavailable as problem:
             self.save(step)
             saved = f"step {step} is saved, the same command goes on from it"
             raise Unavailable(f"step {step + 1}", f"{problem}; {saved}") from None
-        metrics = meter.numbers(rollouts, ranks)
-        metrics |= every_reward(rollouts, [questions[i] for i in picked], ranks)
+        metrics = meter.numbers(rollouts, self.ranks)
+        metrics |= every_reward(rollouts, asked, self.ranks)
         return metrics | {"seconds": time.perf_counter() - started}, rollouts
 
     def save(self, step: int) -> None:
         """The checkpoint of a step; then older ones go as --keep_checkpoints says."""
-        run, ranks = self.setup.run, self.setup.ranks
-        folder, numbers = Path(run.out) / f"step_{step:06d}", {"skipped": self.skipped}
-        checkpoints.save(folder, self.setup.policy, [self.optimizer], numbers, ranks)
-        if ranks.rank == 0:
-            runfiles.prune_steps(run)
+        folder, numbers = Path(self.run.out) / f"step_{step:06d}", {"skipped": self.skipped}
+        checkpoints.save(folder, self.policy, [self.optimizer], numbers, self.ranks)
+        if self.ranks.rank == 0:
+            runfiles.prune_steps(self.run)
 
     def evaluate_if_due(self, step: int) -> None:
-        """Evaluate before the first step, after the last, and every --eval_every."""
-        run = self.setup.run
-        due = step in (0, run.steps) or bool(run.eval_every) and step % run.eval_every == 0
-        if self.setup.inputs.test[0] and due:
-            self.beat(f"evaluation after step {step}")
-            evaluate_and_log(self, step)
-
-
-def evaluate_and_log(trainer: Trainer, step: int) -> None:
-    """Evaluate on the held-out questions, each rank its share, sampled and greedy; print, log and
-    store the results. Given up if the run is asked to stop."""
-    run, ranks, sampler = trainer.setup.run, trainer.setup.ranks, trainer.setup.sampler
-    questions, prompts = trainer.setup.inputs.test
-    places = ranks.share(list(range(len(questions))))
-    mine = [questions[i] for i in places], [prompts[i] for i in places]
-    sample, seed = sampler.initial, mix_seed(run.seed, 2)
-    with trainer.setup.policy.unsharded():
-        sampled = evaluate(sample, *mine, run.eval_samples, seed, places=places)["rows"]
-        if trainer.asked():
+        """Evaluate on the held-out questions, unless the run is asked to stop."""
+        if not self.inputs.test[0] or not heldout.due(self.run, step) or self.asked():
             return
-        sample = partial(sample, temperature=0)
-        greedy = evaluate(sample, *mine, 1, 0, places=places)["rows"]
-    trainer.beat(f"evaluation after step {step}, wait")
-    parts = ranks.gather(list(zip(places, sampled, greedy)))
-    if ranks.rank:
-        return
-    _, sampled, greedy = zip(*sorted(sum(parts, []), key=lambda row: row[0]))
-    own = numbers_of(list(sampled))
-    numbers = {f"eval_{name}": value for name, value in own.items()}
-    numbers["eval_greedy"] = numbers_of(list(greedy))["avg@1"]
-    trainer.log.write("metrics", {"step": step} | numbers)
-    result = {"numbers": own, "rows": list(sampled), "questions": len(questions)}
-    result |= {"samples": run.eval_samples, "settings": runfiles.shown_settings(run)}
-    result |= {"data": run.eval_data, "step": step, "versions": runfiles.versions()}
-    write_result(Path(run.out) / f"eval_{step:06d}.json", result)
-    tqdm.write(
-        f"step {step}: held-out accuracy {numbers[f'eval_avg@{run.eval_samples}']:.3f} sampled, "
-        f"{numbers['eval_greedy']:.3f} greedy, "
-        f"format errors {numbers['eval_format_errors']:.3f}, {numbers['eval_calls']:.2f} calls "
-        f"per question ({len(questions)} questions x {run.eval_samples})"
-    )
+        self.beat(f"evaluation after step {step}")
+        test = self.inputs.test
+        share = heldout.sample_share(self.run, self.sampler, test, self.ranks, self.asked)
+        if share is None:
+            return
+        self.beat(f"evaluation after step {step}, wait")
+        shares = self.ranks.gather(share)
+        if self.ranks.rank == 0:
+            heldout.store(self.run, self.log, step, shares)
 
 
 def batch_of(run: Config, step: int, size: int) -> list[int]:
@@ -321,32 +280,6 @@ def every_reward(rollouts: list[Rollout], questions: list, ranks: Ranks) -> dict
     sums = [sum(reward(r, q.answers, kind, q.task) for r, q in initial) for kind in REWARDS]
     *sums, count = ranks.sum([*sums, len(initial)])
     return {f"reward_{kind}": total / count for kind, total in zip(REWARDS, sums)}
-
-
-def write_step(run, policy, log: Log, step: int, metrics: dict, rollouts: list[Rollout]) -> None:
-    """A step's line in metrics.jsonl, its trees in rollouts.jsonl, its branch points and alarms on
-    the screen. An alarm is printed when it begins and logged as long as it lasts."""
-    warnings = alarms(metrics | {"sampler_gap_exact": policy.dtype == torch.float32})
-    log.write("metrics", {"step": step} | metrics | ({"alarms": warnings} if warnings else {}))
-    for row in tree_rows(policy, step, rollouts, min(run.log_trees, run.prompts)):
-        log.write("rollouts", row)
-    new = [f"step {step}: {text}" for text in warnings if text not in log.warned]
-    for line in branch_lines(policy, rollouts, run.print_branches) + new:
-        tqdm.write(line)
-    log.warned = set(warnings)
-
-
-def give_up(setup: Setup, rollouts: list[Rollout], step: int, skipped: int) -> None:
-    """Leave the rollouts that gave gradients which are not finite on disk, and stop."""
-    path = Path(setup.run.out) / f"skipped_{step:06d}_{setup.ranks.rank}.jsonl"
-    # a rank may have none
-    groups = max((r.group for r in rollouts), default=-1) + 1
-    rows = tree_rows(setup.policy, step, rollouts, groups)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    raise ValueError(
-        f"the gradients of {skipped} steps in a row were not finite; the last step's rollouts are "
-        f"in {path}, the weights are those before"
-    )
 
 
 if __name__ == "__main__":

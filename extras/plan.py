@@ -21,10 +21,10 @@ from pathlib import Path
 import transformers
 from model import key_slots, round_up
 
-import train
 from appo import PASS_BLOCK, logits_chunk
 from config import Config, read_settings
 from sampling import DRAW_BLOCK, GRAPH_BLOCK, SHARE_FROM, row_sizes
+from support.inputs import with_world
 from support.settings import free, parser_for, problems, typed
 
 GIB = 2**30
@@ -632,7 +632,7 @@ def main(argv: list[str]) -> None:
     """Print what a run would cost. Without --model that of the bundled world."""
     hardware, rest = read_flags(argv)
     run = read_settings(rest)
-    print(plan(run if run.model else train.with_world(run), hardware))
+    print(plan(run if run.model else with_world(run), hardware))
 
 
 if __name__ == "__main__":

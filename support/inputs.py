@@ -14,7 +14,7 @@ from extras.world.prepare import MODES, WORLDS, made_as, prepare
 from protocol import encode_prompt
 from support import sft
 from support.models import load_tokenizer
-from support.runfiles import missing_inputs, newest
+from support.runfiles import newest, unpaired
 
 Questions = tuple[list[Question], list[list[int]]]
 
@@ -33,7 +33,7 @@ def with_world(run: Config) -> Config:
     """Fill what is empty from the bundled world, which is made if it is not there yet."""
     if run.model and run.data:
         return run
-    for problem in missing_inputs(run)[: run.model != run.data]:
+    for problem in unpaired(run):
         raise ValueError(problem)
     folder = WORLDS / f"{run.world}-{run.seed}"
     if made_as(folder) != (MODES[run.world], run.seed):

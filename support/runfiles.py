@@ -40,21 +40,26 @@ def versions() -> dict[str, str]:
 
 
 def missing_inputs(c) -> list[str]:
-    """What is wrong with the files that settings name, a line each. Nothing is opened."""
-    problems = []
-    if bool(c.model) != bool(c.data):
-        given, missing = ("--model", "--data") if c.model else ("--data", "--model")
-        why = "without both, the bundled world is used"
-        problems.append(f"{given} was given without {missing}; {why}")
-    if Path(c.out).exists() and not Path(c.out).is_dir():
-        problems.append(f"--out {c.out} is a file: give a folder")
-    begun = newest(c.out)
-    for name in ("data", "eval_data") + ("cold_start",) * (begun is None):
-        file = Path(getattr(c, name))
+    """What is wrong with the files that settings name, a line each. No data is read."""
+    out, problems = Path(str(c.out)), unpaired(c)
+    if out.exists() and not out.is_dir():
+        problems.append(f"--out {out} is a file: give a folder")
+    # a run that has begun needs no examples
+    for name in ("data", "eval_data") + ("cold_start",) * (newest(out) is None):
+        file = Path(str(getattr(c, name)))
         if getattr(c, name) and not file.is_file():
             state = "is not a file" if file.exists() else "does not exist"
             problems.append(f"--{name} {file} {state}")
     return problems
+
+
+def unpaired(c) -> list[str]:
+    """A line if only one of model and data is given."""
+    if bool(c.model) == bool(c.data):
+        return []
+    given, missing = ("--model", "--data") if c.model else ("--data", "--model")
+    why = "without both, the bundled world is used"
+    return [f"{given} was given without {missing}; {why}"]
 
 
 @contextmanager

@@ -1,7 +1,40 @@
 """What a step leaves: its trees, its branch points in words, its alarms, the bar's numbers."""
 
+import json
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from config import Config
+from support.runfiles import Log
+
+
+def write_step(run: Config, policy, log: Log, step: int, metrics: dict, rollouts: list) -> None:
+    """A step's line in metrics.jsonl, its trees in rollouts.jsonl, its branch points and alarms on
+    the screen. An alarm is printed when it begins and logged as long as it lasts."""
+    warnings = alarms(metrics | {"sampler_gap_exact": policy.dtype == torch.float32})
+    log.write("metrics", {"step": step} | metrics | ({"alarms": warnings} if warnings else {}))
+    for row in tree_rows(policy, step, rollouts, min(run.log_trees, run.prompts)):
+        log.write("rollouts", row)
+    new = [f"step {step}: {text}" for text in warnings if text not in log.warned]
+    for line in branch_lines(policy, rollouts, run.print_branches) + new:
+        tqdm.write(line)
+    log.warned = set(warnings)
+
+
+def give_up(path: Path, policy, rollouts: list, step: int, skipped: int) -> None:
+    """Leave the rollouts that gave gradients which are not finite in a file, and stop."""
+    # a rank may have none
+    groups = max((r.group for r in rollouts), default=-1) + 1
+    rows = tree_rows(policy, step, rollouts, groups)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    raise ValueError(
+        f"the gradients of {skipped} steps in a row were not finite; the last step's rollouts are "
+        f"in {path}, the weights are those before"
+    )
 
 
 def tree_rows(policy, step: int, rollouts: list, groups: int) -> list[dict]:

@@ -30,7 +30,7 @@ from extras.plan import (
 )
 from sampling import Rollout, Sampler, draw, sample_initial
 
-CONFIGS = train.HERE / "configs"
+CONFIGS = LAPTOP.parent
 GIB = 2**30
 
 
