@@ -16,7 +16,8 @@ torch.set_num_threads(1)
 import sft
 import train
 from appo import Config
-from extras.world.prepare import Mode, prepare
+from extras.world.modes import Mode
+from extras.world.prepare import prepare
 from model import Policy
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from tools import open_tools

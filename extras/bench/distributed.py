@@ -25,7 +25,8 @@ from appo import Config, score
 from eval import load_questions
 from extras.bench.measure import at_most, figure, seconds
 from extras.bench.runs import HERE, run_training, smollm2_folder
-from extras.world.prepare import MODES, Mode, prepare
+from extras.world.modes import MODES, Mode
+from extras.world.prepare import prepare
 from model import Policy, Ranks
 from sampling import Sampler, encode_prompt, mix_seed, sample_initial
 

@@ -12,7 +12,8 @@ import sft
 import train
 from appo import Config, Scored, score
 from extras.bench.runs import smollm2_folder
-from extras.world.prepare import Mode, made_as, prepare
+from extras.world.modes import Mode
+from extras.world.prepare import made_as, prepare
 from model import Policy
 from sampling import Rollout, Sampler, Start
 

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from extras.bench.measure import figure
-from extras.world.prepare import Mode, prepare
+from extras.world.modes import Mode
+from extras.world.prepare import prepare
 
 HERE = Path(__file__).parents[2]
 
