@@ -103,3 +103,8 @@ def at_least(args, name: str, value: float, bound: float, unit: str) -> dict:
     if not value >= bound:
         args.failed.append(f"{name} is {value:.3g} {unit}, not at least {bound:g}")
     return {f"{name} (>= {bound:g})": figure([value], unit)}
+
+
+def repeats(args) -> int:
+    """How often things are run in turn."""
+    return 2 if args.light else 5
