@@ -30,15 +30,18 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 import transformers
 from tqdm import tqdm
 
-from appo import add_flags, check_options, option, versions
+from config import AgentConfig
 from grading import exact_match, f1_of_words, last_boxed, math_equal, normalize_answer, token_f1
-from model import FORGED, STOP_TAGS, Policy, load_tokenizer
+from model import FORGED, STOP_TAGS, Policy, load_tokenizer, pick_device
 from sampling import Call, Rollout, Sampler, encode_prompt, encode_result, mix_seed, sample_initial
+from support.runfiles import versions
+from support.settings import fixed, free, new_names, parser_for, problems, typed
 from tools import TOOL_TAGS, ToolResult, Unavailable, open_tools, parse_call, post_json, split_url
 
 REWARDS = ("auto", "f1", "math", "released")
@@ -763,7 +766,7 @@ class Served:
             for p, prompt in enumerate(prompts)
             for k in range(n)
         ]
-        with ThreadPoolExecutor(self.run.rows) as pool:
+        with ThreadPoolExecutor(self.run.decode_rows) as pool:
             list(pool.map(self._complete, rollouts))
         return rollouts
 
@@ -1250,91 +1253,69 @@ def table_row(name: str, rows: list[dict]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Agent:
-    """What the agent may use: settings that training and evaluation share."""
-
-    tools: str = option("python,search", "tools of the agent, comma-separated: python, search")
-    corpus: str = option(
-        "",
-        "what search searches: .jsonl, .json search cache or folder; the http:// URL of a /retrieve server; or serper",
+def opened_tools(settings: AgentConfig) -> dict:
+    """The tools, ready to run, each having said in one line what it is. ValueError, OSError if one does not work."""
+    opened = open_tools(
+        settings.tools,
+        settings.corpus,
+        settings.topk,
+        settings.tool_timeout,
+        settings.sandbox,
+        settings.search_cache,
     )
-    topk: int = option(3, "documents per search", 1)
-    search_cache: str = option(
-        "",
-        "SQLite file that keeps what servers answered, and perhaps, after a comma, a .json search cache to read",
-    )
-    tool_timeout: float = option(5.0, "seconds per python call", 0.01)
-    sandbox: str = option(
-        "require",
-        "what confines model code: require (refuse to run without the whole jail), best-effort, off, or the http:// URL of a SandboxFusion server",
-    )
-    rows: int = option(64, "rows decoded at once: memory and speed", 1)
-    chunk: int = option(64, "tokens per row and call when prompts and tool results are read", 1)
-    constant_rows: bool = option(
-        True,
-        "on a CPU in float32: decode all rows, running or not, and look at key lengths that are summed alike, so that no row's bits depend on the others; false: only what is needed",
-    )
-    device: str = option("cpu", "cpu or cuda")
-
-    def open_tools(self) -> dict:
-        """The tools, ready to run, each having said in one line what it is. ValueError, OSError if one does not work."""
-        opened = open_tools(
-            self.tools, self.corpus, self.topk, self.tool_timeout, self.sandbox, self.search_cache
-        )
-        for tool in opened.values():
-            print(tool.probe(), flush=True)
-        return opened
+    for tool in opened.values():
+        print(tool.probe(), flush=True)
+    return opened
 
 
 @dataclass(frozen=True)
-class Evaluation(Agent):
+class Evaluation(AgentConfig):
     """The settings of an evaluation; the flags of `python eval.py`. Defaults are the paper's where it states them."""
 
-    model: str = option("", "Hugging Face folder or name, or a run's folder: its newest checkpoint")
-    data: tuple[str, ...] = option((), "files of questions, .jsonl or .parquet")
-    served: str = option(
+    model: str = free("", "Hugging Face folder or name, or a run's folder: its newest checkpoint")
+    data: tuple[str, ...] = free((), "files of questions, .jsonl or .parquet")
+    served: str = fixed(
         "",
         "URL of an OpenAI-compatible API that serves the model, such as http://host:8000/v1; --model then only lends its tokenizer",
     )
-    served_name: str = option("", "the model's name there; empty: --model")
-    out: str = option(
+    served_name: str = fixed("", "the model's name there; empty: --model")
+    out: str = free(
         "",
         "folder of the result files eval_DATA_MODEL.json; empty: the model's folder if that is local, else here",
     )
-    samples: int = option(1, "k, samples per question (paper 5)", 1)
-    questions: int = option(0, "the first so many questions of each file; 0: all", 0)
-    skip_bad: bool = option(
+    samples: int = fixed(1, "k, samples per question (paper 5)", 1)
+    questions: int = fixed(0, "the first so many questions of each file; 0: all", 0)
+    skip_bad: bool = fixed(
         False,
         "leave out rows that are not JSON or have no question or answer, instead of refusing the file",
     )
-    dedupe: bool = option(False, "leave out questions that were asked before in the same file")
-    task: str = option(
-        "auto",
-        "how answers are graded; auto: by the benchmark, the row or its answer",
-        choices=("auto", "math", "qa"),
+    dedupe: bool = fixed(False, "leave out questions that were asked before in the same file")
+    task: Literal["auto", "math", "qa"] = fixed(
+        "auto", "how answers are graded; auto: by the benchmark, the row or its answer"
     )
-    judge: str = option(
+    judge: str = free(
         "",
         "URL of an OpenAI-compatible API, such as http://host:8000/v1, whose model judges the answers too; key: OPENAI_API_KEY",
     )
-    judge_model: str = option("", "name of the judging model (paper: Qwen2.5-72B-Instruct)")
-    temperature: float = option(0.6, "0 is greedy (paper 0.6)", 0)
-    top_p: float = option(
+    judge_model: str = free("", "name of the judging model (paper: Qwen2.5-72B-Instruct)")
+    temperature: float = fixed(0.6, "0 is greedy (paper 0.6)", 0)
+    top_p: float = fixed(
         0.95,
         "draw from the likeliest tokens that make up this probability; 1: all (paper 0.95)",
         1e-6,
     )
-    top_k: int = option(20, "draw from so many likeliest tokens; 0: all (paper 20)", 0)
-    max_tokens: int = option(4096, "response budget with tool results, tokens (paper 4096)", 1)
-    max_calls: int = option(15, "tool calls per question (paper: 5 python and 10 search)", 0)
-    max_result_tokens: int = option(2048, "longest tool result, tokens", 8)
-    rows: int = option(32, "rows decoded at once", 1)
-    seed: int = option(0, "of the sampling", 0)
-    dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
+    top_k: int = fixed(20, "draw from so many likeliest tokens; 0: all (paper 20)", 0)
+    max_tokens: int = fixed(4096, "response budget with tool results, tokens (paper 4096)", 1)
+    max_calls: int = fixed(15, "tool calls per question (paper: 5 python and 10 search)", 0)
+    max_result_tokens: int = fixed(2048, "longest tool result, tokens", 8)
+    decode_rows: int = free(32, "rows decoded at once", 1, old="rows")
+    seed: int = fixed(0, "of the sampling", 0)
+    dtype: Literal["float32", "bfloat16"] = fixed("float32", "of the weights")
 
     def __post_init__(self):
-        check_options(self)
+        found = problems(Evaluation, vars(self), lambda _: ())
+        if found:
+            raise ValueError("\n".join(found))
         if not self.model or not self.data or not all(self.data):
             raise ValueError("--model and --data are needed")
         check_judge(self.judge, self.judge_model)
@@ -1374,12 +1355,12 @@ def settings_of_run(model: str) -> dict:
         if model and (Path(model) / "latest").is_file() and path.is_file()
         else {}
     )
-    shared = {f.name for f in dataclasses.fields(Agent)} - {"rows", "device"} | {
+    shared = {f.name for f in dataclasses.fields(AgentConfig)} - {"decode_rows", "device"} | {
         "max_tokens",
         "max_calls",
         "max_result_tokens",
     }
-    return {name: value for name, value in config.items() if name in shared}
+    return {n: value for n, value in new_names(AgentConfig, config).items() if n in shared}
 
 
 def run_files(run: Evaluation) -> dict[str, dict]:
@@ -1407,8 +1388,8 @@ def run_files(run: Evaluation) -> dict[str, dict]:
 
 def settings_of(run: Evaluation, path: str, model: str, weights: str) -> dict:
     """What decides the samples of a file: they may not change in an evaluation that goes on."""
-    free = {"rows", "device", "judge", "judge_model", "out", "data", "model"}
-    settings = {name: value for name, value in shown_settings(run).items() if name not in free}
+    unfixed = {"decode_rows", "device", "judge", "judge_model", "out", "data", "model"}
+    settings = {name: value for name, value in shown_settings(run).items() if name not in unfixed}
     return settings | {
         "checkpoint": model,
         "weights": weights,
@@ -1418,10 +1399,10 @@ def settings_of(run: Evaluation, path: str, model: str, weights: str) -> dict:
 
 def sampling(run: Evaluation, model: str, jobs: list[Job], opened: contextlib.ExitStack) -> tuple:
     """(the function that samples, as `evaluate` wants it; path -> prompts), with the tools and the model or its server ready."""
-    tools = run.open_tools()
+    tools = opened_tools(run)
     for tool in tools.values():
         opened.callback(tool.close)
-    policy = None if run.served else Policy.load(model, run.dtype, run.device)
+    policy = None if run.served else Policy.load(model, run.dtype, pick_device(run.device))
     tokenizer = policy.tokenizer if policy else load_tokenizer(model)
     prompts = {
         job.path: [encode_prompt(tokenizer, q.messages) for q in job.questions] for job in jobs
@@ -1431,12 +1412,12 @@ def sampling(run: Evaluation, model: str, jobs: list[Job], opened: contextlib.Ex
     sampler = Sampler(
         policy,
         tools,
-        run.rows,
+        run.decode_rows,
         run.max_tokens,
         run.max_calls,
         run.max_result_tokens,
         run.temperature,
-        run.chunk,
+        run.prefill_chunk,
         constant_rows=run.constant_rows,
         top_p=run.top_p,
         top_k=run.top_k,
@@ -1527,11 +1508,10 @@ def run_file(
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = parser_for(
+        Evaluation,
         description="Evaluate a model with tools on files of questions; one self-describing JSON file for each.",
-        allow_abbrev=False,
     )
-    add_flags(parser, Evaluation)
     other = parser.add_argument_group("without a model").add_mutually_exclusive_group()
     how = dict(default=argparse.SUPPRESS, nargs="+", metavar="FILE")
     benchmarks = "the paper's benchmarks: format, grader, metric, where to get them"
@@ -1551,7 +1531,7 @@ def main(argv: list[str]) -> None:
     )
     flags = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(parser.parse_args(argv)).items()
+        for name, value in typed(Evaluation, parser.parse_args(argv)).items()
     }
     actions = {
         "benchmarks": lambda _: benchmark_table(),

@@ -14,7 +14,8 @@ float32 copies. Not counted: the cold start, the CUDA context, communication buf
 import dataclasses
 import math
 
-from appo import PASS_BLOCK, Config, logits_chunk
+from appo import PASS_BLOCK, logits_chunk
+from config import Config
 from extras.shape import Shape
 from model import key_slots, round_up
 from sampling import DRAW_BLOCK, GRAPH_BLOCK, SHARE_FROM, row_sizes
@@ -67,7 +68,7 @@ def weight_items(shape: Shape, run: Config, parts: int) -> dict[str, int]:
     """Weights and what the optimizer keeps of them, split into `parts`."""
     P, width = shape.parameters, bytes_of(run)
     part = math.ceil(P / parts if run.shard else P) * 4
-    on_cpu = width == 4 and not run.device.startswith("cuda")
+    on_cpu = width == 4 and run.device == "cpu"
     return {
         "parameters": part,
         "gradients": part,
@@ -83,18 +84,18 @@ def weight_items(shape: Shape, run: Config, parts: int) -> dict[str, int]:
 
 def cache_items(shape: Shape, run: Config, gpus: int) -> dict[str, int]:
     """Keys and values, and the moments of the sampling loop."""
-    width, T, cuda = bytes_of(run), run.max_tokens, run.device.startswith("cuda")
+    width, T, cuda = bytes_of(run), run.max_tokens, run.device != "cpu"
     prompts = math.ceil(run.prompts / gpus)
     parents = forked_together(run, math.ceil(run.minibatch / gpus) * run.initial)
     forks = run.branches > 0
     initial = live_rows(run, prompts * run.initial)
     branches = live_rows(run, parents * run.branches)
-    prompt_rows = min(prompts, run.rows + max(1, run.rows // 4))
-    prompt_slots = round_up(run.max_prompt, run.chunk)
+    prompt_rows = min(prompts, run.decode_rows + max(1, run.decode_rows // 4))
+    prompt_slots = round_up(run.max_prompt, run.prefill_chunk)
     logits = initial * shape.vocabulary
     drawn_at_once = logits if cuda else min(logits, DRAW_BLOCK + shape.vocabulary)
     # per key that a query sees; a CPU's kernel keeps none
-    scores = cuda * max(1, run.rows // 8) * run.chunk * shape.heads * (4 + width)
+    scores = cuda * max(1, run.decode_rows // 8) * run.prefill_chunk * shape.heads * (4 + width)
     return {
         "KV cache of initial rollouts": cache_bytes(shape, initial, live_slots(run, T), width),
         "KV cache of prompts": cache_bytes(shape, prompt_rows, prompt_slots, width),
@@ -142,16 +143,16 @@ def longest(run: Config) -> int:
 
 def live_rows(run: Config, starts: int) -> int:
     """Rows that the sampler keeps for so many starts."""
-    constant = run.constant_rows and run.dtype == "float32" and not run.device.startswith("cuda")
-    sizes = row_sizes(run.rows, constant)
-    return next(size for size in sizes if size >= min(starts, run.rows))
+    constant = run.constant_rows and run.dtype == "float32" and run.device == "cpu"
+    sizes = row_sizes(run.decode_rows, constant)
+    return next(size for size in sizes if size >= min(starts, run.decode_rows))
 
 
 def live_slots(run: Config, new: int) -> int:
     """Tokens that a live row has room for: what it does not have in common with its parent."""
-    cuda = run.device.startswith("cuda")
+    cuda = run.device != "cpu"
     own = new if cuda or run.max_tokens >= SHARE_FROM else run.max_prompt + run.max_tokens
-    return round_up(own + run.chunk + cuda, GRAPH_BLOCK if cuda else 1)
+    return round_up(own + run.prefill_chunk + cuda, GRAPH_BLOCK if cuda else 1)
 
 
 def cache_bytes(shape: Shape, rows: int, slots: int, width: int) -> int:
@@ -214,7 +215,7 @@ def advice(
     """
     more_gpus = [n for n in (gpus << k for k in range(1, 6)) if n <= per_node or n % per_node == 0]
     tries = {
-        "rows": halves(run.rows),
+        "decode_rows": halves(run.decode_rows),
         "micro_tokens": smaller_passes(run),
         "fork_tokens": fewer_forks(run, gpus),
         "checkpointing": [] if run.checkpointing else [True],

@@ -8,14 +8,13 @@
 The sizes of the model come from its config.json or, offline, from a table of names (shape.py).
 """
 
-import argparse
 import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import train
-from appo import Config, add_flags, check_options, option
+from config import Config, read_settings
 from extras.memory import (
     GIB,
     PHASES,
@@ -27,52 +26,56 @@ from extras.memory import (
     without_checkpointing,
 )
 from extras.shape import Shape, decode_bytes, forward_flops, read_shape
+from support.settings import free, parser_for, problems, typed
 
 
 @dataclass(frozen=True)
 class Hardware:
     """What the plan is made for: flags beside those of train.py."""
 
-    gpus: int = option(8, "GPUs of the run", 1)
-    gpus_per_node: int = option(
+    gpus: int = free(8, "GPUs of the run", 1)
+    gpus_per_node: int = free(
         8, "GPUs of a node: weights are split within it and copied across nodes", 1
     )
-    gpu_gib: float = option(80.0, "memory of a GPU, GiB", 0)
-    gpu_bandwidth: float = option(3350.0, "memory bandwidth of a GPU, GB/s (H100 SXM 3350)", 1e-9)
-    gpu_tflops: float = option(
+    gpu_gib: float = free(80.0, "memory of a GPU, GiB", 0)
+    gpu_bandwidth: float = free(3350.0, "memory bandwidth of a GPU, GB/s (H100 SXM 3350)", 1e-9)
+    gpu_tflops: float = free(
         990.0,
         "dense matrix products of a GPU, TFLOP/s (H100 SXM: bfloat16 990, float32 67)",
         1e-9,
     )
-    questions: int = option(10000, "training questions, if --data cannot be counted", 1)
-    length: int = option(
+    questions: int = free(10000, "training questions, if --data cannot be counted", 1)
+    length: int = free(
         0, "mean response in the estimate of seconds, tokens; 0: the limit --max_tokens", 0
     )
-    fork_depth: float = option(
+    fork_depth: float = free(
         0.5, "mean share of its parent that a branch keeps, in the same estimate", 0
     )
 
     def __post_init__(self):
-        check_options(self)
-        if self.fork_depth > 1:
-            raise ValueError(f"--fork_depth must be in [0, 1], got {self.fork_depth}")
-        if self.gpus > self.gpus_per_node and self.gpus % self.gpus_per_node:
-            raise ValueError(
-                f"--gpus must be whole nodes of --gpus_per_node {self.gpus_per_node}, "
-                f"got {self.gpus}"
-            )
+        found = problems(Hardware, vars(self), rules)
+        if found:
+            raise ValueError("\n".join(found))
+
+
+def rules(h):
+    """The broken rules between the numbers of the hardware: (their names, what is wrong)."""
+    if h.fork_depth > 1:
+        yield ("fork_depth",), f"--fork_depth must be in [0, 1], got {h.fork_depth}"
+    if h.gpus > h.gpus_per_node and h.gpus % h.gpus_per_node:
+        whole = f"--gpus must be whole nodes of --gpus_per_node {h.gpus_per_node}"
+        yield ("gpus", "gpus_per_node"), f"{whole}, got {h.gpus}"
 
 
 def read_flags(argv: list[str]) -> tuple[Hardware, list[str]]:
     """The flags of a plan, and those that are left for the run."""
-    parser = argparse.ArgumentParser(
+    parser = parser_for(
+        Hardware,
         prog="python -m extras.plan",
         description="What a run will cost. All flags of train.py and:",
-        allow_abbrev=False,
     )
-    add_flags(parser, Hardware)
     flags, rest = parser.parse_known_args(argv)
-    return Hardware(**vars(flags)), rest
+    return Hardware(**typed(Hardware, flags)), rest
 
 
 # ---- 1. work
@@ -172,12 +175,12 @@ def step_bytes(shape: Shape, run: Config, hardware: Hardware) -> dict[str, float
     branches, new = branches_of(run, hardware)
     # branches come mini-batch by mini-batch
     parents = forked_together(run, rollouts * run.minibatch / run.prompts)
-    at_once = min(run.rows, parents * run.branches)
+    at_once = min(run.decode_rows, parents * run.branches)
     # a prompt is read once for its rollouts, a parent once for all its forks
     context = P / run.initial + T / 2
     forked = (P + hardware.fork_depth * T) / max(1, run.branches) + new / 2
     moved = {
-        "sample": decode_bytes(shape, width, min(run.rows, rollouts), rollouts, T, context),
+        "sample": decode_bytes(shape, width, min(run.decode_rows, rollouts), rollouts, T, context),
     }
     if branches:
         moved["branch"] = decode_bytes(shape, width, at_once, branches, new, forked)
@@ -223,12 +226,12 @@ def disk_line(shape: Shape, run: Config) -> str:
     # the model, its float32 copy if it is in bfloat16, AdamW state
     size = (bytes_of(run) + 8 + 4 * run.shard) * shape.parameters
     kept = 1 + math.ceil(run.steps / run.save_every)
-    if run.keep:
+    if run.keep_checkpoints:
         # one more while it is written; the reference stays
-        kept = min(kept, run.keep + 1 + (run.kl_coef > 0))
+        kept = min(kept, run.keep_checkpoints + 1 + (run.kl_coef > 0))
     return (
         f"disk: {size / GIB:.1f} GiB a checkpoint, {kept * size / GIB:.0f} GiB for the {kept} that "
-        f"are there at most (--save_every {run.save_every}, --keep {run.keep})"
+        f"are there at most (--save_every {run.save_every}, --keep_checkpoints {run.keep_checkpoints})"
     )
 
 
@@ -309,7 +312,7 @@ def seconds_table(shape: Shape, run: Config, hardware: Hardware) -> str:
 def main(argv: list[str]) -> None:
     """Print what a run would cost. Without --model that of the bundled world."""
     hardware, rest = read_flags(argv)
-    run = train.read_settings(rest)
+    run = read_settings(rest)
     print(plan(run if run.model else train.with_world(run), hardware))
 
 

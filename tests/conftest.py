@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 import sft
 import train
-from appo import Config
+from config import LAPTOP, Config, read_settings
 from extras.world.modes import Mode
 from extras.world.prepare import prepare
 from model import Policy
@@ -30,7 +30,7 @@ SMALL = dict(
     max_tokens=96,
     eval_questions=4,
     save_every=2,
-    rows=16,
+    decode_rows=16,
     log_trees=1,
 )
 
@@ -66,7 +66,7 @@ def agent_folder(world, tmp_path_factory):
         sft.cold_start(
             policy,
             sft.read_examples(str(world / "traces.jsonl"), policy.tokenizer),
-            train.read_settings([]),
+            read_settings([]),
             progress=False,
         )
         < 0.5
@@ -158,7 +158,8 @@ def arguments(world, tmp_path, **changes):
             eval_data=world / "test.jsonl",
             corpus=world / "corpus.jsonl",
             out=tmp_path / "run",
-            config=train.LAPTOP,
+            config=LAPTOP,
+            device="cpu",
         )
         | changes
     )

@@ -13,7 +13,7 @@ import torch
 import appo
 from extras import plan
 from extras.bench import __main__ as bench
-from extras.bench import agent_tools, gpu, measure, models, runs, sampling, training
+from extras.bench import agent_tools, decode, gpu, measure, models, peers, runs
 
 
 def test_laptop_figures(tmp_path, capfd):
@@ -278,13 +278,11 @@ def test_decode_figures(light):
 
 def test_what_calls_itself_is_timed_once(monkeypatch):
     """draw, for parts of its rows: counted in every part too, its share would come near 2."""
-    monkeypatch.setattr(sampling.loop, "DRAW_BLOCK", 1)
+    monkeypatch.setattr(decode.loop, "DRAW_BLOCK", 1)
     logits, u = torch.randn(64, 1000), torch.rand(64)
     assert (
         0.5
-        < sampling.shares(lambda: [sampling.loop.draw(logits, u, 1.0) for _ in range(20)])[
-            "drawing"
-        ]
+        < decode.shares(lambda: [decode.loop.draw(logits, u, 1.0) for _ in range(20)])["drawing"]
         <= 1
     )
 
@@ -297,7 +295,7 @@ def test_operations():
         and {"aten::exp", "between operations"} <= set(spent)
         and list(spent.values()) == sorted(spent.values(), reverse=True)
     )
-    figures = sampling.longest(lambda: x @ x, "x")
+    figures = peers.longest(lambda: x @ x, "x")
     assert (
         figures["x, aten::mm"]["value"] > 0.5
         and sum(f["value"] for f in figures.values() if f["unit"] == "share") <= 1 + 1e-9
@@ -380,6 +378,6 @@ def test_scaling_figures(light):
 
 def test_peers_that_are_not_installed_are_left_out(light, monkeypatch, capfd):
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
-    for peer, part in (("trl", training.trl), ("vllm", sampling.vllm)):
+    for peer, part in (("trl", peers.trl), ("vllm", peers.vllm)):
         assert part(argparse.Namespace(light=False, out="")) == {}
         assert f"{peer}: left out, {peer} is not installed" in capfd.readouterr().out

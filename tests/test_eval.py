@@ -1599,7 +1599,7 @@ def test_a_served_model_is_evaluated_as_a_local_one(
         write(tmp_path / "a.jsonl", *asked[:5]),
         judging(greedy_server(agent, include_stop)),
     )
-    evaluation.main(settings(agent_folder, world, tmp_path, data, temperature=0, rows=2))
+    evaluation.main(settings(agent_folder, world, tmp_path, data, temperature=0, decode_rows=2))
     evaluation.main(
         settings(
             agent_folder,
@@ -1607,7 +1607,7 @@ def test_a_served_model_is_evaluated_as_a_local_one(
             tmp_path,
             data,
             temperature=0,
-            rows=2,
+            decode_rows=2,
             served=server.url,
             served_name="tiny",
             out=tmp_path / "served",
@@ -1721,12 +1721,12 @@ def test_benchmarks_are_known_by_name(path, name):
     assert evaluation.benchmark_of(path) is (evaluation.BENCHMARKS[name] if name else None)
 
 
-def test_the_readme_has_the_table_of_all_thirteen(capsys):
+def test_the_docs_have_the_table_of_all_thirteen(capsys):
     evaluation.main(["--benchmarks"])
     table = capsys.readouterr().out.strip()
     assert (
         len(evaluation.BENCHMARKS) == 13
-        and table in (Path(evaluation.__file__).parent / "README.md").read_text()
+        and table in (Path(evaluation.__file__).parent / "docs/evaluation.md").read_text()
     )
 
 

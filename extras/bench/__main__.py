@@ -23,25 +23,37 @@ from pathlib import Path
 
 import transformers
 
-from extras.bench import agent_tools, distributed, gpu, runs, sampling, training
+from extras.bench import (
+    agent_tools,
+    decode,
+    distributed,
+    forks,
+    gpu,
+    logprob,
+    occupancy,
+    peers,
+    runs,
+    scaling,
+    turns,
+)
 from extras.bench.measure import machine
 from extras.plan import Hardware
 
+# what runs when no part is named; vLLM last, for it changes its process
 SPEED = {
     "python": agent_tools.python_tool,
     "search": agent_tools.search_tool,
-    "decode": sampling.decode,
-    "anatomy": sampling.anatomy,
-    "forks": sampling.forks,
-    "turns": sampling.turns,
-    "occupancy": sampling.occupancy,
-    "logprob": training.logprob,
-    "scaling": training.scaling,
+    "decode": decode.decode,
+    "anatomy": decode.anatomy,
+    "forks": forks.forks,
+    "turns": turns.turns,
+    "occupancy": occupancy.occupancy,
+    "logprob": logprob.logprob,
+    "scaling": scaling.scaling,
     "ranks": distributed.ranks,
     "resume": distributed.resume,
-    # what runs when no part is named; vLLM last, for it changes its process
-    "trl": training.trl,
-    "vllm": sampling.vllm,
+    "trl": peers.trl,
+    "vllm": peers.vllm,
 }
 PARTS = SPEED | {
     "gpu": gpu.gpu,

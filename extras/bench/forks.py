@@ -1,7 +1,7 @@
 """Forks: branches from the cache of a scoring pass, against computing their prefixes anew.
 
-    starting        until the first token of every branch
-    branch_phase    until the end of every branch
+starting        until the first token of every branch
+branch_phase    until the end of every branch
 """
 
 from functools import partial
@@ -136,9 +136,7 @@ def branch_phase(family: Family, new: int, title: str, n: int) -> dict:
         partial(run, "anew", family.computed_anew), partial(run, "forked", family.forked), times=n
     )
     same = [
-        a == b
-        for anew, forked in zip(last["anew"], last["forked"])
-        for a, b in zip(anew, forked)
+        a == b for anew, forked in zip(last["anew"], last["forked"]) for a, b in zip(anew, forked)
     ]
     return {
         f"{title}, {new} new tokens, seconds anew / forked": ratio(pairs),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from appo import PASS_BLOCK, Config, credit, step, update
+from appo import PASS_BLOCK, credit, step, update
+from config import Config
 from eval import load_questions
 from extras.bench import models
 from extras.bench.decode import SMOLLM2_LENGTHS, pairs_with, tokens_per_second
@@ -148,7 +149,7 @@ class Ours:
         width = round_up(max(map(len, self.prompts)) + batch.new, PASS_BLOCK)
         self.config = Config(
             branches=0,
-            b=0.0,
+            future_weight=0.0,
             initial=batch.group,
             prompts=len(self.prompts),
             minibatch=len(self.prompts),

@@ -4,7 +4,8 @@ import statistics
 
 import torch
 
-from appo import Config, step
+from appo import step
+from config import Config
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, repeats
 from extras.bench.peers import reward_of
