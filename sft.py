@@ -22,8 +22,8 @@ import appo
 import checkpoints
 from eval import read_rows, refuse_or_leave_out, text_of
 from model import TURN_ENDS, Policy, Ranks
-from sampling import Rollout, encode_prompt, encode_result, mix_seed
-from tools import TOOL_TAGS
+from protocol import TOOL_TAGS, encode_result
+from sampling import Rollout, encode_prompt, mix_seed
 
 ROLES = {
     "system": "system",

@@ -56,9 +56,9 @@ from extras.world.modes import MODES
 from extras.world.prepare import WORLDS, made_as, prepare
 from model import Policy, Ranks, load_tokenizer, pick_device, recompute_activations
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
+from support.http import Unavailable
 from support.runfiles import versions
 from support.settings import free_names, new_names
-from tools import Unavailable
 
 
 def with_world(run: Config) -> Config:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import appo
-from extras import plan
 from extras.bench import __main__ as bench
 from extras.bench import agent_tools, decode, gpu, measure, models, peers, runs
+from extras.memory import GIB, PHASES, memory, peaks
 
 
 def test_laptop_figures(tmp_path, capfd):
@@ -172,7 +172,7 @@ def test_peaks_of_a_step_cover_the_plans_phases(world, monkeypatch):
             self.real = True
 
         def __call__(self, phase):
-            self.bytes[self.phase], self.phase = plan.GIB, phase
+            self.bytes[self.phase], self.phase = GIB, phase
 
     monkeypatch.setattr(gpu, "Peaks", Pretended)
     args = types.SimpleNamespace(failed=[])
@@ -180,25 +180,25 @@ def test_peaks_of_a_step_cover_the_plans_phases(world, monkeypatch):
     assert not args.failed and all(
         figures[f"step, float32, 3 layers: peak of {phase}"]["value"] == 1
         and figures[f"step, float32, 3 layers: peak of {phase} / plan"]["ratio"] > 1
-        for phase in plan.PHASES
+        for phase in PHASES
         if phase != "load"
     )
 
 
 def test_layers_and_share_of_the_bandwidth_at_the_real_shape():
     run = gpu.settings(width=4, **gpu.REAL.step)
-    layers = gpu.layers_that_fit(gpu.REAL.shape, run, 78 * plan.GIB)
+    layers = gpu.layers_that_fit(gpu.REAL.shape, run, 78 * GIB)
     more = dataclasses.replace(gpu.REAL.shape, layers=layers + 1)
     assert (
         8 <= layers < 28
-        and max(plan.peaks(plan.memory(dataclasses.replace(more, layers=layers), run, 1)).values())
-        <= 0.85 * 78 * plan.GIB
+        and max(peaks(memory(dataclasses.replace(more, layers=layers), run, 1)).values())
+        <= 0.85 * 78 * GIB
     )
     # AdamW's temporaries among them
-    held = max(20 * more.parameters, *plan.peaks(plan.memory(more, run, 1)).values())
-    assert held > 0.85 * 78 * plan.GIB, "no room for one more"
+    held = max(20 * more.parameters, *peaks(memory(more, run, 1)).values())
+    assert held > 0.85 * 78 * GIB, "no room for one more"
     with pytest.raises(ValueError, match="not one layer fits into 4.0 GiB"):
-        gpu.layers_that_fit(gpu.REAL.shape, run, 4 * plan.GIB)
+        gpu.layers_that_fit(gpu.REAL.shape, run, 4 * GIB)
     figures = gpu.speed_figures([[0.04, 0.02, 0.025, 0.001]] * 5, 3350.0, gpu.REAL, 2, "cuda")
     weights, key, name = (
         2 * (28 * gpu.REAL.shape.layer + 152064 * 3584),

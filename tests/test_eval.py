@@ -26,7 +26,7 @@ from eval import (
     reward,
     token_f1,
 )
-from model import STOP_TAGS
+from protocol import STOP_TAGS
 from sampling import Call, Rollout
 
 

@@ -9,15 +9,11 @@ import model
 import train
 from config import LAPTOP, Config, read_settings
 from extras import plan
-from extras.plan import (
-    Hardware,
-    read_shape,
-    seconds,
-    work,
-)
+from extras.memory import GIB, advice, most, without_checkpointing
+from extras.plan import Hardware, count_questions, seconds, work
+from extras.shape import read_shape
 
 CONFIGS = train.HERE / "configs"
-GIB = 2**30
 
 
 # ---- the files in configs/
@@ -231,7 +227,7 @@ def test_plan_counts_the_data(capsys, nothing_loaded, tmp_path):
     import pyarrow
 
     parquet.write_table(pyarrow.table({"question": ["a"] * 700}), tmp_path / "d.parquet")
-    assert plan.count_questions(str(tmp_path / "d.parquet")) == 700
+    assert count_questions(str(tmp_path / "d.parquet")) == 700
 
 
 @pytest.mark.parametrize("keep, kl, kept", [(0, 0.0, 5), (2, 0.0, 3), (2, 0.1, 4), (9, 0.0, 5)])
@@ -307,7 +303,16 @@ def test_plan_of_the_bundled_world(world, capsys, nothing_loaded):
     )
 
 
+def test_what_does_not_fit_comes_with_advice(capsys, nothing_loaded):
+    text = printed(
+        capsys, "--config", CONFIGS / "qwen2.5-7b-reasoning.json", "--prompts", 512, "--rows", 256
+    )
+    assert "DOES NOT FIT" in text and "of one setting --decode_rows 128 helps most" in text
+
+
 def test_bad_flags_of_a_plan(capsys):
+    with pytest.raises(ValueError, match="--gpus must be whole nodes of --gpus_per_node 8, got 12"):
+        Hardware(gpus=12)
     with pytest.raises(ValueError, match="--gpus must be >= 1"):
         plan.main(["--gpus", "0", "--model", "m"])
     with pytest.raises(ValueError, match=r"--fork_depth must be in \[0, 1\]"):

@@ -26,9 +26,10 @@ import checkpoints
 import train
 from appo import score
 from config import LAPTOP, Config
-from extras import plan
 from extras.bench import distributed
 from extras.bench.distributed import weights_of
+from extras.memory import memory
+from extras.shape import read_shape
 from model import Policy, Ranks
 from sampling import Sampler, encode_prompt, mix_seed, sample_initial
 
@@ -304,7 +305,7 @@ def uneven_work(model, file, data):
 def test_shards_take_the_memory_that_the_plan_says(sampled, tmp_path):
     """Parameters, gradients and AdamW's state on each of two processes, and whole weights at work, in bytes: those of --plan within 1%."""
     run = Config(model=sampled[0], shard=True, dtype="bfloat16")
-    items = plan.memory(plan.read_shape(sampled[0]), run, 2)
+    items = memory(read_shape(sampled[0]), run, 2)
     for held in spread(bytes_of_shards, 2, tmp_path / "spread", *sampled):
         for name, size in held.items():
             assert size == pytest.approx(items[name], rel=0.01), name

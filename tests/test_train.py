@@ -422,6 +422,7 @@ def test_broken_tools_stop_a_run_that_then_goes_on(
 ):
     """From the third step on no search is answered: nothing is trained on that, two steps are saved, and with the search back the run ends as if nothing had been."""
     import tools
+    from support.http import Unavailable
 
     args = arguments(
         world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(save_every=50)
@@ -437,7 +438,7 @@ def test_broken_tools_stop_a_run_that_then_goes_on(
         ),
     )
     with pytest.raises(
-        tools.Unavailable,
+        Unavailable,
         match=r"step 3: tools: \d+ of \d+ calls failed for reasons of infrastructure \(search \d+\); step 2 is saved",
     ):
         train.main(args)

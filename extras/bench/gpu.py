@@ -34,7 +34,8 @@ from config import LAPTOP, Config
 from eval import load_questions
 from extras.bench.measure import at_least, at_most, figure, ratio, seconds
 from extras.bench.runs import HERE, run_training, smollm2_folder
-from extras.plan import GIB, Shape, decode_bytes, memory, peaks, read_shape
+from extras.memory import GIB, memory, peaks
+from extras.shape import Shape, decode_bytes, read_shape
 from extras.world.modes import MODES, Mode
 from extras.world.prepare import prepare
 from model import Policy, Ranks, recompute_activations
