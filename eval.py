@@ -38,19 +38,13 @@ from tqdm import tqdm
 
 from config import AgentConfig
 from grading import exact_match, f1_of_words, last_boxed, math_equal, normalize_answer, token_f1
-<<<<<<< HEAD
-from model import FORGED, STOP_TAGS, Policy, load_tokenizer, pick_device
-from sampling import Call, Rollout, Sampler, encode_prompt, encode_result, mix_seed, sample_initial
-from support.runfiles import versions
-from support.settings import fixed, free, new_names, parser_for, problems, typed
-from tools import TOOL_TAGS, ToolResult, Unavailable, open_tools, parse_call, post_json, split_url
-=======
-from model import Policy, load_tokenizer
+from model import Policy, load_tokenizer, pick_device
 from protocol import FORGED, STOP_TAGS, TOOL_TAGS, encode_result, parse_call
 from sampling import Call, Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from support.http import Unavailable, post_json, split_url
+from support.runfiles import versions
+from support.settings import fixed, free, new_names, parser_for, problems, typed
 from tools import ToolResult, open_tools
->>>>>>> main
 
 REWARDS = ("auto", "f1", "math", "released")
 # for a correct answer that used both tools

@@ -15,8 +15,9 @@ from eval import load_questions
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, ratio, repeats
 from model import Policy
-from sampling import Call, Rollout, Sampler, encode_prompt, encode_result, mix_seed, sample_initial
-from tools import ToolResult, parse_call
+from protocol import encode_result, parse_call
+from sampling import Call, Rollout, Sampler, encode_prompt, mix_seed, sample_initial
+from tools import ToolResult
 
 # seconds, long-tailed
 DELAYS = [0.02, 0.02, 0.03, 0.03, 0.03, 0.04, 0.04, 0.05, 0.05, 0.06, 0.08]
