@@ -16,6 +16,7 @@ from extras.bench import agent_tools, decode, gpu, measure, models, peers, runs
 from extras.memory import GIB, PHASES, memory, peaks
 
 
+@pytest.mark.slow
 def test_laptop_figures(tmp_path, capfd):
     seed = "987654"
     try:
@@ -72,6 +73,7 @@ def test_figure():
     }
 
 
+@pytest.mark.slow
 def test_tool_figures(tmp_path, capfd):
     for what in ("python", "search"):
         bench.main([what, "--light", "--json", str(tmp_path / "f.json")])
@@ -97,6 +99,7 @@ def test_generated_corpus_is_the_same_again(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_every_check_for_a_gpu_passes_on_a_small_model(tmp_path, capfd):
     bench.main(["--gpu", "--light", "--out", str(tmp_path), "--json", str(tmp_path / "f.json")])
     figures, printed = json.loads((tmp_path / "f.json").read_text()), capfd.readouterr().out
@@ -143,6 +146,7 @@ def test_nothing_and_no_number_are_no_success(values):
     assert len(args.failed) == 1
 
 
+@pytest.mark.slow
 def test_a_fork_from_a_wrong_state_is_seen(world, monkeypatch, tmp_path):
     """In bfloat16 too: branches begin with the hidden states of other rollouts."""
     right = appo.grow_branches
@@ -217,6 +221,7 @@ def test_layers_and_share_of_the_bandwidth_at_the_real_shape():
     )
 
 
+@pytest.mark.slow
 def test_processes_and_resume(tmp_path, capfd):
     bench.main(
         ["ranks", "resume", "--light", "--out", str(tmp_path), "--json", str(tmp_path / "f.json")]
@@ -325,6 +330,7 @@ def test_anatomy(light):
     )
 
 
+@pytest.mark.slow
 def test_trl(light):
     pytest.importorskip("trl")
     figures = light("trl")
@@ -333,6 +339,7 @@ def test_trl(light):
     } and 0 < value(figures, "ours in matrix products and attention") < 1
 
 
+@pytest.mark.slow
 def test_forks_sample_the_tokens_that_computing_anew_samples(light):
     figures = light("forks")
     assert value(figures, "share of equal ids") == 1
@@ -360,6 +367,7 @@ def test_occupancy_figures(light):
     assert value(figures, "static batches") < value(figures, "ours") <= 1
 
 
+@pytest.mark.slow
 def test_logprob_figures(light):
     figures = light("logprob")
     assert (
@@ -368,6 +376,7 @@ def test_logprob_figures(light):
     )
 
 
+@pytest.mark.slow
 def test_scaling_figures(light):
     figures = light("scaling")
     unique = [int(name.split(", ")[-2].split()[0]) for name in figures if name.endswith("step")]
