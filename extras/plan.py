@@ -229,9 +229,10 @@ def disk_line(shape: Shape, run: Config) -> str:
     if run.keep_checkpoints:
         # one more while it is written; the reference stays
         kept = min(kept, run.keep_checkpoints + 1 + (run.kl_coef > 0))
+    flags = f"(--save_every {run.save_every}, --keep_checkpoints {run.keep_checkpoints})"
     return (
         f"disk: {size / GIB:.1f} GiB a checkpoint, {kept * size / GIB:.0f} GiB for the {kept} that "
-        f"are there at most (--save_every {run.save_every}, --keep_checkpoints {run.keep_checkpoints})"
+        f"are there at most {flags}"
     )
 
 

@@ -12,8 +12,20 @@ import torch
 
 import appo
 from extras.bench import __main__ as bench
-from extras.bench import agent_tools, decode, gpu, measure, models, peers, runs
+from extras.bench import (
+    decode,
+    gpu,
+    gpu_model,
+    gpu_numbers,
+    gpu_speed,
+    gpu_step,
+    measure,
+    models,
+    peers,
+    search,
+)
 from extras.memory import GIB, PHASES, memory, peaks
+from extras.world.prepare import WORLDS
 
 
 @pytest.mark.slow
@@ -44,7 +56,7 @@ def test_laptop_figures(tmp_path, capfd):
             ]
         )
     finally:
-        shutil.rmtree(runs.HERE / "data" / "world" / f"easy-{seed}", ignore_errors=True)
+        shutil.rmtree(WORLDS / f"easy-{seed}", ignore_errors=True)
     figures = json.loads((tmp_path / "f.json").read_text())
     printed = capfd.readouterr().out
     assert measure.machine() in printed and all(name in printed for name in figures)
@@ -85,7 +97,7 @@ def test_tool_figures(tmp_path, capfd):
 
 
 def test_generated_corpus_is_the_same_again(tmp_path):
-    first, second = (agent_tools.generated_corpus(tmp_path / name, 50, 20) for name in ("a", "b"))
+    first, second = (search.generated_corpus(tmp_path / name, 50, 20) for name in ("a", "b"))
     assert (
         first == second
         and len(first) == 20
@@ -101,7 +113,7 @@ def test_generated_corpus_is_the_same_again(tmp_path):
 
 @pytest.mark.slow
 def test_every_check_for_a_gpu_passes_on_a_small_model(tmp_path, capfd):
-    bench.main(["--gpu", "--light", "--out", str(tmp_path), "--json", str(tmp_path / "f.json")])
+    bench.main(["gpu", "--light", "--out", str(tmp_path), "--json", str(tmp_path / "f.json")])
     figures, printed = json.loads((tmp_path / "f.json").read_text()), capfd.readouterr().out
     assert (
         "sees no GPU" in printed
@@ -162,7 +174,7 @@ def test_a_fork_from_a_wrong_state_is_seen(world, monkeypatch, tmp_path):
         ),
     )
     args = types.SimpleNamespace(failed=[])
-    gpu.numbers_agree(args, gpu.SMALL, "cpu", world)
+    gpu_numbers.numbers_agree(args, gpu_model.SMALL, "cpu", world)
     assert {name.split(" is ")[0].split(", ")[0] for name in args.failed} == {
         "float32",
         "bfloat16",
@@ -170,7 +182,7 @@ def test_a_fork_from_a_wrong_state_is_seen(world, monkeypatch, tmp_path):
 
 
 def test_peaks_of_a_step_cover_the_plans_phases(world, monkeypatch):
-    class Pretended(gpu.Peaks):
+    class Pretended(gpu_step.Peaks):
         def __init__(self):
             super().__init__()
             self.real = True
@@ -178,9 +190,9 @@ def test_peaks_of_a_step_cover_the_plans_phases(world, monkeypatch):
         def __call__(self, phase):
             self.bytes[self.phase], self.phase = GIB, phase
 
-    monkeypatch.setattr(gpu, "Peaks", Pretended)
+    monkeypatch.setattr(gpu_step, "Peaks", Pretended)
     args = types.SimpleNamespace(failed=[])
-    figures = gpu.whole_step("float32")(args, gpu.SMALL, "cpu", world)
+    figures = gpu_step.step_float32(args, gpu_model.SMALL, "cpu", world)
     assert not args.failed and all(
         figures[f"step, float32, 3 layers: peak of {phase}"]["value"] == 1
         and figures[f"step, float32, 3 layers: peak of {phase} / plan"]["ratio"] > 1
@@ -190,9 +202,9 @@ def test_peaks_of_a_step_cover_the_plans_phases(world, monkeypatch):
 
 
 def test_layers_and_share_of_the_bandwidth_at_the_real_shape():
-    run = gpu.settings(width=4, **gpu.REAL.step)
-    layers = gpu.layers_that_fit(gpu.REAL.shape, run, 78 * GIB)
-    more = dataclasses.replace(gpu.REAL.shape, layers=layers + 1)
+    run = gpu_model.settings(width=4, **gpu_model.REAL.step)
+    layers = gpu_step.layers_that_fit(gpu_model.REAL.shape, run, 78 * GIB)
+    more = dataclasses.replace(gpu_model.REAL.shape, layers=layers + 1)
     assert (
         8 <= layers < 28
         and max(peaks(memory(dataclasses.replace(more, layers=layers), run, 1)).values())
@@ -202,10 +214,12 @@ def test_layers_and_share_of_the_bandwidth_at_the_real_shape():
     held = max(20 * more.parameters, *peaks(memory(more, run, 1)).values())
     assert held > 0.85 * 78 * GIB, "no room for one more"
     with pytest.raises(ValueError, match="not one layer fits into 4.0 GiB"):
-        gpu.layers_that_fit(gpu.REAL.shape, run, 4 * GIB)
-    figures = gpu.speed_figures([[0.04, 0.02, 0.025, 0.001]] * 5, 3350.0, gpu.REAL, 2, "cuda")
+        gpu_step.layers_that_fit(gpu_model.REAL.shape, run, 4 * GIB)
+    figures = gpu_speed.speed_figures(
+        [[0.04, 0.02, 0.025, 0.001]] * 5, 3350.0, gpu_model.REAL, 2, "cuda"
+    )
     weights, key, name = (
-        2 * (28 * gpu.REAL.shape.layer + 152064 * 3584),
+        2 * (28 * gpu_model.REAL.shape.layer + 152064 * 3584),
         2 * 2 * 28 * 512,
         "decode, 128 rows of 2048 tokens",
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from extras.memory import GIB, advice, most, without_checkpointing
 from extras.plan import Hardware, count_questions, seconds, work
 from extras.shape import read_shape
 
-CONFIGS = train.HERE / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 # ---- the files in configs/

@@ -26,8 +26,8 @@ import checkpoints
 import train
 from appo import score
 from config import LAPTOP, Config
-from extras.bench import distributed
-from extras.bench.distributed import weights_of
+from extras.bench import ranks as bench
+from extras.bench.ranks import weights_of
 from extras.memory import memory
 from extras.shape import read_shape
 from model import Policy, Ranks
@@ -92,14 +92,14 @@ def sampled(agent_folder, world, tools, tmp_path_factory):
 def three_updates(
     model, file, budget, shard, dtype, take, aggregate="seq-mean", nodes=None, chunk=None
 ):
-    """Those of extras/bench/distributed.py, and the passes of each update: (weights, stats of the last, passes). chunk: tokens whose logits exist at once."""
+    """Those of extras/bench/ranks.py, and the passes of each update: (weights, stats of the last, passes). chunk: tokens whose logits exist at once."""
     config, usual = (
-        dataclasses.replace(distributed.CONFIG, micro_tokens=budget, aggregate=aggregate),
+        dataclasses.replace(bench.CONFIG, micro_tokens=budget, aggregate=aggregate),
         appo.logits_chunk,
     )
     appo.logits_chunk = lambda vocabulary: chunk or usual(vocabulary)
     with counted_passes() as made:
-        weights, stats = distributed.three_updates(model, file, config, shard, dtype, take, nodes)
+        weights, stats = bench.three_updates(model, file, config, shard, dtype, take, nodes)
     appo.logits_chunk = usual
     return weights, stats, made["update"] // 3
 
