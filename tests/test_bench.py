@@ -1,4 +1,4 @@
-"""bench.py runs and prints what the README quotes; the numbers themselves are measured elsewhere."""
+"""extras/bench runs and prints its figures; the numbers themselves are measured elsewhere."""
 
 import argparse
 import dataclasses
@@ -336,12 +336,7 @@ def test_anatomy(light):
         and reading + drawing < 1
         and attention < reading
     )
-    assert (
-        figures[
-            "anatomy: 2 M Llama, batch 2, seconds of generate / our matrix products and attention alone"
-        ]["ratio"]
-        > 0
-    )
+    assert value(figures, "seconds of generate / our matrix products and attention alone") > 0
 
 
 @pytest.mark.slow

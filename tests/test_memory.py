@@ -36,7 +36,7 @@ N, PROMPT, RESPONSE, CHUNK = 4, 64, 448, 256
 
 @pytest.fixture(params=["llama", "qwen3"])
 def small(request, tokenizer, tmp_path, monkeypatch):
-    """(policy, shape, settings, rollouts at the limits): one prompt, N rollouts, one pass per update."""
+    """(policy, shape, settings, rollouts at the limits): a prompt, N rollouts, a pass an update."""
     model = untrained(
         request.param,
         tokenizer,
@@ -52,6 +52,7 @@ def small(request, tokenizer, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "logits_chunk", lambda vocabulary: CHUNK)
     run = Config(
         model=str(tmp_path),
+        device="cpu",
         prompts=1,
         minibatch=1,
         micro_tokens=N * (PROMPT + RESPONSE),
@@ -65,7 +66,10 @@ def small(request, tokenizer, tmp_path, monkeypatch):
 
 def at_the_limits(vocabulary: int) -> list[Rollout]:
     draw, T = random.Random(0), RESPONSE
-    words = lambda k: draw.choices(range(vocabulary), k=k)
+
+    def words(k):
+        return draw.choices(range(vocabulary), k=k)
+
     return [
         Rollout(words(PROMPT), n, ids=words(T), mask=[True] * T, logp=[0.0] * T, entropy=[0.0] * T)
         for n in range(N)
@@ -164,7 +168,7 @@ def test_packed_weights(small):
 
 
 def test_parts_of_a_minibatch(small):
-    """--fork_tokens: what is kept to fork from is that of as many prompts as fit, of one at least; tests/test_appo.py counts them in a step."""
+    """--fork_tokens: what is kept to fork from is of as many prompts as fit, of one at least."""
     _, shape, run, _ = small
     whole = dataclasses.replace(run, prompts=8, minibatch=8)
     W = key_slots(round_up(PROMPT + RESPONSE, PASS_BLOCK))
@@ -252,7 +256,10 @@ def test_logits_chunk(small, dtype, M):
     policy, shape, run, _ = small
     policy.model.to(dtype).requires_grad_(False)
     hidden = torch.randn(M, shape.hidden, dtype=dtype, requires_grad=True)
-    stats = lambda: appo.chunked_stats(policy, hidden, torch.zeros(M, dtype=torch.long), 1.0)[0]
+
+    def stats():
+        return appo.chunked_stats(policy, hidden, torch.zeros(M, dtype=torch.long), 1.0)[0]
+
     chunk = CHUNK * shape.vocabulary * (16 + dtype.itemsize)
     assert close(most_allocated(lambda: stats().sum().backward()), chunk)
     assert 0.7 * chunk < most_allocated(torch.no_grad()(stats)) < 1.01 * chunk, (
@@ -372,9 +379,10 @@ def test_passes_grow_with_the_budget_between_one_rollout_and_all():
         read_shape("Qwen/Qwen2.5-7B-Instruct"),
         Config(model="m", shard=True, dtype="bfloat16"),
     )
-    held = lambda budget: memory(shape, dataclasses.replace(run, micro_tokens=budget), 8)[
-        "activations"
-    ]
+
+    def held(budget):
+        return memory(shape, dataclasses.replace(run, micro_tokens=budget), 8)["activations"]
+
     assert (
         held(1) == held(6144)
         and held(12288) == 2 * held(6144)

@@ -19,14 +19,16 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 # ---- the files in configs/
 
-# As in the paper: prompts, minibatch, N, B, b, half-life, response budget, KL, steps (reasoning 2 epochs of 78, search 5 of 8).
+# As in the paper: prompts, minibatch, N, B, b, half-life, response budget, KL, steps.
+# Steps: reasoning 2 epochs of 78, search 5 of 8.
 PAPER = {
     "qwen2.5-7b-reasoning": (128, 16, 4, 3, 0.5, 32, 4096, 0, 156),
     "llama3.1-8b-reasoning": (128, 16, 4, 3, 0.5, 32, 4096, 0, 156),
     "qwen3-8b-search": (128, 16, 4, 3, 0.5, 32, 8192, 0, 40),
     "qwen3-14b-search": (128, 16, 4, 3, 0.5, 32, 8192, 0, 40),
 }
-# As in the released scripts, which draw N branches a prompt: B = 1 with branch_pool "prompt". Steps: epochs x whole batches of 10,000 or 1,071.
+# As in the released scripts, which draw N branches a prompt: B = 1 with branch_pool "prompt".
+# Steps: epochs x whole batches of 10,000 or 1,071.
 RELEASED = {
     "qwen2.5-7b-reasoning-released": (96, 16, 8, 1, 1.0, 64, 6144, 0.001, 208),
     "llama3.1-8b-reasoning-released": (96, 16, 8, 1, 1.0, 64, 6144, 0.001, 208),
@@ -155,7 +157,7 @@ def test_seconds_scale_and_follow_the_settings():
     )
     score = base["score"][0]
     assert base["update"][0] == pytest.approx(4 / (1 + 7 / 8) * score), (
-        "3 passes and one of computing again; a look at all, logp_old of all mini-batches but the first of 8"
+        "3 passes and one again; one at all, logp_old of all mini-batches but the first of 8"
     )
     for changes, share in (
         (dict(dtype="float32"), 1),
@@ -234,12 +236,17 @@ def test_plan_counts_the_data(capsys, nothing_loaded, tmp_path):
 @pytest.mark.parametrize("keep, kl, kept", [(0, 0.0, 5), (2, 0.0, 3), (2, 0.1, 4), (9, 0.0, 5)])
 def test_checkpoints_that_are_kept(keep, kl, kept, capsys):
     text = printed(
-        capsys, "--config", CONFIGS / "qwen2.5-7b-reasoning.json", "--keep", keep, "--kl_coef", kl
+        capsys,
+        "--config",
+        CONFIGS / "qwen2.5-7b-reasoning.json",
+        "--keep_checkpoints",
+        keep,
+        "--kl_coef",
+        kl,
     )
-    assert (
-        f"disk: 99.3 GiB a checkpoint, {99.295 * kept:.0f} GiB for the {kept} that are there at most (--save_every 50, --keep {keep})"
-        in text
-    )
+    room = f"{99.295 * kept:.0f} GiB for the {kept} that are there at most"
+    flags = f"(--save_every 50, --keep_checkpoints {keep})"
+    assert f"disk: 99.3 GiB a checkpoint, {room} {flags}" in text
 
 
 def test_a_length_above_the_limit_is_refused(capsys):
@@ -248,8 +255,11 @@ def test_a_length_above_the_limit_is_refused(capsys):
 
 
 def test_checkpointing_only_where_it_is_needed(capsys, nothing_loaded):
-    """It is on in every run of the paper that would not fit without it and leave a tenth of the memory, whatever the passes; where it is not needed the plan says
-    so, and where it would help."""
+    """It is on in every run of the paper that needs it, whatever the passes, and nowhere else.
+
+    Needed: without it less than a tenth of the memory would be left. Where it is not needed the
+    plan says so, and where it would help.
+    """
     for name in PAPER | RELEASED:
         run = read_settings(["--config", str(CONFIGS / f"{name}.json"), "--data", "d"])
         needed = not without_checkpointing(

@@ -60,7 +60,7 @@ def test_unknown_models(tmp_path):
     for name in ("nobody/knows-this", str(tmp_path)):
         with pytest.raises(
             ValueError,
-            match="no config.json can be read there, and by name only these are known: qwen2.5-0.5b",
+            match="no config.json can be read there, and by name only these are known: qwen2.5-0",
         ):
             read_shape(name)
     transformers.GPT2Config().save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""The bundled world: the same bytes from the same seed, a tokenizer that agrees with tiktoken's, facts that the real tools find, traces that behave as their mode says."""
+"""extras/world: bytes, the tokenizer against tiktoken, facts that tools find, traces by mode."""
 
 import dataclasses
 import hashlib
@@ -27,11 +27,14 @@ def rows(folder, name):
 
 def test_same_seed_same_bytes(world, tmp_path):
     mode = Mode(questions=200, tests=40, traces=2000, copies=800)
-    digest = lambda folder: {
-        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in folder.rglob("*")
-        if p.is_file() and p.suffix != ".fts5"
-    }
+
+    def digest(folder):
+        return {
+            p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in folder.rglob("*")
+            if p.is_file() and p.suffix != ".fts5"
+        }
+
     again = prepare(mode, 7, tmp_path / "again")
     assert digest(again) == digest(world)
     other = prepare(dataclasses.replace(mode, traces=10), 8, tmp_path / "other")
@@ -64,7 +67,9 @@ def test_tokenizer_agrees_with_tiktoken_and_loads_without_it(world, tokenizer):
 
 
 def test_vocabulary(world, tokenizer):
-    one = lambda text: len(tokenizer(text, add_special_tokens=False).input_ids) == 1
+    def one(text):
+        return len(tokenizer(text, add_special_tokens=False).input_ids) == 1
+
     assert 500 < len(tokenizer) < 1000
     assert all(one(str(n)) and one(f" {n}") for n in range(100)) and all(
         one(f" {w}") for w in ("capital", "height", "times", "First", "of")
@@ -209,11 +214,13 @@ def test_mixed_asks_for_three_hops(tmp_path):
 
 
 def test_command_line(tmp_path):
-    run = lambda *args: subprocess.run(
-        [sys.executable, "-m", "extras.world", *args, "--out", str(tmp_path / "w")],
-        capture_output=True,
-        text=True,
-    )
+    def run(*args):
+        return subprocess.run(
+            [sys.executable, "-m", "extras.world", *args, "--out", str(tmp_path / "w")],
+            capture_output=True,
+            text=True,
+        )
+
     done = run(
         "late", "0", "--set", "traces=20", "questions=20", "tests=5", "copies=0", "hop=[1,1,1]"
     )
