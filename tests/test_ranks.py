@@ -20,20 +20,18 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import trainer_tensors
-from model import Policy, Ranks
-from torch.distributed.tensor import DTensor
 
 import appo
+import checkpoints
+import train
 from appo import score
 from config import LAPTOP, Config
-from extras import plan
-from extras.bench import distributed
-from extras.bench.distributed import weights_of
+from extras.bench import ranks as bench
+from extras.bench.ranks import weights_of
+from extras.memory import memory
+from extras.shape import read_shape
+from model import Policy, Ranks
 from sampling import Sampler, encode_prompt, mix_seed, sample_initial
-from support import checkpoints, heartbeat
-from support.processes import local, node_mesh
-from support.runfiles import complete
 
 HERE = Path(__file__).parent
 CONFIG = Config(
@@ -94,14 +92,14 @@ def sampled(agent_folder, world, tools, tmp_path_factory):
 def three_updates(
     model, file, budget, shard, dtype, take, aggregate="seq-mean", nodes=None, chunk=None
 ):
-    """Those of extras/bench/distributed.py, and the passes of each update: (weights, stats of the last, passes). chunk: tokens whose logits exist at once."""
+    """Those of extras/bench/ranks.py, and the passes of each update: (weights, stats of the last, passes). chunk: tokens whose logits exist at once."""
     config, usual = (
-        dataclasses.replace(distributed.CONFIG, micro_tokens=budget, aggregate=aggregate),
+        dataclasses.replace(bench.CONFIG, micro_tokens=budget, aggregate=aggregate),
         appo.logits_chunk,
     )
     appo.logits_chunk = lambda vocabulary: chunk or usual(vocabulary)
     with counted_passes() as made:
-        weights, stats = distributed.three_updates(model, file, config, shard, dtype, take, nodes)
+        weights, stats = bench.three_updates(model, file, config, shard, dtype, take, nodes)
     appo.logits_chunk = usual
     return weights, stats, made["update"] // 3
 
@@ -128,11 +126,11 @@ def alone(sampled):
 @pytest.mark.parametrize(
     "processes, budget, passes, shard, aggregate",
     [
-        (2, 512, 2, False, "seq-mean"),
-        (2, 384, 3, True, "seq-mean"),
         (2, 512, 2, True, "token-mean"),
-        (4, 512, 1, False, "token-mean"),
-        (4, 512, 1, True, "seq-mean"),
+        pytest.param(2, 512, 2, False, "seq-mean", marks=pytest.mark.slow),
+        pytest.param(2, 384, 3, True, "seq-mean", marks=pytest.mark.slow),
+        pytest.param(4, 512, 1, False, "token-mean", marks=pytest.mark.slow),
+        pytest.param(4, 512, 1, True, "seq-mean", marks=pytest.mark.slow),
     ],
 )
 def test_the_update_is_the_same_however_it_is_spread(
@@ -163,6 +161,7 @@ def test_the_update_is_the_same_however_it_is_spread(
         )
 
 
+@pytest.mark.slow
 def test_logits_in_chunks_of_sharded_weights(sampled, alone, tmp_path):
     """The backward pass that computes logits again finds the whole output matrix, and its gradient is summed over the ranks."""
     weights, stats, _ = alone["seq-mean"]
@@ -183,6 +182,7 @@ def test_logits_in_chunks_of_sharded_weights(sampled, alone, tmp_path):
         assert theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_shards_in_a_node_and_copies_across_nodes(sampled, alone, tmp_path):
     """HSDP, two nodes of two: what --nnodes 2 makes of four processes."""
     weights, stats, _ = alone["seq-mean"]
@@ -203,6 +203,7 @@ def test_shards_in_a_node_and_copies_across_nodes(sampled, alone, tmp_path):
         ) < 1e-6 and theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True])
 def test_a_rank_without_data_changes_nothing(sampled, tmp_path, shard):
     """Of three rollouts on four ranks one rank has none, of five one has two, and with passes of one rollout they all make as many: the result of one process."""
@@ -218,6 +219,7 @@ def test_a_rank_without_data_changes_nothing(sampled, tmp_path, shard):
             assert theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_at_work_keeps_float32_weights(sampled, tmp_path):
     """Sharded with bfloat16 weights at work: the float32 ones move by less than bfloat16 could show, near those of a float32 update."""
     weights, *_ = three_updates(*sampled, 512, False, "float32", None)
@@ -268,6 +270,7 @@ def bfloat16_updates(model, file):
     return weights_of(policy), stats
 
 
+@pytest.mark.slow
 def test_sampling_on_gathered_weights_needs_no_meeting(sampled, tmp_path, world):
     """Inside `gathered` one rank samples and scores thrice as often as the other; then both update. Ids are those of a whole model."""
     results = spread(uneven_work, 2, tmp_path / "spread", *sampled, str(world / "train.jsonl"))
@@ -307,7 +310,7 @@ def uneven_work(model, file, data):
 def test_shards_take_the_memory_that_the_plan_says(sampled, tmp_path):
     """Parameters, gradients and AdamW's state on each of two processes, and whole weights at work, in bytes: those of --plan within 1%."""
     run = Config(model=sampled[0], shard=True, dtype="bfloat16")
-    items = plan.memory(plan.read_shape(sampled[0]), run, 2)
+    items = memory(read_shape(sampled[0]), run, 2)
     for held in spread(bytes_of_shards, 2, tmp_path / "spread", *sampled):
         for name, size in held.items():
             assert size == pytest.approx(items[name], rel=0.01), name
@@ -319,7 +322,7 @@ def bytes_of_shards(model, file):
         list(policy.model.parameters()),
         ranks.share(pickle.loads(Path(file).read_bytes())),
     )
-    size = lambda tensors: sum(local(x).nbytes for x in tensors)
+    size = lambda tensors: sum(checkpoints.local(x).nbytes for x in tensors)
     optimizer, mask, grads = (
         torch.optim.AdamW(parameters),
         appo.response_tensors(mine, "cpu")[1],
@@ -343,6 +346,7 @@ def bytes_of_shards(model, file):
 # ---- guards
 
 
+@pytest.mark.slow
 def test_an_update_that_is_not_finite_is_skipped_by_all(sampled, tmp_path):
     for skipped, unchanged in spread(poisoned_update, 2, tmp_path / "spread", *sampled):
         assert skipped == 1.0 and unchanged
@@ -373,6 +377,7 @@ def poisoned_update(model, file):
     ) and not optimizer.state
 
 
+@pytest.mark.slow
 def test_a_heartbeat_names_who_keeps_the_others_waiting(tmp_path):
     """One rank hangs in a tool, the other waits for it: rank 0 says so again and again. What an earlier run of more ranks has left does not count."""
     (tmp_path / "heartbeat_7").write_text("1.0 step 3, sample")
@@ -386,8 +391,8 @@ def test_a_heartbeat_names_who_keeps_the_others_waiting(tmp_path):
 
 def one_hangs(folder, slow):
     told = []
-    heartbeat.tqdm.write = told.append
-    beat = heartbeat.Heartbeat(folder, Ranks(), every=0.8)
+    train.tqdm.write = told.append
+    beat = train.Heartbeat(folder, Ranks(), every=0.8)
     beat("step 5, sample")
     time.sleep(3 * (Ranks().rank == slow))
     beat("step 5, wait")
@@ -395,13 +400,14 @@ def one_hangs(folder, slow):
     return told
 
 
+@pytest.mark.slow
 def test_a_slow_rank_trips_no_timeout_but_patience(tmp_path):
     """Every process group that a run makes, those within and across nodes too, waits as long as --patience says."""
     assert spread(timeouts, 4, tmp_path / "spread") == [[1234.0, 1234.0]] * 4
 
 
 def timeouts():
-    mesh = node_mesh("cpu", 2, 2, 1234.0)
+    mesh = train.node_mesh("cpu", 2, 2, 1234.0)
     assert [mesh.get_group(k).size() for k in (0, 1)] == [2, 2]
     return [
         mesh.get_group(k)._get_backend(torch.device("cpu")).options._timeout.total_seconds()
@@ -409,6 +415,7 @@ def timeouts():
     ]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_one_rank_cannot_write_fails_on_all(sampled, tmp_path):
     """What stands in the way is seen by rank 0 alone; both ranks say it, and go on together."""
     (tmp_path / "step_000001.tmp").write_text("a file where a folder must be")
@@ -427,7 +434,7 @@ def failing_save(model, folder):
         checkpoints.save(folder / "step_000001", policy, [optimizer], {}, Ranks())
     except OSError as problem:
         checkpoints.save(folder / "step_000002", policy, [optimizer], {}, Ranks())
-        return str(problem), complete(folder / "step_000002")
+        return str(problem), checkpoints.complete(folder / "step_000002")
 
 
 # ---- runs
@@ -496,6 +503,7 @@ def lines_of(out):
     return [{k: v for k, v in x.items() if "seconds" not in k and k != "occupancy"} for x in lines]
 
 
+@pytest.mark.slow
 def test_the_reference_is_shared_too(world, agent_folder, tmp_path):
     """A step with a KL term to the starting model, on one rank and, sharded, on two: the same KL, 0 before the policy has moved."""
     kl = {}
@@ -527,11 +535,20 @@ def same_state(a, b):
     """Are weights, float32 weights in shards and optimizer states of two checkpoints the same, bit for bit?"""
     x, y = (Policy.load(str(folder)).model.state_dict() for folder in (a, b))
     assert x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
-    x, y = (trainer_tensors(folder, a.parent) for folder in (a, b))
-    assert x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
-    return x
+    files = sorted(file.name for file in a.glob("trainer_*.pt"))
+    for file in files:
+        x, y = (torch.load(folder / file, weights_only=True) for folder in (a, b))
+        assert all(torch.equal(p, q) for p, q in zip(x["weights"], y["weights"], strict=True))
+        assert all(
+            torch.equal(p[name], q[name])
+            for one, two in zip(x["moments"], y["moments"], strict=True)
+            for p, q in zip(one, two, strict=True)
+            for name in p
+        )
+    return files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shard, dtype", [("false", "float32"), ("true", "float32"), ("true", "bfloat16")]
 )
@@ -561,17 +578,35 @@ def test_two_ranks_resume_bit_for_bit(world, agent_folder, tmp_path, shard, dtyp
     assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "parts") and [
         x["step"] for x in lines_of(tmp_path / "whole") if "eval_greedy" in x
     ] == [0, 3, 6]
-    state = same_state(tmp_path / "whole" / "step_000006", tmp_path / "parts" / "step_000006")
-    writers = {file.name for file in (tmp_path / "whole" / "step_000006").rglob("*.distcp")}
-    assert writers == {"__0_0.distcp", "__1_0.distcp"} if shard == "true" else {"__0_0.distcp"}
-    assert any(name.startswith("weights/") for name in state) == (shard == "true")
+    files = same_state(tmp_path / "whole" / "step_000006", tmp_path / "parts" / "step_000006")
+    assert files == (["trainer_0.pt", "trainer_1.pt"] if shard == "true" else ["trainer_0.pt"])
     if dtype == "bfloat16":
-        own = next(x for name, x in state.items() if name.startswith("weights/"))
+        own = torch.load(tmp_path / "whole" / "step_000006" / "trainer_0.pt", weights_only=True)[
+            "weights"
+        ][0]
         assert own.dtype == torch.float32 and not torch.equal(own, own.bfloat16().float()), (
             "float32 weights that bfloat16 could not hold"
         )
+    if (shard, dtype) == ("true", "float32"):
+        assert "was saved in 2 parts and this run has 1" in ended(
+            torchrun(
+                1,
+                *flags(
+                    world,
+                    agent_folder,
+                    tmp_path / "parts",
+                    shard=shard,
+                    lr=1e-5,
+                    steps=7,
+                    save_every=3,
+                    eval_every=3,
+                ),
+            ),
+            1,
+        )
 
 
+@pytest.mark.slow
 def test_two_nodes_resume_bit_for_bit(world, agent_folder, tmp_path):
     """Two torchruns of two processes, --nnodes 2: shards in a node, copies across. One copy of the shards is saved; a step made again from it is the same."""
 
@@ -613,49 +648,13 @@ def test_two_nodes_resume_bit_for_bit(world, agent_folder, tmp_path):
     before = lines_of(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "step_000002")
     assert "going on from" in two_nodes()[0]
-    state = same_state(tmp_path / "first", tmp_path / "run" / "step_000002")
-    files = list((tmp_path / "first" / "trainer").glob("*.distcp"))
-    held = sum(x.nbytes for x in state.values())
-    assert held < sum(file.stat().st_size for file in files) < 1.5 * held, "one copy of the shards"
-    assert before == lines_of(tmp_path / "run")
+    assert same_state(tmp_path / "first", tmp_path / "run" / "step_000002") == [
+        "trainer_0.pt",
+        "trainer_1.pt",
+    ] and before == lines_of(tmp_path / "run")
 
 
-@pytest.mark.parametrize("before, after", [(1, 2), (2, 1)])
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(
-    world, agent_folder, tmp_path, before, after
-):
-    """Sharded, two steps on `before` processes and one more on `after`: all of the state is that
-    which was saved, and the third step is that of a run on `before` within rounding."""
-    settings = dict(shard="true", lr=1e-5, save_every=1, eval_questions=0, steps=2)
-    ended(torchrun(before, *flags(world, agent_folder, tmp_path / "run", **settings)))
-    shutil.copytree(tmp_path / "run", tmp_path / "straight")
-    whole = trainer_tensors(tmp_path / "run" / "step_000002", tmp_path)
-    for loaded in spread(state_of, after, tmp_path / "spread", tmp_path / "run" / "step_000002"):
-        assert loaded.keys() == whole.keys()
-        assert all(torch.equal(loaded[name], whole[name]) for name in whole)
-    settings |= dict(steps=3)
-    for count, out in ((after, "run"), (before, "straight")):
-        said = ended(torchrun(count, *flags(world, agent_folder, tmp_path / out, **settings)))
-        assert "going on from" in said
-    a, b = (
-        trainer_tensors(tmp_path / out / "step_000003", tmp_path) for out in ("run", "straight")
-    )
-    weights = [name for name in a if name.startswith("weights/")]
-    # AdamW's step is at most about lr; a branch may differ by rounding
-    assert weights and all(float((a[name] - b[name]).abs().max()) < 3e-5 for name in weights)
-    assert all(a[name] == b[name] == 3 * 2 for name in a if name.endswith("/step"))
-
-
-def state_of(checkpoint):
-    """The trainer's state that this number of processes reads, whole."""
-    policy = Policy.load(str(checkpoint)).shard("float32")
-    optimizer = torch.optim.AdamW(policy.model.parameters())
-    checkpoints.load_state(policy, [optimizer], checkpoint)
-    state = checkpoints.trainer_state(policy, [optimizer])
-    return {n: x.full_tensor() if isinstance(x, DTensor) else x for n, x in state.items()}
-
-
 def test_two_ranks_sample_what_one_samples(world, agent_folder, tmp_path):
     """One step on one rank and on two: the same initial rollouts, so the same rewards and lengths, and nearly the same weights."""
     results = {}
@@ -709,6 +708,7 @@ def test_two_ranks_sample_what_one_samples(world, agent_folder, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_is_obeyed_at_the_end_of_a_step(world, agent_folder, tmp_path):
     process = torchrun(
         2,
@@ -730,6 +730,7 @@ def test_a_request_to_stop_is_obeyed_at_the_end_of_a_step(world, agent_folder, t
     )
 
 
+@pytest.mark.slow
 def test_a_request_that_reaches_one_rank_stops_both(world, agent_folder, tmp_path):
     process = torchrun(
         2,
@@ -750,6 +751,7 @@ def test_a_request_that_reaches_one_rank_stops_both(world, agent_folder, tmp_pat
     assert f"asked to stop: step {done} is saved" in text and done < 50
 
 
+@pytest.mark.slow
 def test_a_refused_setting_is_said_by_all_ranks_before_any_step(
     finished_by_two, world, agent_folder
 ):
@@ -770,6 +772,7 @@ def finished_by_two(world, agent_folder, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_a_killed_run(world, agent_folder, tmp_path):
     """kill -9 of one worker: torchrun starts both again, and the run ends as if nothing had been."""
     process = torchrun(
