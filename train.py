@@ -42,20 +42,14 @@ import checkpoints
 import sft
 from appo import ALGOS, Config, add_flags, option, versions
 from checkpoints import newest
-from eval import (
-    REWARDS,
-    Agent,
-    Question,
-    evaluate,
-    load_questions,
-    numbers_of,
-    reward,
-    shown_settings,
-    write_result,
-)
+from eval import Agent, evaluate, shown_settings
 from extras.world.prepare import MODES, WORLDS, made_as, prepare
 from model import Policy, Ranks, load_tokenizer, recompute_activations
+from rewards import REWARDS, reward
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
+from support.questions import Question, load_questions
+from support.results import write_result
+from support.scores import numbers_of
 from tools import Unavailable
 
 HERE = Path(__file__).parent

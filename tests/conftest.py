@@ -13,6 +13,8 @@ transformers.utils.logging.disable_progress_bar()
 # tiny matrices; two busy threads would only wait for each other
 torch.set_num_threads(1)
 
+from eval_parts import asked, judging  # noqa: F401 (fixtures of several files)
+
 import sft
 import train
 from appo import Config

@@ -1,0 +1,113 @@
+"""A model that is served elsewhere."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from model import FORGED, STOP_TAGS
+from sampling import Call, Rollout, encode_result, mix_seed
+from support.judge import api_key
+from tools import TOOL_TAGS, ToolResult, Unavailable, parse_call, post_json
+
+
+class Served:
+    """Samples from a model behind an OpenAI-compatible completion endpoint (vLLM, SGLang), with the tools here, by the rules of Sampler.
+
+    What the server writes comes back as text and is encoded again for the next request: good for evaluation, not for training.
+
+    Args:    url: of the API, such as http://host:8000/v1; a key is read from OPENAI_API_KEY. name: the model's on the server. tokenizer: the model's own.
+    Raises:  ValueError if the endpoint does not answer.
+    """
+
+    def __init__(self, url: str, name: str, tokenizer, tools: dict, run):
+        self.url, self.tokenizer, self.tools, self.run, self.lock = (
+            f"{url.rstrip('/')}/completions",
+            tokenizer,
+            tools,
+            run,
+            threading.Lock(),
+        )
+        self.request = {
+            "model": name,
+            "temperature": run.temperature,
+            "top_p": run.top_p,
+            "top_k": run.top_k or -1,
+            "stop": list(STOP_TAGS),
+            "include_stop_str_in_output": True,
+            "skip_special_tokens": False,
+        }
+        try:
+            self._ask(self._encode("Hello"), 1, 0)
+        except Unavailable as problem:
+            raise ValueError(f"--served {url}: {problem}") from None
+
+    def __call__(self, prompts: list[list[int]], n: int, seeds: list[int]) -> list[Rollout]:
+        rollouts = [
+            Rollout(prompt, mix_seed(seeds[p], k), p)
+            for p, prompt in enumerate(prompts)
+            for k in range(n)
+        ]
+        with ThreadPoolExecutor(self.run.rows) as pool:
+            list(pool.map(self._complete, rollouts))
+        return rollouts
+
+    def _complete(self, r: Rollout) -> None:
+        """Turn after turn until the rollout ends."""
+        while not r.finish:
+            text, r.finish = self._ask(
+                r.prompt + r.ids, self.run.max_tokens - len(r.ids), (r.seed + len(r.calls)) % 2**31
+            )
+            self._add(r, True, text, self._encode(text))
+            tag = next((tag for tag in STOP_TAGS if text.rstrip().endswith(tag)), None)
+            if tag == FORGED:
+                r.finish = "forged"
+            elif tag and len(r.calls) >= self.run.max_calls:
+                r.finish = "calls"
+            elif tag and len(r.ids) < self.run.max_tokens:
+                self._use_tool(r, *(parse_call(text) or (tag[2:-1], "")))
+
+    def _use_tool(self, r: Rollout, name: str, argument: str) -> None:
+        result = (
+            self.tools[name].run(argument)
+            if name in self.tools
+            else ToolResult("error", f"Error: there is no {name} tool here", 0.0)
+        )
+        # the tokenizer is not made for several threads
+        with self.lock:
+            ids = encode_result(
+                self.tokenizer,
+                result.text,
+                min(self.run.max_result_tokens, self.run.max_tokens - len(r.ids)),
+            )
+        r.calls.append(
+            Call(name, argument, result.status, result.seconds, len(r.ids), len(r.ids) + len(ids))
+        )
+        self._add(r, False, self.tokenizer.decode(ids), ids)
+        r.finish = "length" if len(r.ids) >= self.run.max_tokens else ""
+
+    def _encode(self, text: str) -> list[int]:
+        with self.lock:
+            return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def _add(self, r: Rollout, own: bool, text: str, ids: list[int]) -> None:
+        r.append(ids, own, [0.0] * len(ids), [0.0] * len(ids))
+        r.pieces.append((own, text))
+
+    def _ask(self, ids: list[int], room: int, seed: int) -> tuple[str, str]:
+        """(text of one turn, "stop" or "length"). A closing tag that the server has cut off is put back."""
+        answer = post_json(
+            self.url,
+            self.request | {"prompt": ids, "max_tokens": max(1, room), "seed": seed},
+            api_key(),
+            timeout=600.0,
+        )
+        try:
+            choice = answer["choices"][0]
+            text, reason = str(choice["text"]), str(choice["finish_reason"])
+        except (KeyError, IndexError, TypeError):
+            raise Unavailable(self.url, "the answer is not a completion") from None
+        cut = [
+            f"</{tag}>"
+            for tag in TOOL_TAGS
+            if reason == "stop" and text.rfind(f"<{tag}>") > text.rfind(f"</{tag}>")
+        ]
+        return text + "".join(cut[:1]), "length" if reason == "length" else "stop"
