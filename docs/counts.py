@@ -1,0 +1,96 @@
+"""Count how much there is to read: the table in docs/reproducibility.md.
+
+    python docs/counts.py                          this repository
+    python docs/counts.py FOLDER FILE [FILE ...]   another one; FILEs: what tells its method
+
+Standard library only. A setting is a class field whose default is a call with a help text.
+"""
+
+import ast
+import sys
+from collections import Counter
+from pathlib import Path
+
+READING_PATH = [
+    "appo.py",
+    "branching.py",
+    "advantage.py",
+    "sampling.py",
+    "kv_cache.py",
+    "policy.py",
+]
+# a line longer than this needs scrolling beside a diff
+COLUMNS = 100
+PARAMETERS = 6
+
+
+def functions(tree: ast.AST) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def parameters(function: ast.FunctionDef) -> int:
+    a = function.args
+    return len([x for x in a.posonlyargs + a.args + a.kwonlyargs if x.arg not in ("self", "cls")])
+
+
+def settings(tree: ast.AST) -> int:
+    """Class fields whose default is a call that holds a text."""
+
+    def has_text(call: ast.Call) -> bool:
+        texts = [x.value for x in ast.walk(call) if isinstance(x, ast.Constant)]
+        return any(isinstance(x, str) and " " in x for x in texts)
+
+    fields = [node for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
+    return sum(isinstance(f.value, ast.Call) and has_text(f.value) for f in fields)
+
+
+def percentile(numbers: list[int], share: float) -> int:
+    return sorted(numbers)[min(len(numbers) - 1, int(share * len(numbers)))] if numbers else 0
+
+
+def count(folder: Path, path: list[str]) -> dict[str, str]:
+    """The rows of the table, for the files of path within folder."""
+    texts = {name: (folder / name).read_text() for name in path}
+    trees = {name: ast.parse(text) for name, text in texts.items()}
+    lines = [line for text in texts.values() for line in text.splitlines()]
+    every = [f for tree in trees.values() for f in functions(tree)]
+    sizes = [f.end_lineno - f.lineno + 1 for f in every]
+    readme = next(folder.glob("README*"), None)
+    rows = {}
+    if readme:
+        text = readme.read_text()
+        rows["README, lines"] = f"{len(text.splitlines()):,}"
+        rows["README, bytes"] = f"{len(text.encode()):,}"
+    rows["to read to know the method, lines"] = f"{len(lines):,}"
+    rows["of these over 100 columns"] = f"{sum(len(x) > COLUMNS for x in lines) / len(lines):.0%}"
+    if "appo.py" in trees:
+        begins = [f.lineno for f in functions(trees["appo.py"]) if f.name == "step"]
+        rows["`step` begins at line"] = f"{begins[0]} of {len(texts['appo.py'].splitlines()):,}"
+    rows["functions, median / 90% of lines"] = (
+        f"{percentile(sizes, 0.5)} / {percentile(sizes, 0.9)}"
+    )
+    many = sum(parameters(f) > PARAMETERS for f in every)
+    rows[f"functions of more than {PARAMETERS} parameters"] = f"{many} of {len(every)}"
+    return rows
+
+
+def places(folder: Path) -> Counter:
+    """Settings of this repository by file."""
+    found = Counter()
+    for file in sorted(folder.rglob("*.py")):
+        if not {"tests", ".git"} & set(file.relative_to(folder).parts):
+            found[str(file.relative_to(folder))] = settings(ast.parse(file.read_text()))
+    return +found
+
+
+def main(argv: list[str]) -> None:
+    here = Path(__file__).resolve().parent.parent
+    folder, path = (Path(argv[0]), argv[1:]) if argv else (here, READING_PATH)
+    for name, value in count(folder, path).items():
+        print(f"{name:42s} {value}")
+    for name, value in places(folder).items():
+        print(f"{'settings in ' + name:42s} {value}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,359 @@
+"""Draw the README's picture: a learning curve, and a rollout with its decision points and branches.
+
+    python docs/picture.py                           draw picture.json: picture.svg, picture-dark.svg
+    python docs/picture.py runs/101 runs/102 runs/103 --tree 9 1
+                                                     make picture.json of these runs, then draw it
+
+A run is `python train.py --seed S --eval_every 5 --out runs/S`. --tree STEP ROLLOUT chooses the
+rollout that is shown, among those the first run logged. Standard library only.
+"""
+
+import argparse
+import json
+import statistics
+from html import escape
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+LIGHT = {
+    "text": "#1f2328",
+    "faint": "#59636e",
+    "line": "#d1d9e0",
+    "curve": "#0969da",
+    "greedy": "#8c959f",
+    "think": "#b6bfc9",
+    "call": "#0969da",
+    "result": "#e8ebef",
+    "answer": "#8250df",
+    "entropy": "#59636e",
+    "omega": "#bc4c00",
+    "point": "#cf222e",
+    "good": "#1a7f37",
+    "bad": "#cf222e",
+    "paper": "#ffffff",
+}
+DARK = {
+    "text": "#f0f6fc",
+    "faint": "#9198a1",
+    "line": "#3d444d",
+    "curve": "#4493f8",
+    "greedy": "#6e7681",
+    "think": "#656c76",
+    "call": "#4493f8",
+    "result": "#2a313c",
+    "answer": "#ab7df8",
+    "entropy": "#9198a1",
+    "omega": "#db6d28",
+    "point": "#f85149",
+    "good": "#3fb950",
+    "bad": "#f85149",
+    "paper": "#0d1117",
+}
+WIDTH, HEIGHT = 840, 386
+FONT = "-apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif"
+CODE = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'Liberation Mono', monospace"
+TAGS = {
+    "<think>": "think",
+    "<search>": "call",
+    "<python>": "call",
+    "<result>": "result",
+    "<answer>": "answer",
+}
+
+
+# ---- numbers: from runs to picture.json
+
+
+def rows(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def curve(run: Path) -> dict:
+    """Held-out accuracy by step, sampled and greedy."""
+    log = [row for row in rows(run / "metrics.jsonl") if "eval_greedy" in row]
+    sampled = next(name for name in log[0] if name.startswith("eval_avg@") and "_" not in name[5:])
+    return {
+        "step": [row["step"] for row in log],
+        "sampled": [round(row[sampled], 4) for row in log],
+        "greedy": [round(row["eval_greedy"], 4) for row in log],
+    }
+
+
+def kinds(pieces: list[str], mask: list[bool]) -> list[str]:
+    """What each token is part of: think, call, result, answer."""
+    out, now = [], "think"
+    for piece, own in zip(pieces, mask):
+        now = TAGS.get(piece, now)
+        out.append(now if own else "result")
+    return out
+
+
+def tree(run: Path, step: int, index: int) -> dict:
+    """A rollout of the first tree that was logged at this step, and its branches."""
+    logged = [row for row in rows(run / "rollouts.jsonl") if row["step"] == step]
+    family = [row for row in logged if row["group"] == logged[0]["group"]]
+    parent = next(row for row in family if row["index"] == index)
+    branches = []
+    for row in family:
+        if row["parent"] != index:
+            continue
+        t = row["fork_at"]
+        branches.append(
+            {
+                "fork_at": t,
+                "token": parent["pieces"][t],
+                "anew": row["pieces"][t],
+                "entropy": round(parent["entropy"][t], 3),
+                "omega": round(parent["future_value"][t], 3),
+                "score": round(parent["branching_score"][t], 2),
+                "reward": row["reward"],
+                "kinds": kinds(row["pieces"], row["mask"]),
+            }
+        )
+    return {
+        "step": step,
+        "question": question(parent["prompt"]),
+        "kinds": kinds(parent["pieces"], parent["mask"]),
+        "entropy": [round(x, 3) for x in parent["entropy"]],
+        "omega": [round(x, 3) for x in parent["future_value"]],
+        "mask": [int(x) for x in parent["mask"]],
+        "reward": parent["reward"],
+        "branches": sorted(branches, key=lambda b: b["fork_at"]),
+    }
+
+
+def question(prompt: str) -> str:
+    """The last line of the user's message in a chat prompt."""
+    user = prompt.split("user\n")[-1]
+    return user.split("<|im_end|>")[0].strip().splitlines()[-1]
+
+
+def collect(runs: list[Path], step: int, index: int) -> dict:
+    config = json.loads((runs[0] / "config.json").read_text())
+    seeds = [json.loads((run / "config.json").read_text())["seed"] for run in runs]
+    return {
+        "seeds": seeds,
+        "versions": config["versions"],
+        "questions": config["eval_questions"],
+        "samples": config["eval_samples"],
+        "curves": [curve(run) for run in runs],
+        "tree": tree(runs[0], step, index),
+    }
+
+
+def summary(data: dict) -> str:
+    """The README's line of results."""
+    parts = []
+    for place, when in ((0, "before"), (-1, "after")):
+        x = [run["sampled"][place] for run in data["curves"]]
+        parts.append(f"{when} {statistics.mean(x):.3f} ({min(x):.3f} to {max(x):.3f})")
+    seeds = ", ".join(map(str, data["seeds"]))
+    return f"held-out accuracy, seeds {seeds}: {'; '.join(parts)}"
+
+
+# ---- drawing
+
+
+class Drawing:
+    """Elements of an SVG in one palette."""
+
+    def __init__(self, colors: dict[str, str]):
+        self.colors, self.parts = colors, []
+
+    def text(self, x, y, words, color="text", size=12, anchor="start", weight=400, font=FONT):
+        self.parts.append(
+            f'<text x="{x:.1f}" y="{y:.1f}" fill="{self.colors[color]}" font-size="{size}" '
+            f'text-anchor="{anchor}" font-weight="{weight}" font-family="{font}" '
+            f'xml:space="preserve">{escape(words)}</text>'
+        )
+
+    def path(self, d, color="line", width=1.0, fill="none", dash="", opacity=1.0):
+        dashes = f' stroke-dasharray="{dash}"' if dash else ""
+        self.parts.append(
+            f'<path d="{d}" fill="{self.colors.get(fill, fill)}" '
+            f'stroke="{self.colors.get(color, color)}" stroke-width="{width}" stroke-linejoin="round" stroke-linecap="round" '
+            f'opacity="{opacity}"{dashes}/>'
+        )
+
+    def rect(self, x, y, width, height, color, radius=0.0, opacity=1.0):
+        self.parts.append(
+            f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" '
+            f'rx="{radius}" fill="{self.colors[color]}" opacity="{opacity}"/>'
+        )
+
+    def badge(self, x, y, words, color):
+        """A number in a filled circle."""
+        self.parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="{self.colors[color]}" '
+            f'stroke="{self.colors["paper"]}" stroke-width="1.5"/>'
+        )
+        self.text(x, y + 3.8, words, "paper", 11, "middle", 700)
+
+    def svg(self, title: str) -> str:
+        head = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+            f'width="{WIDTH}" height="{HEIGHT}" role="img"><title>{escape(title)}</title>'
+        )
+        return "\n".join([head, *self.parts, "</svg>"]) + "\n"
+
+
+def line(points) -> str:
+    return "M" + " L".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def draw_curve(d: Drawing, data: dict, left=40, top=66, width=236, height=272) -> None:
+    steps = data["curves"][0]["step"]
+    end = steps[-1]
+
+    def at(step, value):
+        return left + width * step / end, top + height * (1 - value)
+
+    d.text(8, 20, "It learns: held-out accuracy", size=15, weight=600)
+    n, k = data["questions"], data["samples"]
+    d.text(8, 38, f"{n} questions × {k} samples, {len(data['seeds'])} seeds", "faint")
+    for value in (0, 0.25, 0.5, 0.75, 1):
+        y = at(0, value)[1]
+        d.path(line([(left, y), (left + width, y)]), dash="" if value == 0 else "2 4")
+        d.text(left - 7, y + 4, f"{value:.0%}", "faint", 11, "end")
+    for step in range(0, end + 1, 10):
+        d.text(at(step, 0)[0], top + height + 17, str(step), "faint", 11, "middle")
+    d.text(left + width / 2, top + height + 35, "training steps", "faint", 12, "middle")
+
+    values = list(zip(*[run["sampled"] for run in data["curves"]]))
+    upper = [at(s, max(v)) for s, v in zip(steps, values)]
+    lower = [at(s, min(v)) for s, v in zip(steps, values)]
+    d.path(line(upper + lower[::-1]) + "Z", "none", 0, "curve", opacity=0.22)
+    mean = [at(s, statistics.mean(v)) for s, v in zip(steps, values)]
+    d.path(line(mean), "curve", 2.5)
+    for (x, y), v, shift in ((mean[0], values[0], 16), (mean[-1], values[-1], -8)):
+        d.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{d.colors["curve"]}"/>')
+        side = "start" if shift > 0 else "end"
+        d.text(x + 4 * (shift > 0), y + shift, f"{statistics.mean(v):.1%}", "curve", 13, side, 700)
+    d.text(at(10, 0)[0], at(0, 0.56)[1], "mean of the seeds,", "curve")
+    d.text(at(10, 0)[0], at(0, 0.56)[1] + 15, "band: lowest to highest", "curve")
+
+
+def draw_lane(d: Drawing, values, mask, x, top, height, span, color, base) -> None:
+    """One number per token as bars from a base line; tool tokens have none."""
+    low, high = span
+    zero = top + height * (high - base) / (high - low)
+    d.path(line([(x(0), zero), (x(len(values)), zero)]))
+    for t, (value, own) in enumerate(zip(values, mask)):
+        if own:
+            y = top + height * (high - min(max(value, low), high)) / (high - low)
+            d.rect(x(t), min(y, zero), x(1) - x(0) - 1, max(abs(y - zero), 0.6), color)
+
+
+def draw_strip(d: Drawing, names, x, y, first=0, least=0.0, height=12.0) -> None:
+    """Tokens as one strip, a block for each run of equal names."""
+    start = first
+    for t in range(first, len(names) + 1):
+        if t == len(names) or names[t] != names[start]:
+            left, right = max(x(start), least), max(x(t), least) - 1
+            d.rect(left, y - height / 2, max(right - left, 0), height, names[start], 2)
+            start = t
+
+
+def reward_mark(d: Drawing, x, y, reward) -> None:
+    color = "good" if reward > 0 else "bad"
+    d.text(x, y + 4, f"{reward:.1f}", color, 12, "start", 700)
+
+
+def draw_rollout(d: Drawing, tree: dict, left=376, right=798, top=58) -> float:
+    """Entropy and Omega over the tokens, the rollout under them. Returns where its strip is."""
+    count = max(len(tree["kinds"]), max(len(b["kinds"]) for b in tree["branches"]))
+
+    def x(t):
+        return left + (right - left) * t / count
+
+    strip = top + 104
+    for b in tree["branches"]:
+        middle = (x(b["fork_at"]) + x(b["fork_at"] + 1) - 1) / 2
+        d.path(line([(middle, top), (middle, strip)]), "point", 1, dash="2 3")
+    draw_lane(d, tree["entropy"], tree["mask"], x, top, 34, (0, 1.5), "entropy", 0)
+    draw_lane(d, tree["omega"], tree["mask"], x, top + 48, 34, (0.8, 1.2), "omega", 1.0)
+    d.text(left - 8, top + 14, "entropy", "entropy", 12, "end", 600)
+    d.text(left - 8, top + 29, "0 to 1.5", "faint", 10, "end")
+    d.text(left - 8, top + 62, "Ω", "omega", 14, "end", 600)
+    d.text(left - 8, top + 77, "0.8 to 1.2", "faint", 10, "end")
+    draw_strip(d, tree["kinds"], x, strip)
+    d.text(left - 8, strip + 4, "rollout", "text", 12, "end", 600)
+    reward_mark(d, right + 6, strip, tree["reward"])
+    d.text(right + 36, strip - 14, "reward", "faint", 11, "end")
+    for number, b in enumerate(tree["branches"], 1):
+        y, start = strip + 26 * (len(tree["branches"]) - number + 1), x(b["fork_at"] + 0.5)
+        d.path(f"M{start:.1f},{strip} V{y - 8:.1f} q0,8 8,8", "point", 1.5)
+        draw_strip(d, b["kinds"], x, y, b["fork_at"], least=start + 8)
+        reward_mark(d, right + 6, y, b["reward"])
+    d.text(left - 8, strip + 56, "branches", "text", 12, "end", 600)
+    for number, b in enumerate(tree["branches"], 1):
+        d.badge(x(b["fork_at"] + 0.5), strip, str(number), "point")
+    return strip
+
+
+def draw_table(d: Drawing, tree: dict, top: float) -> None:
+    """A line per decision point."""
+    stops = [(350, "start"), (372, "start"), (590, "end"), (650, "end"), (712, "end"), (798, "end")]
+    head = ["", "token, drawn anew as", "entropy", "Ω", "score", "reward"]
+    for (x, anchor), words in zip(stops, head):
+        d.text(x, top, words, "faint", 11, anchor)
+    d.path(line([(340, top + 6), (798, top + 6)]))
+    for number, b in enumerate(tree["branches"], 1):
+        y = top + 4 + 20 * number
+        d.badge(stops[0][0] - 1, y - 4, str(number), "point")
+        words = f"{b['token'].strip()}  →  {b['anew'].strip()}"
+        d.text(stops[1][0], y, words, "text", 12, font=CODE)
+        numbers = [f"{b['entropy']:.2f}", f"{b['omega']:.2f}", f"{b['score']:+.1f}"]
+        for (x, anchor), value in zip(stops[2:], numbers):
+            d.text(x, y, value, "text", 12, anchor)
+        change = f"{tree['reward']:.1f} → {b['reward']:.1f}"
+        better = "good" if b["reward"] > tree["reward"] else "text"
+        d.text(stops[5][0], y, change, better, 12, "end", 600)
+
+
+def draw_tree(d: Drawing, tree: dict) -> None:
+    d.text(
+        326,
+        20,
+        "It branches where it is uncertain and the future got likelier",
+        size=15,
+        weight=600,
+    )
+    d.text(326, 38, f"“{tree['question']}”  step {tree['step']}", "faint")
+    strip = draw_rollout(d, tree)
+    x, y = 376, strip + 26 * len(tree["branches"]) + 28
+    for kind, words in (
+        ("think", "thinks"),
+        ("call", "calls a tool"),
+        ("result", "tool's result"),
+        ("answer", "answers"),
+    ):
+        d.rect(x, y - 9, 12, 10, kind, 2)
+        d.text(x + 17, y, words, "faint", 11)
+        x += 33 + 6.1 * len(words)
+    draw_table(d, tree, y + 30)
+
+
+def draw(data: dict, colors: dict[str, str]) -> str:
+    d = Drawing(colors)
+    draw_curve(d, data)
+    draw_tree(d, data["tree"])
+    return d.svg(summary(data))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="*", type=Path, help="finished runs, one per seed")
+    parser.add_argument("--tree", nargs=2, type=int, metavar=("STEP", "ROLLOUT"), default=(9, 1))
+    args = parser.parse_args()
+    if args.runs:
+        (HERE / "picture.json").write_text(json.dumps(collect(args.runs, *args.tree)) + "\n")
+    data = json.loads((HERE / "picture.json").read_text())
+    (HERE / "picture.svg").write_text(draw(data, LIGHT))
+    (HERE / "picture-dark.svg").write_text(draw(data, DARK))
+    print(summary(data))
+
+
+if __name__ == "__main__":
+    main()
