@@ -19,11 +19,11 @@ from model import Policy, load_tokenizer
 from rewards import is_correct, released_reward, reward
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from support.benchmarks import benchmark_of, benchmark_table, name_of
-from support.compare import compare, regrade
+from support.compare import compare, regrade_all
 from support.judge import Judge, check_judge, judge_rows
 from support.math_equal import last_boxed, math_equal
 from support.questions import Question, load_questions, overlap_lines
-from support.results import Job, open_job, read_result, weights_of, write_result
+from support.results import Job, open_job, weights_of, write_result
 from support.scores import numbers_of, pass_at_k, row_of, sample_of, table
 from support.served import Served
 from support.words import exact_match, normalize_answer, token_f1
@@ -382,27 +382,20 @@ def main(argv: list[str]) -> None:
         "benchmarks": lambda _: benchmark_table(),
         "overlap": overlap_lines,
         "compare": lambda files: compare(*files),
-        "regrade": lambda files: table(regrade_all(files, flags)),
+        "regrade": lambda files: table(
+            regrade_all(
+                files,
+                flags.get("judge", ""),
+                flags.get("judge_model", ""),
+                flags.get("task", ""),
+            )
+        ),
     }
     for name, action in actions.items():
         if name in flags:
             return print(action(flags[name]))
     transformers.utils.logging.disable_progress_bar()
     print(table(run_files(Evaluation(**(settings_of_run(flags.get("model", "")) | flags)))))
-
-
-def regrade_all(files: tuple[str, ...], flags: dict) -> dict[str, dict]:
-    """Grade result files anew: name -> result."""
-    url, model = flags.get("judge", ""), flags.get("judge_model", "")
-    check_judge(url, model)
-    for file in files:
-        # all, before the first is written
-        read_result(file)
-    judge = Judge(url, model, Path(files[0]).parent / "judge.jsonl") if url else None
-    return {
-        Path(file).stem.removeprefix("eval_"): regrade(file, judge, flags.get("task", ""))
-        for file in files
-    }
 
 
 if __name__ == "__main__":

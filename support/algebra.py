@@ -1,21 +1,37 @@
-"""LaTeX as Python made of our own words."""
+"""An expression in plain LaTeX as Python made of our own words, for sympy to compute.
+
+    code_of   Python of numbers, + - * / **, sympy's functions and v("x") for a symbol
+
+Nothing of the text itself reaches the Python: every token is translated or refused.
+"""
 
 import itertools
 import re
 
-from support.latex import DEPTH, FUNCTIONS, GREEK, WORDS
+from support.latex import FUNCTIONS, GREEK
 
+# nesting of brackets that is still read
+DEPTH = 30
 OPEN = {"(": ")", "[": "]", "{": "}", "|": "|", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
+ROUNDING = {"|": "Abs", "\\lfloor": "floor", "\\lceil": "ceiling"}
+TIMES = ("\\times", "\\cdot")
+CONSTANTS = {"pi": "pi", "e": "E", "i": "I"}
 
-
+WORDS = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
 SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
+TOKEN = "|".join(
+    [
+        r"[0-9]+\.?[0-9]*|\.[0-9]+",
+        rf"\\[A-Za-z]+{SUBSCRIPT}",
+        rf"(?:{WORDS}|pi)(?![A-Za-z])",
+        rf"[A-Za-z]{SUBSCRIPT}",
+        r"[-+*/^!|(){}\[\]°]",
+    ]
+)
 
 
-TOKEN = rf"[0-9]+\.?[0-9]*|\.[0-9]+|\\[A-Za-z]+{SUBSCRIPT}|(?:{WORDS}|pi)(?![A-Za-z])|[A-Za-z]{SUBSCRIPT}|[-+*/^!|(){{}}\[\]°]"
-
-
-def _code(text: str) -> str | None:
-    """Plain LaTeX as Python made of our own words (sympy's functions, numbers, v("x") for a symbol); None if a token is not one of ours."""
+def code_of(text: str) -> str | None:
+    """Plain LaTeX as Python; None if a token is none of ours."""
     tokens = re.findall(TOKEN, text)
     depths = itertools.accumulate((t in OPEN) - (t in OPEN.values()) for t in tokens)
     if "".join(tokens) != text.replace(" ", "") or max(depths, default=DEPTH + 1) > DEPTH:
@@ -29,115 +45,140 @@ def _code(text: str) -> str | None:
 
 
 class _Reader:
-    """Recursive descent over tokens of LaTeX: each method reads one construct and returns it as Python. ValueError, IndexError: none of ours."""
+    """Recursive descent: each method reads one construct and returns it as Python.
+
+    ValueError or IndexError: what comes next is none of our constructs.
+    """
 
     def __init__(self, tokens: list[str]):
-        # the next token comes last
-        self.rest, self.bars = [""] + tokens[::-1], 0
+        # The next token comes last; "" is the end.
+        self.rest = [""] + tokens[::-1]
+        # open absolute values: the next "|" closes one
+        self.bars = 0
 
     def take(self, *wanted: str) -> str:
         if wanted and self.rest[-1] not in wanted:
             raise ValueError(self.rest[-1])
         return self.rest.pop()
 
+    def follows(self, *tokens: str) -> bool:
+        return self.rest[-1] in tokens
+
     def sum(self) -> str:
-        code = self.take() if self.rest[-1] in ("+", "-") else ""
+        code = self.take() if self.follows("+", "-") else ""
         code += self.product()
-        while self.rest[-1] in ("+", "-"):
+        while self.follows("+", "-"):
             code += self.take() + self.product()
         return f"({code})"
 
     def product(self) -> str:
         code = self.power()
         while True:
-            if self.rest[-1] in ("*", "/", "\\times", "\\cdot"):
+            if self.follows("*", "/", *TIMES):
                 code += "/" if self.take() == "/" else "*"
-                code += (
-                    f"(-{self.power()})" if self.rest[-1] == "-" and self.take() else self.power()
-                )
+                code += self.signed_power()
             elif self.factor_follows():
                 code += "*" + self.power()
             else:
                 return code
 
+    def signed_power(self) -> str:
+        if self.follows("-"):
+            self.take()
+            return f"(-{self.power()})"
+        return self.power()
+
     def factor_follows(self) -> bool:
         token = self.rest[-1]
-        return (
-            token in OPEN
-            and not (token == "|" and self.bars)
-            or token[:1].isalnum()
-            or (
-                token[:1] == "\\"
-                and token not in OPEN.values()
-                and token not in ("\\times", "\\cdot")
-            )
-        )
+        if token in OPEN:
+            return not (token == "|" and self.bars)
+        if token[:1] == "\\":
+            return token not in OPEN.values() and token not in TIMES
+        return token[:1].isalnum()
 
     def power(self) -> str:
         code = self.atom()
-        if self.rest[-1] == "!":
+        if self.follows("!"):
             self.take()
             code = f"factorial({code})"
-        if self.rest[-1] == "^":
+        if self.follows("^"):
             self.take()
             code = f"({code}**{self.argument()})"
-        return f"({code}*pi/180)" if self.rest[-1] == "°" and self.take() else code
+        if self.follows("°"):
+            self.take()
+            code = f"({code}*pi/180)"
+        return code
 
     def argument(self) -> str:
-        sign = self.take() if self.rest[-1] in ("+", "-") else ""
+        sign = self.take() if self.follows("+", "-") else ""
         return f"({sign}{self.atom()})"
 
     def atom(self) -> str:
         token = self.take()
-        if token[:1].isdigit() or token[:1] == ".":
-            number = f"Rational('{token}')" if "." in token else f"Integer({int(token)})"
-            mixed = token.isdigit() and re.fullmatch(
-                r"\\frac\{[0-9]+\}\{[0-9]+\}", "".join(self.rest[-7:][::-1])
-            )
-            return f"({number} + {self.atom()})" if mixed else number
-        if token in OPEN:
-            self.bars += token == "|"
-            code = self.sum()
-            self.bars -= self.take(OPEN[token]) == "|"
-            return {"|": "Abs", "\\lfloor": "floor", "\\lceil": "ceiling"}.get(token, "") + code
-        if token in ("\\frac", "\\binom"):
-            a, b = self.argument(), self.argument()
-            return f"({a}/{b})" if token == "\\frac" else f"binomial({a}, {b})"
         name = token.lstrip("\\")
-        if name == "sqrt" and self.rest[-1] == "[":
+        if token[:1].isdigit() or token[:1] == ".":
+            return self.number(token)
+        if token in OPEN:
+            return self.bracket(token)
+        if token == "\\frac":
+            return f"({self.argument()}/{self.argument()})"
+        if token == "\\binom":
+            return f"binomial({self.argument()}, {self.argument()})"
+        if name == "sqrt" and self.follows("["):
             index = self.atom()
             return f"real_root({self.argument()}, {index})"
-        return (
-            self.function(name) if name.partition("_")[0] in FUNCTIONS else self.symbol(token, name)
-        )
+        if name.partition("_")[0] in FUNCTIONS:
+            return self.function(name)
+        return self.symbol(token, name)
+
+    def number(self, token: str) -> str:
+        code = f"Rational('{token}')" if "." in token else f"Integer({int(token)})"
+        # 2\frac{1}{3}, tokens in reverse
+        fraction = "".join(self.rest[-7:][::-1])
+        mixed = token.isdigit() and re.fullmatch(r"\\frac\{[0-9]+\}\{[0-9]+\}", fraction)
+        return f"({code} + {self.atom()})" if mixed else code
+
+    def bracket(self, token: str) -> str:
+        self.bars += token == "|"
+        code = self.sum()
+        self.bars -= self.take(OPEN[token]) == "|"
+        return ROUNDING.get(token, "") + code
 
     def symbol(self, token: str, name: str) -> str:
-        if name in ("pi", "e", "i"):
-            return {"pi": "pi", "e": "E", "i": "I"}[name]
+        if name in CONSTANTS:
+            return CONSTANTS[name]
         letter = name.partition("_")[0]
-        if not (letter in GREEK if token[:1] == "\\" else len(letter) == 1 and letter.isalpha()):
+        if token[:1] == "\\":
+            known = letter in GREEK
+        else:
+            known = len(letter) == 1 and letter.isalpha()
+        if not known:
             raise ValueError(token)
         return f'v("{name}")'
 
     def function(self, name: str) -> str:
-        name, base = name.partition("_")[0], name.partition("_")[2].strip("{}")
+        name, _, base = name.partition("_")
+        base = base.strip("{}")
         if base and (name != "log" or not base.isdigit()):
             raise ValueError(base)
-        exponent = self.argument() if self.rest[-1] == "^" and self.take() else ""
+        exponent = ""
+        if self.follows("^"):
+            self.take()
+            exponent = self.argument()
         # sin^{-1}: the inverse or the reciprocal?
         if "-" in exponent:
             raise ValueError(exponent)
-        if self.rest[-1] in ("(", "[", "{", "|"):
-            code = self.atom()
-        else:
-            code = self.power()
-            while (
-                self.factor_follows()
-                and self.rest[-1] not in ("(", "[")
-                and self.rest[-1].lstrip("\\").partition("_")[0] not in FUNCTIONS
-            ):
-                code += "*" + self.power()
-        code = f"{FUNCTIONS[name]}({code}" + (
-            f", {base})" if base else ", 10)" if name == "lg" else ")"
-        )
+        tail = f", {base})" if base else ", 10)" if name == "lg" else ")"
+        code = f"{FUNCTIONS[name]}({self.operand()}{tail}"
         return f"({code}**{exponent})" if exponent else code
+
+    def operand(self) -> str:
+        """What a function applies to: a bracket, or a product without brackets and functions."""
+        if self.follows("(", "[", "{", "|"):
+            return self.atom()
+        code = self.power()
+        while self.factor_follows() and not self.follows("(", "["):
+            if self.rest[-1].lstrip("\\").partition("_")[0] in FUNCTIONS:
+                break
+            code += "*" + self.power()
+        return code

@@ -1,38 +1,57 @@
-"""Result files of evaluations, finished and interrupted."""
+"""The result file of an evaluation, and what an interrupted one leaves.
+
+    open_job       the evaluation of one file: what was done before, or nothing
+    Job.keep       a line per question goes to NAME.partial.jsonl, so that a kill costs one batch
+    write_result   NAME.json, whole or not there
+    read_result    a result file, checked
+
+Settings, weights and questions may not change in an evaluation that goes on.
+"""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from appo import versions
 from support.questions import Question, parsed
 
+OTHER_OUT = "give another --out or delete it"
+
 
 @dataclass
 class Job:
-    """One file of an evaluation. done: its result so far, with "rows" of the first questions; partial: the locked file that new rows go to, None if
-    the result file is there; last: when the latest row was written, seconds of time.perf_counter."""
+    """The evaluation of one file.
+
+    done: its result so far, with "rows" of the first questions. partial: the locked file that new
+    rows go to, None if the result file is there. last: when the latest row was written, seconds of
+    time.perf_counter.
+    """
 
     path: str
     out: Path
     questions: list[Question]
     settings: dict
     done: dict
-    partial: object = None
+    partial: FileIO | None = None
     last: float = 0.0
 
     @property
     def left(self) -> int:
+        """Questions that are still to be sampled."""
         return len(self.questions) - len(self.done["rows"])
 
     def keep(self, row: dict) -> None:
-        """Write a row with the seconds since the one before, so that those of all parts of an interrupted evaluation add up."""
-        seconds, self.last = time.perf_counter() - self.last, time.perf_counter()
+        """Write a row with the seconds since the one before: those of all parts add up."""
+        now = time.perf_counter()
+        seconds, self.last = now - self.last, now
         self.done["seconds"] += seconds
         self.partial.write(json.dumps({"row": row, "seconds": seconds}).encode() + b"\n")
 
@@ -40,51 +59,59 @@ class Job:
 def open_job(
     path: str, out: Path, questions: list[Question], settings: dict, opened: contextlib.ExitStack
 ) -> Job:
-    """A file's evaluation, with what an earlier one left. ValueError if its settings or questions were others, or another process is at it."""
-    if not out.exists():
-        partial = opened.enter_context(lock_file(out.with_suffix(".partial.jsonl")))
-        job = Job(path, out, questions, settings, resume(partial, settings), partial)
-        # what fails before its first question leaves nothing
-        opened.callback(forget_if_empty, Path(partial.name))
-    else:
+    """A file's evaluation, with what an earlier one left.
+
+    opened: keeps the lock until it is closed.
+    Raises: ValueError if settings or questions were others, or another process is at it.
+    """
+    if out.exists():
         job = Job(path, out, questions, settings, read_result(str(out)))
         refuse_other(out, job.done.get("settings"), settings)
+    else:
+        partial = opened.enter_context(locked_file(out.with_suffix(".partial.jsonl")))
+        job = Job(path, out, questions, settings, resume(partial, settings), partial)
     for number, (row, q) in enumerate(zip(job.done["rows"], questions), 1):
         if (row.get("id"), row.get("question")) != (q.id, q.messages[-1]["content"]):
-            raise ValueError(
-                f"{out}: question {number} is {row.get('id')!r} in what was done before, {q.id!r} in {path}: give another --out"
-            )
+            before = f"question {number} is {row.get('id')!r} in what was done before"
+            raise ValueError(f"{out}: {before}, {q.id!r} in {path}: give another --out")
     if job.left < 0:
-        raise ValueError(
-            f"{out}: more questions were done before than {path} has: give another --out or delete it"
-        )
+        more = f"more questions were done before than {path} has"
+        raise ValueError(f"{out}: {more}: {OTHER_OUT}")
     if job.done["rows"]:
         print(f"{out}: {len(job.done['rows'])} of {len(questions)} questions were done before")
     return job
 
 
-def forget_if_empty(path: Path) -> None:
-    """Delete an interrupted evaluation's file if it holds no question, only its first line."""
-    if path.exists() and path.read_bytes().count(b"\n") <= 1:
-        path.unlink()
+@contextlib.contextmanager
+def locked_file(path: Path) -> Iterator[FileIO]:
+    """A file to read and append to, for this process alone.
 
-
-def lock_file(path: Path):
-    """A file to read and append to, locked as long as it is open. Raises ValueError if another process holds it."""
-    file = open(path, "a+b", buffering=0)
+    Left with no question in it, only its first line, it is deleted.
+    Raises: ValueError if another process holds it.
+    """
+    lock = FileLock(f"{path}.lock", timeout=0)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise ValueError(f"another evaluation is writing to {path}: give another --out") from None
-    return file
+        lock.acquire()
+    except Timeout:
+        writing = f"another evaluation is writing to {path}"
+        raise ValueError(f"{writing}: give another --out") from None
+    try:
+        with open(path, "a+b", buffering=0) as file:
+            yield file
+    finally:
+        if path.exists() and path.read_bytes().count(b"\n") <= 1:
+            path.unlink()
+        # While it is held: the next process makes a new one.
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
-def resume(file, settings: dict) -> dict:
+def resume(file: FileIO, settings: dict) -> dict:
     """What the file of an interrupted evaluation holds: {"rows", "seconds", "versions"}.
 
-    Its first line has settings and versions, each other one a question. A line that a kill cut short is cut off with all after it; a file without a
-    question begins anew. Raises ValueError naming a setting that was another.
+    Its first line has settings and versions, each other one a question. A line that a kill cut
+    short is cut off with all after it; a file without a question begins anew.
+    Raises: ValueError naming a setting that was another.
     """
     file.seek(0)
     size, header, lines = 0, None, []
@@ -92,7 +119,11 @@ def resume(file, settings: dict) -> dict:
         row = parsed(line, "row", "seconds") if header else parsed(line, "settings", "versions")
         if row is None:
             break
-        size, header, lines = size + len(line) + 1, header or row, lines + [row] if header else []
+        size += len(line) + 1
+        if header:
+            lines.append(row)
+        else:
+            header = row
     if lines:
         refuse_other(file.name, header["settings"], settings)
         file.truncate(size)
@@ -101,8 +132,8 @@ def resume(file, settings: dict) -> dict:
         file.truncate(0)
         file.write(json.dumps(header).encode() + b"\n")
     return {
-        "rows": [x["row"] for x in lines],
-        "seconds": sum(x["seconds"] for x in lines),
+        "rows": [line["row"] for line in lines],
+        "seconds": sum(line["seconds"] for line in lines),
         "versions": header["versions"],
     }
 
@@ -110,25 +141,23 @@ def resume(file, settings: dict) -> dict:
 def refuse_other(path: Path | str, before: dict | None, now: dict) -> None:
     """ValueError if a result file was made with other settings."""
     before, now = before or {}, json.loads(json.dumps(now))
-    for name in now:
-        if before.get(name) != now[name]:
-            raise ValueError(
-                f"{path} was made with {name} = {before.get(name)!r}, now {now[name]!r}: give another --out or delete it"
-            )
+    for name, value in now.items():
+        if before.get(name) != value:
+            other = f"{name} = {before.get(name)!r}, now {value!r}"
+            raise ValueError(f"{path} was made with {other}: {OTHER_OUT}")
 
 
 def weights_of(model: str) -> str:
-    """What tells the weights in a folder from others, without reading them all: a hash of configuration, tokenizer and 16 pieces of each weight file.
+    """What tells the weights in a folder from others, without reading them all.
 
-    Times do not count: a copy has the same. "" for a name on the Hub, whose revision is not looked up.
+    A hash of configuration, tokenizer and 16 pieces of each weight file. Times do not count: a
+    copy has the same. "" for a name on the Hub, whose revision is not looked up.
     """
     kinds = ("config.json", "tokenizer.json", "*.safetensors", "*.bin")
-    digest, files = (
-        hashlib.sha256(),
-        [file for kind in kinds for file in sorted(Path(model).glob(kind))],
-    )
+    files = [file for kind in kinds for file in sorted(Path(model).glob(kind))]
+    digest, piece = hashlib.sha256(), 1 << 16
     for file in files:
-        size, piece = file.stat().st_size, 1 << 16
+        size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())
         with open(file, "rb") as data:
             for k in range(16):
@@ -138,8 +167,6 @@ def weights_of(model: str) -> str:
 
 
 ROW = {"id": str, "question": str, "answers": list, "task": str, "level": object, "samples": list}
-
-
 SAMPLE = {
     "pieces": list,
     "finish": str,
@@ -151,52 +178,45 @@ SAMPLE = {
     "f1": float | int,
     "reward": float | int,
 }
-
-
 # entries of each piece and call
 PARTS = {"pieces": 2, "calls": 4}
 
 
 def read_result(path: str) -> dict:
-    """A result file of this program. ValueError naming the file and what is wrong with it if it is none."""
+    """A result file of eval.py. ValueError naming the file and what is wrong with it."""
     try:
         result = json.loads(Path(path).read_text("utf-8"))
-        rows = (
-            result["rows"]
-            if isinstance(result, dict) and isinstance(result.get("rows"), list)
-            else []
-        )
-        lacking = [
-            f"row {n}: {key}"
-            for n, row in enumerate(rows, 1)
-            if (key := lacks(row, ROW) or lacks_samples(row["samples"]))
-        ]
     except (OSError, ValueError) as problem:
         raise ValueError(f"{path} is not a result file of eval.py: {problem}") from None
-    if not rows or lacking:
-        raise ValueError(
-            f"{path} is not a result file of eval.py: missing or of another form: {lacking[0] if rows else 'rows'}"
-        )
+    rows = result.get("rows") if isinstance(result, dict) else None
+    lacking = "" if rows and isinstance(rows, list) else "rows"
+    for number, row in enumerate([] if lacking else rows, 1):
+        key = _lacks(row, ROW) or _samples_lack(row["samples"])
+        if key:
+            lacking = f"row {number}: {key}"
+            break
+    if lacking:
+        wrong = f"missing or of another form: {lacking}"
+        raise ValueError(f"{path} is not a result file of eval.py: {wrong}")
     return result
 
 
-def lacks(thing, kinds: dict) -> str:
+def _lacks(thing, kinds: dict) -> str:
     """The first key that an object lacks or has of another kind, "" if there is none."""
     for key, kind in kinds.items():
         if not isinstance(thing, dict) or key not in thing or not isinstance(thing[key], kind):
             return key
-        if key in PARTS and not all(
-            isinstance(part, list) and len(part) == PARTS[key] for part in thing[key]
-        ):
+        parts = thing[key] if key in PARTS else []
+        if not all(isinstance(part, list) and len(part) == PARTS[key] for part in parts):
             return key
     return ""
 
 
-def lacks_samples(samples: list) -> str:
-    """The first key that a sample of a row lacks, "samples" if there are none, "" if all is there."""
-    return next(
-        filter(None, (lacks(sample, SAMPLE) for sample in samples)), "" if samples else "samples"
-    )
+def _samples_lack(samples: list) -> str:
+    """The first key that a sample of a row lacks; "samples" if there are no samples; else ""."""
+    if not samples:
+        return "samples"
+    return next(filter(None, (_lacks(sample, SAMPLE) for sample in samples)), "")
 
 
 def write_result(path: Path, result: dict) -> None:

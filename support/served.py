@@ -1,4 +1,12 @@
-"""A model that is served elsewhere."""
+"""A model that is served elsewhere (vLLM, SGLang), with the tools here.
+
+    1. Served._ask        one turn from an OpenAI-compatible completion endpoint
+    2. Served._use_tool   the call at its end, executed here
+    3. Served.__call__    turn after turn, by the rules of sampling.Sampler
+
+What the server writes comes back as text and is encoded again for the next request: good for
+evaluation, not for training.
+"""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,24 +16,26 @@ from sampling import Call, Rollout, encode_result, mix_seed
 from support.judge import api_key
 from tools import TOOL_TAGS, ToolResult, Unavailable, parse_call, post_json
 
+# seconds that a turn may take
+TIMEOUT = 600.0
+
 
 class Served:
-    """Samples from a model behind an OpenAI-compatible completion endpoint (vLLM, SGLang), with the tools here, by the rules of Sampler.
+    """Samples as `evaluate` wants them from a model behind an endpoint.
 
-    What the server writes comes back as text and is encoded again for the next request: good for evaluation, not for training.
-
-    Args:    url: of the API, such as http://host:8000/v1; a key is read from OPENAI_API_KEY. name: the model's on the server. tokenizer: the model's own.
+    Args:    url: of the API, such as http://host:8000/v1; a key is read from OPENAI_API_KEY.
+             name: the model's on the server. tokenizer: the model's own. run: the settings of
+             the evaluation.
     Raises:  ValueError if the endpoint does not answer.
     """
 
     def __init__(self, url: str, name: str, tokenizer, tools: dict, run):
-        self.url, self.tokenizer, self.tools, self.run, self.lock = (
-            f"{url.rstrip('/')}/completions",
-            tokenizer,
-            tools,
-            run,
-            threading.Lock(),
-        )
+        self.url = f"{url.rstrip('/')}/completions"
+        self.tokenizer = tokenizer
+        self.tools = tools
+        self.run = run
+        # The tokenizer is not made for several threads.
+        self.lock = threading.Lock()
         self.request = {
             "model": name,
             "temperature": run.temperature,
@@ -36,11 +46,12 @@ class Served:
             "skip_special_tokens": False,
         }
         try:
-            self._ask(self._encode("Hello"), 1, 0)
+            self._ask(self._encode("Hello"), room=1, seed=0)
         except Unavailable as problem:
             raise ValueError(f"--served {url}: {problem}") from None
 
     def __call__(self, prompts: list[list[int]], n: int, seeds: list[int]) -> list[Rollout]:
+        """n rollouts of each prompt, prompt by prompt."""
         rollouts = [
             Rollout(prompt, mix_seed(seeds[p], k), p)
             for p, prompt in enumerate(prompts)
@@ -53,9 +64,10 @@ class Served:
     def _complete(self, r: Rollout) -> None:
         """Turn after turn until the rollout ends."""
         while not r.finish:
-            text, r.finish = self._ask(
-                r.prompt + r.ids, self.run.max_tokens - len(r.ids), (r.seed + len(r.calls)) % 2**31
-            )
+            room = self.run.max_tokens - len(r.ids)
+            # Every turn has a seed of its own.
+            seed = (r.seed + len(r.calls)) % 2**31
+            text, r.finish = self._ask(r.prompt + r.ids, room, seed)
             self._add(r, True, text, self._encode(text))
             tag = next((tag for tag in STOP_TAGS if text.rstrip().endswith(tag)), None)
             if tag == FORGED:
@@ -66,21 +78,15 @@ class Served:
                 self._use_tool(r, *(parse_call(text) or (tag[2:-1], "")))
 
     def _use_tool(self, r: Rollout, name: str, argument: str) -> None:
-        result = (
-            self.tools[name].run(argument)
-            if name in self.tools
-            else ToolResult("error", f"Error: there is no {name} tool here", 0.0)
-        )
-        # the tokenizer is not made for several threads
+        """Append a call's result, cut to the budget."""
+        result = ToolResult("error", f"Error: there is no {name} tool here", 0.0)
+        if name in self.tools:
+            result = self.tools[name].run(argument)
+        room = min(self.run.max_result_tokens, self.run.max_tokens - len(r.ids))
         with self.lock:
-            ids = encode_result(
-                self.tokenizer,
-                result.text,
-                min(self.run.max_result_tokens, self.run.max_tokens - len(r.ids)),
-            )
-        r.calls.append(
-            Call(name, argument, result.status, result.seconds, len(r.ids), len(r.ids) + len(ids))
-        )
+            ids = encode_result(self.tokenizer, result.text, room)
+        start, end = len(r.ids), len(r.ids) + len(ids)
+        r.calls.append(Call(name, argument, result.status, result.seconds, start, end))
         self._add(r, False, self.tokenizer.decode(ids), ids)
         r.finish = "length" if len(r.ids) >= self.run.max_tokens else ""
 
@@ -89,25 +95,21 @@ class Served:
             return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def _add(self, r: Rollout, own: bool, text: str, ids: list[int]) -> None:
+        """Append tokens; log-probs and entropies are not known here."""
         r.append(ids, own, [0.0] * len(ids), [0.0] * len(ids))
         r.pieces.append((own, text))
 
     def _ask(self, ids: list[int], room: int, seed: int) -> tuple[str, str]:
-        """(text of one turn, "stop" or "length"). A closing tag that the server has cut off is put back."""
-        answer = post_json(
-            self.url,
-            self.request | {"prompt": ids, "max_tokens": max(1, room), "seed": seed},
-            api_key(),
-            timeout=600.0,
-        )
+        """(text of one turn, "stop" or "length"); a closing tag that was cut off is put back."""
+        turn = {"prompt": ids, "max_tokens": max(1, room), "seed": seed}
+        answer = post_json(self.url, self.request | turn, api_key(), timeout=TIMEOUT)
         try:
             choice = answer["choices"][0]
             text, reason = str(choice["text"]), str(choice["finish_reason"])
         except (KeyError, IndexError, TypeError):
             raise Unavailable(self.url, "the answer is not a completion") from None
-        cut = [
-            f"</{tag}>"
-            for tag in TOOL_TAGS
-            if reason == "stop" and text.rfind(f"<{tag}>") > text.rfind(f"</{tag}>")
-        ]
-        return text + "".join(cut[:1]), "length" if reason == "length" else "stop"
+        if reason == "stop":
+            # Some servers cut the stop string off, whatever they are asked.
+            open_tags = [t for t in TOOL_TAGS if text.rfind(f"<{t}>") > text.rfind(f"</{t}>")]
+            text += "".join(f"</{tag}>" for tag in open_tags[:1])
+        return text, "length" if reason == "length" else "stop"

@@ -16,7 +16,7 @@ from eval import Evaluation, load_file
 from sampling import Rollout
 from support.judge import Judge
 from support.questions import parsed
-from support.results import lock_file
+from support.results import locked_file
 
 
 def test_command_line(world, agent_folder, asked, tmp_path, capsys):
@@ -341,7 +341,7 @@ def test_another_evaluation_is_refused_before_a_model_is_loaded(fake, tmp_path, 
 def test_two_evaluations_cannot_write_one_file(fake, tmp_path):
     data = odd_file(tmp_path)
     partial = killed_after(fake, 3, tmp_path, data)
-    with lock_file(partial):
+    with locked_file(partial):
         with pytest.raises(
             ValueError, match="another evaluation is writing to .*partial.jsonl: give another --out"
         ):

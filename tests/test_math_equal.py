@@ -8,8 +8,8 @@ from fractions import Fraction
 import pytest
 
 import support.math_equal as comparing
-from support.algebra import _code
-from support.latex import _plain_math, last_boxed
+from support.algebra import code_of
+from support.latex import last_boxed, plain_math
 from support.math_equal import _same_math, math_equal
 from tools import ToolResult
 
@@ -686,7 +686,7 @@ def only_our_words(code):
 
 def test_what_the_sandbox_runs_is_made_of_our_words():
     pieces = [part for line in (EQUAL + UNEQUAL).split("\n") for part in line.split(" | ")]
-    codes = [code for code in map(_code, pieces + HOSTILE + HANGS[:24]) if code]
+    codes = [code for code in map(code_of, pieces + HOSTILE + HANGS[:24]) if code]
     assert len(codes) > 100
     for code in codes:
         only_our_words(code)
@@ -708,8 +708,8 @@ def test_properties_of_math_equal(jail):
     @hypothesis.given(st.one_of(latex, st.text()), st.one_of(latex, st.text()))
     def check(a, b):
         assert math_equal(a, b) == math_equal(b, a)
-        assert math_equal(a, a) == (_plain_math(a) != "")
-        code = _code(_plain_math(a))
+        assert math_equal(a, a) == (plain_math(a) != "")
+        code = code_of(plain_math(a))
         if code:
             only_our_words(code)
 

@@ -7,7 +7,7 @@ import pytest
 from eval_parts import COMPUTED, SEARCHED, answered, rollout
 
 from rewards import released_reward, reward
-from support.latex import _number
+from support.latex import number
 from support.math_equal import math_equal
 from support.questions import load_questions
 from support.words import exact_match, token_f1
@@ -161,7 +161,7 @@ def test_golds_grade_as_right():
                         f"$\\boxed{{{gold}}}$ " if gold.count("{") == gold.count("}") else gold,
                         gold,
                     )
-                    opposite = _number(gold) not in (None, 0) and math_equal(
+                    opposite = number(gold) not in (None, 0) and math_equal(
                         f"-{gold}" if gold[0] != "-" else gold[1:], gold
                     )
                 else:
