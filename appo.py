@@ -45,8 +45,10 @@ from branching import (
     token_stats,
 )
 from model import Cache, Policy, Ranks, key_slots, round_up
+from protocol import TAGS
 from sampling import Rollout, Sampler, Start, mix_seed, sample_initial, uniform
-from tools import STATUSES, TAGS, Unavailable
+from support.http import Unavailable
+from tools import STATUSES
 
 # rows of a pass over whole rollouts are as long as a multiple of this
 PASS_BLOCK = 16

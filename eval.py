@@ -20,6 +20,7 @@ from rewards import is_correct, released_reward, reward
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from support.benchmarks import benchmark_of, benchmark_table, name_of
 from support.compare import compare, regrade_all
+from support.http import split_url
 from support.judge import Judge, check_judge, judge_rows
 from support.math_equal import last_boxed, math_equal
 from support.questions import Question, load_questions, overlap_lines
@@ -27,7 +28,7 @@ from support.results import Job, open_job, weights_of, write_result
 from support.scores import numbers_of, pass_at_k, row_of, sample_of, table
 from support.served import Served
 from support.words import exact_match, normalize_answer, token_f1
-from tools import open_tools, split_url
+from tools import open_tools
 
 # Graders that other programs look for here.
 GRADERS = (

@@ -41,13 +41,12 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from protocol import STOP_TAGS
+
 # renamed in transformers 5.24, gone in 5.40; 5.17 knows no other name
 warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")
 # the slots that key_slots gives come in this many
 KEY_BLOCK = 64
-# only the environment may open a result: a policy that writes this tag has made one up
-FORGED = "<result>"
-STOP_TAGS = ("</python>", "</search>", FORGED)
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 
 

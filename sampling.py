@@ -25,8 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from branching import token_stats
-from model import FORGED, Cache, Forks, Policy, key_slots, round_up
-from tools import ToolResult, defuse, parse_call
+from model import Cache, Forks, Policy, key_slots, round_up
+from protocol import FORGED, encode_result, parse_call
+from tools import ToolResult
 
 # on a CPU forks share from this budget on and copy below it: a setting decides, not the company a
 # row is in; bench.py forks
@@ -353,16 +354,6 @@ def extend(
                 for j, h in enumerate(last)
             ]
     return torch.stack(last)
-
-
-def encode_result(tokenizer, text: str, room: int) -> list[int]:
-    """Token ids of " <result>\\n{text}\\n</result>", the text cut to fit into `room` ids. The text gives no tag and no special token, whatever it holds."""
-    head, tail = (
-        tokenizer(part, add_special_tokens=False).input_ids
-        for part in (" <result>\n", "\n</result>")
-    )
-    body = tokenizer(defuse(text), add_special_tokens=False, split_special_tokens=True).input_ids
-    return (head + body[: max(0, room - len(head) - len(tail))] + tail)[:room]
 
 
 def encode_prompt(tokenizer, messages: list[dict]) -> list[int]:

@@ -21,9 +21,9 @@ from tqdm import tqdm
 import appo
 import checkpoints
 from model import TURN_ENDS, Policy, Ranks
-from sampling import Rollout, encode_prompt, encode_result, mix_seed
+from protocol import TOOL_TAGS, encode_result
+from sampling import Rollout, encode_prompt, mix_seed
 from support.questions import read_rows, refuse_or_leave_out, text_of
-from tools import TOOL_TAGS
 
 ROLES = {
     "system": "system",

@@ -47,10 +47,10 @@ from extras.world.prepare import MODES, WORLDS, made_as, prepare
 from model import Policy, Ranks, load_tokenizer, recompute_activations
 from rewards import REWARDS, reward
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
+from support.http import Unavailable
 from support.questions import Question, load_questions
 from support.results import write_result
 from support.scores import numbers_of
-from tools import Unavailable
 
 HERE = Path(__file__).parent
 LAPTOP = HERE / "configs" / "laptop.json"

@@ -1,8 +1,8 @@
 """Draw the README's picture: a learning curve, and a rollout with its decision points and branches.
 
-    python docs/picture.py                           draw picture.json: picture.svg, picture-dark.svg
+    python docs/picture.py                draw picture.json as picture.svg and picture-dark.svg
     python docs/picture.py runs/101 runs/102 runs/103 --tree 9 1
-                                                     make picture.json of these runs, then draw it
+                                          make picture.json of these runs, then draw it
 
 A run is `python train.py --seed S --eval_every 5 --out runs/S`. --tree STEP ROLLOUT chooses the
 rollout that is shown, among those the first run logged. Standard library only.
@@ -50,6 +50,8 @@ DARK = {
     "bad": "#f85149",
     "paper": "#0d1117",
 }
+# keys of rollouts.jsonl
+OMEGA, SCORE = "future_value", "branching_score"
 WIDTH, HEIGHT = 840, 386
 FONT = "-apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif"
 CODE = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'Liberation Mono', monospace"
@@ -105,8 +107,8 @@ def tree(run: Path, step: int, index: int) -> dict:
                 "token": parent["pieces"][t],
                 "anew": row["pieces"][t],
                 "entropy": round(parent["entropy"][t], 3),
-                "omega": round(parent["future_value"][t], 3),
-                "score": round(parent["branching_score"][t], 2),
+                "omega": round(parent[OMEGA][t], 3),
+                "score": round(parent[SCORE][t], 2),
                 "reward": row["reward"],
                 "kinds": kinds(row["pieces"], row["mask"]),
             }
@@ -116,7 +118,7 @@ def tree(run: Path, step: int, index: int) -> dict:
         "question": question(parent["prompt"]),
         "kinds": kinds(parent["pieces"], parent["mask"]),
         "entropy": [round(x, 3) for x in parent["entropy"]],
-        "omega": [round(x, 3) for x in parent["future_value"]],
+        "omega": [round(x, 3) for x in parent[OMEGA]],
         "mask": [int(x) for x in parent["mask"]],
         "reward": parent["reward"],
         "branches": sorted(branches, key=lambda b: b["fork_at"]),
@@ -172,8 +174,8 @@ class Drawing:
         dashes = f' stroke-dasharray="{dash}"' if dash else ""
         self.parts.append(
             f'<path d="{d}" fill="{self.colors.get(fill, fill)}" '
-            f'stroke="{self.colors.get(color, color)}" stroke-width="{width}" stroke-linejoin="round" stroke-linecap="round" '
-            f'opacity="{opacity}"{dashes}/>'
+            f'stroke="{self.colors.get(color, color)}" stroke-width="{width}" '
+            f'stroke-linejoin="round" stroke-linecap="round" opacity="{opacity}"{dashes}/>'
         )
 
     def rect(self, x, y, width, height, color, radius=0.0, opacity=1.0):

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from support.http import Unavailable, post_json
 from support.questions import parsed, text_of
-from tools import Unavailable, post_json
 
 JUDGE_PROMPT = """\
 You grade short answers. Below are a question, its reference answers and the answer of a student, \

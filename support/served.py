@@ -11,10 +11,11 @@ evaluation, not for training.
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from model import FORGED, STOP_TAGS
-from sampling import Call, Rollout, encode_result, mix_seed
+from protocol import FORGED, STOP_TAGS, TOOL_TAGS, encode_result, parse_call
+from sampling import Call, Rollout, mix_seed
+from support.http import Unavailable, post_json
 from support.judge import api_key
-from tools import TOOL_TAGS, ToolResult, Unavailable, parse_call, post_json
+from tools import ToolResult
 
 # seconds that a turn may take
 TIMEOUT = 600.0

@@ -13,7 +13,8 @@ transformers.utils.logging.disable_progress_bar()
 # tiny matrices; two busy threads would only wait for each other
 torch.set_num_threads(1)
 
-from eval_parts import asked, judging  # noqa: F401 (fixtures of several files)
+from eval_parts import asked, judging  # noqa: F401 (fixtures)
+from tool_parts import corpus, python, serve  # noqa: F401  (fixtures)
 
 import sft
 import train

@@ -12,14 +12,17 @@ from pathlib import Path
 import hostile
 import pytest
 
-import tools
+from support import jail
+from support.jail import SYSCALLS, confine, seccomp_filter
+from support.python_worker import SPARES
 from tools import PythonTool
 
 HERE = Path(__file__).parent
 LINES = sorted({snippet[0] for snippet in hostile.SNIPPETS})
 PREPARE = """
 mount --make-rprivate / && mount -t tmpfs -o size=64m,mode=755 none /mnt && mount -t tmpfs -o size=16m,mode=1777 none /dev/shm
-mkdir -m 777 /mnt/work && cp "$TOOLS" "$SNIPPETS" /mnt/work && chmod 644 /mnt/work/*.py
+mkdir -m 777 /mnt/work && cp "$SNIPPETS" "$PROJECT/tools.py" "$PROJECT/protocol.py" /mnt/work && mkdir /mnt/work/support
+cp "$PROJECT"/support/*.py /mnt/work/support && chmod 755 /mnt/work/support && chmod 644 /mnt/work/*.py /mnt/work/support/*.py
 cut -d' ' -f2 /proc/mounts | grep -v -e '^/mnt$' -e '^/dev/shm$' -e '^/proc' | while read -r place; do mount -o remount,bind,ro "$place" 2>/dev/null || true; done
 ! touch /planted 2>/dev/null
 """
@@ -56,7 +59,7 @@ def attack(identity: str, sandbox: str) -> dict:
     script = PREPARE + " ".join(
         [*drop, interpreter(drop), "/mnt/work/hostile.py", "/mnt/work", sandbox]
     )
-    environment = os.environ | {"TOOLS": tools.__file__, "SNIPPETS": str(HERE / "hostile.py")}
+    environment = os.environ | {"PROJECT": str(HERE.parent), "SNIPPETS": str(HERE / "hostile.py")}
     done = subprocess.run(
         ["unshare", *own, "sh", "-ec", script],
         capture_output=True,
@@ -71,7 +74,7 @@ def attack(identity: str, sandbox: str) -> dict:
 
 @pytest.fixture(scope="module", params=["root", "user"])
 def attacked(request):
-    if tools.PythonTool(sandbox="best-effort").level.startswith("no jail"):
+    if PythonTool(sandbox="best-effort").level.startswith("no jail"):
         pytest.skip("this kernel offers no whole jail")
     return attack(request.param, "require")
 
@@ -92,11 +95,11 @@ def test_hostile_code_leaves_no_trace(attacked):
         and attacked["files"] == ["canary"]
         and attacked["victim"] is None
     )
-    assert attacked["children"] <= tools.SPARES
+    assert attacked["children"] <= SPARES
 
 
 def test_every_line_of_the_jail_is_attacked():
-    assert sorted(re.findall(r"^ {4}(\w+) +\|", tools.__doc__, re.MULTILINE)) == LINES
+    assert sorted(re.findall(r"^ {4}(\w+) +\|", jail.__doc__, re.MULTILINE)) == LINES
 
 
 def test_the_suite_notices_a_jail_that_is_not_there():
@@ -155,14 +158,14 @@ def test_numbers_are_the_kernels(machine):
     }
     header |= {"newfstatat": header["fstatat"]} if machine == "aarch64" else {}
     column = 1 + list(HEADERS).index(machine)
-    table = {row.split(":")[0]: row.split(":")[column] for row in tools._SYSCALLS.split()}
+    table = {row.split(":")[0]: row.split(":")[column] for row in SYSCALLS.split()}
     assert {name: int(n) for name, n in table.items() if n != "-"} == {
         name: header[name] for name, n in table.items() if n != "-"
     }
     assert not [
         name for name, n in table.items() if n == "-" and name in header and machine == "x86_64"
     ]
-    program, passing = tools._filter(machine, 4242), {int(n) for n in table.values() if n != "-"}
+    program, passing = seccomp_filter(machine, 4242), {int(n) for n in table.values() if n != "-"}
     verdicts = {n: judge(program, n, arch=ARCH[machine]) for n in range(600)}
     checked = {int(table[n]) for n in ("clone", "clone3", "kill", "tgkill", "prctl", "ioctl")}
     assert {n for n, v in verdicts.items() if v == ALLOW} == passing - checked
@@ -173,8 +176,8 @@ def test_numbers_are_the_kernels(machine):
 
 @pytest.mark.parametrize("machine", HEADERS)
 def test_arguments_are_checked(machine):
-    column, program = 1 + list(HEADERS).index(machine), tools._filter(machine, 4242)
-    number = {row.split(":")[0]: row.split(":")[column] for row in tools._SYSCALLS.split()}
+    column, program = 1 + list(HEADERS).index(machine), seccomp_filter(machine, 4242)
+    number = {row.split(":")[0]: row.split(":")[column] for row in SYSCALLS.split()}
     ask = lambda name, *a: judge(
         program, int(number[name]), (*a, *[0] * (6 - len(a))), ARCH[machine]
     )
@@ -207,8 +210,8 @@ def test_arguments_are_checked(machine):
 def test_another_architecture_is_killed():
     """A 64-bit process can make 32-bit calls, whose numbers mean other things."""
     assert (
-        judge(tools._filter("x86_64", 1), 1, arch=0x40000003) == KILL
-        and judge(tools._filter("aarch64", 1), 64, arch=0x40000028) == KILL
+        judge(seccomp_filter("x86_64", 1), 1, arch=0x40000003) == KILL
+        and judge(seccomp_filter("aarch64", 1), 64, arch=0x40000028) == KILL
     )
 
 
@@ -218,7 +221,7 @@ def test_another_architecture_is_killed():
 def test_roots_capabilities_are_dropped():
     read, write = os.pipe()
     if os.fork() == 0:
-        tools._confine({"landlock": False, "seccomp": False})
+        confine({"landlock": False, "seccomp": False})
         os.write(write, Path("/proc/self/status").read_bytes())
         os._exit(0)
     os.wait(), os.close(write)
@@ -263,7 +266,7 @@ except ValueError as problem:
 @pytest.mark.parametrize("number, option, named", [(444, 0, "Landlock"), (9999, 22, "seccomp")])
 def test_require_refuses_a_kernel_without(number, option, named):
     """A process whose kernel answers "no such call" or "no such option": best-effort goes on and says so, require refuses and says what to do."""
-    code = WITHOUT.format(folder=str(Path(tools.__file__).parent), number=number, option=option)
+    code = WITHOUT.format(folder=str(HERE.parent), number=number, option=option)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     level, answer, refusal = done.stdout.strip().split("\n")
     assert answer == "42" and level.startswith("no jail: ") and named not in level

@@ -8,7 +8,6 @@ from conftest import rolled, untrained
 import appo
 from appo import recorded, score
 from model import (
-    STOP_TAGS,
     Cache,
     Norm,
     PackedDecoder,
@@ -20,8 +19,8 @@ from model import (
     key_slots,
     visible_bias,
 )
+from protocol import STOP_TAGS, parse_call
 from sampling import extend
-from tools import parse_call
 
 # ---- stop tags
 

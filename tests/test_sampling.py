@@ -23,12 +23,12 @@ from model import (
     round_up,
     visible_bias,
 )
+from protocol import encode_result
 from sampling import (
     Rollout,
     Sampler,
     Start,
     draw,
-    encode_result,
     key_length,
     mix_seed,
     narrowed,

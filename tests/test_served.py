@@ -7,7 +7,7 @@ import torch
 from eval_parts import settings, write
 
 import eval as evaluation
-from model import STOP_TAGS
+from protocol import STOP_TAGS
 
 
 def greedy_server(policy, include_stop=True):

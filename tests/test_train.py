@@ -21,7 +21,7 @@ from checkpoints import newest
 from model import Policy, Ranks
 from train import Run, batch_of, read_settings
 
-README = Path(train.__file__).parent / "README.md"
+METRICS = Path(train.__file__).parent / "docs/metrics.md"
 
 
 # ---- settings
@@ -539,6 +539,7 @@ def test_broken_tools_stop_a_run_that_then_goes_on(
 ):
     """From the third step on no search is answered: nothing is trained on that, two steps are saved, and with the search back the run ends as if nothing had been."""
     import tools
+    from support.http import Unavailable
 
     args = arguments(
         world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(save_every=50)
@@ -554,7 +555,7 @@ def test_broken_tools_stop_a_run_that_then_goes_on(
         ),
     )
     with pytest.raises(
-        tools.Unavailable,
+        Unavailable,
         match=r"step 3: tools: \d+ of \d+ calls failed for reasons of infrastructure \(search \d+\); step 2 is saved",
     ):
         train.main(args)
@@ -777,8 +778,8 @@ def test_the_reference_of_a_resumed_run_is_the_starting_model(world, agent_folde
     assert runs["whole"] == runs["parts"] and runs["whole"][0] < runs["whole"][2]
 
 
-def test_every_logged_number_is_defined_in_the_readme(finished):
-    text = README.read_text()
+def test_every_logged_number_is_defined_in_the_docs(finished):
+    text = METRICS.read_text()
     names = {name for x in lines(finished, "metrics") for name in x}
     missing = [
         n

@@ -13,7 +13,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from extras.bench.measure import figure, ratio
-from tools import SPARES, PythonTool, SearchTool
+from support.python_worker import SPARES
+from tools import PythonTool, SearchTool
 
 
 def python_tool(args) -> dict:

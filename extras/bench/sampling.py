@@ -22,17 +22,17 @@ from eval import load_questions
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, operations, ratio, seconds
 from model import Cache, Policy
+from protocol import encode_result, parse_call
 from sampling import (
     Call,
     Rollout,
     Sampler,
     Start,
     encode_prompt,
-    encode_result,
     mix_seed,
     sample_initial,
 )
-from tools import ToolResult, parse_call
+from tools import ToolResult
 
 MIB = 2**20
 # tokens of a prompt, new tokens: few, so that five pairs at each batch take minutes

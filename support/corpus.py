@@ -1,0 +1,351 @@
+"""A local corpus, searched by BM25 in an SQLite FTS5 index beside it."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import sys
+import tempfile
+import time
+import unicodedata
+from itertools import accumulate
+from pathlib import Path
+
+from support.http import Unavailable
+
+# rows that one query may rank, about a microsecond each
+POSTINGS = 20_000
+
+
+# documents between two commits of a build
+BATCH = 10_000
+
+
+# seconds until the first line about a build, and between two lines where stderr is not a terminal
+PROGRESS = (1.0, 10.0)
+
+
+INDEX = """
+    BEGIN;
+    CREATE TABLE pages (text);
+    CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize='ascii');
+    INSERT INTO words (words, rank) VALUES ('hashsize', 33554432);
+    CREATE TABLE common (word PRIMARY KEY, documents) WITHOUT ROWID;
+    CREATE TABLE built (stamp, file, position, documents);
+    COMMIT;
+"""
+
+
+class Corpus:
+    """BM25 over a local corpus: documents with all words of the query first, then those with some, each by rank, ties in the corpus' order.
+
+    The corpus is indexed once into SQLite FTS5 beside it (<source>.fts5; in the temporary folder if that is read-only) and again when it changes.
+    Where words are too frequent for a fast answer the rarest decide: those that stand in at most POSTINGS documents together (20 times as many while
+    documents with all of them are sought), and one word in any case, by its first POSTINGS documents.
+
+    Args:    source: a .jsonl file (rows with "contents", or "text" and perhaps "title"), a .json file (the authors' search cache: query ->
+             "Page 1: ...\\nPage 2: ..."; every page is a document), or a folder of .jsonl, .txt and .md files. topk: documents per query.
+    Raises:  FileNotFoundError, ValueError naming the file and row that cannot be read, OSError naming the index that cannot be written.
+    """
+
+    advice = "Remove the index beside the corpus, it is built again"
+
+    def __init__(self, source: str, topk: int):
+        self.index, stamp = build_index(Path(source))
+        self.name, self.key, self.topk, self.idle = (
+            source,
+            f"{Path(source).resolve()} {digest(stamp)}",
+            topk,
+            [],
+        )
+        # an index that cannot be read fails here, not at every call of a run
+        try:
+            with contextlib.closing(_read_only(self.index)) as db:
+                words = (
+                    split_words(text) for (text,) in db.execute("SELECT text FROM pages LIMIT 1000")
+                )
+                self.probe = max(next(filter(None, words), ["?"]), key=len)
+            self([self.probe])
+        except (sqlite3.Error, Unavailable) as problem:
+            raise ValueError(
+                f"search index {self.index}: {getattr(problem, 'cause', problem)}. {self.advice}"
+            ) from None
+
+    def __call__(self, queries: list[str]) -> list[list[str]]:
+        try:
+            db = self.idle.pop()
+        except IndexError:
+            db = _read_only(self.index)
+        try:
+            found = [
+                self._match(db, list(dict.fromkeys(split_words(query)))[:64]) for query in queries
+            ]
+        except sqlite3.Error as problem:
+            raise Unavailable(str(self.index), str(problem)) from None
+        self.idle.append(db)
+        return found
+
+    def _match(self, db: sqlite3.Connection, words: list[str]) -> list[str]:
+        common = dict(
+            db.execute(
+                f"SELECT word, documents FROM common WHERE word IN ({', '.join('?' * len(words))})",
+                words,
+            )
+        )
+        words = sorted(words, key=lambda word: common.get(word, 0))
+        totals, found = list(accumulate(common.get(word, 0) for word in words)), {}
+        # FTS5: juxtaposed strings are a conjunction
+        for join, budget in ((" ", 20 * POSTINGS), (" OR ", POSTINGS)):
+            if len(found) < self.topk:
+                used = words[: max(1, sum(total <= budget for total in totals))]
+                rows = db.execute(
+                    "SELECT rowid FROM (SELECT rowid, rank FROM words WHERE words MATCH ? LIMIT ?) ORDER BY rank, rowid LIMIT ?",
+                    (join.join(f'"{word}"' for word in used), POSTINGS, self.topk),
+                )
+                found.update(dict.fromkeys(row for (row,) in rows))
+        return [
+            db.execute("SELECT text FROM pages WHERE rowid = ?", (row,)).fetchone()[0]
+            for row in list(found)[: self.topk]
+        ]
+
+
+IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+
+
+WORD = re.compile(rf"[{IDEOGRAPHS}]|[^\W_{IDEOGRAPHS}]+")
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text as they are indexed: runs of letters and digits, lower case, no accents; each Chinese or Japanese character is a word."""
+    text = text.casefold()
+    if not text.isascii():
+        text = unicodedata.normalize(
+            "NFC", re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text))
+        )
+    return WORD.findall(text)
+
+
+def utf8(text: str) -> str:
+    # a lone surrogate can be neither stored nor tokenised
+    return text.encode("utf-8", "replace").decode()
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def corpus_files(source: Path) -> list[Path]:
+    """The files of a corpus in the order in which they are read. Raises FileNotFoundError, ValueError if there are none."""
+    if not source.exists():
+        raise FileNotFoundError(
+            f"search corpus {source} does not exist (a server is http://host:port/retrieve)"
+        )
+    files = (
+        sorted(
+            p for p in source.rglob("*") if p.suffix in (".jsonl", ".txt", ".md") and p.is_file()
+        )
+        if source.is_dir()
+        else [source]
+    )
+    if not files:
+        raise ValueError(f"{source}: no .jsonl, .txt or .md file in this folder")
+    if files[0].suffix not in (".jsonl", ".json", ".txt", ".md"):
+        raise ValueError(
+            f"search corpus {source}: a corpus is a .jsonl, .json, .txt or .md file or a folder of them"
+        )
+    return files
+
+
+def read_corpus(file: Path, start: int = 0):
+    """Yield (document, position behind it) for each document of a file that ends behind position `start`.
+
+    Positions are bytes in a .jsonl, else characters of all documents so far. Formats and errors: see Corpus.
+    """
+    pages = []
+    if file.suffix == ".jsonl":
+        with open(file, "rb") as lines:
+            lines.seek(start)
+            for line in lines:
+                start += len(line)
+                if line.strip():
+                    yield _document(file, start, line), start
+    elif file.suffix == ".json":
+        pages = [page for text in read_json(file).values() for page in split_pages(text)]
+    else:
+        pages = [file.read_text("utf-8", "replace")]
+    for page, position in zip(pages, accumulate(map(len, pages))):
+        if position > start:
+            yield utf8(page), position
+
+
+def _document(file: Path, end: int, line: bytes) -> str:
+    try:
+        row = json.loads(line.decode("utf-8", "replace").removeprefix("\ufeff"))
+        text = (
+            row["contents"]
+            if "contents" in row
+            else "\n".join(filter(None, [row.get("title"), row["text"]]))
+        )
+        return utf8(text)
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        with open(file, "rb") as lines:
+            number = next(
+                n for n, position in enumerate(accumulate(map(len, lines)), 1) if position >= end
+            )
+        raise ValueError(
+            f'{file}, row {number}: a document needs the string "contents" or "text" ({problem!r})'
+        ) from None
+
+
+def read_json(file: Path) -> dict[str, str]:
+    """The authors' search cache. Raises ValueError if it is something else."""
+    try:
+        texts = json.loads(file.read_text("utf-8", "replace"))
+        if not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError("not all of its values are strings")
+        return texts
+    except (OSError, ValueError, AttributeError) as problem:
+        raise ValueError(
+            f"{file}: a .json corpus is, like a .json cache, an object from queries to strings ({problem})"
+        ) from None
+
+
+def split_pages(text: str) -> list[str]:
+    return [page.strip() for page in re.split(r"(?:^|\n)Page \d+: ", text) if page.strip()]
+
+
+def build_index(source: Path) -> tuple[Path, str]:
+    """The corpus as an FTS5 index, and the stamp of its files' names, sizes and times, by which an index is reused.
+
+    It is built aside (.part, with which a later call goes on if this one is killed) and renamed. Processes that want one at the same time wait.
+    """
+    source, files = source.resolve(), corpus_files(source.resolve())
+    stamp = repr(
+        (INDEX, [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
+    )
+    beside, aside = (
+        source.with_name(f"{source.name}.fts5"),
+        Path(tempfile.gettempdir(), f"{digest(str(source))}-{source.name}.fts5"),
+    )
+    index = beside if os.access(source.parent, os.W_OK) else aside
+    for made in (beside, index):
+        if _stamp_of(made) == stamp:
+            return made, stamp
+    with _alone(index.with_name(f"{index.name}.lock")):
+        part = index.with_name(f"{index.name}.part")
+        try:
+            if _stamp_of(index) != stamp:
+                _fill(part, files, stamp, source)
+                os.replace(part, index)
+        except (ValueError, sqlite3.Error) as problem:
+            # after a full disk, say, what is done is kept
+            if not isinstance(problem, sqlite3.OperationalError):
+                part.unlink(missing_ok=True)
+            if isinstance(problem, sqlite3.Error):
+                raise OSError(f"{part}: the search index cannot be written ({problem})") from None
+            raise
+    return index, stamp
+
+
+def _stamp_of(index: Path) -> str | None:
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_read_only(index)) as db:
+        return db.execute("SELECT stamp FROM built").fetchone()[0]
+
+
+def _read_only(index: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True, check_same_thread=False)
+
+
+@contextlib.contextmanager
+def _alone(path: Path):
+    """Hold a lock file, which its holder removes: who has waited for a removed one takes the next."""
+    held = False
+    while not held:
+        with open(path, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            held = os.fstat(file.fileno()).st_nlink > 0
+            if held:
+                try:
+                    yield
+                finally:
+                    path.unlink()
+
+
+def _fill(part: Path, files: list[Path], stamp: str, source: Path) -> None:
+    """Index the documents into `part`, from the last commit of an interrupted build of the same corpus on."""
+    sizes = [0, *accumulate(file.stat().st_size for file in files)]
+    report = _progress(source.name, sizes[-1])
+    with contextlib.closing(_open_part(part, stamp)) as db:
+        first, position, count = db.execute(
+            "SELECT file, position, documents FROM built"
+        ).fetchone()
+        db.execute("BEGIN")
+        for number in range(first, len(files)):
+            for text, position in read_corpus(files[number], position):
+                count += 1
+                db.execute("INSERT INTO pages (rowid, text) VALUES (?, ?)", (count, text))
+                db.execute(
+                    "INSERT INTO words (rowid, text) VALUES (?, ?)",
+                    (count, " ".join(split_words(text))),
+                )
+                report(sizes[number] + position, count)
+                if count % BATCH == 0:
+                    _commit(db, number, position, count), db.execute("BEGIN")
+            position = 0
+        if count == 0:
+            raise ValueError(f"search corpus {source} holds no document")
+        _commit(db, len(files), 0, count)
+        db.execute("CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab(main, words, row)")
+        # 64 rarer ones fit
+        db.execute(
+            "INSERT OR REPLACE INTO common SELECT term, doc FROM temp.vocabulary WHERE doc > ?",
+            (POSTINGS // 64,),
+        )
+        report(sizes[-1], count, True)
+
+
+def _open_part(part: Path, stamp: str) -> sqlite3.Connection:
+    """A half-made index of this stamp, the one that is there or a new one."""
+    made = None
+    with (
+        contextlib.suppress(sqlite3.DatabaseError),
+        contextlib.closing(sqlite3.connect(part)) as db,
+    ):
+        made = db.execute("SELECT stamp FROM built").fetchone()
+    if made != (stamp,):
+        for stale in (part, part.with_name(f"{part.name}-journal")):
+            stale.unlink(missing_ok=True)
+    db = sqlite3.connect(part, isolation_level=None)
+    db.execute("PRAGMA synchronous=NORMAL"), db.execute("PRAGMA cache_size=-65536")
+    if made != (stamp,):
+        db.executescript(INDEX), db.execute("INSERT INTO built VALUES (?, 0, 0, 0)", (stamp,))
+    return db
+
+
+def _commit(db: sqlite3.Connection, number: int, position: int, count: int) -> None:
+    db.execute("UPDATE built SET file = ?, position = ?, documents = ?", (number, position, count))
+    db.execute("COMMIT")
+
+
+def _progress(name: str, total: int):
+    """A function of (bytes, documents, finished?) that says on stderr how a build goes, if it lasts: on a terminal in one line that changes."""
+    started, live, shown = time.monotonic(), sys.stderr.isatty(), False
+    due = started + PROGRESS[0]
+
+    def report(done: int, documents: int, finished: bool = False) -> None:
+        nonlocal due, shown
+        now = time.monotonic()
+        if now >= due or (finished and shown):
+            due, shown = now + (0.2 if live else PROGRESS[1]), True
+            line = f"search index of {name}: {100 * done / max(1, total):.0f}%, {documents:,} documents, {now - started:.0f} s"
+            print(
+                f"\r{line}" if live else line,
+                end="\n" if finished or not live else "",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    return report

@@ -1,0 +1,326 @@
+"""PythonTool: what it survives, what it leaves behind, and a SandboxFusion server in its place."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import tools
+from support.python_worker import SPARES
+from tools import PythonTool
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True: pass",
+        "import time; time.sleep(60)",
+        "import signal\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n    except Exception: pass\nwhile True: pass",
+        "import os\nos.close(1); os.close(2)\nimport time; time.sleep(60)",
+        "10**10**8",
+    ],
+)
+def test_python_timeout(code):
+    tool = PythonTool(0.5, "best-effort")
+    # its worker is up: how long that takes depends on the machine
+    assert tool.run("1").status == "ok"
+    started = time.monotonic()
+    result = tool.run("print('kept', flush=True)\n" + code)
+    assert (
+        result.status == "timeout"
+        and "timed out after 0.5 s" in result.text
+        and time.monotonic() - started < 1.5
+    )
+    assert "kept" in result.text
+    assert tool.run("1").text == "1"
+    tool.close()
+
+
+def test_python_kills_the_whole_group_without_a_jail(tmp_path):
+    flag, tool = tmp_path / "alive", PythonTool(timeout=2.0, sandbox="off")
+    code = f"import os, time\nif os.fork() == 0:\n    time.sleep(1.0)\n    open({str(flag)!r}, 'w')\nelse:\n    print('parent')"
+    assert tool.run(code).text == "parent"
+    time.sleep(1.3)
+    assert not flag.exists()
+    tool.close()
+
+
+def test_python_cannot_leave_its_session_for_the_workers(python, tmp_path):
+    flag = tmp_path / "alive"
+    tool = PythonTool(0.4, "off")
+    result = tool.run(
+        f"import os, time\ntry: os.setpgid(0, os.getppid())\nexcept OSError as e: print('refused')\ntime.sleep(1)\nopen({str(flag)!r}, 'w')"
+    )
+    assert result.status == "timeout" and "refused" in result.text
+    time.sleep(1)
+    assert not flag.exists()
+    tool.close()
+
+
+def test_python_stopped_worker_is_replaced(python):
+    tool = PythonTool(0.5, "best-effort")
+    tool.run("1")
+    os.kill(tool.worker.pid, signal.SIGSTOP)
+    started = time.monotonic()
+    result = tool.run("2")
+    assert (result.status, result.text) == ("ok", "2") and time.monotonic() - started < 8, (
+        "our delay is not the model's timeout"
+    )
+    tool.close()
+
+
+def test_python_without_room_for_files_is_infra(python, monkeypatch):
+    monkeypatch.setattr(
+        tools,
+        "_unnamed_file",
+        lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")),
+    )
+    assert python.run("1").status == "infra"
+
+
+def test_python_with_many_open_files(python):
+    resource = __import__("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert python.run("3").text == "3"
+    finally:
+        [os.close(fd) for fd in held]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_python_worker_dies_and_comes_back(python):
+    assert python.run("1").text == "1"
+    python.worker.send_signal(signal.SIGKILL)
+    python.worker.wait()
+    assert python.run("2").text == "2"
+
+
+def test_python_from_many_threads(python):
+    results = {}
+    threads = [
+        threading.Thread(
+            target=lambda i=i: results.update({i: python.run(f"print({i} * 1001)").text})
+        )
+        for i in range(40)
+    ]
+    [t.start() for t in threads], [t.join() for t in threads]
+    assert results == {i: str(i * 1001) for i in range(40)}
+
+
+def children_of(pid):
+    return subprocess.run(
+        ["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True
+    ).stdout.split("\n")[:-1]
+
+
+def alive(pid):
+    """Running, not dead and waiting for a lazy init to notice."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks into /proc")
+def test_python_leaves_no_process_and_no_file_behind():
+    tool = PythonTool(0.3, "best-effort")
+    tool.run("1")
+    files, worker = len(os.listdir("/proc/self/fd")), tool.worker.pid
+    for i in range(300):
+        tool.run("1" if i % 60 else "while True: pass")
+    time.sleep(0.1)
+    assert len(os.listdir("/proc/self/fd")) == files
+    assert len(children_of(worker)) <= SPARES, "children that wait for a call"
+    spares = [int(line.split()[0]) for line in children_of(worker)]
+    tool.close()
+    time.sleep(0.1)
+    assert not [pid for pid in (worker, *spares) if alive(pid)]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks into /proc")
+def test_python_output_does_not_fill_the_trainers_memory(python):
+    resident = lambda: int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    python.run("print('x' * 10**6)")
+    before = resident()
+    for code in (
+        "while True: print('x' * 10**6)",
+        "import os\nwhile True: os.write(2, b'y' * 65536)",
+        "print('z' * 10**8)",
+        "raise ValueError('e' * 10**7)",
+    ):
+        assert (
+            python.run(code).status in ("output_limit", "error") and resident() - before < 10 << 20
+        ), code
+
+
+def test_python_many_timeouts_at_once():
+    tool, late = PythonTool(1.0, "best-effort"), []
+    tool.run("1")
+    threads = [
+        threading.Thread(target=lambda: late.append(tool.run("while True: pass")))
+        for _ in range(50)
+    ]
+    [t.start() for t in threads], [t.join() for t in threads]
+    assert {r.status for r in late} == {"timeout"} and len(late) == 50
+    assert tool.run("1").text == "1"
+    tool.close()
+
+
+def test_python_worker_dies_under_a_call():
+    """Killed in mid-call: the call is made again with a new worker, whichever of several calls notices first."""
+    tool, results = PythonTool(5.0, "best-effort"), []
+    tool.run("1")
+    first = tool.worker.pid
+    threads = [
+        threading.Thread(
+            target=lambda i=i: results.append(tool.run(f"import time; time.sleep(0.5); {i}").text)
+        )
+        for i in range(6)
+    ]
+    [t.start() for t in threads]
+    time.sleep(0.25)
+    os.kill(first, signal.SIGKILL)
+    [t.join() for t in threads]
+    assert sorted(results) == [str(i) for i in range(6)] and tool.worker.pid != first
+    tool.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's death signal")
+def test_python_children_die_with_a_killed_trainer(tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(Path(tools.__file__).parent)!r})\nfrom tools import PythonTool\nt = PythonTool(60, 'best-effort'); print(t.worker.pid, flush=True); t.run('while True: pass')"
+    trainer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    worker = int(trainer.stdout.readline())
+    time.sleep(1.0)
+    children = [int(line.split()[0]) for line in children_of(worker)]
+    trainer.kill(), trainer.wait(), trainer.stdout.close()
+    time.sleep(0.5)
+    assert children and not [pid for pid in (worker, *children) if alive(pid)]
+
+
+def test_python_waiting_children_may_die(python):
+    python.run("1")
+    time.sleep(0.3)
+    for line in children_of(python.worker.pid):
+        os.kill(int(line.split()[0]), signal.SIGKILL)
+    time.sleep(0.1)
+    assert [python.run("1").text for _ in range(5)] == ["1"] * 5
+
+
+def test_python_close_ends_the_calls_under_way():
+    tool, results = PythonTool(20.0, "best-effort"), []
+    tool.run("1")
+    thread = threading.Thread(
+        target=lambda: results.append(tool.run("import time; time.sleep(15)"))
+    )
+    thread.start()
+    time.sleep(0.3)
+    tool.close()
+    thread.join(5)
+    assert [r.status for r in results] == ["infra"] and tool.worker is None
+
+
+def test_python_interrupted_calls_leave_nothing_behind(monkeypatch):
+    """Ctrl-C while a call is watched: its process is dead, and the next call gets its own answer."""
+    tool = PythonTool(20.0, "best-effort")
+    tool.run("1")
+    monkeypatch.setattr(tools, "_threads", lambda pid: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        tool.run("while True: pass")
+    monkeypatch.undo()
+    assert tool.run("2").text == "2"
+    time.sleep(0.2)
+    assert len(children_of(tool.worker.pid)) <= SPARES
+    tool.close()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks into /proc")
+def test_python_without_file_handles_is_infra_and_leaks_none(python):
+    resource = __import__("resource")
+    python.run("1")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = sorted(os.listdir("/proc/self/fd"))
+    try:
+        for spare in range(6):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) - 1 + spare, hard))
+            python.run("1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(os.listdir("/proc/self/fd")) <= len(before) and python.run("1").text == "1"
+
+
+def run_code(_, payload):
+    """What SandboxFusion answers, by running the program it was sent."""
+    assert payload["language"] == "python"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", payload["code"]],
+            capture_output=True,
+            text=True,
+            timeout=payload["run_timeout"],
+        )
+    except subprocess.TimeoutExpired as late:
+        return {
+            "status": "Failed",
+            "message": "",
+            "run_result": {
+                "status": "TimeLimitExceeded",
+                "stdout": (late.stdout or b"").decode(),
+                "stderr": "",
+                "return_code": None,
+            },
+        }
+    return {
+        "status": "Failed" if done.returncode else "Success",
+        "run_result": {
+            "status": "Finished",
+            "return_code": done.returncode,
+            "stdout": done.stdout,
+            "stderr": done.stderr,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print(1+1)",
+        "64 * 3",
+        "x = 1",
+        "print('before')\n1/0",
+        "def f(:",
+        "exit(3)",
+        'print(\'é """ \\\\ 数\')',
+        "'a' * 9000",
+    ],
+)
+def test_sandbox_fusion_answers_as_the_jail_does(serve, python, code):
+    remote, here = (
+        PythonTool(2.0, serve(run_code).url.replace("/retrieve", "")).run(code),
+        python.run(code),
+    )
+    assert (remote.status, remote.text) == (here.status, here.text)
+
+
+def test_sandbox_fusion_troubles(serve):
+    tool = lambda answer: PythonTool(0.5, serve(answer).url.replace("/retrieve", "/run_code"))
+    late = tool(run_code).run("print('kept')\nwhile True: pass")
+    assert late.status == "timeout" and late.text == "kept\nError: timed out after 0.5 s"
+    sick = serve(lambda *_: {"status": "SandboxError", "run_result": None})
+    assert PythonTool(0.5, sick.url).run("1").status == "infra" and len(sick.asked) == 2, (
+        "the server's own trouble: asked once more"
+    )
+    assert (
+        tool(lambda *_: {"oops": 1}).run("1").status == "infra"
+        and tool(lambda *_: [1]).run("1").status == "infra"
+    )
+    secret = PythonTool(0.5, "http://user:hush@127.0.0.1:9/")
+    with pytest.raises(ValueError, match="python does not answer") as problem:
+        secret.probe()
+    assert "hush" not in str(problem.value) + secret.level + secret.run("1").text
