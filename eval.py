@@ -1,4 +1,14 @@
-"""Evaluate a model with tools on files of questions."""
+"""Evaluate a model with tools on files of questions; one self-describing JSON file for each.
+
+1. load_file   the questions of a file, and a warning for answers that cannot be right
+2. sampling    the tools, and the model or the server that has it
+3. evaluate    every question sampled and graded (rewards.py, support/scores.py)
+4. run_file    what is left of a file; a kill costs one batch (support/results.py)
+5. table       avg@k, pass@k, F1 with standard errors
+
+python eval.py --model runs/x --data bench.jsonl --samples 5
+python eval.py --benchmarks, --overlap, --regrade, --compare        need no model
+"""
 
 import argparse
 import contextlib
@@ -8,6 +18,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,56 +41,11 @@ from support.served import Served
 from support.words import exact_match, normalize_answer, token_f1
 from tools import open_tools
 
-# Graders that other programs look for here.
-GRADERS = (
-    normalize_answer,
-    exact_match,
-    token_f1,
-    math_equal,
-    last_boxed,
-    released_reward,
-    reward,
-    load_questions,
-    pass_at_k,
-)
-
-
-def evaluate(
-    sample,
-    questions: list[Question],
-    prompts: list[list[int]],
-    samples: int,
-    seed: int,
-    rows=(),
-    keep=lambda row: None,
-    batch: int = 64,
-    places: list[int] | None = None,
-) -> dict:
-    """Sample every question `samples` times and grade: {"numbers": see `numbers_of`, "rows": one per question with its samples}.
-
-    Args:    sample: function of (prompts, n, a seed per prompt) -> n rollouts of each prompt, prompt by prompt. seed: with a question's index in the list it
-             decides its draws. rows: those of the first questions if an earlier evaluation has them. keep: called with every new row. batch: questions that
-             are sampled at once. places: the questions' indices, if they are part of a longer list.
-    """
-    rows, places = list(rows), places or list(range(len(questions)))
-    for start in tqdm(
-        range(len(rows), len(questions), batch), desc="evaluation", disable=None, leave=False
-    ):
-        chunk = questions[start : start + batch]
-        seeds = [mix_seed(seed, place) for place in places[start : start + batch]]
-        rollouts = sample(prompts[start : start + batch], samples, seeds)
-        for i, question in enumerate(chunk):
-            rows.append(
-                row_of(question, [sample_of(r) for r in rollouts[i * samples : (i + 1) * samples]])
-            )
-            keep(rows[-1])
-    return {
-        "numbers": numbers_of(rows) if rows else {},
-        "questions": len(questions),
-        "samples": samples,
-        "seed": seed,
-        "rows": rows,
-    }
+# Other programs import the graders from here.
+GRADERS = (normalize_answer, exact_match, token_f1, math_equal, last_boxed, released_reward)
+GRADERS += (reward, load_questions, pass_at_k)
+# (prompts, n, a seed for each prompt) -> n rollouts of each prompt, prompt by prompt
+Sample = Callable[[list[list[int]], int, list[int]], list[Rollout]]
 
 
 @dataclass(frozen=True)
@@ -185,7 +151,7 @@ class Evaluation(Agent):
 
 
 def shown_settings(config) -> dict:
-    """A configuration as files may hold it: of a URL scheme, host, port and path, never a password."""
+    """Settings as files may hold them: of a URL scheme, host, port and path, never a password."""
     return {
         name: split_url(value)[0] if str(value).startswith(("http://", "https://")) else value
         for name, value in dataclasses.asdict(config).items()
@@ -193,57 +159,57 @@ def shown_settings(config) -> dict:
 
 
 def settings_of_run(model: str) -> dict:
-    """Tools and limits that a training run used, if `model` is a run's folder: an evaluation takes them over unless flags say otherwise."""
+    """Tools and limits of a training run, if `model` is its folder.
+
+    An evaluation takes them over unless flags say otherwise.
+    """
     path = Path(model) / "config.json"
-    config = (
-        json.loads(path.read_text())
-        if model and (Path(model) / "latest").is_file() and path.is_file()
-        else {}
-    )
-    shared = {f.name for f in dataclasses.fields(Agent)} - {"rows", "device"} | {
-        "max_tokens",
-        "max_calls",
-        "max_result_tokens",
-    }
-    return {name: value for name, value in config.items() if name in shared}
+    if not (model and (Path(model) / "latest").is_file() and path.is_file()):
+        return {}
+    shared = {f.name for f in dataclasses.fields(Agent)} - {"rows", "device"}
+    shared |= {"max_tokens", "max_calls", "max_result_tokens"}
+    return {name: value for name, value in json.loads(path.read_text()).items() if name in shared}
 
 
-def run_files(run: Evaluation) -> dict[str, dict]:
-    """Evaluate the model on every file: name -> result. What can be wrong without a model is checked before one is loaded, if one is needed."""
-    marker = Path(run.model) / "latest"
-    model = str(marker.parent / marker.read_text().strip()) if marker.is_file() else run.model
-    folder = Path(run.out or (run.model if Path(run.model).is_dir() else "."))
-    folder.mkdir(parents=True, exist_ok=True)
-    data, weights = {path: load_file(run, path) for path in run.data}, weights_of(model)
-    with contextlib.ExitStack() as opened:
-        outs = {path: folder / f"eval_{name_of(path)}_{Path(model).name}.json" for path in data}
-        jobs = [
-            open_job(path, outs[path], questions, settings_of(run, path, model, weights), opened)
-            for path, questions in data.items()
-        ]
-        judge = Judge(run.judge, run.judge_model, folder / "judge.jsonl") if run.judge else None
-        sample, prompts = (
-            sampling(run, model, jobs, opened) if any(job.left for job in jobs) else (None, {})
-        )
-        return {
-            name_of(job.path): run_file(run, job, prompts.get(job.path, []), sample, judge)
-            for job in jobs
-        }
+def load_file(run: Evaluation, path: str) -> list[Question]:
+    """The questions of a file, graded as its benchmark is unless --task says otherwise."""
+    known = benchmark_of(path)
+    task = known.task if known and run.task == "auto" else run.task
+    questions = load_questions(path, run.skip_bad, task, run.dedupe, run.tools)
+    questions = questions[: run.questions or None]
+    repaired = sum(q.meta["repaired"] for q in questions)
+    if repaired:
+        where = f"{repaired} of {len(questions)} prompts"
+        print(f"{path}: repaired the backspace in \\boxed in {where}")
+    if known and known.metric == "judge" and not run.judge:
+        paper = f"{path}: the paper has a model judge these answers (--judge)"
+        print(f"{paper}; without one, avg@k is exact match or math_equal")
+    _warn_of_lost_answers(path, questions)
+    return questions
 
 
-def settings_of(run: Evaluation, path: str, model: str, weights: str) -> dict:
-    """What decides the samples of a file: they may not change in an evaluation that goes on."""
-    free = {"rows", "device", "judge", "judge_model", "out", "data", "model"}
-    settings = {name: value for name, value in shown_settings(run).items() if name not in free}
-    return settings | {
-        "checkpoint": model,
-        "weights": weights,
-        "data_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
-    }
+def _warn_of_lost_answers(path: str, questions: list[Question]) -> None:
+    """Name the golds that our graders do not even count as right for themselves."""
+    lost = []
+    for q in questions:
+        for gold in q.answers:
+            text = f"<think> </think><answer> \\boxed{{{gold}}} </answer>"
+            if not is_correct(Rollout([0], 0, finish="stop", pieces=[(True, text)]), q):
+                lost.append((q.meta["row"], gold))
+    for row, gold in lost[:10]:
+        wrong = f"its answer {gold!r} is not graded as right, whoever gives it"
+        print(f"{path}, row {row}: warning: {wrong}")
+    if len(lost) > 10:
+        print(f"{path}: warning: ... and {len(lost) - 10} answers more")
 
 
-def sampling(run: Evaluation, model: str, jobs: list[Job], opened: contextlib.ExitStack) -> tuple:
-    """(the function that samples, as `evaluate` wants it; path -> prompts), with the tools and the model or its server ready."""
+def sampling(
+    run: Evaluation, model: str, jobs: list[Job], opened: contextlib.ExitStack
+) -> tuple[Sample, dict[str, list[list[int]]]]:
+    """The function that samples, and path -> prompts; tools and model (or server) are ready.
+
+    opened: closes the tools.
+    """
     tools = run.open_tools()
     for tool in tools.values():
         opened.callback(tool.close)
@@ -257,89 +223,92 @@ def sampling(run: Evaluation, model: str, jobs: list[Job], opened: contextlib.Ex
     sampler = Sampler(
         policy,
         tools,
-        run.rows,
-        run.max_tokens,
-        run.max_calls,
-        run.max_result_tokens,
-        run.temperature,
-        run.chunk,
+        rows=run.rows,
+        chunk=run.chunk,
         constant_rows=run.constant_rows,
+        max_tokens=run.max_tokens,
+        max_calls=run.max_calls,
+        max_result_tokens=run.max_result_tokens,
+        temperature=run.temperature,
         top_p=run.top_p,
         top_k=run.top_k,
     )
     return functools.partial(sample_initial, sampler), prompts
 
 
-def load_file(run: Evaluation, path: str) -> list[Question]:
-    """The questions of a file, graded as its benchmark is unless --task says otherwise."""
-    known = benchmark_of(path)
-    questions = load_questions(
-        path,
-        run.skip_bad,
-        known.task if known and run.task == "auto" else run.task,
-        run.dedupe,
-        run.tools,
-    )[: run.questions or None]
-    repaired = sum(q.meta["repaired"] for q in questions)
-    if repaired:
-        print(
-            f"{path}: repaired the backspace in \\boxed in {repaired} of {len(questions)} prompts"
-        )
-    if known and known.metric == "judge" and not run.judge:
-        print(
-            f"{path}: the paper has a model judge these answers (--judge); without one, avg@k is exact match or math_equal"
-        )
-    lost = [
-        (q, gold)
-        for q in questions
-        for gold in q.answers
-        if not is_correct(Rollout([0], 0, finish="stop", pieces=[(True, perfect(gold))]), q)
-    ]
-    for q, gold in lost[:10]:
-        print(
-            f"{path}, row {q.meta['row']}: warning: its answer {gold!r} is not graded as right, whoever gives it"
-        )
-    if len(lost) > 10:
-        print(f"{path}: warning: ... and {len(lost) - 10} answers more")
-    return questions
+def evaluate(
+    sample: Sample,
+    questions: list[Question],
+    prompts: list[list[int]],
+    samples: int,
+    seeds: list[int],
+    batch: int = 64,
+) -> Iterator[dict]:
+    """Sample every question `samples` times and grade: a row per question, in order.
+
+    seeds: one for each question. batch: questions that are sampled at once.
+    """
+    starts = range(0, len(questions), batch)
+    for start in tqdm(starts, desc="evaluation", disable=None, leave=False):
+        part = slice(start, start + batch)
+        rollouts = sample(prompts[part], samples, seeds[part])
+        for i, question in enumerate(questions[part]):
+            own = rollouts[i * samples : (i + 1) * samples]
+            yield row_of(question, [sample_of(r) for r in own])
 
 
-def perfect(gold: str) -> str:
-    """A response in the right format with this answer."""
-    return f"<think> </think><answer> \\boxed{{{gold}}} </answer>"
+def run_files(run: Evaluation) -> dict[str, dict]:
+    """Evaluate the model on every file: name -> result.
+
+    What can be wrong without a model is checked before one is loaded, if one is needed.
+    """
+    marker = Path(run.model) / "latest"
+    model = str(marker.parent / marker.read_text().strip()) if marker.is_file() else run.model
+    folder = Path(run.out or (run.model if Path(run.model).is_dir() else "."))
+    folder.mkdir(parents=True, exist_ok=True)
+    data, weights = {path: load_file(run, path) for path in run.data}, weights_of(model)
+    with contextlib.ExitStack() as opened:
+        jobs = []
+        for path, questions in data.items():
+            out = folder / f"eval_{name_of(path)}_{Path(model).name}.json"
+            settings = settings_of(run, path, model, weights)
+            jobs.append(open_job(path, out, questions, settings, opened))
+        judge = Judge(run.judge, run.judge_model, folder / "judge.jsonl") if run.judge else None
+        sample, prompts = None, {}
+        if any(job.left for job in jobs):
+            sample, prompts = sampling(run, model, jobs, opened)
+        return {
+            name_of(job.path): run_file(run, job, prompts.get(job.path, []), sample, judge)
+            for job in jobs
+        }
+
+
+def settings_of(run: Evaluation, path: str, model: str, weights: str) -> dict:
+    """What decides the samples of a file: it may not change in an evaluation that goes on."""
+    free = {"rows", "device", "judge", "judge_model", "out", "data", "model"}
+    settings = {name: value for name, value in shown_settings(run).items() if name not in free}
+    data = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return settings | {"checkpoint": model, "weights": weights, "data_sha256": data}
 
 
 def run_file(
-    run: Evaluation, job: Job, prompts: list[list[int]], sample, judge: Judge | None
+    run: Evaluation,
+    job: Job,
+    prompts: list[list[int]],
+    sample: Sample | None,
+    judge: Judge | None,
 ) -> dict:
-    """Sample what is left of a file and let the judge judge; write and return the result. A finished one keeps all else that its file says.
+    """Sample what is left of a file and let the judge judge; write and return the result.
 
-    "seconds": of sampling and grading, over all parts, less what a kill lost of a batch. "versions": of the first part, then the last.
+    A finished evaluation keeps all else that its file says.
     """
     result, job.last = job.done, time.perf_counter()
     if job.partial:
-        result = evaluate(
-            sample,
-            job.questions,
-            prompts,
-            run.samples,
-            run.seed,
-            rows=job.done["rows"],
-            keep=job.keep,
-        )
-        before, now = job.done["versions"], versions()
-        both = {
-            name: now[name]
-            if before.get(name) == now[name]
-            else f"{before.get(name)}, then {now[name]}"
-            for name in now
-        }
-        result |= {
-            "settings": job.settings,
-            "data": job.path,
-            "versions": both,
-            "seconds": job.done["seconds"],
-        }
+        done = len(job.done["rows"])
+        seeds = [mix_seed(run.seed, place) for place in range(done, len(job.questions))]
+        for row in evaluate(sample, job.questions[done:], prompts[done:], run.samples, seeds):
+            job.keep(row)
+        result = result_of(run, job)
     if judge:
         judge_rows(judge, result["rows"])
         result |= {"numbers": numbers_of(result["rows"]), "judge": judge.model}
@@ -347,56 +316,71 @@ def run_file(
         write_result(job.out, result)
     if job.partial:
         Path(job.partial.name).unlink(missing_ok=True)
-    told = f"{len(job.questions)} questions x {run.samples} samples, temperature {run.temperature}, {result['seconds']:.0f} s"
+    size = f"{len(job.questions)} questions x {run.samples} samples"
+    told = f"{size}, temperature {run.temperature}, {result['seconds']:.0f} s"
     print(f"{told} -> {job.out}", flush=True)
     return result
 
 
+def result_of(run: Evaluation, job: Job) -> dict:
+    """What the result file of an evaluation says once all questions are sampled.
+
+    "seconds": of sampling and grading, over all parts, less what a kill lost of a batch.
+    "versions": of the first part, then of the last.
+    """
+    before, now = job.done["versions"], versions()
+    changed = {name: f"{before.get(name)}, then {now[name]}" for name in now}
+    both = {name: now[name] if before.get(name) == now[name] else changed[name] for name in now}
+    return {
+        "numbers": numbers_of(job.done["rows"]),
+        "questions": len(job.questions),
+        "samples": run.samples,
+        "seed": run.seed,
+        "rows": job.done["rows"],
+        "settings": job.settings,
+        "data": job.path,
+        "versions": both,
+        "seconds": job.done["seconds"],
+    }
+
+
 def main(argv: list[str]) -> None:
+    """The command line."""
+    flags = read_flags(argv)
+    if "benchmarks" in flags:
+        print(benchmark_table())
+    elif "overlap" in flags:
+        print(overlap_lines(flags["overlap"]))
+    elif "compare" in flags:
+        print(compare(*flags["compare"]))
+    elif "regrade" in flags:
+        how = {name: flags[name] for name in ("judge", "judge_model", "task") if name in flags}
+        print(table(regrade_all(flags["regrade"], **how)))
+    else:
+        transformers.utils.logging.disable_progress_bar()
+        run = Evaluation(**(settings_of_run(flags.get("model", "")) | flags))
+        print(table(run_files(run)))
+
+
+def read_flags(argv: list[str]) -> dict:
+    """The flags that were given, by name."""
     parser = argparse.ArgumentParser(
-        description="Evaluate a model with tools on files of questions; one self-describing JSON file for each.",
+        description="Evaluate a model with tools on files of questions: one JSON file for each.",
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
     )
     add_flags(parser, Evaluation)
     other = parser.add_argument_group("without a model").add_mutually_exclusive_group()
-    how = dict(default=argparse.SUPPRESS, nargs="+", metavar="FILE")
     benchmarks = "the paper's benchmarks: format, grader, metric, where to get them"
-    other.add_argument(
-        "--benchmarks", default=argparse.SUPPRESS, action="store_true", help=benchmarks
-    )
-    other.add_argument(
-        "--overlap", help="questions that the first file shares with each of the others", **how
-    )
-    other.add_argument(
-        "--compare",
-        help="two result files: paired bootstrap of the difference",
-        **how | dict(nargs=2),
-    )
-    other.add_argument(
-        "--regrade", help="result files: grade their samples anew, with --task or --judge", **how
-    )
-    flags = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(parser.parse_args(argv)).items()
-    }
-    actions = {
-        "benchmarks": lambda _: benchmark_table(),
-        "overlap": overlap_lines,
-        "compare": lambda files: compare(*files),
-        "regrade": lambda files: table(
-            regrade_all(
-                files,
-                flags.get("judge", ""),
-                flags.get("judge_model", ""),
-                flags.get("task", ""),
-            )
-        ),
-    }
-    for name, action in actions.items():
-        if name in flags:
-            return print(action(flags[name]))
-    transformers.utils.logging.disable_progress_bar()
-    print(table(run_files(Evaluation(**(settings_of_run(flags.get("model", "")) | flags)))))
+    overlap = "questions that the first file shares with each of the others"
+    regrade = "result files: grade their samples anew, with --task or --judge"
+    difference = "two result files: paired bootstrap of the difference"
+    other.add_argument("--benchmarks", action="store_true", help=benchmarks)
+    other.add_argument("--overlap", nargs="+", metavar="FILE", help=overlap)
+    other.add_argument("--regrade", nargs="+", metavar="FILE", help=regrade)
+    other.add_argument("--compare", nargs=2, metavar="FILE", help=difference)
+    flags = vars(parser.parse_args(argv))
+    return {n: tuple(value) if isinstance(value, list) else value for n, value in flags.items()}
 
 
 if __name__ == "__main__":

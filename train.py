@@ -580,18 +580,12 @@ def report(
     places = ranks.share(list(range(len(questions))))
     mine = [questions[i] for i in places], [prompts[i] for i in places]
     with setup.policy.gathered():
-        sampled = evaluate(
-            partial(sample_initial, setup.sampler),
-            *mine,
-            run.eval_samples,
-            mix_seed(run.seed, 2),
-            places=places,
-        )["rows"]
+        sample = partial(sample_initial, setup.sampler)
+        seeds = [mix_seed(mix_seed(run.seed, 2), place) for place in places]
+        sampled = list(evaluate(sample, *mine, run.eval_samples, seeds))
         if asked():
             return
-        greedy = evaluate(
-            partial(sample_initial, setup.sampler, temperature=0), *mine, 1, 0, places=places
-        )["rows"]
+        greedy = list(evaluate(partial(sample, temperature=0), *mine, 1, seeds))
     beat(f"evaluation after step {step}, wait")
     parts = ranks.gather((places, sampled, greedy))
     merged = [

@@ -49,9 +49,10 @@ class Job:
         return len(self.questions) - len(self.done["rows"])
 
     def keep(self, row: dict) -> None:
-        """Write a row with the seconds since the one before: those of all parts add up."""
+        """Add a row, and write it with the seconds since the one before: all parts add up."""
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
+        self.done["rows"].append(row)
         self.done["seconds"] += seconds
         self.partial.write(json.dumps({"row": row, "seconds": seconds}).encode() + b"\n")
 
