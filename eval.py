@@ -25,9 +25,9 @@ from pathlib import Path
 import transformers
 from tqdm import tqdm
 
-from appo import add_flags, check_options, option, versions
+from appo import add_flags, check_options, option
 from model import Policy, load_tokenizer
-from rewards import is_correct, released_reward, reward
+from rewards import released_reward, reward
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from support.benchmarks import benchmark_of, benchmark_table, name_of
 from support.compare import compare, regrade_all
@@ -36,7 +36,7 @@ from support.judge import Judge, check_judge, judge_rows
 from support.math_equal import last_boxed, math_equal
 from support.questions import Question, load_questions, overlap_lines
 from support.results import Job, open_job, weights_of, write_result
-from support.scores import numbers_of, pass_at_k, row_of, sample_of, table
+from support.scores import lost_answers, numbers_of, pass_at_k, row_of, sample_of, table
 from support.served import Served
 from support.words import exact_match, normalize_answer, token_f1
 from tools import open_tools
@@ -44,6 +44,8 @@ from tools import open_tools
 # Other programs import the graders from here.
 GRADERS = (normalize_answer, exact_match, token_f1, math_equal, last_boxed, released_reward)
 GRADERS += (reward, load_questions, pass_at_k)
+# answers that cannot be right and are named one by one
+SHOWN = 10
 # (prompts, n, a seed for each prompt) -> n rollouts of each prompt, prompt by prompt
 Sample = Callable[[list[list[int]], int, list[int]], list[Rollout]]
 
@@ -184,23 +186,13 @@ def load_file(run: Evaluation, path: str) -> list[Question]:
     if known and known.metric == "judge" and not run.judge:
         paper = f"{path}: the paper has a model judge these answers (--judge)"
         print(f"{paper}; without one, avg@k is exact match or math_equal")
-    _warn_of_lost_answers(path, questions)
-    return questions
-
-
-def _warn_of_lost_answers(path: str, questions: list[Question]) -> None:
-    """Name the golds that our graders do not even count as right for themselves."""
-    lost = []
-    for q in questions:
-        for gold in q.answers:
-            text = f"<think> </think><answer> \\boxed{{{gold}}} </answer>"
-            if not is_correct(Rollout([0], 0, finish="stop", pieces=[(True, text)]), q):
-                lost.append((q.meta["row"], gold))
-    for row, gold in lost[:10]:
+    lost = lost_answers(questions)
+    for row, gold in lost[:SHOWN]:
         wrong = f"its answer {gold!r} is not graded as right, whoever gives it"
         print(f"{path}, row {row}: warning: {wrong}")
-    if len(lost) > 10:
-        print(f"{path}: warning: ... and {len(lost) - 10} answers more")
+    if len(lost) > SHOWN:
+        print(f"{path}: warning: ... and {len(lost) - SHOWN} answers more")
+    return questions
 
 
 def sampling(
@@ -308,7 +300,7 @@ def run_file(
         seeds = [mix_seed(run.seed, place) for place in range(done, len(job.questions))]
         for row in evaluate(sample, job.questions[done:], prompts[done:], run.samples, seeds):
             job.keep(row)
-        result = result_of(run, job)
+        result = job.result(run.samples, run.seed)
     if judge:
         judge_rows(judge, result["rows"])
         result |= {"numbers": numbers_of(result["rows"]), "judge": judge.model}
@@ -320,28 +312,6 @@ def run_file(
     told = f"{size}, temperature {run.temperature}, {result['seconds']:.0f} s"
     print(f"{told} -> {job.out}", flush=True)
     return result
-
-
-def result_of(run: Evaluation, job: Job) -> dict:
-    """What the result file of an evaluation says once all questions are sampled.
-
-    "seconds": of sampling and grading, over all parts, less what a kill lost of a batch.
-    "versions": of the first part, then of the last.
-    """
-    before, now = job.done["versions"], versions()
-    changed = {name: f"{before.get(name)}, then {now[name]}" for name in now}
-    both = {name: now[name] if before.get(name) == now[name] else changed[name] for name in now}
-    return {
-        "numbers": numbers_of(job.done["rows"]),
-        "questions": len(job.questions),
-        "samples": run.samples,
-        "seed": run.seed,
-        "rows": job.done["rows"],
-        "settings": job.settings,
-        "data": job.path,
-        "versions": both,
-        "seconds": job.done["seconds"],
-    }
 
 
 def main(argv: list[str]) -> None:

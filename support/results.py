@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from appo import versions
 from support.questions import Question, parsed
+from support.scores import numbers_of
 
 OTHER_OUT = "give another --out or delete it"
 
@@ -55,6 +56,27 @@ class Job:
         self.done["rows"].append(row)
         self.done["seconds"] += seconds
         self.partial.write(json.dumps({"row": row, "seconds": seconds}).encode() + b"\n")
+
+    def result(self, samples: int, seed: int) -> dict:
+        """What the result file says once all questions are sampled.
+
+        "seconds": of sampling and grading, over all parts, less what a kill lost of a batch.
+        "versions": of the first part, then of the last.
+        """
+        before, now = self.done["versions"], versions()
+        changed = {name: f"{before.get(name)}, then {now[name]}" for name in now}
+        both = {name: now[name] if before.get(name) == now[name] else changed[name] for name in now}
+        return {
+            "numbers": numbers_of(self.done["rows"]),
+            "questions": len(self.questions),
+            "samples": samples,
+            "seed": seed,
+            "rows": self.done["rows"],
+            "settings": self.settings,
+            "data": self.path,
+            "versions": both,
+            "seconds": self.done["seconds"],
+        }
 
 
 def open_job(

@@ -61,6 +61,18 @@ def _graded(q: Question, sample: dict) -> dict:
     }
 
 
+def lost_answers(questions: list[Question]) -> list[tuple[int, str]]:
+    """(row, gold) of each gold that is not graded as right, even where a model gives it."""
+    lost = []
+    for q in questions:
+        for gold in q.answers:
+            text = f"<think> </think><answer> \\boxed{{{gold}}} </answer>"
+            perfect = Rollout(prompt=[0], seed=0, finish="stop", pieces=[(True, text)])
+            if not is_correct(perfect, q):
+                lost.append((q.meta["row"], gold))
+    return lost
+
+
 def numbers_of(rows: list[dict]) -> dict[str, float]:
     """The numbers of an evaluation with k samples a question.
 

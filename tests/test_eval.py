@@ -288,7 +288,7 @@ def test_a_finished_evaluation_keeps_what_it_says(fake, tmp_path, judging):
 def test_parts_under_other_versions_are_told(fake, tmp_path, monkeypatch):
     data = odd_file(tmp_path)
     killed_after(fake, 3, tmp_path, data)
-    monkeypatch.setattr(evaluation, "versions", lambda: {"torch": "99"})
+    monkeypatch.setattr("support.results.versions", lambda: {"torch": "99"})
     assert re.fullmatch(r"\d.*, then 99", run_fake(tmp_path, data)["versions"]["torch"])
 
 
