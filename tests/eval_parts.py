@@ -1,4 +1,4 @@
-"""What the tests of evaluation share: rollouts, rows and files made by hand, and a server that judges or completes."""
+"""What tests of evaluation share: hand-made rollouts, rows and files, a server that judges."""
 
 import json
 import re
@@ -24,8 +24,6 @@ def rollout(*pieces, finish="stop", calls=()):
 
 
 SEARCHED = "<search> q </search> <result>\nr\n</result>"
-
-
 COMPUTED = "<python> 1 </python> <result>\n1\n</result>"
 
 
@@ -95,7 +93,11 @@ def made_file(path, rows, **more):
 
 
 class JudgeServer(ThreadingHTTPServer):
-    """An OpenAI-compatible endpoint whose model replies reply(prompt) to a chat, or the choice reply(request) to a completion; None is an HTTP 400."""
+    """An OpenAI-compatible endpoint.
+
+    Its model replies reply(prompt) to a chat and the choice reply(request) to a completion; None
+    is an HTTP 400.
+    """
 
     def __init__(self, reply):
         class Handler(BaseHTTPRequestHandler):
@@ -109,12 +111,10 @@ class JudgeServer(ThreadingHTTPServer):
                     else answer
                 )
                 body = json.dumps({"choices": [choice]}).encode()
-                (
-                    self.send_response(200 if answer is not None else 400),
-                    self.send_header("Content-Length", str(len(body))),
-                    self.end_headers(),
-                    self.wfile.write(body),
-                )
+                self.send_response(200 if answer is not None else 400)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
             def log_message(self, *_):
                 pass
@@ -128,11 +128,18 @@ class JudgeServer(ThreadingHTTPServer):
 
 @pytest.fixture
 def judging(monkeypatch):
+    """Starts a JudgeServer for a reply function."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     servers = []
-    yield lambda reply: servers.append(JudgeServer(reply)) or servers[-1]
+
+    def start(reply):
+        servers.append(JudgeServer(reply))
+        return servers[-1]
+
+    yield start
     for server in servers:
-        server.shutdown(), server.server_close()
+        server.shutdown()
+        server.server_close()
 
 
 def fields(prompt):

@@ -21,7 +21,8 @@ def test_compare_pairs_questions(tmp_path):
     gain, low, high, worse = map(
         float,
         re.search(
-            r"correct +([-+.\d]+) +95% interval ([-+.\d]+) \.\. ([-+.\d]+) +resamples at or below 0: ([.\d]+)",
+            r"correct +([-+.\d]+) +95% interval ([-+.\d]+) \.\. ([-+.\d]+) +"
+            r"resamples at or below 0: ([.\d]+)",
             text,
         ).groups(),
     )
@@ -53,7 +54,9 @@ def test_compare_keeps_repeated_questions_apart(tmp_path):
 
 
 def test_compare_pairs_by_text_where_ids_count_rows(tmp_path):
-    rename = lambda row, name: row | {"id": name}
+    def rename(row, name):
+        return row | {"id": name}
+
     first = [rename(made_row(text, ("5", [])), str(k)) for k, text in enumerate("abc")]
     second = [rename(made_row(text, ("6", [])), str(k)) for k, text in enumerate("bc")]
     assert "2 questions in both files, 1 and 0 in one only" in compare(

@@ -20,7 +20,7 @@ from support.results import locked_file
 
 
 def test_command_line(world, agent_folder, asked, tmp_path, capsys):
-    """The golds of every other question are what the model answers greedily: then exactly those are right, in each of three greedy samples."""
+    """Golds of every other question are what the model answers greedily: just those are right."""
     evaluation.main(
         settings(agent_folder, world, tmp_path, write(tmp_path / "a.jsonl", *asked), temperature=0)
     )
@@ -71,11 +71,14 @@ def test_command_line(world, agent_folder, asked, tmp_path, capsys):
 def test_an_evaluation_that_was_killed_goes_on(
     world, agent_folder, asked, tmp_path, monkeypatch, capsys
 ):
-    """Interrupted in the third batch, with the last line cut short: the rest is sampled and the whole is what an uninterrupted evaluation gives."""
+    """Killed in the third batch, the last line cut short: in the end all is as without the kill."""
     data = write(tmp_path / "a.jsonl", *asked)
-    run = lambda out: evaluation.main(
-        settings(agent_folder, world, tmp_path, data, samples=2, out=tmp_path / out)
-    )
+
+    def run(out):
+        evaluation.main(
+            settings(agent_folder, world, tmp_path, data, samples=2, out=tmp_path / out)
+        )
+
     original, calls = evaluation.sample_initial, []
 
     def interrupted(*args):
@@ -105,13 +108,11 @@ def test_an_evaluation_that_was_killed_goes_on(
     whole, parts = (
         json.loads((tmp_path / out / "eval_a_model.json").read_text()) for out in ("whole", "parts")
     )
-    without_time = lambda rows: json.loads(
-        re.sub(
-            r'(\["(?:python|search)", "(?:[^"\\\\]|\\\\.)*", "[a-z_]+"), [0-9.e-]+\]',
-            r"\1]",
-            json.dumps(rows),
-        )
-    )
+
+    def without_time(rows):
+        call = r'(\["(?:python|search)", "(?:[^"\\\\]|\\\\.)*", "[a-z_]+"), [0-9.e-]+\]'
+        return json.loads(re.sub(call, r"\1]", json.dumps(rows)))
+
     assert without_time(whole["rows"]) == without_time(parts["rows"])
     assert whole["numbers"] == parts["numbers"]
     run("parts")
@@ -122,7 +123,10 @@ def test_an_evaluation_that_was_killed_goes_on(
 
 
 class Fake:
-    """In the place of the model: every sample is `answer`; after `batches` questions comes a kill. asked: the numbers of the questions sampled."""
+    """In the place of the model: every sample is `answer`.
+
+    After `batches` questions comes a kill. asked: the numbers of the questions sampled.
+    """
 
     answer, batches = "5", math.inf
 
@@ -180,7 +184,10 @@ def odd_file(tmp_path, name="x.jsonl"):
 
 @pytest.mark.parametrize("cut", [0, 1, 20])
 def test_no_question_is_lost_to_odd_characters_or_a_cut(fake, tmp_path, cut):
-    """Line separators of Unicode, half a surrogate pair, a kill in the middle of the last line: every question once, in order, and seconds add up."""
+    """Unicode's line separators, half a surrogate pair, a cut last line: every question once.
+
+    In order, and the seconds add up.
+    """
     data, fake.answer = odd_file(tmp_path), "\ud83d 本"
     partial = killed_after(fake, 4, tmp_path, data)
     partial.write_bytes(partial.read_bytes()[: -cut or None])
@@ -265,7 +272,7 @@ def test_two_files_of_one_name_are_refused(fake, tmp_path):
 
 
 def test_a_finished_evaluation_keeps_what_it_says(fake, tmp_path, judging):
-    """Run again it loads no model and changes nothing; a judge adds its verdicts and its name, and a run without one keeps them."""
+    """Run again it loads no model and changes nothing; a judge adds verdicts, which stay."""
     data, server = (
         odd_file(tmp_path),
         judging(lambda prompt: "CORRECT" if "QUESTION" in prompt else "YES"),
@@ -313,7 +320,7 @@ def test_what_fails_before_its_first_question_leaves_no_file(tmp_path):
 
 @pytest.mark.parametrize("finished", [False, True])
 def test_another_evaluation_is_refused_before_a_model_is_loaded(fake, tmp_path, finished):
-    """Other settings, data or weights under the same path: neither a finished nor an interrupted evaluation goes on; a copy of the weights does."""
+    """With other settings, data or weights no evaluation goes on; with a copy of them it does."""
     data, other = odd_file(tmp_path), write(tmp_path / "y.jsonl", {"question": "q", "answer": "5"})
     run_fake(tmp_path, data) if finished else killed_after(fake, 3, tmp_path, data)
     changes = {

@@ -77,7 +77,7 @@ def test_forms_of_a_verdict(monkeypatch, tmp_path, reply, verdict):
 
 
 def test_a_damaged_cache_of_verdicts(judging, tmp_path):
-    """What are no verdicts is ignored, and a line that a kill cut short does not take the next one with it."""
+    """Other lines are ignored; one that a kill cut short does not take the next one with it."""
     cache, server = (
         tmp_path / "judge.jsonl",
         judging(lambda prompt: "CORRECT" if "QUESTION" in prompt else "YES"),

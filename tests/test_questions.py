@@ -184,7 +184,7 @@ def test_what_is_no_answer(tmp_path, answer):
 
 
 def test_formats_of_the_hub(tmp_path):
-    """GAIA's key, MATH's worked solution, verifiers' info as JSON, content as parts, and a file that begins with a byte order mark."""
+    """GAIA's key, MATH's solution, verifiers' info as JSON, content in parts, a byte order mark."""
     parts = [{"type": "text", "text": "Q "}, {"type": "text", "text": "5?"}]
     rows = [
         {"Question": "q", "Final answer": "17"},
@@ -310,7 +310,7 @@ def test_overlap(tmp_path, capsys):
 
 
 def test_overlap_of_the_authors_files():
-    """The published figures: all AIME24 questions are in the validation set; 442 of the deep-search questions are in the training set."""
+    """All of AIME24 is in the validation set; 442 deep-search questions are in the training set."""
     folder = Path(os.environ.get("APPO_DATA", "nowhere"))
     if not (folder / "valid.parquet").is_file():
         pytest.skip("APPO_DATA names no folder with valid.parquet")
@@ -327,7 +327,8 @@ def test_overlap_of_the_authors_files():
 def test_bad_files(tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match="gsm8k.jsonl does not exist; where to get it: github.com/RUC-NLPIR/ARPO, evaluation/data/gsm8k",
+        match="gsm8k.jsonl does not exist; where to get it: "
+        "github.com/RUC-NLPIR/ARPO, evaluation/data/gsm8k",
     ):
         load_questions(str(tmp_path / "gsm8k.jsonl"))
     with pytest.raises(FileNotFoundError, match="no.jsonl does not exist"):

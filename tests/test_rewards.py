@@ -143,7 +143,7 @@ def test_the_released_reward_knows_no_characters():
 
 
 def test_golds_grade_as_right():
-    """Every gold of the files under APPO_DATA against itself in another dress, and maths never against the gold with its sign changed."""
+    """Golds of the files under APPO_DATA equal themselves in another dress, not negated."""
     if not os.environ.get("APPO_DATA"):
         pytest.skip("APPO_DATA names no folder with data files")
     files = [

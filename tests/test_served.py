@@ -11,7 +11,7 @@ from protocol import STOP_TAGS
 
 
 def greedy_server(policy, include_stop=True):
-    """Completions by greedy decoding, one full forward per token: what a server of this model would answer at temperature 0."""
+    """What a server of this model would answer at temperature 0: one full forward per token."""
 
     def reply(asked):
         ids, text = list(asked["prompt"]), ""
@@ -34,7 +34,10 @@ def greedy_server(policy, include_stop=True):
 def test_a_served_model_is_evaluated_as_a_local_one(
     world, agent_folder, agent, asked, tmp_path, judging, include_stop, capsys
 ):
-    """At temperature 0 a server of the model gives the same answers, calls, results and tokens as the model loaded here; also one that cuts its stop strings off."""
+    """At temperature 0 a server gives the answers, calls, results and tokens of the model here.
+
+    Also one that cuts its stop strings off.
+    """
     data, server = (
         write(tmp_path / "a.jsonl", *asked[:5]),
         judging(greedy_server(agent, include_stop)),
