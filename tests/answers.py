@@ -1,7 +1,7 @@
 """Mathematical answers: equal and unequal ones, texts that hang or attack a grader."""
 
 # Each line: answers that all mean what the first one means.
-EQUAL = r"""  # noqa: E501
+EQUAL = r"""
 \frac{3}{4} | 3/4 | \dfrac{3}{4} | \tfrac34 | 0.75 | \frac34 | .75 | \frac{6}{8} | 75\%
 -\frac{1}{2} | \frac{-1}{2} | \frac{1}{-2} | -1/2 | −0.5 | -.5
 2\frac{1}{3} | \frac{7}{3} | 7/3 | 2.3333333
@@ -172,7 +172,7 @@ x \not= 3 | x \ne 3 | x \neq 3 | x ≠ 3
 5 percent | 5\% | 5 \text{ percent}
 2 1/2 feet | 2.5 ft | 5/2
 \log 100 | \ln 100
-"""
+"""  # noqa: E501
 
 # Each line: two that do not.
 UNEQUAL = r"""

@@ -14,7 +14,6 @@ from support.latex import plain_math
 from support.math_equal import math_equal
 from tools import ToolResult
 
-
 SAME = [
     ("5", "5"),
     ("12", "12.0"),
