@@ -18,20 +18,16 @@ rollout itself count against its limit; no token that the policy did not sample 
 Axes: B rows of a pass, N rollouts, T response tokens, W tokens of prompt and response, M policy tokens, D hidden.
 """
 
-import argparse
 import dataclasses
 import math
-import platform
-import re
 import time
 import unicodedata
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -44,6 +40,7 @@ from branching import (
     omega_is_constant,
     token_stats,
 )
+from config import Config
 from model import Cache, Policy, Ranks, key_slots, round_up
 from protocol import TAGS
 from sampling import Rollout, Sampler, Start, mix_seed, sample_initial, uniform
@@ -54,245 +51,6 @@ from tools import STATUSES
 PASS_BLOCK = 16
 # nats: in float32 the sampler's log-probs equal those of a scoring pass within this
 ROUNDING = 1e-4
-
-
-def option(default, text, low=None, choices=None):
-    """A field of a configuration with its help text (units, range, source), the least value it takes, or all the values it takes."""
-    return field(default=default, metadata={"help": text, "low": low, "choices": choices})
-
-
-def check_options(config) -> None:
-    """Raise ValueError naming the flag whose value has the wrong type, is out of its range or none of its choices."""
-    for f in dataclasses.fields(config):
-        value, low, choices = getattr(config, f.name), f.metadata["low"], f.metadata["choices"]
-        right = {float: (int, float), tuple[float, float]: tuple, tuple[str, ...]: tuple}.get(
-            f.type, f.type
-        )
-        pair = (
-            f.type == tuple[float, float]
-            and isinstance(value, tuple)
-            and not (len(value) == 2 and all(type(x) in (int, float) for x in value))
-        )
-        if not isinstance(value, right) or pair or (isinstance(value, bool) and f.type is not bool):
-            raise ValueError(
-                f"--{f.name} must be {'two numbers' if right is tuple else f.type.__name__}, got {value!r}"
-            )
-        if low is not None and not value >= low:
-            raise ValueError(f"--{f.name} must be >= {low}, got {value}")
-        if value == math.inf and not re.search(r"\binf\b", f.metadata["help"]):
-            raise ValueError(f"--{f.name} must be finite, got {value}")
-        if choices and value not in choices:
-            raise ValueError(
-                f"--{f.name} must be one of {', '.join(map(str, choices))}, got {value!r}"
-            )
-
-
-def add_flags(parser, kind) -> None:
-    """A flag for every field of a configuration, --like_this or --like-this; those that are not given stay out of the parsed arguments."""
-
-    def boolean(text: str) -> bool:
-        if text.lower() not in ("true", "false"):
-            raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
-        return text.lower() == "true"
-
-    for f in dataclasses.fields(kind):
-        special = {
-            tuple[float, float]: dict(nargs=2, type=float),
-            tuple[str, ...]: dict(nargs="+"),
-            bool: dict(nargs="?", const=True, type=boolean),
-        }
-        how = special.get(f.type, dict(type=f.type, choices=f.metadata["choices"]))
-        how |= (
-            {}
-            if f.metadata["choices"]
-            else {
-                "metavar": {int: "N", float: "X", tuple[float, float]: "X", bool: "BOOL"}.get(
-                    f.type, "TEXT" if f.type is str else None
-                )
-            }
-        )
-        shown = (
-            f"{f.metadata['help']} (default {f.default})"
-            if f.default not in ("", ())
-            else f.metadata["help"]
-        )
-        names = dict.fromkeys((f"--{f.name}", f"--{f.name.replace('_', '-')}"))
-        parser.add_argument(
-            *names, dest=f.name, default=argparse.SUPPRESS, help=shown.replace("%", "%%"), **how
-        )
-
-
-def versions() -> dict:
-    """What a result depends on besides its settings."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything that the method is told, with the paper's values as defaults (preset "paper"); train.py makes a flag of every field."""
-
-    initial: int = option(4, "N: initial rollouts per prompt (paper 4)", 1)
-    branches: int = option(
-        3, "B: branch points per initial rollout; 0 with --b 0 is GRPO (paper 3)", 0
-    )
-    b: float = option(
-        0.5, "weight of the future term in the credit (paper 0.5, released code 1.0)", 0
-    )
-    half_life: float = option(
-        32.0,
-        "decay of the future sum in the credit, tokens; inf: none (paper 32, released code 64)",
-        1e-9,
-    )
-    score_half_life: float = option(
-        32.0,
-        "decay of the future sum in the branching score, tokens (paper 32, released code inf)",
-        1e-9,
-    )
-    decay_over: str = option(
-        "all",
-        "what makes a step of decay: every token, tool results too, or policy tokens only",
-        choices=("all", "policy"),
-    )
-    score_clip: tuple[float, float] = option((0.8, 1.2), "bounds of Omega in the branching score")
-    future_clip: tuple[float, float] = option(
-        (1.0, 1.2), "bounds of Omega in the credit (paper's implementation 1.0 1.2)"
-    )
-    branch_at: str = option(
-        "resample",
-        "a branch draws the chosen token anew (paper) or keeps it (released code)",
-        choices=("resample", "keep"),
-    )
-    branch_pool: str = option(
-        "rollout",
-        "B points in every rollout (paper) or the N*B best of all rollouts of a prompt (released code)",
-        choices=("rollout", "prompt"),
-    )
-    branch_when: str = option(
-        "minibatch",
-        "draw branches with the current policy before every update (paper) or once before the first (released code)",
-        choices=("minibatch", "step"),
-    )
-    prefer_positive: bool = option(
-        True,
-        "choose tokens above average in entropy and Omega first, then by entropy; false: Eq. 5 alone",
-    )
-    exclude_punct: bool = option(True, "never branch at punctuation, unless it opens a tag")
-    min_new: int = option(4, "a branch point leaves at least this many tokens of the budget", 1)
-    dual: str = option(
-        "avg",
-        "credit from both groups: their average (paper), sum (released code), Eq. 6 as printed, or one group",
-        choices=("avg", "sum", "literal", "off"),
-    )
-    std_correction: int = option(
-        0, "group std: 0 population (released APPO code), 1 unbiased (verl's GRPO)", choices=(0, 1)
-    )
-    clip_low: float = option(0.2, "ratio clip below 1, in [0, 1]", 0)
-    clip_high: float = option(0.28, "ratio clip above 1", 0)
-    clip_c: float = option(3.0, "dual clip of the ratio for negative credit; inf: none", 1)
-    surrogate: str = option(
-        "ppo",
-        "the clipped loss: PPO's, GPPO's (clipped tokens keep a bounded gradient) or CISPO's (clipped weight on log-probs)",
-        choices=("ppo", "gppo", "cispo"),
-    )
-    aggregate: str = option(
-        "seq-mean",
-        "every rollout weighs the same (Eq. 8) or every token (released code)",
-        choices=("seq-mean", "token-mean"),
-    )
-    norm: str = option(
-        "init",
-        "seq-mean divides by the initial rollouts or by all M = N(B+1) of Eq. 8",
-        choices=("init", "budget"),
-    )
-    kl_coef: float = option(
-        0.0,
-        "weight of the KL to the starting model; 0 never loads one (paper 0, released code 0.001)",
-        0,
-    )
-    fipo_guards: bool = option(
-        False,
-        "the released code's guards: log-ratios above log 3 leave the future sum; Omega in [0.8, 1] where credit < 0 and "
-        "ratio > 6; rows with more than one dual-clipped token give no policy gradient",
-    )
-    temperature: float = option(1.0, "of sampling and of every log-prob and entropy", 1e-3)
-    max_tokens: int = option(
-        4096,
-        "response budget, tokens, tool results included (paper 4096 reasoning, 8192 search)",
-        1,
-    )
-    max_calls: int = option(3, "tool calls per rollout; one more ends it as truncated", 0)
-    max_result_tokens: int = option(2048, "longest tool result, tokens", 8)
-    prompts: int = option(128, "prompts per step, a multiple of --minibatch (paper 128)", 1)
-    minibatch: int = option(16, "prompts per update (paper 16: 8 updates a step)", 1)
-    ppo_epochs: int = option(
-        1, "passes over the step's rollouts; branches are drawn anew in each", 1
-    )
-    micro_tokens: int = option(
-        49152,
-        "tokens per forward or backward pass over whole rollouts, padding included; a longer rollout is a pass of its own: memory and "
-        "speed only",
-        1,
-    )
-    fork_tokens: int = option(
-        0,
-        "tokens of rollouts, padding included, whose keys and values are kept at once for branches to fork from: a mini-batch with more is "
-        "looked at and branched whole prompts at a time, the others waiting; 0: all at once (memory and speed; in bfloat16 also how log-probs round)",
-        0,
-    )
-    checkpointing: bool = option(
-        False,
-        "recompute each layer's activations in the backward pass: memory for a third more time",
-    )
-    clip_grad: float = option(1.0, "the gradient norm is clipped to this", 0)
-
-    def __post_init__(self):
-        check_options(self)
-        for name in ("score_clip", "future_clip"):
-            if not 0 < getattr(self, name)[0] <= getattr(self, name)[1]:
-                raise ValueError(
-                    f"--{name} must be two numbers 0 < low <= high, got {getattr(self, name)}"
-                )
-        if self.clip_low > 1:
-            raise ValueError(f"--clip_low must be in [0, 1], got {self.clip_low}")
-        if self.branches and self.max_tokens <= self.min_new:
-            raise ValueError(
-                f"--max_tokens {self.max_tokens} leaves no room for a branch: it must be above --min_new {self.min_new}"
-            )
-        if self.branch_when == "step" and self.ppo_epochs > 1:
-            raise ValueError(
-                f"--branch_when step draws the branches once: it needs --ppo_epochs 1, got {self.ppo_epochs}"
-            )
-        if self.prompts % self.minibatch:
-            raise ValueError(
-                f"--prompts must be a multiple of --minibatch, got {self.prompts} and {self.minibatch}"
-            )
-
-
-PRESETS = {
-    "paper": {},
-    "released": dict(
-        initial=8,
-        branches=1,
-        b=1.0,
-        half_life=64.0,
-        score_half_life=float("inf"),
-        branch_at="keep",
-        branch_pool="prompt",
-        branch_when="step",
-        exclude_punct=False,
-        dual="sum",
-        aggregate="token-mean",
-        kl_coef=0.001,
-        fipo_guards=True,
-        prompts=96,
-        max_tokens=6144,
-    ),
-}
-ALGOS = {"appo": {}, "grpo": dict(branches=0, b=0.0)}
 
 
 def response_tensors(rollouts: list[Rollout], device) -> tuple[Tensor, Tensor]:
@@ -533,7 +291,7 @@ def look(
           keep_cache: branches will start from the pass' cache.
     """
     mask = response_tensors(rollouts, policy.device)[1]
-    if not config.branches and not config.b and policy.dtype == torch.float32:
+    if not config.branches and not config.future_weight and policy.dtype == torch.float32:
         # nothing asks for Omega: what was recorded while sampling will do
         logp, entropy = recorded(rollouts, policy.device)
         return Look(
@@ -688,7 +446,7 @@ def credit(
             rewards, branch_rewards, parent, fork_at, mask[rows], config.dual, config.std_correction
         ).to(adv.dtype)
     return scale_by_future(
-        adv, omega, config.b, config.future_clip, ratio if config.fipo_guards else None
+        adv, omega, config.future_weight, config.future_clip, ratio if config.fipo_guards else None
     )
 
 

@@ -21,23 +21,25 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import transformers
 from tqdm import tqdm
 
-from appo import add_flags, check_options, option
-from model import Policy, load_tokenizer
+from config import AgentConfig
+from model import Policy, load_tokenizer, pick_device
 from rewards import released_reward, reward
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from support.benchmarks import benchmark_of, benchmark_table, name_of
 from support.compare import compare, regrade_all
 from support.http import split_url
-from support.judge import Judge, check_judge, judge_rows
+from support.judge import Judge, judge_rows
 from support.math_equal import last_boxed, math_equal
 from support.questions import Question, load_questions, overlap_lines
 from support.results import Job, open_job, weights_of, write_result
 from support.scores import lost_answers, numbers_of, pass_at_k, row_of, sample_of, table
 from support.served import Served
+from support.settings import fixed, free, new_names, parser_for, problems, typed
 from support.words import exact_match, normalize_answer, token_f1
 from tools import open_tools
 
@@ -51,105 +53,79 @@ Sample = Callable[[list[list[int]], int, list[int]], list[Rollout]]
 
 
 @dataclass(frozen=True)
-class Agent:
-    """What the agent may use: settings that training and evaluation share."""
+class EvalConfig(AgentConfig):
+    """The evaluation. Defaults are the paper's where it states them."""
 
-    tools: str = option("python,search", "tools of the agent, comma-separated: python, search")
-    corpus: str = option(
-        "",
-        "what search searches: .jsonl, .json search cache or folder; the http:// URL of a /retrieve server; or serper",
+    model: str = free("", "Hugging Face folder or name, or a run's folder: its newest checkpoint")
+    data: tuple[str, ...] = free((), "files of questions, .jsonl or .parquet")
+    served: str = fixed(
+        "", "OpenAI-compatible API of the model, http://host:8000/v1; --model lends its tokenizer"
     )
-    topk: int = option(3, "documents per search", 1)
-    search_cache: str = option(
-        "",
-        "SQLite file that keeps what servers answered, and perhaps, after a comma, a .json search cache to read",
+    served_name: str = fixed("", "the model's name there; empty: --model")
+    out: str = free(
+        "", "folder of the files eval_DATA_MODEL.json; empty: the model's if it is local, else here"
     )
-    tool_timeout: float = option(5.0, "seconds per python call", 0.01)
-    sandbox: str = option(
-        "require",
-        "what confines model code: require (refuse to run without the whole jail), best-effort, off, or the http:// URL of a SandboxFusion server",
+    samples: int = fixed(1, "k, samples per question (paper 5)", 1)
+    questions: int = fixed(0, "the first so many questions of each file; 0: all", 0)
+    skip_bad: bool = fixed(False, "leave out and name bad rows instead of refusing the file")
+    dedupe: bool = fixed(False, "leave out questions that were asked before in the same file")
+    task: Literal["auto", "math", "qa"] = fixed(
+        "auto", "grading; auto: by the benchmark, the row or its answer"
     )
-    rows: int = option(64, "rows decoded at once: memory and speed", 1)
-    chunk: int = option(64, "tokens per row and call when prompts and tool results are read", 1)
-    constant_rows: bool = option(
-        True,
-        "on a CPU in float32: decode all rows, running or not, and look at key lengths that are summed alike, so that no row's bits depend on the others; false: only what is needed",
+    judge: str = free(
+        "", "OpenAI-compatible API of a model that judges answers too; key: OPENAI_API_KEY"
     )
-    device: str = option("cpu", "cpu or cuda")
-
-    def open_tools(self) -> dict:
-        """The tools, ready to run, each having said in one line what it is. ValueError, OSError if one does not work."""
-        opened = open_tools(
-            self.tools, self.corpus, self.topk, self.tool_timeout, self.sandbox, self.search_cache
-        )
-        for tool in opened.values():
-            print(tool.probe(), flush=True)
-        return opened
-
-
-@dataclass(frozen=True)
-class Evaluation(Agent):
-    """The settings of an evaluation; the flags of `python eval.py`. Defaults are the paper's where it states them."""
-
-    model: str = option("", "Hugging Face folder or name, or a run's folder: its newest checkpoint")
-    data: tuple[str, ...] = option((), "files of questions, .jsonl or .parquet")
-    served: str = option(
-        "",
-        "URL of an OpenAI-compatible API that serves the model, such as http://host:8000/v1; --model then only lends its tokenizer",
+    judge_model: str = free("", "name of the judging model (paper: Qwen2.5-72B-Instruct)")
+    temperature: float = fixed(0.6, "0 is greedy (paper 0.6)", 0)
+    top_p: float = fixed(
+        0.95, "draw from the likeliest tokens with this probability; 1: all (paper 0.95)", 1e-6
     )
-    served_name: str = option("", "the model's name there; empty: --model")
-    out: str = option(
-        "",
-        "folder of the result files eval_DATA_MODEL.json; empty: the model's folder if that is local, else here",
-    )
-    samples: int = option(1, "k, samples per question (paper 5)", 1)
-    questions: int = option(0, "the first so many questions of each file; 0: all", 0)
-    skip_bad: bool = option(
-        False,
-        "leave out rows that are not JSON or have no question or answer, instead of refusing the file",
-    )
-    dedupe: bool = option(False, "leave out questions that were asked before in the same file")
-    task: str = option(
-        "auto",
-        "how answers are graded; auto: by the benchmark, the row or its answer",
-        choices=("auto", "math", "qa"),
-    )
-    judge: str = option(
-        "",
-        "URL of an OpenAI-compatible API, such as http://host:8000/v1, whose model judges the answers too; key: OPENAI_API_KEY",
-    )
-    judge_model: str = option("", "name of the judging model (paper: Qwen2.5-72B-Instruct)")
-    temperature: float = option(0.6, "0 is greedy (paper 0.6)", 0)
-    top_p: float = option(
-        0.95,
-        "draw from the likeliest tokens that make up this probability; 1: all (paper 0.95)",
-        1e-6,
-    )
-    top_k: int = option(20, "draw from so many likeliest tokens; 0: all (paper 20)", 0)
-    max_tokens: int = option(4096, "response budget with tool results, tokens (paper 4096)", 1)
-    max_calls: int = option(15, "tool calls per question (paper: 5 python and 10 search)", 0)
-    max_result_tokens: int = option(2048, "longest tool result, tokens", 8)
-    rows: int = option(32, "rows decoded at once", 1)
-    seed: int = option(0, "of the sampling", 0)
-    dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
+    top_k: int = fixed(20, "draw from so many likeliest tokens; 0: all (paper 20)", 0)
+    max_tokens: int = fixed(4096, "response budget with tool results, tokens (paper 4096)", 1)
+    max_calls: int = fixed(15, "tool calls per question (paper: 5 python and 10 search)", 0)
+    max_result_tokens: int = fixed(2048, "longest tool result, tokens", 8)
+    decode_rows: int = free(32, "rows decoded at once: memory and speed", 1, old="rows")
+    seed: int = fixed(0, "of the sampling", 0)
+    dtype: Literal["float32", "bfloat16"] = fixed("float32", "of the weights")
 
     def __post_init__(self):
-        check_options(self)
-        if not self.model or not self.data or not all(self.data):
-            raise ValueError("--model and --data are needed")
-        check_judge(self.judge, self.judge_model)
-        if self.top_p > 1:
-            raise ValueError(f"--top_p must be at most 1, got {self.top_p}")
-        if (Path(self.model) / "lock").is_file() and not (Path(self.model) / "latest").is_file():
-            raise ValueError(
-                f"--model {self.model} is the folder of a run that has no checkpoint yet"
-            )
-        names = [name_of(path) for path in self.data]
-        for path, name in zip(self.data, names):
-            if names.count(name) > 1:
-                raise ValueError(
-                    f"--data: {' and '.join(p for p, n in zip(self.data, names) if n == name)} would write one result file: rename one"
-                )
+        found = problems(EvalConfig, vars(self), rules)
+        if found:
+            raise ValueError("\n".join(found))
+
+
+def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The broken rules between settings: (their names, what is wrong)."""
+    if not c.model or not c.data or not all(c.data):
+        yield ("model", "data"), "--model and --data are needed"
+    if bool(c.judge) != bool(c.judge_model):
+        yield ("judge", "judge_model"), "--judge and --judge_model go together"
+    if c.top_p > 1:
+        yield ("top_p",), f"--top_p must be at most 1, got {c.top_p}"
+    if (Path(c.model) / "lock").is_file() and not (Path(c.model) / "latest").is_file():
+        yield ("model",), f"--model {c.model} is the folder of a run that has no checkpoint yet"
+    names = [name_of(path) for path in c.data]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        paths = " and ".join(path for path in c.data if name_of(path) == name)
+        yield ("data",), f"--data: {paths} would write one result file: rename one"
+
+
+def opened_tools(settings: AgentConfig) -> dict:
+    """The tools, ready to run, each having said in one line what it is.
+
+    ValueError or OSError if one does not work.
+    """
+    opened = open_tools(
+        settings.tools,
+        settings.corpus,
+        settings.topk,
+        settings.tool_timeout,
+        settings.sandbox,
+        settings.search_cache,
+    )
+    for tool in opened.values():
+        print(tool.probe(), flush=True)
+    return opened
 
 
 def shown_settings(config) -> dict:
@@ -168,12 +144,13 @@ def settings_of_run(model: str) -> dict:
     path = Path(model) / "config.json"
     if not (model and (Path(model) / "latest").is_file() and path.is_file()):
         return {}
-    shared = {f.name for f in dataclasses.fields(Agent)} - {"rows", "device"}
+    shared = {f.name for f in dataclasses.fields(AgentConfig)} - {"decode_rows", "device"}
     shared |= {"max_tokens", "max_calls", "max_result_tokens"}
-    return {name: value for name, value in json.loads(path.read_text()).items() if name in shared}
+    values = new_names(AgentConfig, json.loads(path.read_text()))
+    return {name: value for name, value in values.items() if name in shared}
 
 
-def load_file(run: Evaluation, path: str) -> list[Question]:
+def load_file(run: EvalConfig, path: str) -> list[Question]:
     """The questions of a file, graded as its benchmark is unless --task says otherwise."""
     known = benchmark_of(path)
     task = known.task if known and run.task == "auto" else run.task
@@ -196,16 +173,16 @@ def load_file(run: Evaluation, path: str) -> list[Question]:
 
 
 def sampling(
-    run: Evaluation, model: str, jobs: list[Job], opened: contextlib.ExitStack
+    run: EvalConfig, model: str, jobs: list[Job], opened: contextlib.ExitStack
 ) -> tuple[Sample, dict[str, list[list[int]]]]:
     """The function that samples, and path -> prompts; tools and model (or server) are ready.
 
     opened: closes the tools.
     """
-    tools = run.open_tools()
+    tools = opened_tools(run)
     for tool in tools.values():
         opened.callback(tool.close)
-    policy = None if run.served else Policy.load(model, run.dtype, run.device)
+    policy = None if run.served else Policy.load(model, run.dtype, pick_device(run.device))
     tokenizer = policy.tokenizer if policy else load_tokenizer(model)
     prompts = {
         job.path: [encode_prompt(tokenizer, q.messages) for q in job.questions] for job in jobs
@@ -215,8 +192,8 @@ def sampling(
     sampler = Sampler(
         policy,
         tools,
-        rows=run.rows,
-        chunk=run.chunk,
+        rows=run.decode_rows,
+        chunk=run.prefill_chunk,
         constant_rows=run.constant_rows,
         max_tokens=run.max_tokens,
         max_calls=run.max_calls,
@@ -249,7 +226,7 @@ def evaluate(
             yield row_of(question, [sample_of(r) for r in own])
 
 
-def run_files(run: Evaluation) -> dict[str, dict]:
+def run_files(run: EvalConfig) -> dict[str, dict]:
     """Evaluate the model on every file: name -> result.
 
     What can be wrong without a model is checked before one is loaded, if one is needed.
@@ -275,16 +252,16 @@ def run_files(run: Evaluation) -> dict[str, dict]:
         }
 
 
-def settings_of(run: Evaluation, path: str, model: str, weights: str) -> dict:
+def settings_of(run: EvalConfig, path: str, model: str, weights: str) -> dict:
     """What decides the samples of a file: it may not change in an evaluation that goes on."""
-    free = {"rows", "device", "judge", "judge_model", "out", "data", "model"}
-    settings = {name: value for name, value in shown_settings(run).items() if name not in free}
+    unfixed = {"decode_rows", "device", "judge", "judge_model", "out", "data", "model"}
+    settings = {name: value for name, value in shown_settings(run).items() if name not in unfixed}
     data = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     return settings | {"checkpoint": model, "weights": weights, "data_sha256": data}
 
 
 def run_file(
-    run: Evaluation,
+    run: EvalConfig,
     job: Job,
     prompts: list[list[int]],
     sample: Sample | None,
@@ -328,18 +305,15 @@ def main(argv: list[str]) -> None:
         print(table(regrade_all(flags["regrade"], **how)))
     else:
         transformers.utils.logging.disable_progress_bar()
-        run = Evaluation(**(settings_of_run(flags.get("model", "")) | flags))
+        run = EvalConfig(**(settings_of_run(flags.get("model", "")) | flags))
         print(table(run_files(run)))
 
 
 def read_flags(argv: list[str]) -> dict:
     """The flags that were given, by name."""
-    parser = argparse.ArgumentParser(
-        description="Evaluate a model with tools on files of questions: one JSON file for each.",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    add_flags(parser, Evaluation)
+    about = "Evaluate a model with tools on files of questions: one JSON file for each."
+    parser = parser_for(EvalConfig, description=about)
+    parser.argument_default = argparse.SUPPRESS
     other = parser.add_argument_group("without a model").add_mutually_exclusive_group()
     benchmarks = "the paper's benchmarks: format, grader, metric, where to get them"
     overlap = "questions that the first file shares with each of the others"
@@ -349,7 +323,7 @@ def read_flags(argv: list[str]) -> dict:
     other.add_argument("--overlap", nargs="+", metavar="FILE", help=overlap)
     other.add_argument("--regrade", nargs="+", metavar="FILE", help=regrade)
     other.add_argument("--compare", nargs=2, metavar="FILE", help=difference)
-    flags = vars(parser.parse_args(argv))
+    flags = typed(EvalConfig, parser.parse_args(argv))
     return {n: tuple(value) if isinstance(value, list) else value for n, value in flags.items()}
 
 

@@ -214,6 +214,15 @@ class Ranks:
         return items[self.rank :: self.world]
 
 
+def pick_device(name: str) -> str:
+    """The device that --device names; auto: a GPU if there is one. ValueError if it is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: this PyTorch sees no GPU; use --device cpu")
+    return name
+
+
 class Policy:
     """A causal language model with what the loop needs to know of it.
 
@@ -251,8 +260,7 @@ class Policy:
     @classmethod
     def load(cls, path: str, dtype: str = "float32", device: str = "cpu") -> "Policy":
         """From a Hugging Face folder or name; the configuration is checked before any weight is read. ValueError as in check_config."""
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"--device {device}: this PyTorch sees no GPU; use --device cpu")
+        device = pick_device(device)
         tokenizer = load_tokenizer(path)
         try:
             model = AutoModelForCausalLM.from_pretrained(

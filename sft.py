@@ -271,7 +271,7 @@ def cold_start(
 ) -> float | None:
     """Imitate examples.
 
-    Args:    run: train.Run, of which cold_*, seed, micro_tokens, clip_grad and max_skipped count. folder: checkpoints go there; None: none is made. checkpoint: one of a
+    Args:    run: config.Config, of which cold_*, seed, micro_tokens, clip_grad and max_skipped count. folder: checkpoints go there; None: none is made. checkpoint: one of a
              cold start to go on from, whose weights the policy must have. log: is told a row of numbers per step. asked: should it stop?
     Returns: the last loss, nats a token; None if it was asked to stop: the step is saved then.
     Raises:  ValueError after --max_skipped updates in a row whose gradients were not finite.

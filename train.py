@@ -10,7 +10,6 @@ Settings come from, each overriding the one before: the paper's defaults, --pres
 configs/laptop.json is taken. A run whose folder holds a complete checkpoint goes on from it.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import datetime
@@ -40,216 +39,22 @@ from tqdm import tqdm
 import appo
 import checkpoints
 import sft
-from appo import ALGOS, Config, add_flags, option, versions
 from checkpoints import newest
-from eval import Agent, evaluate, shown_settings
+from config import RECORDED, Config, read_settings
+from eval import evaluate, opened_tools, shown_settings
 from extras.world.prepare import MODES, WORLDS, made_as, prepare
-from model import Policy, Ranks, load_tokenizer, recompute_activations
+from model import Policy, Ranks, load_tokenizer, pick_device, recompute_activations
 from rewards import REWARDS, reward
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from support.http import Unavailable
 from support.questions import Question, load_questions
 from support.results import write_result
+from support.runfiles import versions
 from support.scores import numbers_of
-
-HERE = Path(__file__).parent
-LAPTOP = HERE / "configs" / "laptop.json"
-PRESETS = appo.PRESETS | {"released": appo.PRESETS["released"] | {"reward": "released"}}
-# what config.json holds besides settings
-RECORDED = {"versions", "data_sha256", "sandbox_level"}
-FREE = {
-    "steps",
-    "out",
-    "save_every",
-    "eval_every",
-    "eval_questions",
-    "eval_samples",
-    "log_trees",
-    "show",
-    "threads",
-    "device",
-    # these may change on resume
-    "micro_tokens",
-    "fork_tokens",
-    "rows",
-    "chunk",
-    "constant_rows",
-    "tool_timeout",
-    "sandbox",
-    "search_cache",
-    "keep",
-    "patience",
-    "max_skipped",
-    "checkpointing",
-    "cold_save_every",
-}
+from support.settings import free_names, new_names
 
 
-@dataclass(frozen=True)
-class Run(Agent, Config):
-    """A run's settings: those of the method (appo.Config), what the agent may use (eval.Agent) and these."""
-
-    out: str = option(
-        "runs/laptop", "folder of the run; goes on from the newest complete checkpoint in it"
-    )
-    model: str = option(
-        "", "Hugging Face model folder or name; empty: the bundled world's tiny model"
-    )
-    data: str = option("", "training questions, .jsonl or .parquet; empty: the bundled world's")
-    task: str = option(
-        "auto",
-        "how answers are graded: by the row's task or a guess, or one way for all",
-        choices=("auto", "math", "qa"),
-    )
-    skip_bad: bool = option(
-        False,
-        "leave out rows of the data that are not JSON or have no question or answer, saying which, instead of refusing the file",
-    )
-    eval_data: str = option(
-        "", "held-out questions; empty: the bundled world's, none with another model"
-    )
-    cold_start: str = option(
-        "",
-        "worked examples to imitate first, .jsonl, .json or .parquet of chats (sft.py says which forms); empty: the bundled world's, none "
-        "with another model",
-    )
-    world: str = option("easy", "bundled world, made at first use", choices=tuple(MODES))
-    reward: str = option(
-        "auto",
-        "what is trained on: math or F1 by task, one of them, or the released code's",
-        choices=REWARDS,
-    )
-    steps: int = option(156, "steps in all, resumed ones included (paper: 2 epochs of 78)", 0)
-    seed: int = option(0, "of everything: world, order, sampling", 0)
-    lr: float = option(
-        1e-6, "AdamW learning rate, constant (paper: not stated, released code 1e-6)", 0
-    )
-    weight_decay: float = option(0.01, "AdamW weight decay", 0)
-    cold_epochs: int = option(1, "cold start: passes over the file (paper 3)", 1)
-    cold_steps: int = option(0, "cold start: optimizer steps; 0: as --cold_epochs says", 0)
-    cold_shuffle: bool = option(True, "cold start: a new order every epoch; false: the file's")
-    cold_max_tokens: int = option(
-        4096, "cold start: longest example, tokens; a longer one is an error (paper 4096)", 8
-    )
-    cold_schedule: str = option(
-        "linear",
-        "cold start: how the learning rate falls to 0 (paper: not stated, released code cosine)",
-        choices=("linear", "cosine"),
-    )
-    cold_warmup: float = option(
-        0.0,
-        "cold start: share of the steps in which the learning rate rises (released code 0.1)",
-        0,
-    )
-    cold_save_every: int = option(200, "cold start: steps between its checkpoints", 1)
-    cold_batch: int = option(8, "cold start: examples per step", 1)
-    cold_lr: float = option(7e-6, "cold start: peak learning rate of AdamW (paper 7e-6)", 0)
-    cold_weight_decay: float = option(
-        0.1, "cold start: AdamW weight decay (paper 0.1, released code 0)", 0
-    )
-    cold_optimizer: str = option(
-        "adamw",
-        "cold start: AdamW, or Muon for the matrices of a model trained from nothing",
-        choices=("adamw", "muon"),
-    )
-    muon_lr: float = option(0.02, "cold start: peak learning rate of Muon", 0)
-    max_prompt: int = option(2048, "longest prompt, tokens; a longer one is an error", 1)
-    eval_questions: int = option(
-        200, "held-out questions per evaluation, the first of the file; 0: none", 0
-    )
-    eval_samples: int = option(1, "samples per held-out question", 1)
-    eval_every: int = option(0, "steps between evaluations; 0: before and after training only", 0)
-    save_every: int = option(50, "steps between checkpoints; the last step is always saved", 1)
-    keep: int = option(
-        0,
-        "newest checkpoints to keep, older ones are deleted when a newer one is complete; 0: all",
-        0,
-    )
-    shard: bool = option(
-        False,
-        "split weights, gradients and optimizer state over the processes (FSDP2); else every process holds a copy",
-    )
-    dtype: str = option(
-        "float32",
-        "of the weights at work; bfloat16 needs --shard, which keeps float32 ones for the optimizer",
-        choices=("float32", "bfloat16"),
-    )
-    patience: float = option(
-        7200, "seconds that a process waits for the others before it gives up", 1
-    )
-    max_skipped: int = option(
-        3, "steps in a row with a skipped update after which the run stops; they are not saved", 1
-    )
-    log_trees: int = option(1, "prompts per step whose whole tree goes to rollouts.jsonl", 0)
-    show: int = option(0, "branch points printed per step", 0)
-    threads: int = option(0, "CPU threads; 0: PyTorch's choice", 0)
-    preset: str = option(
-        "paper", "the paper's arithmetic or the released code's", choices=tuple(PRESETS)
-    )
-    algo: str = option("appo", "appo, or grpo: no branches, b = 0", choices=tuple(ALGOS))
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.cold_warmup >= 1:
-            raise ValueError(
-                f"--cold_warmup is a share of the steps, below 1, got {self.cold_warmup}"
-            )
-        if self.dtype == "bfloat16" and not self.shard:
-            raise ValueError(
-                "--dtype bfloat16 needs --shard: AdamW's small steps would vanish in bfloat16 weights without float32 ones beside them"
-            )
-
-
-def read_settings(argv: list[str]) -> Run:
-    """Flags and files to one checked Run. Raises ValueError with the flag, key or file at fault; argparse exits for an unknown flag."""
-    parser = argparse.ArgumentParser(
-        description="Train an agent with APPO.",
-        epilog="python -m extras.plan with the same flags prints what the run will cost.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config",
-        help="JSON file of settings, keys as the flags; an unknown key fails (default configs/laptop.json without --model)",
-    )
-    add_flags(parser, Run)
-    flags = vars(parser.parse_args(argv))
-    config = flags.pop("config")
-    file = read_config(config) if config else read_config(LAPTOP) if not flags.get("model") else {}
-    named = {"preset": "paper", "algo": "appo"} | {
-        k: v for k, v in (file | flags).items() if k in ("preset", "algo")
-    }
-    for name, known in (("preset", PRESETS), ("algo", ALGOS)):
-        if named[name] not in known:
-            raise ValueError(f"--{name} must be one of {', '.join(known)}, got {named[name]!r}")
-    settings = PRESETS[named["preset"]] | file | ALGOS[named["algo"]] | flags
-    try:
-        return Run(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
-    except ValueError as problem:
-        raise ValueError(f"{problem}{f' (flags and {config})' if config else ''}") from None
-
-
-def read_config(path) -> dict:
-    """A JSON object of settings whose keys are flags; a run's own config.json will do."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"--config {path} {'is not a file' if Path(path).exists() else 'does not exist'}"
-        )
-    try:
-        config = json.loads(Path(path).read_text())
-    except ValueError as problem:
-        raise ValueError(f"--config {path} is not JSON: {problem}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"--config {path} is not an object of settings")
-    known = {f.name for f in dataclasses.fields(Run)}
-    unknown = sorted(set(config) - known - RECORDED)
-    if unknown:
-        raise ValueError(
-            f"--config {path}: unknown key {unknown[0]!r}; `python train.py --help` lists them all"
-        )
-    return {name: value for name, value in config.items() if name in known}
-
-
-def with_world(run: Run) -> Run:
+def with_world(run: Config) -> Config:
     """Fill what is empty from the bundled world, which is made if it is not there yet."""
     if run.model and run.data:
         return run
@@ -274,7 +79,7 @@ def with_world(run: Run) -> Run:
     )
 
 
-def read_data(run: Run, path: str, tokenizer) -> tuple[list[Question], list[list[int]]]:
+def read_data(run: Config, path: str, tokenizer) -> tuple[list[Question], list[list[int]]]:
     """Questions and their prompts as ids. ValueError naming the row if a prompt is longer than --max_prompt."""
     questions = load_questions(path, run.skip_bad, run.task, tools=run.tools)
     try:
@@ -299,7 +104,7 @@ def read_data(run: Run, path: str, tokenizer) -> tuple[list[Question], list[list
 class Log:
     """Files NAME.jsonl of a run, flushed line by line. On resume the lines of steps not yet done, and a line cut short by a kill, are dropped."""
 
-    def __init__(self, run: Run, done: int, names: tuple[str, ...] = ("metrics", "rollouts")):
+    def __init__(self, run: Config, done: int, names: tuple[str, ...] = ("metrics", "rollouts")):
         self.files, self.warned = {}, set()
         for name in names:
             path = Path(run.out) / f"{name}.jsonl"
@@ -393,7 +198,7 @@ class Setup:
     cold: Path | None
 
 
-def load_policy(run: Run, path: str, ranks: Ranks) -> Policy:
+def load_policy(run: Config, path: str, ranks: Ranks) -> Policy:
     """The model on this process's device, whole or its shard."""
     policy = Policy.load(path, device=run.device)
     if run.checkpointing:
@@ -401,7 +206,7 @@ def load_policy(run: Run, path: str, ranks: Ranks) -> Policy:
     return policy.shard(run.dtype, mesh_of(run, ranks)) if run.shard else policy
 
 
-def check_inputs(run: Run) -> Inputs:
+def check_inputs(run: Config) -> Inputs:
     """Check everything that can be wrong without a model; nothing is written."""
     begun = newest(run.out)
     for name in ("data", "eval_data") + ("cold_start",) * (begun is None):
@@ -438,23 +243,23 @@ def check_inputs(run: Run) -> Inputs:
         train,
         (questions[: run.eval_questions], prompts[: run.eval_questions]),
         examples,
-        run.open_tools(),
+        opened_tools(run),
     )
 
 
-def load(run: Run, inputs: Inputs, ranks: Ranks = Ranks()) -> Setup:
+def load(run: Config, inputs: Inputs, ranks: Ranks = Ranks()) -> Setup:
     """The model, from the newest checkpoint if there is one, and the sampler."""
     step, cold = ranks.gather((newest(run.out), newest(run.out, "cold")))[0]
     policy = load_policy(run, str(step or cold or run.model), ranks)
     sampler = Sampler(
         policy,
         inputs.tools,
-        run.rows,
+        run.decode_rows,
         run.max_tokens,
         run.max_calls,
         run.max_result_tokens,
         run.temperature,
-        run.chunk,
+        run.prefill_chunk,
         constant_rows=run.constant_rows,
     )
     return Setup(policy, sampler, inputs, ranks, step, None if step else cold)
@@ -488,7 +293,7 @@ def locked(folder: Path, ranks: Ranks = Ranks()):
         yield
 
 
-def record(run: Run, sandbox_level: str) -> None:
+def record(run: Config, sandbox_level: str) -> None:
     """Write config.json: settings, versions, hashes of the data, what confines model code. On resume refuse settings or data that would make it another run.
 
     Raises: ValueError naming what changed.
@@ -502,10 +307,10 @@ def record(run: Run, sandbox_level: str) -> None:
     now = shown_settings(run) | {
         "data_sha256": {name: sha256(file) for name, file in files.items()}
     }
-    now = json.loads(json.dumps(now))
+    now = new_names(Config, json.loads(json.dumps(now)))
     if (newest(run.out) or newest(run.out, "cold")) and path.exists():
         try:
-            before = json.loads(path.read_text())
+            before = new_names(Config, json.loads(path.read_text()))
         except ValueError as problem:
             raise ValueError(
                 f"{path} cannot be read: {problem}; without it nothing says whether this is the same run: mend or delete it"
@@ -513,7 +318,8 @@ def record(run: Run, sandbox_level: str) -> None:
         changed = {
             name: f"{before.get(name)!r}, now {now[name]!r}"
             for name in now
-            if name not in FREE | set(files) | RECORDED and before.get(name) != now[name]
+            if name not in free_names(Config) | set(files) | RECORDED
+            and before.get(name) != now[name]
         }
         changed |= {
             name: "the file's content differs"
@@ -546,8 +352,8 @@ def agree(ranks: Ranks, work) -> None:
         raise problem
 
 
-def tidy(run: Run, setup: "Setup") -> None:
-    """Delete what a kill has left: checkpoints half written, those of a finished cold start, those that --keep no longer wants."""
+def tidy(run: Config, setup: "Setup") -> None:
+    """Delete what a kill has left: checkpoints half written, those of a finished cold start, those that --keep_checkpoints no longer wants."""
     for left in [*Path(run.out).glob("step_??????.tmp"), *Path(run.out).glob("cold_??????.tmp")]:
         shutil.rmtree(left, ignore_errors=True)
     if setup.checkpoint:
@@ -555,9 +361,9 @@ def tidy(run: Run, setup: "Setup") -> None:
         prune(run)
 
 
-def prune(run: Run) -> None:
-    """Delete older checkpoints as --keep says, but not the reference of the KL term."""
-    checkpoints.prune(run.out, run.keep, spare="step_000000" if run.kl_coef else "")
+def prune(run: Config) -> None:
+    """Delete older checkpoints as --keep_checkpoints says, but not the reference of the KL term."""
+    checkpoints.prune(run.out, run.keep_checkpoints, spare="step_000000" if run.kl_coef else "")
 
 
 def sha256(path: str) -> str:
@@ -566,13 +372,13 @@ def sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def evaluation_due(run: Run, step: int) -> bool:
+def evaluation_due(run: Config, step: int) -> bool:
     """Is the run evaluated after so many steps: before the first, after the last, and every --eval_every?"""
     return step in (0, run.steps) or bool(run.eval_every) and step % run.eval_every == 0
 
 
 def report(
-    run: Run, setup: "Setup", log: "Log | None", step: int, beat, asked=lambda: False
+    run: Config, setup: "Setup", log: "Log | None", step: int, beat, asked=lambda: False
 ) -> None:
     """Evaluate on the held-out questions, each rank its share, sampled and greedy; print, log and store the results. Given up if the run is asked to stop."""
     beat(f"evaluation after step {step}")
@@ -622,7 +428,7 @@ def report(
     )
 
 
-def batch_of(run: Run, step: int, size: int) -> list[int]:
+def batch_of(run: Config, step: int, size: int) -> list[int]:
     """Indices of the questions of a step: every epoch is a permutation drawn from the seed, so a resumed run sees the same questions."""
     picked = []
     for place in range(step * run.prompts, (step + 1) * run.prompts):
@@ -725,7 +531,7 @@ class Heartbeat:
 
 
 def train_loop(
-    run: Run,
+    run: Config,
     setup: Setup,
     optimizer,
     reference: Policy | None,
@@ -802,8 +608,8 @@ def train_loop(
             report(run, setup, log, step + 1, beat, asked)
 
 
-def save(run: Run, policy: Policy, optimizer, step: int, skipped: int, ranks: Ranks) -> None:
-    """The checkpoint of a step; then older ones go as --keep says, but not the reference of the KL term."""
+def save(run: Config, policy: Policy, optimizer, step: int, skipped: int, ranks: Ranks) -> None:
+    """The checkpoint of a step; then older ones go as --keep_checkpoints says, but not the reference of the KL term."""
     checkpoints.save(
         Path(run.out) / f"step_{step:06d}", policy, [optimizer], {"skipped": skipped}, ranks
     )
@@ -812,7 +618,7 @@ def save(run: Run, policy: Policy, optimizer, step: int, skipped: int, ranks: Ra
 
 
 def write_step(
-    run: Run,
+    run: Config,
     policy: Policy,
     log: "Log",
     step: int,
@@ -826,7 +632,7 @@ def write_step(
     log.write("metrics", {"step": step} | metrics | ({"alarms": warnings} if warnings else {}))
     for row in tree_rows(policy, step, rollouts, min(run.log_trees, run.prompts)):
         log.write("rollouts", row)
-    for line in branch_lines(policy, rollouts, run.show) + [
+    for line in branch_lines(policy, rollouts, run.print_branches) + [
         f"step {step}: {text}" for text in warnings if text not in log.warned
     ]:
         tqdm.write(line)
@@ -851,7 +657,7 @@ def write_step(
 
 
 def give_up(
-    run: Run, policy: Policy, rollouts: list[Rollout], step: int, skipped: int, ranks: Ranks
+    run: Config, policy: Policy, rollouts: list[Rollout], step: int, skipped: int, ranks: Ranks
 ) -> None:
     """Leave the rollouts that gave gradients which are not finite on disk, and stop."""
     path = Path(run.out) / f"skipped_{step:06d}_{ranks.rank}.jsonl"
@@ -865,7 +671,7 @@ def give_up(
     )
 
 
-def start_or_go_on(run: Run, setup: Setup, beat: "Heartbeat", stop: Stop) -> tuple | None:
+def start_or_go_on(run: Config, setup: Setup, beat: "Heartbeat", stop: Stop) -> tuple | None:
     """A new run: cold start, checkpoint of step 0. An old one: its optimizer. Either way the evaluation that is due.
 
     Returns: (optimizer, reference of the KL term, log, steps done, steps in a row whose update was skipped); None if the cold start was asked to stop.
@@ -910,7 +716,7 @@ def start_or_go_on(run: Run, setup: Setup, beat: "Heartbeat", stop: Stop) -> tup
     return optimizer, reference, log, done, skipped
 
 
-def run_cold_start(run: Run, setup: Setup, beat: "Heartbeat", stop: Stop) -> bool:
+def run_cold_start(run: Config, setup: Setup, beat: "Heartbeat", stop: Stop) -> bool:
     """The cold start, its numbers in cold_start.jsonl; False if it was asked to stop before its end."""
     beat("cold start")
     log = (
@@ -935,15 +741,12 @@ def run_cold_start(run: Run, setup: Setup, beat: "Heartbeat", stop: Stop) -> boo
     return loss is not None
 
 
-def join_ranks(run: Run) -> tuple[Run, Ranks]:
+def join_ranks(run: Config) -> tuple[Config, Ranks]:
     """Join the other processes if torchrun started several (and be one process of one where --shard needs it): the run on this process's device, the ranks."""
-    several, cuda = int(os.environ.get("WORLD_SIZE", 1)) > 1, run.device.startswith("cuda")
-    backend, patience = (
-        "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        datetime.timedelta(seconds=run.patience),
-    )
-    if cuda and not torch.cuda.is_available():
-        raise ValueError(f"--device {run.device}: this PyTorch sees no GPU; use --device cpu")
+    several, asked = int(os.environ.get("WORLD_SIZE", 1)) > 1, run.device
+    run = dataclasses.replace(run, device=pick_device(asked))
+    cuda, patience = run.device.startswith("cuda"), datetime.timedelta(seconds=run.rank_timeout)
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     if several and cuda:
         run = dataclasses.replace(run, device=f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
         torch.cuda.set_device(run.device)
@@ -960,14 +763,18 @@ def join_ranks(run: Run) -> tuple[Run, Ranks]:
     if ranks.rank:
         # rank 0 speaks for all
         sys.stdout = open(os.devnull, "w")
+    if asked == "auto":
+        print(
+            f"--device auto: {run.device}{'' if cuda else ', this PyTorch sees no GPU'}", flush=True
+        )
     return run, ranks
 
 
-def mesh_of(run: Run, ranks: Ranks):
+def mesh_of(run: Config, ranks: Ranks):
     """Shards within a node, copies across nodes (HSDP); None, all processes, on a single node."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
     return (
-        node_mesh(run.device.split(":")[0], ranks.world // here, here, run.patience)
+        node_mesh(run.device.split(":")[0], ranks.world // here, here, run.rank_timeout)
         if ranks.world > here
         else None
     )
@@ -1007,13 +814,13 @@ def main(argv: list[str]) -> None:
             dist.destroy_process_group()
 
 
-def train(run: Run, setup: Setup) -> None:
+def train(run: Config, setup: Setup) -> None:
     """A run in its folder, from the start or from where it was."""
     agree(setup.ranks, lambda: record(run, getattr(setup.sampler.tools.get("python"), "level", "")))
     if setup.ranks.rank == 0:
         tidy(run, setup)
     print(
-        f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.b}, {run.prompts} prompts a step, {run.minibatch} an update; "
+        f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.future_weight}, {run.prompts} prompts a step, {run.minibatch} an update; "
         f"{len(setup.inputs.train[0])} questions, {sum(p.numel() for p in setup.policy.model.parameters()) / 1e6:.1f} M parameters on {setup.ranks.world} x {run.device}, "
         f"settings in {run.out}/config.json",
         flush=True,

@@ -72,13 +72,16 @@ def rows(file: Path) -> list[dict]:
 
 
 def curve(run: Path) -> dict:
-    """Held-out accuracy by step, sampled and greedy."""
-    log = [row for row in rows(run / "metrics.jsonl") if "eval_greedy" in row]
+    """Held-out accuracy by step, sampled and greedy; tokens of the whole run."""
+    every = rows(run / "metrics.jsonl")
+    log = [row for row in every if "eval_greedy" in row]
     sampled = next(name for name in log[0] if name.startswith("eval_avg@") and "_" not in name[5:])
     return {
         "step": [row["step"] for row in log],
         "sampled": [round(row[sampled], 4) for row in log],
         "greedy": [round(row["eval_greedy"], 4) for row in log],
+        "tokens_sampled": sum(row.get("tokens_sampled", 0) for row in every),
+        "tokens_trained": sum(row.get("tokens_trained", 0) for row in every),
     }
 
 
@@ -144,14 +147,31 @@ def collect(runs: list[Path], step: int, index: int) -> dict:
     }
 
 
+def spread(values: list[float], digits: int = 3) -> str:
+    """Mean and range."""
+    numbers = (statistics.mean(values), min(values), max(values))
+    mean, low, high = (f"{round(x, digits):,.{max(digits, 0)}f}" for x in numbers)
+    return f"{mean} ({low} to {high})"
+
+
 def summary(data: dict) -> str:
     """The README's line of results."""
-    parts = []
-    for place, when in ((0, "before"), (-1, "after")):
-        x = [run["sampled"][place] for run in data["curves"]]
-        parts.append(f"{when} {statistics.mean(x):.3f} ({min(x):.3f} to {max(x):.3f})")
+    before, after = (spread([run["sampled"][k] for run in data["curves"]]) for k in (0, -1))
     seeds = ", ".join(map(str, data["seeds"]))
-    return f"held-out accuracy, seeds {seeds}: {'; '.join(parts)}"
+    return f"held-out accuracy, seeds {seeds}: before {before}; after {after}"
+
+
+def table(data: dict) -> str:
+    """The table of docs/evidence.md."""
+    lines = ["| | mean (lowest to highest) |", "|---|---|"]
+    for name in ("sampled", "greedy"):
+        for place, when in ((0, "before"), (-1, "after")):
+            values = spread([run[name][place] for run in data["curves"]])
+            lines.append(f"| accuracy {when}, {name} | {values} |")
+    for name in ("sampled", "trained"):
+        values = spread([run[f"tokens_{name}"] for run in data["curves"]], -3)
+        lines.append(f"| tokens {name}{' on' * (name == 'trained')} | {values} |")
+    return "\n".join(lines)
 
 
 # ---- drawing
@@ -228,12 +248,13 @@ def draw_curve(d: Drawing, data: dict, left=40, top=66, width=236, height=272) -
     d.path(line(upper + lower[::-1]) + "Z", "none", 0, "curve", opacity=0.22)
     mean = [at(s, statistics.mean(v)) for s, v in zip(steps, values)]
     d.path(line(mean), "curve", 2.5)
-    for (x, y), v, shift in ((mean[0], values[0], 16), (mean[-1], values[-1], -8)):
+    for (x, y), v, shift in ((mean[0], values[0], 16), (mean[-1], values[-1], 21)):
         d.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{d.colors["curve"]}"/>')
-        side = "start" if shift > 0 else "end"
-        d.text(x + 4 * (shift > 0), y + shift, f"{statistics.mean(v):.1%}", "curve", 13, side, 700)
-    d.text(at(10, 0)[0], at(0, 0.56)[1], "mean of the seeds,", "curve")
-    d.text(at(10, 0)[0], at(0, 0.56)[1] + 15, "band: lowest to highest", "curve")
+        side, aside = ("start", 4) if v is values[0] else ("end", 4)
+        d.text(x + aside, y + shift, f"{statistics.mean(v):.1%}", "curve", 13, side, 700)
+    x, y = at(11, 0.4)
+    d.text(x, y, "mean of the seeds;", "curve")
+    d.text(x, y + 15, "band: lowest to highest", "curve")
 
 
 def draw_lane(d: Drawing, values, mask, x, top, height, span, color, base) -> None:
@@ -354,7 +375,7 @@ def main() -> None:
     data = json.loads((HERE / "picture.json").read_text())
     (HERE / "picture.svg").write_text(draw(data, LIGHT))
     (HERE / "picture-dark.svg").write_text(draw(data, DARK))
-    print(summary(data))
+    print(summary(data), table(data), sep="\n\n")
 
 
 if __name__ == "__main__":

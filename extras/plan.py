@@ -12,7 +12,6 @@ dtype are gathered on every GPU while it samples and scores (the reference's, if
 Not counted: the cold start, CUDA context, communication buffers and fragmentation (a few GiB), and everything in host memory.
 """
 
-import argparse
 import dataclasses
 import math
 import sys
@@ -22,9 +21,11 @@ from pathlib import Path
 import transformers
 
 import train
-from appo import PASS_BLOCK, Config, add_flags, check_options, logits_chunk, option
+from appo import PASS_BLOCK, logits_chunk
+from config import Config, read_settings
 from model import key_slots, round_up
 from sampling import DRAW_BLOCK, GRAPH_BLOCK, SHARE_FROM, row_sizes
+from support.settings import free, parser_for, problems, typed
 
 GIB = 2**30
 
@@ -33,45 +34,49 @@ GIB = 2**30
 class Hardware:
     """What the plan is made for: flags beside those of train.py."""
 
-    gpus: int = option(8, "GPUs of the run", 1)
-    gpus_per_node: int = option(
+    gpus: int = free(8, "GPUs of the run", 1)
+    gpus_per_node: int = free(
         8, "GPUs of a node: weights are split within it and copied across nodes", 1
     )
-    gpu_gib: float = option(80.0, "memory of a GPU, GiB", 0)
-    gpu_bandwidth: float = option(3350.0, "memory bandwidth of a GPU, GB/s (H100 SXM 3350)", 1e-9)
-    gpu_tflops: float = option(
+    gpu_gib: float = free(80.0, "memory of a GPU, GiB", 0)
+    gpu_bandwidth: float = free(3350.0, "memory bandwidth of a GPU, GB/s (H100 SXM 3350)", 1e-9)
+    gpu_tflops: float = free(
         990.0,
         "dense matrix products of a GPU, TFLOP/s (H100 SXM: 990 bfloat16, as on several GPUs; 67 float32)",
         1e-9,
     )
-    questions: int = option(10000, "training questions, if --data cannot be counted", 1)
-    length: int = option(
+    questions: int = free(10000, "training questions, if --data cannot be counted", 1)
+    length: int = free(
         0, "mean response in the estimate of seconds, tokens; 0: the limit --max_tokens", 0
     )
-    fork_depth: float = option(
+    fork_depth: float = free(
         0.5, "mean share of its parent that a branch keeps, in the same estimate", 0
     )
 
     def __post_init__(self):
-        check_options(self)
-        if self.fork_depth > 1:
-            raise ValueError(f"--fork_depth must be in [0, 1], got {self.fork_depth}")
-        if self.gpus > self.gpus_per_node and self.gpus % self.gpus_per_node:
-            raise ValueError(
-                f"--gpus must be whole nodes of --gpus_per_node {self.gpus_per_node}, got {self.gpus}"
-            )
+        found = problems(Hardware, vars(self), rules)
+        if found:
+            raise ValueError("\n".join(found))
+
+
+def rules(h):
+    """The broken rules between the numbers of the hardware: (their names, what is wrong)."""
+    if h.fork_depth > 1:
+        yield ("fork_depth",), f"--fork_depth must be in [0, 1], got {h.fork_depth}"
+    if h.gpus > h.gpus_per_node and h.gpus % h.gpus_per_node:
+        whole = f"--gpus must be whole nodes of --gpus_per_node {h.gpus_per_node}"
+        yield ("gpus", "gpus_per_node"), f"{whole}, got {h.gpus}"
 
 
 def read_flags(argv: list[str]) -> tuple[Hardware, list[str]]:
     """The flags of a plan, and those that are left for the run."""
-    parser = argparse.ArgumentParser(
+    parser = parser_for(
+        Hardware,
         prog="python -m extras.plan",
         description="What a run will cost. All flags of train.py and:",
-        allow_abbrev=False,
     )
-    add_flags(parser, Hardware)
     flags, rest = parser.parse_known_args(argv)
-    return Hardware(**vars(flags)), rest
+    return Hardware(**typed(Hardware, flags)), rest
 
 
 @dataclass(frozen=True)
@@ -276,7 +281,7 @@ def activations(shape: Shape, tokens: int, width: int, checkpointing: bool) -> i
 def memory(
     shape: Shape, run: Config, gpus: int, checkpointing: bool | None = None, per_node: int = 8
 ) -> dict[str, int]:
-    """Bytes on one GPU by item, every prompt and response being as long as the limits allow. run: a train.Run. per_node: GPUs that share the weights.
+    """Bytes on one GPU by item, every prompt and response being as long as the limits allow. run: a config.Config. per_node: GPUs that share the weights.
 
     Gradients exist during an update only; every pass sums them over the GPUs. checkpointing: None: as the run says.
     """
@@ -297,18 +302,19 @@ def memory(
     backward = (shape.intermediate + 3 * shape.hidden) * width + checkpointing * layer_activations(
         shape, width
     )
-    forks, cuda = run.branches > 0, run.device.startswith("cuda")
-    sizes = row_sizes(run.rows, run.constant_rows and not cuda and run.dtype == "float32")
-    rows = lambda starts: next(size for size in sizes if size >= min(starts, run.rows))
+    forks, cuda = run.branches > 0, run.device != "cpu"
+    sizes = row_sizes(run.decode_rows, run.constant_rows and not cuda and run.dtype == "float32")
+    rows = lambda starts: next(size for size in sizes if size >= min(starts, run.decode_rows))
     # then a live row holds what it has not in common with its parent
     share = cuda or T >= SHARE_FROM
     own = lambda new: round_up(
-        (new if share else run.max_prompt + T) + run.chunk + cuda, GRAPH_BLOCK if cuda else 1
+        (new if share else run.max_prompt + T) + run.prefill_chunk + cuda,
+        GRAPH_BLOCK if cuda else 1,
     )
     initial = rows(math.ceil(run.prompts / gpus) * run.initial)
     logits = initial * shape.vocabulary
     # per key looked at; a CPU's kernel keeps none
-    scores = cuda * max(1, run.rows // 8) * run.chunk * shape.heads * (4 + width)
+    scores = cuda * max(1, run.decode_rows // 8) * run.prefill_chunk * shape.heads * (4 + width)
     return {
         "parameters": shard,
         "gradients": shard,
@@ -324,8 +330,8 @@ def memory(
         "KV cache of initial rollouts": cache_bytes(shape, initial, own(T), width),
         "KV cache of prompts": cache_bytes(
             shape,
-            min(math.ceil(run.prompts / gpus), run.rows + max(1, run.rows // 4)),
-            round_up(run.max_prompt, run.chunk),
+            min(math.ceil(run.prompts / gpus), run.decode_rows + max(1, run.decode_rows // 4)),
+            round_up(run.max_prompt, run.prefill_chunk),
             width,
         ),
         "KV cache to fork from": forks * cache_bytes(shape, parents, W, width),
@@ -380,7 +386,7 @@ def advice(
     Of each flag the value nearest to the present one that fits; what costs no GPU comes first, and before it what computes nothing again.
     """
     tries = {
-        "rows": halves(run.rows),
+        "decode_rows": halves(run.decode_rows),
         "micro_tokens": smaller_passes(run),
         "fork_tokens": fewer_forks(run, gpus),
         "checkpointing": [] if run.checkpointing else [True],
@@ -492,7 +498,7 @@ def seconds(shape: Shape, run: Config, hardware: Hardware) -> dict[str, tuple[fl
     passes = before + run.ppo_epochs + (run.kl_coef > 0)
     # branches come mini-batch by mini-batch
     at_once = min(
-        run.rows, forked_together(run, rollouts * run.minibatch / run.prompts) * run.branches
+        run.decode_rows, forked_together(run, rollouts * run.minibatch / run.prompts) * run.branches
     )
     # mean tokens before the one that is drawn
     first, later = P + T / 2, P + (1 + keeps) / 2 * T
@@ -509,7 +515,9 @@ def seconds(shape: Shape, run: Config, hardware: Hardware) -> dict[str, tuple[fl
         "update": (3 + run.checkpointing) * run.ppo_epochs * whole,
     }
     moved = {
-        "sample": decode_bytes(shape, width, min(run.rows, rollouts), rollouts, T, read["sample"]),
+        "sample": decode_bytes(
+            shape, width, min(run.decode_rows, rollouts), rollouts, T, read["sample"]
+        ),
         "branch": decode_bytes(shape, width, at_once, branches, new, read["branch"])
         if branches
         else 0.0,
@@ -524,7 +532,7 @@ def seconds(shape: Shape, run: Config, hardware: Hardware) -> dict[str, tuple[fl
 
 
 def plan(run: Config, hardware: Hardware) -> str:
-    """The whole plan as text. run: a train.Run with a model."""
+    """The whole plan as text. run: a config.Config with a model."""
     if hardware.length > run.max_tokens:
         raise ValueError(
             f"--length {hardware.length} is above --max_tokens {run.max_tokens}: no response is so long"
@@ -539,10 +547,10 @@ def plan(run: Config, hardware: Hardware) -> str:
     saved = ((2 if run.dtype == "bfloat16" else 4) + 8 + 4 * run.shard) * shape.parameters
     kept = 1 + math.ceil(run.steps / run.save_every)
     # one more while it is written; the reference stays
-    kept = min(kept, run.keep + 1 + (run.kl_coef > 0)) if run.keep else kept
+    kept = min(kept, run.keep_checkpoints + 1 + (run.kl_coef > 0)) if run.keep_checkpoints else kept
     disk = (
         f"disk: {saved / GIB:.1f} GiB a checkpoint, {kept * saved / GIB:.0f} GiB for the {kept} that are there at most "
-        f"(--save_every {run.save_every}, --keep {run.keep})"
+        f"(--save_every {run.save_every}, --keep_checkpoints {run.keep_checkpoints})"
     )
     return "\n\n".join(
         [
@@ -623,7 +631,7 @@ def seconds_table(shape: Shape, run: Config, hardware: Hardware) -> str:
 def main(argv: list[str]) -> None:
     """Print what a run would cost. Without --model that of the bundled world."""
     hardware, rest = read_flags(argv)
-    run = train.read_settings(rest)
+    run = read_settings(rest)
     print(plan(run if run.model else train.with_world(run), hardware))
 
 

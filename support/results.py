@@ -20,8 +20,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from appo import versions
 from support.questions import Question, parsed
+from support.runfiles import versions
 from support.scores import numbers_of
 
 OTHER_OUT = "give another --out or delete it"

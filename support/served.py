@@ -58,7 +58,7 @@ class Served:
             for p, prompt in enumerate(prompts)
             for k in range(n)
         ]
-        with ThreadPoolExecutor(self.run.rows) as pool:
+        with ThreadPoolExecutor(self.run.decode_rows) as pool:
             list(pool.map(self._complete, rollouts))
         return rollouts
 

@@ -18,7 +18,7 @@ from tool_parts import corpus, python, serve  # noqa: F401  (fixtures)
 
 import sft
 import train
-from appo import Config
+from config import LAPTOP, Config, read_settings
 from extras.world.prepare import Mode, prepare
 from model import Policy
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
@@ -32,7 +32,7 @@ SMALL = dict(
     max_tokens=96,
     eval_questions=4,
     save_every=2,
-    rows=16,
+    decode_rows=16,
     log_trees=1,
 )
 
@@ -68,7 +68,7 @@ def agent_folder(world, tmp_path_factory):
         sft.cold_start(
             policy,
             sft.read_examples(str(world / "traces.jsonl"), policy.tokenizer),
-            train.read_settings([]),
+            read_settings([]),
             progress=False,
         )
         < 0.5
@@ -160,7 +160,8 @@ def arguments(world, tmp_path, **changes):
             eval_data=world / "test.jsonl",
             corpus=world / "corpus.jsonl",
             out=tmp_path / "run",
-            config=train.LAPTOP,
+            config=LAPTOP,
+            device="cpu",
         )
         | changes
     )

@@ -12,7 +12,8 @@ from conftest import CONFIG, rolled, sampler_for, snapshot, untrained
 
 import appo
 import train
-from appo import Config, score
+from appo import score
+from config import PRESETS, Config
 from model import Cache, Policy
 from sampling import Rollout, mix_seed, sample_initial
 
@@ -480,7 +481,7 @@ def test_a_step_is_reproducible(agent_folder, tools, prompts):
 
 def test_without_branches_and_b_it_is_grpo(agent_folder, tools, prompts):
     """Two updates of a step with branches 0 and b 0 against GRPO written on Hugging Face's forward, same rollouts: the same parameters."""
-    config = dataclasses.replace(CONFIG, branches=0, b=0.0)
+    config = dataclasses.replace(CONFIG, branches=0, future_weight=0.0)
     policy = Policy.load(str(agent_folder))
     other = copy.deepcopy(policy.model).eval()
     before = [p.clone() for p in policy.model.parameters()]
@@ -564,7 +565,9 @@ def test_branches_without_variance_do_not_rescale_the_update(agent_folder, tools
     results = []
     for branches in (0, 3):
         policy = Policy.load(str(agent_folder))
-        config = dataclasses.replace(CONFIG, branches=branches, b=0.0, dual="sum", minibatch=8)
+        config = dataclasses.replace(
+            CONFIG, branches=branches, future_weight=0.0, dual="sum", minibatch=8
+        )
         optimizer = torch.optim.SGD(policy.model.parameters(), lr=1.0)
         reward = lambda r, i: judge(r, i) if r.parent is None else 0.5
         appo.step(
@@ -636,7 +639,7 @@ def test_a_minibatch_in_parts(agent_folder, tools, prompts):
     "changes",
     [
         dict(
-            appo.PRESETS["released"],
+            PRESETS["released"],
             initial=4,
             prompts=8,
             minibatch=4,
@@ -704,7 +707,12 @@ def test_credit_of_two_prompts(agent):
     # 1.00 .. 1.95
     omega = 1 + 0.05 * torch.arange(20.0).reshape(4, 5)
     adv = appo.credit(
-        mine, branches, omega, torch.ones(4, 5), mask, dataclasses.replace(CONFIG, b=0.5)
+        mine,
+        branches,
+        omega,
+        torch.ones(4, 5),
+        mask,
+        dataclasses.replace(CONFIG, future_weight=0.5),
     )
     # branches of prompt 5: rewards 1, 0, 0; of prompt 2: 1, 0
     init, s = 0.5 / (0.5 + 1e-6), math.sqrt(2 / 9) + 1e-6
@@ -721,7 +729,12 @@ def test_credit_of_two_prompts(agent):
     # a branch of prompt 5 fails: nothing of prompt 2 changes
     branches[1].reward = 0.0
     moved = appo.credit(
-        mine, branches, omega, torch.ones(4, 5), mask, dataclasses.replace(CONFIG, b=0.5)
+        mine,
+        branches,
+        omega,
+        torch.ones(4, 5),
+        mask,
+        dataclasses.replace(CONFIG, future_weight=0.5),
     )
     assert torch.equal(moved[2:], adv[2:]) and not torch.equal(moved[:2], adv[:2])
     factor = adv[base != 0] / base[base != 0]
@@ -859,7 +872,7 @@ def test_a_step_that_would_go_wrong_is_refused(agent, tools, prompts):
     [
         (dict(initial=0), "--initial must be >= 1"),
         (dict(branches=-1), "--branches must be >= 0"),
-        (dict(b=-0.1), "--b must be >= 0"),
+        (dict(future_weight=-0.1), "--b must be >= 0"),
         (dict(half_life=0), "--half_life"),
         (dict(dual="mean"), "--dual must be one of avg"),
         (dict(score_clip=(1.2, 0.8)), "low <= high"),
@@ -867,7 +880,7 @@ def test_a_step_that_would_go_wrong_is_refused(agent, tools, prompts):
         (dict(branch_when="step", ppo_epochs=2), "needs --ppo_epochs 1"),
         (dict(temperature=0), "--temperature"),
         (dict(clip_low=1.5), "in \\[0, 1\\]"),
-        (dict(b=math.nan), "--b must be"),
+        (dict(future_weight=math.nan), "--b must be"),
     ],
 )
 def test_settings_out_of_range(changes, message):

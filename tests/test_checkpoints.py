@@ -180,7 +180,7 @@ def test_old_checkpoints_are_deleted_when_a_newer_one_is_complete(world, agent_f
             world,
             tmp_path,
             model=agent_folder,
-            **SMALL | dict(save_every=1, keep=2, eval_questions=0),
+            **SMALL | dict(save_every=1, keep_checkpoints=2, eval_questions=0),
         )
     )
     assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000003", "step_000004"}

@@ -12,7 +12,7 @@ import pytest
 from eval_parts import answered, column, model_folder, result_of, settings, write
 
 import eval as evaluation
-from eval import Evaluation, load_file
+from eval import EvalConfig, load_file
 from sampling import Rollout
 from support.judge import Judge
 from support.questions import parsed
@@ -418,7 +418,7 @@ def test_a_judge_that_is_not_there_is_named_before_a_model_is_loaded(tmp_path, m
 
 
 def test_a_benchmark_decides_how_answers_are_graded(tmp_path):
-    run = Evaluation(model="m", data=("d",))
+    run = EvalConfig(model="m", data=("d",))
     paths = [
         write(tmp_path / name, {"question": "a", "answer": "5"})
         for name in ("bamboogle.jsonl", "gsm8k.jsonl", "other.jsonl")

@@ -14,6 +14,7 @@ import model
 import sampling
 import train
 from appo import PASS_BLOCK
+from config import LAPTOP, Config, read_settings
 from extras import plan
 from extras.bench.models import most_allocated
 from extras.plan import (
@@ -28,7 +29,6 @@ from extras.plan import (
 )
 from model import Policy, key_slots, recompute_activations, round_up
 from sampling import Rollout, Sampler, draw, sample_initial
-from train import Run, read_settings
 
 CONFIGS = train.HERE / "configs"
 GIB = 2**30
@@ -82,7 +82,7 @@ def test_config_holds_the_papers_numbers(name):
         run.minibatch,
         run.initial,
         run.branches,
-        run.b,
+        run.future_weight,
         run.half_life,
         run.max_tokens,
         run.kl_coef,
@@ -224,15 +224,15 @@ def small(request, tokenizer, tmp_path, monkeypatch):
     for module in (appo, plan):
         # as few as with a vocabulary of 100,000
         monkeypatch.setattr(module, "logits_chunk", lambda vocabulary: CHUNK)
-    run = Run(
+    run = Config(
         model=str(tmp_path),
         prompts=1,
         minibatch=1,
         micro_tokens=N * (PROMPT + RESPONSE),
         max_prompt=PROMPT,
         max_tokens=RESPONSE,
-        rows=6,
-        chunk=32,
+        decode_rows=6,
+        prefill_chunk=32,
     )
     return Policy(model, tokenizer), read_shape(str(tmp_path)), run, at_the_limits(3000)
 
@@ -299,7 +299,7 @@ def test_caches(small, share_from, monkeypatch):
     for module in (plan, sampling):
         monkeypatch.setattr(module, "SHARE_FROM", share_from)
     sampler, made, open_ = (
-        Sampler(policy, {}, run.rows, run.max_tokens, 1, chunk=run.chunk),
+        Sampler(policy, {}, run.decode_rows, run.max_tokens, 1, prefill_chunk=run.prefill_chunk),
         [],
         Sampler._open,
     )
@@ -308,7 +308,7 @@ def test_caches(small, share_from, monkeypatch):
         or made.append([size(cache.kv) for cache in (sampler.live.cache, sampler.live.parent)])
     )
     # no more prompts than rows and a quarter
-    for prompts in (3, run.rows, run.rows + 4):
+    for prompts in (3, run.decode_rows, run.decode_rows + 4):
         items = memory(shape, dataclasses.replace(run, prompts=prompts), 1)
         sample_initial(sampler, [[5] * PROMPT] * prompts, run.initial, list(range(prompts)))
         assert made.pop() == [items["KV cache of initial rollouts"], items["KV cache of prompts"]]
@@ -447,7 +447,10 @@ def test_activations_in_bfloat16(small, checkpointing):
 
 def test_drawing(small):
     policy, shape, run, _ = small
-    logits, u = torch.randn(run.rows, shape.vocabulary), torch.rand(run.rows, dtype=torch.float64)
+    logits, u = (
+        torch.randn(run.decode_rows, shape.vocabulary),
+        torch.rand(run.decode_rows, dtype=torch.float64),
+    )
     measured = size(logits) + most_allocated(lambda: draw(logits, u, 1.0))
     assert close(measured, memory(shape, run, 1)["drawing a token *"]), measured / logits.numel()
 
@@ -456,9 +459,9 @@ def test_drawing(small):
 
 
 def test_sharded_items_by_hand():
-    run = Run(
+    run = Config(
         model="m",
-        rows=64,
+        decode_rows=64,
         micro_tokens=8 * 6144,
         shard=True,
         dtype="bfloat16",
@@ -483,7 +486,7 @@ def test_sharded_items_by_hand():
     )
     assert items["reference model"] == 0
     assert memory(shape, dataclasses.replace(run, kl_coef=0.001), 8)["reference model"] == P // 2
-    grpo = memory(shape, dataclasses.replace(run, branches=0, b=0.0), 8)
+    grpo = memory(shape, dataclasses.replace(run, branches=0, future_weight=0.0), 8)
     assert grpo["KV cache to fork from"] == grpo["hidden states to fork from"] == 0
     alone = memory(shape, dataclasses.replace(run, shard=False, dtype="float32"), 1)
     assert (
@@ -533,7 +536,7 @@ def test_a_length_above_the_limit_is_refused(capsys):
 
 
 def test_every_item_has_a_phase_and_the_peak_counts_one_moment():
-    shape, run = read_shape("Qwen/Qwen3-8B"), Run(model="m", kl_coef=0.001, micro_tokens=12288)
+    shape, run = read_shape("Qwen/Qwen3-8B"), Config(model="m", kl_coef=0.001, micro_tokens=12288)
     items = memory(shape, run, 8)
     assert set(items) == {name for names in plan.PHASES.values() for name in names}
     held = sum(
@@ -550,10 +553,10 @@ def test_work_by_hand():
         "tokens trained on",
         "optimizer steps",
     )
-    assert work(Run(), 4096, 0.5) == dict(
+    assert work(Config(), 4096, 0.5) == dict(
         zip(names, (512, 1536, 512 * 4096 + 1536 * 2048, 512 * 4096, 8))
     )
-    assert work(Run(branches=0, b=0.0, ppo_epochs=2), 100, 0.5) == dict(
+    assert work(Config(branches=0, future_weight=0.0, ppo_epochs=2), 100, 0.5) == dict(
         zip(names, (512, 0, 51200, 102400, 16))
     )
 
@@ -575,7 +578,7 @@ def test_flops_as_torch_counts_them(small):
 def test_seconds_scale_and_follow_the_settings():
     shape, run, hardware = (
         read_shape("Qwen/Qwen2.5-7B-Instruct"),
-        Run(model="m", rows=16, shard=True, dtype="bfloat16", checkpointing=True),
+        Config(model="m", decode_rows=16, shard=True, dtype="bfloat16", checkpointing=True),
         Hardware(),
     )
     base = seconds(shape, run, hardware)
@@ -599,9 +602,12 @@ def test_seconds_scale_and_follow_the_settings():
         assert seconds(shape, dataclasses.replace(run, **changes), hardware)["score"][
             0
         ] == pytest.approx(share * 8 / 15 * score), changes
-    assert seconds(shape, dataclasses.replace(run, branches=0, b=0.0), hardware)["branch"] == (0, 0)
+    assert seconds(shape, dataclasses.replace(run, branches=0, future_weight=0.0), hardware)[
+        "branch"
+    ] == (0, 0)
     assert (
-        seconds(shape, dataclasses.replace(run, rows=32), hardware)["sample"][1] < base["sample"][1]
+        seconds(shape, dataclasses.replace(run, decode_rows=32), hardware)["sample"][1]
+        < base["sample"][1]
     ), "weights are read half as often"
     weights = (7_615_616_512 - 152064 * 3584) * 2
     # prompts are read once for their 4 rollouts
@@ -679,14 +685,14 @@ def test_advice_is_a_setting_that_fits(capsys, nothing_loaded):
     assert (
         flag == "--rows 128"
         and peak
-        == max(peaks(memory(shape, dataclasses.replace(run, rows=128), 8)).values())
+        == max(peaks(memory(shape, dataclasses.replace(run, decode_rows=128), 8)).values())
         <= 80 * GIB
     )
     text = printed(
         capsys, "--config", CONFIGS / "qwen2.5-7b-reasoning.json", "--prompts", 512, "--rows", 256
     )
     assert "DOES NOT FIT" in text and "of one setting --rows 128 helps most" in text
-    assert plan.advice(shape, dataclasses.replace(run, rows=1, micro_tokens=1), 1, 8 * GIB)[
+    assert plan.advice(shape, dataclasses.replace(run, decode_rows=1, micro_tokens=1), 1, 8 * GIB)[
         0
     ].startswith("--gpus")
 
@@ -694,7 +700,7 @@ def test_advice_is_a_setting_that_fits(capsys, nothing_loaded):
 def test_passes_grow_with_the_budget_between_one_rollout_and_all():
     shape, run = (
         read_shape("Qwen/Qwen2.5-7B-Instruct"),
-        Run(model="m", shard=True, dtype="bfloat16"),
+        Config(model="m", shard=True, dtype="bfloat16"),
     )
     held = lambda budget: memory(shape, dataclasses.replace(run, micro_tokens=budget), 8)[
         "activations"
@@ -749,7 +755,7 @@ def test_plan_of_the_bundled_world(world, capsys, nothing_loaded):
     text = printed(
         capsys,
         "--config",
-        train.LAPTOP,
+        LAPTOP,
         "--model",
         world / "model",
         "--data",

@@ -24,7 +24,8 @@ import torch.multiprocessing as mp
 import appo
 import checkpoints
 import train
-from appo import Config, score
+from appo import score
+from config import LAPTOP, Config
 from extras import plan
 from extras.bench import distributed
 from extras.bench.distributed import weights_of
@@ -302,7 +303,7 @@ def uneven_work(model, file, data):
 
 def test_shards_take_the_memory_that_the_plan_says(sampled, tmp_path):
     """Parameters, gradients and AdamW's state on each of two processes, and whole weights at work, in bytes: those of --plan within 1%."""
-    run = train.Run(model=sampled[0], shard=True, dtype="bfloat16")
+    run = Config(model=sampled[0], shard=True, dtype="bfloat16")
     items = plan.memory(plan.read_shape(sampled[0]), run, 2)
     for held in spread(bytes_of_shards, 2, tmp_path / "spread", *sampled):
         for name, size in held.items():
@@ -437,14 +438,15 @@ def flags(world, agent_folder, out, **changes):
             eval_data=world / "test.jsonl",
             corpus=world / "corpus.jsonl",
             out=out,
-            config=train.LAPTOP,
+            config=LAPTOP,
+            device="cpu",
             steps=4,
             prompts=4,
             minibatch=2,
             max_tokens=96,
             eval_questions=5,
             save_every=2,
-            rows=16,
+            decode_rows=16,
             log_trees=1,
             threads=1,
         )

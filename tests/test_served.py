@@ -42,7 +42,7 @@ def test_a_served_model_is_evaluated_as_a_local_one(
         write(tmp_path / "a.jsonl", *asked[:5]),
         judging(greedy_server(agent, include_stop)),
     )
-    evaluation.main(settings(agent_folder, world, tmp_path, data, temperature=0, rows=2))
+    evaluation.main(settings(agent_folder, world, tmp_path, data, temperature=0, decode_rows=2))
     evaluation.main(
         settings(
             agent_folder,
@@ -50,7 +50,7 @@ def test_a_served_model_is_evaluated_as_a_local_one(
             tmp_path,
             data,
             temperature=0,
-            rows=2,
+            decode_rows=2,
             served=server.url,
             served_name="tiny",
             out=tmp_path / "served",

@@ -12,9 +12,9 @@ import transformers
 import appo
 import sft
 from checkpoints import newest
+from config import read_settings
 from model import Policy
 from sampling import Sampler, encode_prompt, sample_initial
-from train import read_settings
 
 
 def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):

@@ -18,134 +18,11 @@ import eval as evaluation
 import model
 import train
 from checkpoints import newest
+from config import Config, read_settings
 from model import Policy, Ranks
-from train import Run, batch_of, read_settings
+from train import batch_of
 
 METRICS = Path(train.__file__).parent / "docs/metrics.md"
-
-
-# ---- settings
-
-
-def test_defaults_are_the_papers_and_come_from_one_place():
-    run = Run()
-    assert (
-        run.initial,
-        run.branches,
-        run.b,
-        run.half_life,
-        run.score_clip,
-        run.future_clip,
-        run.prompts,
-        run.minibatch,
-        run.kl_coef,
-    ) == (4, 3, 0.5, 32, (0.8, 1.2), (1.0, 1.2), 128, 16, 0)
-    assert read_settings(["--model", "m", "--data", "d"]) == dataclasses.replace(
-        run, model="m", data="d"
-    )
-    laptop = json.loads(train.LAPTOP.read_text())
-    assert read_settings([]) == Run(**laptop) and not set(laptop) & {
-        "initial",
-        "branches",
-        "b",
-        "half_life",
-    }, "the laptop run keeps the paper's N, B, b, half-life"
-
-
-def test_flags_may_be_written_with_dashes():
-    assert read_settings(["--kl-coef", "0.1", "--half-life", "inf"]) == read_settings(
-        ["--kl_coef", "0.1", "--half_life", "inf"]
-    )
-
-
-def test_precedence(tmp_path):
-    file = tmp_path / "c.json"
-    file.write_text(
-        json.dumps(
-            {"preset": "released", "b": 0.7, "branches": 2, "score_clip": [0.9, 1.1], "clip_c": 5}
-        )
-    )
-    run = read_settings(
-        [
-            "--config",
-            str(file),
-            "--branches",
-            "4",
-            "--future_clip",
-            "0.9",
-            "1.3",
-            "--fipo_guards",
-            "false",
-        ]
-    )
-    assert (
-        run.half_life,
-        run.b,
-        run.branches,
-        run.score_clip,
-        run.future_clip,
-        run.fipo_guards,
-        run.clip_c,
-    ) == (64, 0.7, 4, (0.9, 1.1), (0.9, 1.3), False, 5)
-    released = read_settings(["--preset", "released", "--model", "m", "--data", "d"])
-    assert released.score_half_life == math.inf and released.reward == "released"
-    grpo = read_settings(["--algo", "grpo", "--config", str(file)])
-    assert (grpo.branches, grpo.b) == (0, 0)
-
-
-def test_every_flag_has_help_with_its_default(capsys):
-    with pytest.raises(SystemExit):
-        read_settings(["--help"])
-    text = re.sub(r"\s+", " ", capsys.readouterr().out)
-    for f in dataclasses.fields(Run):
-        assert (
-            f"--{f.name} " in text
-            and f.metadata["help"]
-            and (f.default == "" or f"(default {f.default})" in text)
-        ), f.name
-    assert "(default )" not in text
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ('{"brunches": 3}', "unknown key 'brunches'"),
-        ('{"b": "half"}', "--b must be float, got 'half'.*c.json"),
-        ('{"branches": 1.5}', "--branches must be int"),
-        ('{"fipo_guards": 1}', "--fipo_guards must be bool"),
-        ('{"initial": true}', "--initial must be int"),
-        ("[]", "not an object"),
-        ("5", "not an object"),
-        ('{"score_clip": [0.9]}', "--score_clip must be two numbers"),
-        ('{"score_clip": ["a", "b"]}', "--score_clip must be two numbers"),
-        ('{"score_clip": [0.8, 1.2, 7]}', "--score_clip must be two numbers"),
-        ('{"preset": "papers"}', "--preset must be one of paper, released"),
-        ("{oops", "is not JSON"),
-        ('{"dual": "mean"}', "--dual must be one of"),
-        ('{"score_clip": 3}', "--score_clip must be two numbers"),
-    ],
-)
-def test_bad_config_files(tmp_path, content, message):
-    file = tmp_path / "c.json"
-    file.write_text(content)
-    with pytest.raises(ValueError, match=message):
-        read_settings(["--config", str(file)])
-
-
-def test_bad_flags(capsys):
-    for flags in (
-        ["--brunches", "3"],
-        ["--bran", "3"],
-        ["--dual", "mean"],
-        ["--branches", "x"],
-        ["--fipo_guards", "yes"],
-    ):
-        with pytest.raises(SystemExit):
-            read_settings(flags)
-    with pytest.raises(FileNotFoundError, match="no.json"):
-        read_settings(["--config", "no.json"])
-    with pytest.raises(ValueError, match="--initial must be >= 1"):
-        read_settings(["--initial", "0"])
 
 
 # ---- what is refused before a model is loaded
@@ -226,7 +103,7 @@ def test_model_without_data(no_model):
 
 
 def test_every_epoch_is_a_permutation():
-    run = dataclasses.replace(Run(), prompts=6, minibatch=3)
+    run = dataclasses.replace(Config(), prompts=6, minibatch=3)
     seen = [i for step in range(10) for i in batch_of(run, step, 20)]
     assert sorted(seen[:20]) == sorted(seen[20:40]) == list(range(20)) and seen[:20] != seen[20:40]
     assert batch_of(dataclasses.replace(run, seed=1), 0, 20) != seen[:6]
@@ -274,7 +151,7 @@ def test_the_runs_folder(finished):
         config["sandbox_level"]
         and config["prompts"] == 4
         and config["versions"]["torch"] == torch.__version__
-        and config["b"] == 0.5
+        and config["future_weight"] == 0.5
     )
 
 
@@ -494,7 +371,7 @@ def test_what_a_kill_has_left_is_deleted(finished, world, agent_folder, tmp_path
         (tmp_path / "run" / name).mkdir()
     shutil.copytree(finished / "step_000002", tmp_path / "run" / "cold_000008")
     train.main(
-        arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(keep=1))
+        arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(keep_checkpoints=1))
     )
     assert {p.name for p in (tmp_path / "run").iterdir() if p.is_dir()} == {"step_000004"}
 
@@ -510,7 +387,7 @@ def test_a_damaged_config_is_named(finished, world, agent_folder, tmp_path):
 
 def test_the_reference_outlives_keep(world, agent_folder, tmp_path):
     settings = SMALL | dict(
-        steps=3, save_every=1, keep=1, eval_questions=0, branches=0, kl_coef=0.1
+        steps=3, save_every=1, keep_checkpoints=1, eval_questions=0, branches=0, kl_coef=0.1
     )
     train.main(arguments(world, tmp_path, model=agent_folder, **settings))
     assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000000", "step_000003"}
@@ -635,14 +512,14 @@ def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
 
 def test_a_rank_without_rollouts_gives_up_like_the_others(agent, tmp_path):
     with pytest.raises(ValueError, match="the gradients of 3 steps in a row were not finite"):
-        train.give_up(Run(out=str(tmp_path)), agent, [], 7, 3, Ranks())
+        train.give_up(Config(out=str(tmp_path)), agent, [], 7, 3, Ranks())
     assert (tmp_path / "skipped_000007_0.jsonl").read_text() == ""
 
 
 def test_no_file_of_a_run_holds_a_password():
     for config in (
-        Run(corpus="http://me:hush@host:8000/retrieve", sandbox="https://me:hush@host/"),
-        evaluation.Evaluation(model="m", data=("d",), corpus="http://me:hush@host:8000/retrieve"),
+        Config(corpus="http://me:hush@host:8000/retrieve", sandbox="https://me:hush@host/"),
+        evaluation.EvalConfig(model="m", data=("d",), corpus="http://me:hush@host:8000/retrieve"),
     ):
         shown = evaluation.shown_settings(config)
         assert (
@@ -678,11 +555,6 @@ def test_alarms():
     assert train.alarms(fine | dict(sampler_gap=0.1, sampler_gap_exact=False)) == [], (
         "in bfloat16 log-probs differ by so much"
     )
-
-
-def test_bfloat16_needs_shards():
-    with pytest.raises(ValueError, match="--dtype bfloat16 needs --shard"):
-        read_settings(["--dtype", "bfloat16"])
 
 
 def test_another_run_in_the_same_folder_is_refused(finished, world, agent_folder, tmp_path):

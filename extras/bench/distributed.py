@@ -21,7 +21,8 @@ import transformers
 import appo
 import checkpoints
 import train
-from appo import Config, score
+from appo import score
+from config import LAPTOP, Config, read_settings
 from eval import load_questions
 from extras.bench.measure import at_most, figure, seconds
 from extras.bench.runs import HERE, run_training, smollm2_folder
@@ -90,7 +91,7 @@ def one_process(folder: Path) -> None:
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     # shards need a process group, even of one
-    train.join_ranks(train.Run(shard=True))
+    train.join_ranks(Config(shard=True))
     group, model = Ranks(), str(folder / "model")
     policy = Policy.load(model)
     questions = load_questions(str(folder / "train.jsonl"))[: CONFIG.prompts]
@@ -176,7 +177,8 @@ def resume(args) -> dict:
     out = Path(args.out)
     world = prepare(SMALL if args.light else MODES["easy"], 0, out / "resume-world")
     flags = {
-        "config": train.LAPTOP,
+        "config": LAPTOP,
+        "device": "cpu",
         "data": world / "train.jsonl",
         "corpus": world / "corpus.jsonl",
         "prompts": 2,
@@ -209,7 +211,7 @@ def going_on(args, name: str, settings: dict) -> dict:
         1 if args.light else 5,
     )
     run_training(settings["out"], *flags, "--steps", "1")
-    run = train.read_settings(flags)
+    run = read_settings(flags)
     checkpoint = checkpoints.newest(run.out)
     size = sum(file.stat().st_size for file in checkpoint.iterdir()) / 1e6
     whole = [until_next_step(run, flags) for _ in range(times)]
@@ -232,7 +234,7 @@ def going_on(args, name: str, settings: dict) -> dict:
     }
 
 
-def until_next_step(run: train.Run, flags: list[str]) -> float:
+def until_next_step(run: Config, flags: list[str]) -> float:
     """Seconds from starting train.py until its heartbeat says that step 2 samples; it is killed there, so that it can be started again."""
     beat, started = Path(run.out) / "heartbeat_0", time.time()
     beat.unlink(missing_ok=True)
@@ -253,7 +255,7 @@ def until_next_step(run: train.Run, flags: list[str]) -> float:
     return float(said.split()[0]) - started
 
 
-def in_process(run: train.Run, checkpoint: Path) -> tuple[float, float, float]:
+def in_process(run: Config, checkpoint: Path) -> tuple[float, float, float]:
     """Seconds of preparing the run (data, tools, the checkpoint's model), of loading the optimizer's state, and of saving it all to another folder."""
     started = time.perf_counter()
     setup = train.load(run, train.check_inputs(run))

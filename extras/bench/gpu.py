@@ -30,6 +30,7 @@ import transformers
 import appo
 import train
 from checkpoints import local
+from config import LAPTOP, Config
 from eval import load_questions
 from extras.bench.measure import at_least, at_most, figure, ratio, seconds
 from extras.bench.runs import HERE, run_training, smollm2_folder
@@ -75,8 +76,8 @@ TINY = Shape(
 )
 REAL = Sizes(
     read_shape("Qwen/Qwen2.5-7B"),
-    dict(prompts=8, minibatch=4, max_prompt=64, max_tokens=384, rows=32, chunk=64),
-    dict(prompts=4, minibatch=2, max_prompt=512, max_tokens=512, rows=32, chunk=64),
+    dict(prompts=8, minibatch=4, max_prompt=64, max_tokens=384, decode_rows=32, prefill_chunk=64),
+    dict(prompts=4, minibatch=2, max_prompt=512, max_tokens=512, decode_rows=32, prefill_chunk=64),
     rows=128,
     context=2048,
     tokens=(2, 66),
@@ -84,8 +85,8 @@ REAL = Sizes(
 )
 SMALL = Sizes(
     TINY,
-    dict(prompts=4, minibatch=2, max_prompt=64, max_tokens=96, rows=16, chunk=16),
-    dict(prompts=4, minibatch=2, max_prompt=64, max_tokens=64, rows=16, chunk=16),
+    dict(prompts=4, minibatch=2, max_prompt=64, max_tokens=96, decode_rows=16, prefill_chunk=16),
+    dict(prompts=4, minibatch=2, max_prompt=64, max_tokens=64, decode_rows=16, prefill_chunk=16),
     rows=8,
     context=128,
     tokens=(2, 18),
@@ -135,12 +136,12 @@ def small_world(folder: Path) -> Path:
     return prepare(Mode(questions=64, tests=16, copies=0, traces=160, faultless=160), 0, folder)
 
 
-def settings(width: int = 128, **changes) -> train.Run:
+def settings(width: int = 128, **changes) -> Config:
     """A run's settings, for step, sampler and plan alike. width: rollouts of a pass. The one place that names the flags."""
-    longest = changes.get("max_prompt", train.Run.max_prompt) + changes.get(
-        "max_tokens", train.Run.max_tokens
+    longest = changes.get("max_prompt", Config.max_prompt) + changes.get(
+        "max_tokens", Config.max_tokens
     )
-    return train.Run(
+    return Config(
         **dict(
             model="-",
             data="-",
@@ -154,20 +155,20 @@ def settings(width: int = 128, **changes) -> train.Run:
     )
 
 
-def whole_pass(policy: Policy, rollouts: list[Rollout], run: train.Run) -> appo.Scored:
+def whole_pass(policy: Policy, rollouts: list[Rollout], run: Config) -> appo.Scored:
     return appo.score(policy, rollouts, run.temperature, run.micro_tokens)
 
 
-def sampler_of(policy: Policy, tools: dict, run: train.Run) -> Sampler:
+def sampler_of(policy: Policy, tools: dict, run: Config) -> Sampler:
     return Sampler(
         policy,
         tools,
-        run.rows,
+        run.decode_rows,
         run.max_tokens,
         run.max_calls,
         run.max_result_tokens,
         run.temperature,
-        run.chunk,
+        run.prefill_chunk,
     )
 
 
@@ -256,7 +257,7 @@ def agreement(
     policy: Policy,
     tools: dict,
     prompts: list[list[int]],
-    run: train.Run,
+    run: Config,
     bounds: dict,
 ) -> dict:
     """A step's sampling, and what fresh passes over its rollouts say to the numbers that were recorded."""
@@ -305,7 +306,7 @@ def agreement(
 
 
 def sampled_tree(
-    policy: Policy, tools: dict, prompts: list[list[int]], run: train.Run
+    policy: Policy, tools: dict, prompts: list[list[int]], run: Config
 ) -> tuple[Sampler, list[Rollout], list[Rollout]]:
     """Everything of a step before its first update: (sampler, initial rollouts, branches)."""
     sampler = sampler_of(policy, tools, run)
@@ -317,9 +318,7 @@ def sampled_tree(
     return sampler, initial, appo.grow_branches(sampler, initial, now.scored, points, run)
 
 
-def gaps(
-    policy: Policy, rollouts: list[Rollout], run: train.Run
-) -> tuple[list[float], list[float]]:
+def gaps(policy: Policy, rollouts: list[Rollout], run: Config) -> tuple[list[float], list[float]]:
     """abs(recorded while sampling - of a fresh pass over prompt and response) of log-probs and entropies, at the tokens that each rollout drew itself."""
     if not rollouts:
         return [], []
@@ -351,7 +350,7 @@ def equals_generate(args, sizes: Sizes, device: str, world: Path) -> dict:
     tokenizer = transformers.AutoTokenizer.from_pretrained(world / "model")
     policy, run = (
         no_ends(agent(TINY, tokenizer, "float32", device)),
-        settings(rows=3, max_prompt=64, max_tokens=50, chunk=16, temperature=1.0),
+        settings(decode_rows=3, max_prompt=64, max_tokens=50, prefill_chunk=16, temperature=1.0),
     )
     draw = random.Random(0)
     prompts = [draw.choices(range(len(tokenizer)), k=k) for k in (1, 5, 23, 60)]
@@ -441,7 +440,7 @@ def whole_step(dtype: str):
     return check
 
 
-def layers_that_fit(shape: Shape, run: train.Run, free: int) -> int:
+def layers_that_fit(shape: Shape, run: Config, free: int) -> int:
     """Most layers that need at most 85% of `free` bytes, by plan.py, and at the end of an update for weights, gradients, AdamW's two moments and the square roots
     that it makes of all second moments at once on a GPU."""
 
@@ -459,7 +458,7 @@ def layers_that_fit(shape: Shape, run: train.Run, free: int) -> int:
     return fitting[-1]
 
 
-def at_the_limit(prompts: list[list[int]], run: train.Run) -> list[list[int]]:
+def at_the_limit(prompts: list[list[int]], run: Config) -> list[list[int]]:
     """Prompts of exactly max_prompt tokens, for the plan is made for the longest."""
     return [(p * (run.max_prompt // len(p) + 1))[: run.max_prompt] for p in prompts[: run.prompts]]
 
@@ -467,7 +466,7 @@ def at_the_limit(prompts: list[list[int]], run: train.Run) -> list[list[int]]:
 def measured_step(
     args,
     shape: Shape,
-    run: train.Run,
+    run: Config,
     tokenizer,
     tools: dict,
     prompts: list[list[int]],
@@ -546,7 +545,10 @@ def decode_speed(args, sizes: Sizes, device: str, world: Path) -> dict:
     policy = no_ends(agent(sizes.shape, tokenizer, "bfloat16", device))
     rows, (short, long) = sizes.rows, sizes.tokens
     run = settings(
-        rows=rows, max_prompt=sizes.context, max_tokens=long, chunk=min(512, sizes.context)
+        decode_rows=rows,
+        max_prompt=sizes.context,
+        max_tokens=long,
+        prefill_chunk=min(512, sizes.context),
     )
     sampler, draw = sampler_of(policy, {}, run), random.Random(0)
     prompts = [draw.choices(range(len(tokenizer)), k=sizes.context) for _ in range(rows // 4)]
@@ -671,7 +673,7 @@ def laptop(args, sizes: Sizes, device: str, world: Path) -> dict:
     )
     flags = [x for name, file in files.items() for x in (f"--{name}", str(world / file))] + [
         "--config",
-        str(train.LAPTOP),
+        str(LAPTOP),
         "--device",
         device,
     ]

@@ -10,7 +10,7 @@ from importlib import metadata
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from appo import versions
+from support.runfiles import versions
 
 
 def machine() -> str:

@@ -9,8 +9,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import sft
-import train
-from appo import Config, Scored, score
+from appo import Scored, score
+from config import Config, read_settings
 from extras.bench.runs import smollm2_folder
 from extras.world.prepare import Mode, made_as, prepare
 from model import Policy
@@ -58,7 +58,7 @@ def agent_folder(args) -> Path:
         sft.cold_start(
             policy,
             sft.read_examples(str(world / "traces.jsonl"), policy.tokenizer),
-            train.read_settings([]),
+            read_settings([]),
             progress=False,
         )
         policy.model.save_pretrained(folder), policy.tokenizer.save_pretrained(folder)

@@ -19,7 +19,8 @@ def run_training(out: Path, *flags: str) -> tuple[list[dict], float]:
     """A training run in a process of its own: (lines of its metrics.jsonl, seconds)."""
     shutil.rmtree(out, ignore_errors=True)
     started = time.perf_counter()
-    subprocess.run([sys.executable, str(HERE / "train.py"), "--out", str(out), *flags], check=True)
+    command = [sys.executable, str(HERE / "train.py"), "--device", "cpu", "--out", str(out), *flags]
+    subprocess.run(command, check=True)
     return [json.loads(line) for line in open(out / "metrics.jsonl")], time.perf_counter() - started
 
 

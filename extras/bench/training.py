@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from appo import PASS_BLOCK, Config, chunked_stats, credit, logits_chunk, step, update
+from appo import PASS_BLOCK, chunked_stats, credit, logits_chunk, step, update
+from config import Config
 from eval import load_questions
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, operations, ratio, seconds
@@ -79,7 +80,7 @@ class Ours:
         self.prompts = [encode_prompt(self.policy.tokenizer, m) for m in batch.messages]
         self.config = Config(
             branches=0,
-            b=0.0,
+            future_weight=0.0,
             initial=batch.group,
             prompts=len(self.prompts),
             minibatch=len(self.prompts),

@@ -1,0 +1,226 @@
+"""config.py: defaults, precedence, names, what is refused, and that it answers without torch."""
+
+import dataclasses
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import config
+from config import ALGOS, LAPTOP, PRESETS, Config, read_settings
+from extras.world.prepare import MODES
+from rewards import REWARDS
+from support.settings import free_names
+
+
+def test_defaults_are_the_papers_and_come_from_one_place():
+    run = Config()
+    assert (
+        run.initial,
+        run.branches,
+        run.future_weight,
+        run.half_life,
+        run.score_clip,
+        run.future_clip,
+        run.prompts,
+        run.minibatch,
+        run.kl_coef,
+    ) == (4, 3, 0.5, 32, (0.8, 1.2), (1.0, 1.2), 128, 16, 0)
+    assert read_settings(["--model", "m", "--data", "d"]) == dataclasses.replace(
+        run, model="m", data="d", out="runs/m-d"
+    )
+    laptop = json.loads(LAPTOP.read_text())
+    assert read_settings([]) == Config(**laptop, out="runs/laptop") and not set(laptop) & {
+        "initial",
+        "branches",
+        "future_weight",
+        "half_life",
+    }, "the laptop run keeps the paper's N, B, b, half-life"
+
+
+def test_flags_may_be_written_with_dashes():
+    assert read_settings(["--kl-coef", "0.1", "--half-life", "inf"]) == read_settings(
+        ["--kl_coef", "0.1", "--half_life", "inf"]
+    )
+
+
+def test_precedence(tmp_path):
+    file = tmp_path / "c.json"
+    file.write_text(
+        json.dumps(
+            {"preset": "released", "b": 0.7, "branches": 2, "score_clip": [0.9, 1.1], "clip_c": 5}
+        )
+    )
+    run = read_settings(
+        [
+            "--config",
+            str(file),
+            "--branches",
+            "4",
+            "--future_clip",
+            "0.9",
+            "1.3",
+            "--fipo_guards",
+            "false",
+        ]
+    )
+    assert (
+        run.half_life,
+        run.future_weight,
+        run.branches,
+        run.score_clip,
+        run.future_clip,
+        run.fipo_guards,
+        run.clip_c,
+    ) == (64, 0.7, 4, (0.9, 1.1), (0.9, 1.3), False, 5)
+    released = read_settings(["--preset", "released", "--model", "m", "--data", "d"])
+    assert released.score_half_life == math.inf and released.reward == "released"
+    grpo = read_settings(["--algo", "grpo", "--config", str(file)])
+    assert (grpo.branches, grpo.future_weight) == (0, 0)
+
+
+def test_every_flag_has_help_with_its_default(capsys):
+    with pytest.raises(SystemExit):
+        read_settings(["--help"])
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for f in dataclasses.fields(Config):
+        assert (
+            re.search(rf"--{f.name}[ ,]", text)
+            and f.metadata["help"]
+            and (f.default == "" or f"(default {f.default})" in text)
+        ), f.name
+    assert "(default )" not in text
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"brunches": 3}', "unknown key 'brunches'"),
+        ('{"b": "half"}', "--b must be float, got 'half'.*c.json"),
+        ('{"branches": 1.5}', "--branches must be int"),
+        ('{"fipo_guards": 1}', "--fipo_guards must be bool"),
+        ('{"initial": true}', "--initial must be int"),
+        ("[]", "not an object"),
+        ("5", "not an object"),
+        ('{"score_clip": [0.9]}', "--score_clip must be two numbers"),
+        ('{"score_clip": ["a", "b"]}', "--score_clip must be two numbers"),
+        ('{"score_clip": [0.8, 1.2, 7]}', "--score_clip must be two numbers"),
+        ('{"preset": "papers"}', "--preset must be one of paper, released"),
+        ("{oops", "is not JSON"),
+        ('{"dual": "mean"}', "--dual must be one of"),
+        ('{"score_clip": 3}', "--score_clip must be two numbers"),
+    ],
+)
+def test_bad_config_files(tmp_path, content, message):
+    file = tmp_path / "c.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_settings(["--config", str(file)])
+
+
+def test_bad_flags():
+    for flags, message in (
+        (["--brunches", "3"], "unknown flag --brunches; did you mean --branches?"),
+        (["--bran", "3"], "unknown flag --bran"),
+        (["--dual", "mean"], "--dual must be one of avg, sum, literal, off, got 'mean'"),
+        (["--branches", "x"], "--branches must be int, got 'x'"),
+        (["--fipo_guards", "yes"], "--fipo_guards must be bool, got 'yes'"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            read_settings(flags)
+    with pytest.raises(FileNotFoundError, match="no.json"):
+        read_settings(["--config", "no.json"])
+    with pytest.raises(ValueError, match="--initial must be >= 1"):
+        read_settings(["--initial", "0"])
+
+
+def test_bfloat16_needs_shards():
+    with pytest.raises(ValueError, match="--dtype bfloat16 needs --shard"):
+        read_settings(["--dtype", "bfloat16"])
+
+
+def test_all_problems_are_named_in_one_message(tmp_path):
+    """Flags, keys, rules between settings; no rule speaks of a value that is wrong itself."""
+    (tmp_path / "c.json").write_text('{"brunches": 3, "wings": 2, "lr": "fast", "prompts": 24}')
+    flags = "--initial 0 --bran=2 --score_clip 2 1 --minibatch x --cold_warmup 1".split()
+    with pytest.raises(ValueError) as refused:
+        read_settings(["--config", str(tmp_path / "c.json"), *flags])
+    lines = str(refused.value).splitlines()
+    for text in (
+        "unknown key 'brunches'",
+        "unknown key 'wings'",
+        "unknown flag --bran=2",
+        "--initial must be >= 1, got 0",
+        "--lr must be float, got 'fast'",
+        "--minibatch must be int, got 'x'",
+        "--score_clip must be two numbers 0 < low <= high",
+        "--cold_warmup is a share of the steps, below 1",
+    ):
+        assert sum(text in line for line in lines) == 1, text
+    assert len(lines) == 8 and lines[-1].endswith("c.json)")
+
+
+OLD = {
+    "b": "future_weight",
+    "rows": "decode_rows",
+    "chunk": "prefill_chunk",
+    "patience": "rank_timeout",
+    "show": "print_branches",
+    "keep": "keep_checkpoints",
+}
+
+
+def test_old_names_are_understood(tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps(dict.fromkeys(OLD, 3)))
+    by_file = read_settings(["--config", str(tmp_path / "c.json")])
+    by_flag = read_settings([word for old in OLD for word in (f"--{old}", "3")])
+    assert all(getattr(run, new) == 3 for run in (by_file, by_flag) for new in OLD.values())
+    assert {
+        f.metadata["old"]: f.name for f in dataclasses.fields(Config) if f.metadata["old"]
+    } == OLD
+    (tmp_path / "c.json").write_text('{"b": 1, "future_weight": 2}')
+    with pytest.raises(ValueError, match="two names of one setting"):
+        read_settings(["--config", str(tmp_path / "c.json")])
+
+
+def test_the_folder_is_named_after_model_and_data():
+    def out(*flags):
+        return read_settings(list(flags)).out
+
+    assert out() == out("--seed", "3", "--algo", "grpo") == "runs/laptop"
+    assert out("--out", "here") == "here"
+    flags = ["--model", "Qwen/Qwen2.5-7B", "--data", "/data/hotpot/train.jsonl"]
+    assert out(*flags) == "runs/Qwen-Qwen2.5-7B-hotpot-train"
+    assert out("--model", "/runs/x/step_000100", "--data", "d.jsonl") == "runs/x-step_000100-d"
+
+
+def test_choices_are_those_of_their_modules():
+    types = {f.name: f.type for f in dataclasses.fields(Config)}
+    assert get_args(types["reward"]) == REWARDS and set(get_args(types["world"])) == set(MODES)
+    assert get_args(types["preset"]) == tuple(PRESETS) and get_args(types["algo"]) == tuple(ALGOS)
+
+
+def test_what_may_change_on_resume_decides_no_sample():
+    assert {"steps", "out", "device", "decode_rows", "rank_timeout"} <= free_names(Config)
+    assert not free_names(Config) & {"initial", "branches", "future_weight", "seed", "lr", "reward"}
+
+
+def test_settings_are_read_without_torch():
+    code = "import sys, config; config.read_settings([]); print('torch' in sys.modules)"
+    root = Path(config.__file__).parent
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert shown.stdout == "False\n", shown
+
+
+@pytest.mark.parametrize("path", sorted(LAPTOP.parent.glob("*.json")), ids=lambda path: path.stem)
+def test_configs_hold_only_what_differs(path):
+    values = json.loads(path.read_text())
+    base = {f.name: f.default for f in dataclasses.fields(Config)}
+    base |= PRESETS[values.get("preset", "paper")] | {"preset": "paper"}
+    same = [name for name, value in values.items() if base[name] == value]
+    assert not same
