@@ -96,6 +96,8 @@ def regrade_all(
     Raises: ValueError, before the first is written, if one is no result file.
     """
     check_judge(judge, judge_model)
+    if task not in ("", "auto", "math", "qa"):
+        raise ValueError(f"--task must be one of auto, math, qa, got {task!r}")
     for file in files:
         read_result(file)
     cache = Path(files[0]).parent / "judge.jsonl"

@@ -146,6 +146,11 @@ def test_regrading_by_another_task_can_be_undone(tmp_path, judging):
     assert grades == [(False, "qa", "math")] * 3 + [(True, "auto", "math")]
 
 
+def test_regrade_knows_its_tasks(tmp_path):
+    with pytest.raises(ValueError, match="--task must be one of auto, math, qa, got 'bleu'"):
+        evaluation.main(["--regrade", str(tmp_path / "none.json"), "--task", "bleu"])
+
+
 @pytest.mark.parametrize("flags", [["--judge", "http://x"], ["--judge_model", "m"]])
 def test_regrade_needs_both_flags_of_a_judge(tmp_path, flags):
     with pytest.raises(ValueError, match="--judge and --judge_model go together"):
