@@ -57,14 +57,17 @@ class _Reader:
         self.bars = 0
 
     def take(self, *wanted: str) -> str:
+        """The next token, which must be one of those wanted, if any are named."""
         if wanted and self.rest[-1] not in wanted:
             raise ValueError(self.rest[-1])
         return self.rest.pop()
 
     def follows(self, *tokens: str) -> bool:
+        """Is the next token one of these?"""
         return self.rest[-1] in tokens
 
     def sum(self) -> str:
+        """-2x + 1"""
         code = self.take() if self.follows("+", "-") else ""
         code += self.product()
         while self.follows("+", "-"):
@@ -72,6 +75,7 @@ class _Reader:
         return f"({code})"
 
     def product(self) -> str:
+        """2x \\cdot y/3; factors may stand side by side."""
         code = self.power()
         while True:
             if self.follows("*", "/", *TIMES):
@@ -83,12 +87,14 @@ class _Reader:
                 return code
 
     def signed_power(self) -> str:
+        """x^2 or -x^2, after a sign of multiplication."""
         if self.follows("-"):
             self.take()
             return f"(-{self.power()})"
         return self.power()
 
     def factor_follows(self) -> bool:
+        """Does a factor begin without a sign of multiplication?"""
         token = self.rest[-1]
         if token in OPEN:
             return not (token == "|" and self.bars)
@@ -97,6 +103,7 @@ class _Reader:
         return token[:1].isalnum()
 
     def power(self) -> str:
+        """n!, x^2, 90°"""
         code = self.atom()
         if self.follows("!"):
             self.take()
@@ -110,10 +117,12 @@ class _Reader:
         return code
 
     def argument(self) -> str:
+        """What a command or ^ applies to: a bracket or one token, perhaps with a sign."""
         sign = self.take() if self.follows("+", "-") else ""
         return f"({sign}{self.atom()})"
 
     def atom(self) -> str:
+        """A number, a bracket, a fraction, a root, a function or a symbol."""
         token = self.take()
         name = token.lstrip("\\")
         if token[:1].isdigit() or token[:1] == ".":
@@ -132,6 +141,7 @@ class _Reader:
         return self.symbol(token, name)
 
     def number(self, token: str) -> str:
+        """5, 0.5 or 2\\frac{1}{3}"""
         code = f"Rational('{token}')" if "." in token else f"Integer({int(token)})"
         # 2\frac{1}{3}, tokens in reverse
         fraction = "".join(self.rest[-7:][::-1])
@@ -139,12 +149,14 @@ class _Reader:
         return f"({code} + {self.atom()})" if mixed else code
 
     def bracket(self, token: str) -> str:
+        """(x), |x| or \\lfloor x \\rfloor"""
         self.bars += token == "|"
         code = self.sum()
         self.bars -= self.take(OPEN[token]) == "|"
         return ROUNDING.get(token, "") + code
 
     def symbol(self, token: str, name: str) -> str:
+        """pi, e, i, a letter with or without a subscript, a Greek letter."""
         if name in CONSTANTS:
             return CONSTANTS[name]
         letter = name.partition("_")[0]
@@ -157,6 +169,7 @@ class _Reader:
         return f'v("{name}")'
 
     def function(self, name: str) -> str:
+        """\\sin^2 x, \\log_2 8, \\ln(x)"""
         name, _, base = name.partition("_")
         base = base.strip("{}")
         if base and (name != "log" or not base.isdigit()):
