@@ -44,8 +44,8 @@ from support.words import exact_match, normalize_answer, token_f1
 from tools import open_tools
 
 # Other programs import the graders from here.
-GRADERS = (normalize_answer, exact_match, token_f1, math_equal, last_boxed, released_reward)
-GRADERS += (reward, load_questions, pass_at_k)
+__all__ = ["normalize_answer", "exact_match", "token_f1", "math_equal", "last_boxed"]
+__all__ += ["released_reward", "reward", "load_questions", "pass_at_k", "evaluate", "main"]
 # answers that cannot be right and are named one by one
 SHOWN = 10
 # (prompts, n, a seed for each prompt) -> n rollouts of each prompt, prompt by prompt
