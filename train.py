@@ -39,7 +39,7 @@ import transformers
 from tqdm import tqdm
 
 from appo import Prompt
-from eval import REWARDS, Question, reward
+from rewards import REWARDS, reward
 from policy import Policy
 from rollout import Rollout
 from sampling import Sampler, SamplingParams
@@ -50,6 +50,7 @@ from support.inputs import Inputs, check_inputs, with_world
 from support.metrics import Meter
 from support.models import recompute_activations
 from support.processes import join_ranks, mesh_of
+from support.questions import Question
 from support.ranks import Ranks
 from support.runfiles import Log, locked, newest
 from support.seeds import mix_seed

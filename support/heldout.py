@@ -7,10 +7,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from config import Config
-from eval import evaluate, numbers_of, write_result
+from eval import evaluate
 from sampling import Sampler
 from support.ranks import Ranks
+from support.results import write_result
 from support.runfiles import Log, shown_settings, versions
+from support.scores import numbers_of
 from support.seeds import mix_seed
 
 
@@ -29,12 +31,12 @@ def sample_share(
     questions, prompts = test
     places = ranks.share(list(range(len(questions))))
     mine = [questions[i] for i in places], [prompts[i] for i in places]
-    sample, seed = sampler.initial, mix_seed(run.seed, 2)
+    seeds = [mix_seed(mix_seed(run.seed, 2), place) for place in places]
     with sampler.policy.unsharded():
-        sampled = evaluate(sample, *mine, run.eval_samples, seed, places=places)["rows"]
+        sampled = list(evaluate(sampler.initial, *mine, run.eval_samples, seeds))
         if asked():
             return None
-        greedy = evaluate(partial(sample, temperature=0), *mine, 1, 0, places=places)["rows"]
+        greedy = list(evaluate(partial(sampler.initial, temperature=0), *mine, 1, seeds))
     return list(zip(places, sampled, greedy))
 
 

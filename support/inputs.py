@@ -9,11 +9,13 @@ from pathlib import Path
 from jinja2.exceptions import TemplateError
 
 from config import Config
-from eval import Question, load_questions, opened_tools
-from extras.world.prepare import MODES, WORLDS, made_as, prepare
+from eval import opened_tools
+from extras.world.modes import MODES
+from extras.world.prepare import WORLDS, made_as, prepare
 from protocol import encode_prompt
 from support import sft
 from support.models import load_tokenizer
+from support.questions import Question, load_questions
 from support.runfiles import newest, unpaired
 
 Questions = tuple[list[Question], list[list[int]]]

@@ -25,11 +25,11 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from config import Config
-from eval import read_rows, refuse_or_leave_out, text_of
 from policy import Policy
 from protocol import TOOL_TAGS, TURN_ENDS, encode_prompt, encode_result
 from rollout import Rollout
 from support import checkpoints
+from support.questions import read_rows, refuse_or_leave_out, text_of
 from support.ranks import Ranks
 from support.runfiles import prune, step_in
 from support.schedule import equal_passes

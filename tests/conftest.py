@@ -14,14 +14,17 @@ transformers.utils.logging.disable_progress_bar()
 # tiny matrices; two busy threads would only wait for each other
 torch.set_num_threads(1)
 
+from eval_parts import asked, judging  # noqa: F401 (fixtures)
 from tool_parts import corpus, python, serve  # noqa: F401  (fixtures)
 
 import appo
 import train
 from config import LAPTOP, Config, read_settings
-from extras.world.prepare import Mode, prepare
+from extras.world.modes import Mode
+from extras.world.prepare import prepare
 from policy import Policy
 from protocol import encode_prompt
+from support.questions import load_questions
 from rollout import Rollout
 from sampling import Sampler, SamplingParams
 from support import sft
@@ -92,8 +95,6 @@ def agent(agent_folder):
 
 @pytest.fixture(scope="session")
 def prompts(world, tokenizer):
-    from eval import load_questions
-
     return [
         encode_prompt(tokenizer, q.messages) for q in load_questions(str(world / "train.jsonl"))
     ]

@@ -11,7 +11,8 @@ import pytest
 import torch
 import transformers
 from conftest import SMALL, arguments, lines
-from model import Policy, Ranks
+from policy import Policy
+from support.ranks import Ranks
 
 import train
 from support import checkpoints
@@ -97,7 +98,8 @@ import resource, signal, sys
 sys.path.insert(0, {str(Path(train.__file__).parent)!r})
 import torch
 from pathlib import Path
-from model import Policy, Ranks
+from policy import Policy
+from support.ranks import Ranks
 from support import checkpoints
 policy = Policy.load({str(finished / "step_000004")!r})
 optimizer = torch.optim.AdamW(policy.model.parameters())

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from conftest import SMALL, arguments
-from model import Ranks
+from support.ranks import Ranks
 
 import eval as evaluation
 import train

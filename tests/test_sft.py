@@ -7,11 +7,13 @@ import re
 
 import pytest
 import torch
-from model import Policy, Ranks
+from policy import Policy
+from support.ranks import Ranks
 
 import appo
 from config import read_settings
-from sampling import Sampler, encode_prompt, sample_initial
+from protocol import encode_prompt
+from conftest import sampler_for
 from support import sft
 from support.runfiles import forget_cold_start, newest
 
@@ -31,8 +33,8 @@ def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
         "<result>" not in own
         and own == re.sub(r" <result>\n.*?\n</result>", "", example[-1]["content"]) + "<|im_end|>"
     )
-    sampler = Sampler(agent, tools, 16, 128, 4, 48)
-    for r in sample_initial(sampler, prompts[:8], 1, list(range(8))):
+    sampler = sampler_for(agent, tools)
+    for r in sampler.initial(prompts[:8], 1, list(range(8))):
         if r.finish == "stop":
             ids, mask = sft.encode_example(
                 agent.tokenizer,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL, arguments, lines, trainer_tensors, untrained
-from model import Policy
+from policy import Policy
 
 import appo
 import train
