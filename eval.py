@@ -13,7 +13,6 @@ python eval.py --benchmarks, --overlap, --regrade, --compare        need no mode
 import argparse
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import sys
@@ -36,13 +35,13 @@ from support.benchmarks import benchmark_of, benchmark_table, name_of
 from support.compare import compare, regrade_all
 from support.http import split_url
 from support.judge import Judge, judge_rows
-from support.models import load_tokenizer, pick_device
 from support.math_equal import last_boxed, math_equal
+from support.models import load_tokenizer, pick_device
 from support.questions import Question, load_questions, overlap_lines
 from support.results import Job, open_job, weights_of, write_result
 from support.scores import lost_answers, numbers_of, pass_at_k, row_of, sample_of, table
-from support.served import Served
 from support.seeds import mix_seed
+from support.served import Served
 from support.settings import fixed, free, new_names, parser_for, problems, typed
 from support.words import exact_match, normalize_answer, token_f1
 from tools import open_tools

@@ -39,8 +39,8 @@ import transformers
 from tqdm import tqdm
 
 from appo import Prompt
-from rewards import REWARDS, reward
 from policy import Policy
+from rewards import REWARDS, reward
 from rollout import Rollout
 from sampling import Sampler, SamplingParams
 from support import checkpoints, heldout, runfiles, sft

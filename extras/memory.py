@@ -14,10 +14,11 @@ float32 copies. Not counted: the cold start, the CUDA context, communication buf
 import dataclasses
 import math
 
+from model import key_slots, round_up
+
 from appo import PASS_BLOCK, logits_chunk
 from config import Config
 from extras.shape import Shape
-from model import key_slots, round_up
 from sampling import DRAW_BLOCK, GRAPH_BLOCK, SHARE_FROM, row_sizes
 
 GIB = 2**30

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from protocol import FORGED, STOP_TAGS, TOOL_TAGS, encode_result, parse_call
 from rollout import Call, Rollout
-from support.seeds import mix_seed
 from support.http import Unavailable, post_json
 from support.judge import api_key
+from support.seeds import mix_seed
 from tools import ToolResult
 
 # seconds that a turn may take

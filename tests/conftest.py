@@ -24,11 +24,11 @@ from extras.world.modes import Mode
 from extras.world.prepare import prepare
 from policy import Policy
 from protocol import encode_prompt
-from support.questions import load_questions
 from rollout import Rollout
 from sampling import Sampler, SamplingParams
 from support import sft
 from support.metrics import Meter
+from support.questions import load_questions
 from support.ranks import Ranks
 from support.seeds import mix_seed
 from tools import open_tools

@@ -11,11 +11,11 @@ import pytest
 import torch
 import transformers
 from conftest import SMALL, arguments, lines
-from policy import Policy
-from support.ranks import Ranks
 
 import train
+from policy import Policy
 from support import checkpoints
+from support.ranks import Ranks
 from support.runfiles import newest
 
 

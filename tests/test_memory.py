@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import untrained
+from model import Policy, key_slots, recompute_activations, round_up
 
 import appo
 import sampling
@@ -25,7 +26,6 @@ from extras.memory import (
     smaller_passes,
 )
 from extras.shape import forward_flops, read_shape
-from model import Policy, key_slots, recompute_activations, round_up
 from sampling import Rollout, Sampler, draw, sample_initial
 
 # ---- against what is really allocated: float32, one process

@@ -16,13 +16,14 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+import checkpoints
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from model import Policy, Ranks
 
 import appo
-import checkpoints
 import train
 from appo import score
 from config import LAPTOP, Config
@@ -30,7 +31,6 @@ from extras.bench import ranks as bench
 from extras.bench.ranks import weights_of
 from extras.memory import memory
 from extras.shape import read_shape
-from model import Policy, Ranks
 from sampling import Sampler, encode_prompt, mix_seed, sample_initial
 
 HERE = Path(__file__).parent

@@ -10,12 +10,12 @@ import sys
 
 import pytest
 from conftest import SMALL, arguments
-from support.ranks import Ranks
 
 import eval as evaluation
 import train
 from config import Config
 from support import sft
+from support.ranks import Ranks
 from support.runfiles import locked, shown_settings, write_aside
 
 

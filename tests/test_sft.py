@@ -7,14 +7,13 @@ import re
 
 import pytest
 import torch
-from policy import Policy
-from support.ranks import Ranks
-
-import appo
-from config import read_settings
-from protocol import encode_prompt
 from conftest import sampler_for
+
+from config import read_settings
+from policy import Policy
+from protocol import encode_prompt
 from support import sft
+from support.ranks import Ranks
 from support.runfiles import forget_cold_start, newest
 
 
@@ -62,8 +61,8 @@ def test_imitation_loss_by_hand(agent, world, budget, passes, monkeypatch):
         dataclasses.replace(read_settings([]), micro_tokens=budget),
         torch.optim.SGD(agent.model.parameters(), lr=0.0),
     )
-    seen, score_rows = [], appo.score_rows
-    monkeypatch.setattr(appo, "score_rows", lambda *a: seen.append(1) or score_rows(*a))
+    seen, logp_of = [], Policy.logp
+    monkeypatch.setattr(Policy, "logp", lambda *a: seen.append(1) or logp_of(*a))
     assert (
         sft.imitate(agent, [still], example, run, Ranks())[0]
         == pytest.approx(total / count, abs=1e-5)

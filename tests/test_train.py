@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL, arguments, lines, trainer_tensors, untrained
-from policy import Policy
 
 import appo
 import train
 from config import Config, read_settings
+from policy import Policy
 from support import heldout
 from support.runfiles import newest
 from train import batch_of
@@ -276,9 +276,21 @@ def test_broken_tools_stop_a_run_that_then_goes_on(
     assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
+def spoil_credit(monkeypatch, when):
+    """Advantages that are not a number, from here on whenever when() holds."""
+    assign = appo.assign_credit
+
+    def spoilt(rollouts, branches, config):
+        assign(rollouts, branches, config)
+        for r in rollouts if when() else ():
+            r.advantage = r.advantage * float("nan")
+
+    monkeypatch.setattr(appo, "assign_credit", spoilt)
+
+
 def test_gradients_that_are_not_finite_stop_the_run(world, agent_folder, tmp_path, monkeypatch):
     """Credit that is not a number: no update is made, and after two such steps the run stops with the rollouts on disk and the weights of the start."""
-    monkeypatch.setattr(appo, "credit", lambda rows, grown, omega, *a: omega * float("nan"))
+    spoil_credit(monkeypatch, lambda: True)
     with pytest.raises(
         ValueError,
         match=r"the gradients of 2 steps in a row were not finite; the last step's rollouts are in .*skipped_000002_0.jsonl",
@@ -303,12 +315,9 @@ def test_gradients_that_are_not_finite_stop_the_run(world, agent_folder, tmp_pat
 
 def test_a_step_with_a_skipped_update_is_not_saved(world, agent_folder, tmp_path, monkeypatch):
     """Every step would be saved; from the third on no gradient is finite: none of these is, and starting again changes nothing of that."""
-    credit, step = appo.credit, appo.step
-    number = lambda *a: (seen.append(1), step(*a))[1]
-    monkeypatch.setattr(appo, "step", number)
-    monkeypatch.setattr(
-        appo, "credit", lambda *a: credit(*a) * (float("nan") if len(seen) > 2 - done else 1.0)
-    )
+    step = appo.step
+    monkeypatch.setattr(appo, "step", lambda *a: (seen.append(1), step(*a))[1])
+    spoil_credit(monkeypatch, lambda: len(seen) > 2 - done)
     for done in (0, 2):
         seen = []
         with pytest.raises(ValueError, match="the gradients of 2 steps in a row were not finite"):
@@ -326,7 +335,7 @@ def test_a_step_with_a_skipped_update_is_not_saved(world, agent_folder, tmp_path
 def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
     world, agent_folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(appo, "credit", lambda rows, grown, omega, *a: omega * float("nan"))
+    spoil_credit(monkeypatch, lambda: True)
     flags = arguments(
         world,
         tmp_path,

@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from functools import partial
 from unittest.mock import patch
 
-import torch
-
 import model
+import torch
+from model import Cache, Policy
+
 import sampling as loop
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, ratio, repeats, seconds
-from model import Cache, Policy
 from sampling import sample_initial
 
 # tokens of a prompt, new tokens: few, so that five pairs at each batch take minutes

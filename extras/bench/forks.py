@@ -7,11 +7,11 @@ branch_phase    until the end of every branch
 from functools import partial
 
 import torch
+from model import Policy
 from transformers import DynamicCache
 
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, ratio, repeats
-from model import Policy
 from sampling import Rollout, Sampler, Start, mix_seed
 
 MIB = 2**20

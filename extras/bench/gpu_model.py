@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from model import Policy
 
 import appo
 from config import Config
@@ -20,7 +21,6 @@ from eval import load_questions
 from extras.shape import Shape, read_shape
 from extras.world.modes import Mode
 from extras.world.prepare import prepare
-from model import Policy
 from sampling import Rollout, Sampler, encode_prompt
 from tools import open_tools
 

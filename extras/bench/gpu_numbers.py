@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from model import Policy
 
 import appo
 from config import Config
@@ -23,7 +24,6 @@ from extras.bench.gpu_model import (
     whole_pass,
 )
 from extras.bench.measure import at_least, at_most, figure
-from model import Policy
 from sampling import Rollout, Sampler, mix_seed, sample_initial
 
 # nats; what tests/test_sampling.py asks for on the CPU

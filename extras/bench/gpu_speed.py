@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 import transformers
+from model import Policy
 
 from extras.bench.gpu_model import Sizes, agent, no_ends, sampler_of, settings
 from extras.bench.measure import figure, ratio, seconds
 from extras.shape import decode_bytes
-from model import Policy
 from sampling import sample_initial
 
 

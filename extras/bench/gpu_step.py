@@ -6,16 +6,16 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from checkpoints import local
+from model import Policy, Ranks, recompute_activations
 
 import appo
 import train
-from checkpoints import local
 from config import Config
 from extras.bench.gpu_model import Sizes, agent, open_world, sampler_of, settings
 from extras.bench.measure import at_least, at_most, figure, ratio
 from extras.memory import GIB, memory, peaks
 from extras.shape import Shape
-from model import Policy, Ranks, recompute_activations
 from sampling import Rollout, mix_seed
 
 

@@ -4,18 +4,18 @@ import importlib.util
 from itertools import accumulate
 from pathlib import Path
 
+import sft
 import torch
 import transformers
+from model import Policy
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-import sft
 from appo import Scored, score
 from config import Config, read_settings
 from extras.bench.runs import smollm2_folder
 from extras.world.modes import Mode
 from extras.world.prepare import made_as, prepare
-from model import Policy
 from sampling import Rollout, Sampler, Start
 
 transformers.utils.logging.disable_progress_bar()

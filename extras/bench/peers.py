@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from model import round_up
 
 from appo import PASS_BLOCK, credit, step, update
 from config import Config
@@ -14,7 +15,6 @@ from eval import load_questions
 from extras.bench import models
 from extras.bench.decode import SMOLLM2_LENGTHS, pairs_with, tokens_per_second
 from extras.bench.measure import figure, operations, ratio, repeats, seconds
-from model import round_up
 from sampling import Rollout, encode_prompt, sample_initial
 
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import transformers
+from model import Policy, Ranks
 
 import appo
 import train
@@ -22,7 +23,6 @@ from extras.bench.measure import at_most, figure
 from extras.bench.runs import HERE
 from extras.world.modes import Mode
 from extras.world.prepare import prepare
-from model import Policy, Ranks
 from sampling import Sampler, encode_prompt, mix_seed, sample_initial
 
 SMALL = Mode(questions=64, tests=16, copies=0, traces=160, faultless=160)

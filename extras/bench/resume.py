@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import checkpoints
 import torch
 
-import checkpoints
 import train
 from config import LAPTOP, Config, read_settings
 from extras.bench.measure import figure, seconds

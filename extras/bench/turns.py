@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from model import Policy
+
 from eval import load_questions
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, ratio, repeats
-from model import Policy
 from protocol import encode_result, parse_call
 from sampling import Call, Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from tools import ToolResult
