@@ -76,18 +76,12 @@ def step(
     minibatches = split_minibatches(prompts, config, policy.ranks)
     with policy.unsharded():
         # 1-3. initial rollouts, tools inside the loop, rewards
-        meter.phase("sample")
-        initial = sample_initial(sampler, prompts, minibatches, config.initial)
-        meter.phase("wait")
-        refuse_broken_tools(initial, policy.ranks)
-        # 4. log-probs at the start of the step, under the policy and its reference
+        batches = sample_initial(sampler, prompts, minibatches, config.initial, meter)
+        # 4. log-probs at the start of the step, before the policy moves
         meter.phase("score")
-        batches = [[r for p in group for r in initial if r.group == p] for group in minibatches]
         for batch in batches:
-            for part in whole_prompts(batch, config):
-                score_start(policy, part, config)
-
-    grown = []
+            score_start(policy, batch, config)
+    rollouts = [r for batch in batches for r in batch]
     for batch in in_epochs(batches, prompts, config):
         branches = []
         with policy.unsharded():
@@ -108,23 +102,26 @@ def step(
         meter.phase("update")
         stats = update(policy, optimizer, batch, config)
         meter.add(batch, branches, stats)
-        grown += branches
+        rollouts += branches
     meter.phase("wait")
-    return initial + grown
+    return rollouts
 
 
 # ---- 1-4. the start of a step
 
 
 def sample_initial(
-    sampler: Sampler, prompts: list[Prompt], minibatches: list[list[int]], n: int
-) -> list[Rollout]:
-    """n rewarded rollouts of every prompt in these mini-batches, in the order of the prompts."""
+    sampler: Sampler, prompts: list[Prompt], minibatches: list[list[int]], n: int, meter: Meter
+) -> list[list[Rollout]]:
+    """n rewarded rollouts of every prompt: all in one run of the sampler, then by mini-batch."""
+    meter.phase("sample")
     mine = sorted(p for group in minibatches for p in group)
     ids, seeds = [prompts[p].ids for p in mine], [prompts[p].seed for p in mine]
     rollouts = sampler.initial(ids, n, seeds, groups=mine)
     reward(rollouts, prompts)
-    return rollouts
+    meter.phase("wait")
+    refuse_broken_tools(rollouts, sampler.policy.ranks)
+    return [[r for p in group for r in rollouts if r.group == p] for group in minibatches]
 
 
 def reward(rollouts: list[Rollout], prompts: list[Prompt]) -> None:
@@ -139,8 +136,9 @@ def score_start(policy: Policy, rollouts: list[Rollout], config: Config) -> None
     The sampler's own log-probs would not do: it rounds otherwise than the trainer's forward pass,
     and what rounds differently would pass for a policy that has moved.
     """
-    score_reference(policy, rollouts, config)
-    policy.score(rollouts, config.temperature, config.micro_tokens)
+    for part in whole_prompts(rollouts, config):
+        score_reference(policy, part, config)
+        policy.score(part, config.temperature, config.micro_tokens)
     for r in rollouts:
         r.logp_old = r.logp
 

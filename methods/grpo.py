@@ -19,7 +19,7 @@ from policy import Policy
 from rollout import Rollout
 from sampling import Sampler
 from support.metrics import Meter
-from support.schedule import check_step, in_epochs, refuse_broken_tools, split_minibatches
+from support.schedule import check_step, in_epochs, split_minibatches
 
 
 def step(
@@ -29,12 +29,8 @@ def step(
     check_step(policy, sampler, prompts, config)
     minibatches = split_minibatches(prompts, config, policy.ranks)
     with policy.unsharded():
-        meter.phase("sample")
-        initial = sample_initial(sampler, prompts, minibatches, config.initial)
-        meter.phase("wait")
-        refuse_broken_tools(initial, policy.ranks)
+        batches = sample_initial(sampler, prompts, minibatches, config.initial, meter)
         meter.phase("score")
-        batches = [[r for p in group for r in initial if r.group == p] for group in minibatches]
         for batch in batches:
             start_log_probs(policy, batch, config)
     for batch in in_epochs(batches, prompts, config):
@@ -42,7 +38,7 @@ def step(
         meter.phase("update")
         meter.add(batch, [], update(policy, optimizer, batch, config))
     meter.phase("wait")
-    return initial
+    return [r for batch in batches for r in batch]
 
 
 def start_log_probs(policy: Policy, rollouts: list[Rollout], config: Config) -> None:

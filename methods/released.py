@@ -27,7 +27,6 @@ from sampling import Sampler
 from support.metrics import Meter
 from support.schedule import (
     check_step,
-    refuse_broken_tools,
     split_minibatches,
     whole_prompts,
 )
@@ -40,11 +39,7 @@ def step(
     check_step(policy, sampler, prompts, config)
     minibatches = split_minibatches(prompts, config, policy.ranks)
     with policy.unsharded():
-        meter.phase("sample")
-        initial = appo.sample_initial(sampler, prompts, minibatches, config.initial)
-        meter.phase("wait")
-        refuse_broken_tools(initial, policy.ranks)
-        batches = [[r for p in group for r in initial if r.group == p] for group in minibatches]
+        batches = appo.sample_initial(sampler, prompts, minibatches, config.initial, meter)
         grown = []
         for batch in batches:
             parts = whole_prompts(batch, config)
@@ -62,7 +57,7 @@ def step(
         loss = partial(policy_loss, max_dual_clipped=1)
         meter.add(batch, branches, appo.update(policy, optimizer, batch, config, loss))
     meter.phase("wait")
-    return initial + [x for branches in grown for x in branches]
+    return [r for rollouts in (*batches, *grown) for r in rollouts]
 
 
 def branch_early(
