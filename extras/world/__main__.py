@@ -5,7 +5,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from extras.world.prepare import MODES, WORLDS, Mode, prepare
+from extras.world.modes import MODES, Mode
+from extras.world.prepare import WORLDS, prepare
 
 
 def main() -> None:
