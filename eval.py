@@ -30,7 +30,7 @@ from policy import Policy
 from protocol import encode_prompt
 from rewards import released_reward, reward
 from rollout import Rollout
-from sampling import Sampler, SamplingParams
+from sampling import Sampler
 from support.benchmarks import benchmark_of, benchmark_table, name_of
 from support.compare import compare, regrade_all
 from support.http import split_url
@@ -39,6 +39,7 @@ from support.math_equal import last_boxed, math_equal
 from support.models import load_tokenizer, pick_device
 from support.questions import Question, load_questions, overlap_lines
 from support.results import Job, open_job, weights_of, write_result
+from support.sampling_params import SamplingParams
 from support.scores import lost_answers, numbers_of, pass_at_k, row_of, sample_of, table
 from support.seeds import mix_seed
 from support.served import Served

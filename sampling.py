@@ -18,7 +18,7 @@ Axes: R rows of the live cache, B rows of a call, P prompts, D hidden, V vocabul
 
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
 
@@ -31,52 +31,14 @@ from protocol import FORGED, encode_result, parse_call
 from rollout import Call, Rollout
 from support.draw import draw
 from support.graphs import Graphs, cuda_graphs
+from support.live import Live, Row
+from support.sampling_params import SamplingParams
 from support.seeds import mix_seed, uniform
 from support.shapes import Shapes, key_slots, round_up
 from tools import ToolResult
 
 # decode steps that a tool result waits for others to be read with
 PATIENCE = 8
-
-
-# ---- the loop
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """The sampler's settings. Lengths are tokens; temperature 0 is greedy.
-
-    decode_rows: rows decoded at once. prefill_chunk: tokens per row and call when prompts and
-    results are read. tool_threads: calls that run at once, 0: as many as rows. constant_rows: see
-    support/shapes.py. lag: decode steps launched before an earlier one's tokens are looked at, so
-    that a GPU never waits for the host; a row then decodes a token in vain when its turn ends.
-    """
-
-    decode_rows: int
-    max_tokens: int
-    max_calls: int
-    max_result_tokens: int = 2048
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    prefill_chunk: int = 16
-    tool_threads: int = 0
-    constant_rows: bool = True
-    lag: int | None = None
-
-    def __post_init__(self):
-        least = {"decode_rows": 1, "max_tokens": 1, "max_result_tokens": 1, "top_p": 1e-6}
-        least |= {"prefill_chunk": 1}
-        for f in fields(self):
-            value, low = getattr(self, f.name), least.get(f.name, 0)
-            if value is not None and not value >= low:
-                raise ValueError(f"{f.name} must be >= {low}, got {value}")
-
-    @classmethod
-    def of(cls, settings) -> "SamplingParams":
-        """Those that a larger set of settings holds under the same names."""
-        names = [f.name for f in fields(cls) if hasattr(settings, f.name)]
-        return cls(**{name: getattr(settings, name) for name in names})
 
 
 @dataclass
@@ -91,49 +53,6 @@ class Start:
     cache: KVCache | None
     row: int
     hidden: Tensor | None
-
-
-@dataclass
-class Row:
-    """A live row: its slot, and the tokens of a tool result that the model has not read yet."""
-
-    rollout: Rollout
-    slot: int
-    unread: list[int] = field(default_factory=list)
-    # decode step at which its result came
-    since: int = 0
-
-    @property
-    def held(self) -> int:
-        """Tokens that its slot of the cache holds."""
-        return len(self.rollout.prompt) + len(self.rollout.ids) - len(self.unread)
-
-
-class Live:
-    """What a decode step reads and writes, all on the device: the cache and numbers per row.
-
-    hidden predicts the row's next token; seed and position decide what is drawn; running is 1 for
-    rows that decode, 0 for those that wait; drawn: ids, log-probs, entropies of the last step.
-    """
-
-    def __init__(self, policy: Policy, rows: int, slots: int):
-        whole = partial(torch.zeros, dtype=torch.long, device=policy.device)
-        self.policy = policy
-        self.cache = policy.cache(rows, slots)
-        self.hidden = torch.zeros(
-            rows, policy.model.config.hidden_size, dtype=policy.dtype, device=policy.device
-        )
-        self.seed, self.position, self.running = whole(rows), whole(rows), whole(rows)
-        self.drawn = torch.zeros(3, rows, dtype=torch.float64, device=policy.device)
-
-    def move(self, slots: list[int], to: list[int], length: int) -> None:
-        """Rows change their slots, or change places; none holds more than `length` tokens."""
-        source, target = self.policy.tensor(slots), self.policy.tensor(to)
-        # one layer at a time: what is on its way takes memory
-        for layer in (*self.cache.k, *self.cache.v):
-            layer[target, :, :length] = layer[source, :, :length]
-        for x in (self.cache.length, self.hidden, self.seed, self.position):
-            x[target] = x[source]
 
 
 class Sampler:

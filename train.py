@@ -42,7 +42,7 @@ from appo import Prompt
 from policy import Policy
 from rewards import REWARDS, reward
 from rollout import Rollout
-from sampling import Sampler, SamplingParams
+from sampling import Sampler
 from support import checkpoints, heldout, runfiles, sft
 from support.heartbeat import Heartbeat, Stop
 from support.http import Unavailable
@@ -53,6 +53,7 @@ from support.processes import join_ranks, mesh_of
 from support.questions import Question
 from support.ranks import Ranks
 from support.runfiles import Log, locked, newest
+from support.sampling_params import SamplingParams
 from support.seeds import mix_seed
 from support.steplog import bar_text, give_up, write_step
 

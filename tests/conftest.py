@@ -25,11 +25,12 @@ from extras.world.prepare import prepare
 from policy import Policy
 from protocol import encode_prompt
 from rollout import Rollout
-from sampling import Sampler, SamplingParams
+from sampling import Sampler
 from support import sft
 from support.metrics import Meter
 from support.questions import load_questions
 from support.ranks import Ranks
+from support.sampling_params import SamplingParams
 from support.seeds import mix_seed
 from tools import open_tools
 

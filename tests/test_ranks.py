@@ -32,12 +32,13 @@ from extras.memory import memory
 from extras.shape import read_shape
 from policy import Policy
 from protocol import encode_prompt
-from sampling import Sampler, SamplingParams
+from sampling import Sampler
 from support import checkpoints, heartbeat
 from support.processes import local, node_mesh
 from support.questions import load_questions
 from support.ranks import Ranks
 from support.runfiles import complete
+from support.sampling_params import SamplingParams
 from support.seeds import mix_seed
 
 HERE = Path(__file__).parent

@@ -22,10 +22,11 @@ from extras.world.modes import Mode
 from extras.world.prepare import prepare
 from policy import Policy
 from protocol import encode_prompt
-from sampling import Sampler, SamplingParams
+from sampling import Sampler
 from support.processes import join_ranks, node_mesh
 from support.questions import load_questions
 from support.ranks import Ranks
+from support.sampling_params import SamplingParams
 from support.seeds import mix_seed
 
 SMALL = Mode(questions=64, tests=16, copies=0, traces=160, faultless=160)
