@@ -63,7 +63,7 @@ def recompute_activations(model) -> None:
 
 
 def pick_device(name: str) -> str:
-    """The device that --device names; auto: a GPU if there is one. ValueError if it is not there."""
+    """What --device names; auto: a GPU if there is one. ValueError if it is not there."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():

@@ -45,8 +45,8 @@ class Ranks:
                 work()
         except (ValueError, OSError) as failed:
             problem = failed
-        for problem in filter(None, self.gather(problem)):
-            raise problem
+        for failed in filter(None, self.gather(problem)):
+            raise failed
 
     def share(self, items: list) -> list:
         """This rank's part of a list that all ranks have: every world-th item."""
