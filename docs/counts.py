@@ -7,9 +7,9 @@
 Standard library only. A setting is a class field whose default is a call with a help text.
 """
 
+import argparse
 import ast
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -95,18 +95,22 @@ def with_lines(readme: str, folder: Path) -> str:
     return re.sub(r"^\| \d+ \| `([\w/]+\.py)` \|", row, readme, flags=re.M)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     here = Path(__file__).resolve().parent.parent
-    if argv == ["--readme"]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=here, help="a repository")
+    parser.add_argument("files", nargs="*", default=READING_PATH, help="what tells its method")
+    parser.add_argument("--readme", action="store_true", help="write lines into the README")
+    args = parser.parse_args()
+    if args.readme:
         readme = here / "README.md"
         readme.write_text(with_lines(readme.read_text(), here))
         return
-    folder, path = (Path(argv[0]), argv[1:]) if argv else (here, READING_PATH)
-    for name, value in count(folder, path).items():
+    for name, value in count(args.folder, args.files).items():
         print(f"{name:42s} {value}")
-    for name, value in places(folder).items():
+    for name, value in places(args.folder).items():
         print(f"{'settings in ' + name:42s} {value}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
