@@ -46,7 +46,7 @@ def test_a_damaged_config_is_named(finished, world, agent_folder, tmp_path):
 def test_no_file_of_a_run_holds_a_password():
     for config in (
         Config(corpus="http://me:hush@host:8000/retrieve", sandbox="https://me:hush@host/"),
-        evaluation.Evaluation(model="m", data=("d",), corpus="http://me:hush@host:8000/retrieve"),
+        evaluation.EvalConfig(model="m", data=("d",), corpus="http://me:hush@host:8000/retrieve"),
     ):
         shown = shown_settings(config)
         assert (

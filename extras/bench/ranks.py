@@ -3,7 +3,6 @@
 As a module it is what the part runs: [torchrun ... -m | python -m] extras.bench.ranks FOLDER
 """
 
-import dataclasses
 import os
 import pickle
 import subprocess
@@ -25,7 +24,6 @@ from protocol import encode_prompt
 from sampling import Sampler
 from support.processes import join_ranks, node_mesh
 from support.questions import load_questions
-from support.ranks import Ranks
 from support.sampling_params import SamplingParams
 from support.seeds import mix_seed
 
@@ -38,6 +36,8 @@ CONFIG = Config(
     max_result_tokens=48,
     micro_tokens=512,
     clip_grad=0.5,
+    decode_rows=16,
+    prefill_chunk=16,
 )
 
 
@@ -90,13 +90,13 @@ def one_process(folder: Path) -> None:
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     # shards need a process group, even of one
-    join_ranks(Config(shard=True))
-    group, model = Ranks(), str(folder / "model")
+    _, group = join_ranks(Config(shard=True, device="cpu"))
+    model = str(folder / "model")
     policy = Policy.load(model)
     questions = load_questions(str(folder / "train.jsonl"))[: CONFIG.prompts]
     mine = group.share(list(range(len(questions))))
-    params = SamplingParams.of(dataclasses.replace(CONFIG, decode_rows=16, prefill_chunk=16))
-    rollouts = Sampler(policy, {}, params).initial(
+    sampler = Sampler(policy, {}, SamplingParams.of(CONFIG))
+    rollouts = sampler.initial(
         [encode_prompt(policy.tokenizer, questions[i].messages) for i in mine],
         CONFIG.initial,
         [mix_seed(3, i) for i in mine],
@@ -128,7 +128,7 @@ def three_updates(
     copies across nodes; None: shards over all processes.
     Returns: (weights, stats of the last update).
     """
-    group, policy = Ranks(), Policy.load(model)
+    policy = Policy.load(model)
     rollouts = pickle.loads(Path(file).read_bytes())[:take]
     for p in policy.model.parameters():
         p.data = p.data.to(getattr(torch, dtype))
@@ -136,13 +136,13 @@ def three_updates(
     if shard:
         policy.shard(dtype, nodes and node_mesh("cpu", *nodes, 600.0))
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05, momentum=0.9)
-    mine = group.share(rollouts)
+    mine = policy.ranks.share(rollouts)
     for k in range(3):
         with policy.unsharded():
             policy.score(mine, 1.0, config.micro_tokens)
         for r in mine:
-            credit = random_credit(r.seed % 10**9 + k, config.max_tokens)[: len(r.ids)]
-            r.logp_old, r.advantage = r.logp, credit * torch.tensor(r.mask)
+            made_up = random_credit(r.seed % 10**9 + k, config.max_tokens)
+            r.logp_old, r.advantage = r.logp, made_up[: len(r.ids)] * torch.tensor(r.mask)
         stats = appo.update(policy, optimizer, mine, config)
     return weights_of(policy), stats
 
