@@ -299,7 +299,7 @@ def test_caches(small, share_from, monkeypatch):
     for module in (plan, sampling):
         monkeypatch.setattr(module, "SHARE_FROM", share_from)
     sampler, made, open_ = (
-        Sampler(policy, {}, run.decode_rows, run.max_tokens, 1, prefill_chunk=run.prefill_chunk),
+        Sampler(policy, {}, run.decode_rows, run.max_tokens, 1, chunk=run.prefill_chunk),
         [],
         Sampler._open,
     )
