@@ -10,7 +10,8 @@ from jinja2.exceptions import TemplateError
 
 from config import Config
 from eval import Question, load_questions, opened_tools
-from extras.world.prepare import MODES, WORLDS, made_as, prepare
+from extras.world.modes import MODES
+from extras.world.prepare import WORLDS, made_as, prepare
 from model import load_tokenizer
 from sampling import encode_prompt
 from support import sft

@@ -130,6 +130,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert trees("whole") == trees("parts")
 
 
+@pytest.mark.slow
 def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkeypatch):
     """Asked to stop after four of six steps of the cold start, the same command goes on with them: the weights and numbers of a run that was not stopped."""
     settings = SMALL | dict(
@@ -173,6 +174,7 @@ def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkey
     assert a == b and [x["step"] for x in a] == [1, 2, 3, 4, 5, 6] and a[0]["lr"] > a[-1]["lr"] > 0
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_looked_for_under_the_lock(world, agent_folder, tmp_path, monkeypatch):
     """A run that starts while its predecessor still saves: what counts is what is there when the lock is free."""
     settings = SMALL | dict(steps=2, save_every=1, eval_questions=0)
@@ -215,6 +217,7 @@ def test_a_request_to_stop_during_an_evaluation_is_obeyed_before_the_next_step(
     )
 
 
+@pytest.mark.slow
 def test_the_reference_outlives_keep(world, agent_folder, tmp_path):
     settings = SMALL | dict(
         steps=3, save_every=1, keep_checkpoints=1, eval_questions=0, branches=0, kl_coef=0.1
@@ -241,6 +244,7 @@ def test_without_kl_no_reference_is_loaded(world, agent_folder, tmp_path, monkey
         assert len(loaded) == models
 
 
+@pytest.mark.slow
 def test_broken_tools_stop_a_run_that_then_goes_on(
     finished, world, agent_folder, tmp_path, monkeypatch
 ):
@@ -301,6 +305,7 @@ def test_gradients_that_are_not_finite_stop_the_run(world, agent_folder, tmp_pat
     assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
+@pytest.mark.slow
 def test_a_step_with_a_skipped_update_is_not_saved(world, agent_folder, tmp_path, monkeypatch):
     """Every step would be saved; from the third on no gradient is finite: none of these is, and starting again changes nothing of that."""
     credit, step = appo.credit, appo.step
@@ -323,6 +328,7 @@ def test_a_step_with_a_skipped_update_is_not_saved(world, agent_folder, tmp_path
         assert newest(tmp_path / "run").name == "step_000002" and len(seen) == 4 - done
 
 
+@pytest.mark.slow
 def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
     world, agent_folder, tmp_path, monkeypatch
 ):
