@@ -52,7 +52,8 @@ from eval import (
     shown_settings,
     write_result,
 )
-from extras.world.prepare import MODES, WORLDS, made_as, prepare
+from extras.world.modes import MODES
+from extras.world.prepare import WORLDS, made_as, prepare
 from model import Policy, Ranks, load_tokenizer, pick_device, recompute_activations
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from support.http import Unavailable

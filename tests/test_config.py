@@ -14,7 +14,7 @@ import pytest
 import config
 from config import ALGOS, LAPTOP, PRESETS, Config, read_settings
 from eval import REWARDS
-from extras.world.prepare import MODES
+from extras.world.modes import MODES
 from support.settings import free_names
 
 
