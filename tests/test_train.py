@@ -130,6 +130,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert trees("whole") == trees("parts")
 
 
+@pytest.mark.slow
 def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkeypatch):
     """Asked to stop after four of six steps of the cold start, the same command goes on with them: the weights and numbers of a run that was not stopped."""
     settings = SMALL | dict(
@@ -215,6 +216,7 @@ def test_a_request_to_stop_during_an_evaluation_is_obeyed_before_the_next_step(
     )
 
 
+@pytest.mark.slow
 def test_the_reference_outlives_keep(world, agent_folder, tmp_path):
     settings = SMALL | dict(
         steps=3, save_every=1, keep_checkpoints=1, eval_questions=0, branches=0, kl_coef=0.1
