@@ -264,7 +264,9 @@ def read_settings(argv: list[str], also: Callable[[Config], list[str]] | None = 
     Raises: ValueError with a line for each flag, key or file at fault; FileNotFoundError if there
     is no such --config.
     """
-    parser = parser_for(Config, description="Train an agent with APPO.", usage=USAGE)
+    about = "Train an agent with APPO."
+    cost = "python -m extras.plan with the same flags prints what the run will cost."
+    parser = parser_for(Config, description=about, epilog=cost, usage=USAGE)
     parser.add_argument("--config", help="JSON file of settings, keys as the flags", metavar="FILE")
     parsed, unknown = parser.parse_known_args(argv)
     flags = typed(Config, parsed)

@@ -42,7 +42,8 @@ import sft
 from checkpoints import newest
 from config import RECORDED, Config, read_settings
 from eval import evaluate, opened_tools, shown_settings
-from extras.world.prepare import MODES, WORLDS, made_as, prepare
+from extras.world.modes import MODES
+from extras.world.prepare import WORLDS, made_as, prepare
 from model import Policy, Ranks, load_tokenizer, pick_device, recompute_activations
 from rewards import REWARDS, reward
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial

@@ -1,13 +1,15 @@
 """Count how much there is to read: the table in docs/reproducibility.md.
 
     python docs/counts.py                          this repository
+    python docs/counts.py --readme                 write the lines of the files into the README
     python docs/counts.py FOLDER FILE [FILE ...]   another one; FILEs: what tells its method
 
 Standard library only. A setting is a class field whose default is a call with a help text.
 """
 
+import argparse
 import ast
-import sys
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +18,7 @@ READING_PATH = [
     "branching.py",
     "advantage.py",
     "sampling.py",
+    "rollout.py",
     "kv_cache.py",
     "policy.py",
 ]
@@ -83,14 +86,31 @@ def places(folder: Path) -> Counter:
     return +found
 
 
-def main(argv: list[str]) -> None:
+def with_lines(readme: str, folder: Path) -> str:
+    """The README with today's number of lines in its table of files."""
+
+    def row(found: re.Match) -> str:
+        return f"| {len((folder / found[1]).read_text().splitlines())} | `{found[1]}` |"
+
+    return re.sub(r"^\| \d+ \| `([\w/]+\.py)` \|", row, readme, flags=re.M)
+
+
+def main() -> None:
     here = Path(__file__).resolve().parent.parent
-    folder, path = (Path(argv[0]), argv[1:]) if argv else (here, READING_PATH)
-    for name, value in count(folder, path).items():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=here, help="a repository")
+    parser.add_argument("files", nargs="*", default=READING_PATH, help="what tells its method")
+    parser.add_argument("--readme", action="store_true", help="write lines into the README")
+    args = parser.parse_args()
+    if args.readme:
+        readme = here / "README.md"
+        readme.write_text(with_lines(readme.read_text(), here))
+        return
+    for name, value in count(args.folder, args.files).items():
         print(f"{name:42s} {value}")
-    for name, value in places(folder).items():
+    for name, value in places(args.folder).items():
         print(f"{'settings in ' + name:42s} {value}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -19,7 +19,8 @@ from tool_parts import corpus, python, serve  # noqa: F401  (fixtures)
 import sft
 import train
 from config import LAPTOP, Config, read_settings
-from extras.world.prepare import Mode, prepare
+from extras.world.modes import Mode
+from extras.world.prepare import prepare
 from model import Policy
 from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
 from tools import open_tools

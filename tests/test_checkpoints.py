@@ -88,6 +88,7 @@ def test_a_disk_without_room_leaves_the_old_checkpoint(
     assert (tmp_path / "run" / "latest").read_text() == "step_000005"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [200, 2000], ids=["the weights", "the trainer's state"])
 def test_a_disk_that_is_full_after_all_leaves_the_old_checkpoint(finished, tmp_path, kilobytes):
     """The operating system refuses to write on, first the weights, then the trainer's state: an OSError that says so, no rubbish, the old checkpoint."""
@@ -118,6 +119,7 @@ except OSError as problem:
     ] and checkpoints.complete(tmp_path / "step_000001")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["write_model", "trainer_state", "publish", "os.replace"])
 def test_kill_9_in_the_middle_of_saving_leaves_the_old_checkpoint(
     finished, world, agent_folder, tmp_path, where
@@ -174,6 +176,7 @@ def test_an_old_checkpoint_is_there_until_a_newer_one_is_complete(
     assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000004"}
 
 
+@pytest.mark.slow
 def test_old_checkpoints_are_deleted_when_a_newer_one_is_complete(world, agent_folder, tmp_path):
     train.main(
         arguments(

@@ -13,7 +13,7 @@ import pytest
 
 import config
 from config import ALGOS, LAPTOP, PRESETS, Config, read_settings
-from extras.world.prepare import MODES
+from extras.world.modes import MODES
 from rewards import REWARDS
 from support.settings import free_names
 

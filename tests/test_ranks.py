@@ -26,9 +26,10 @@ import checkpoints
 import train
 from appo import score
 from config import LAPTOP, Config
-from extras import plan
-from extras.bench import distributed
-from extras.bench.distributed import weights_of
+from extras.bench import ranks as bench
+from extras.bench.ranks import weights_of
+from extras.memory import memory
+from extras.shape import read_shape
 from model import Policy, Ranks
 from sampling import Sampler, encode_prompt, mix_seed, sample_initial
 
@@ -91,14 +92,14 @@ def sampled(agent_folder, world, tools, tmp_path_factory):
 def three_updates(
     model, file, budget, shard, dtype, take, aggregate="seq-mean", nodes=None, chunk=None
 ):
-    """Those of extras/bench/distributed.py, and the passes of each update: (weights, stats of the last, passes). chunk: tokens whose logits exist at once."""
+    """Those of extras/bench/ranks.py, and the passes of each update: (weights, stats of the last, passes). chunk: tokens whose logits exist at once."""
     config, usual = (
-        dataclasses.replace(distributed.CONFIG, micro_tokens=budget, aggregate=aggregate),
+        dataclasses.replace(bench.CONFIG, micro_tokens=budget, aggregate=aggregate),
         appo.logits_chunk,
     )
     appo.logits_chunk = lambda vocabulary: chunk or usual(vocabulary)
     with counted_passes() as made:
-        weights, stats = distributed.three_updates(model, file, config, shard, dtype, take, nodes)
+        weights, stats = bench.three_updates(model, file, config, shard, dtype, take, nodes)
     appo.logits_chunk = usual
     return weights, stats, made["update"] // 3
 
@@ -125,11 +126,11 @@ def alone(sampled):
 @pytest.mark.parametrize(
     "processes, budget, passes, shard, aggregate",
     [
-        (2, 512, 2, False, "seq-mean"),
-        (2, 384, 3, True, "seq-mean"),
         (2, 512, 2, True, "token-mean"),
-        (4, 512, 1, False, "token-mean"),
-        (4, 512, 1, True, "seq-mean"),
+        pytest.param(2, 512, 2, False, "seq-mean", marks=pytest.mark.slow),
+        pytest.param(2, 384, 3, True, "seq-mean", marks=pytest.mark.slow),
+        pytest.param(4, 512, 1, False, "token-mean", marks=pytest.mark.slow),
+        pytest.param(4, 512, 1, True, "seq-mean", marks=pytest.mark.slow),
     ],
 )
 def test_the_update_is_the_same_however_it_is_spread(
@@ -160,6 +161,7 @@ def test_the_update_is_the_same_however_it_is_spread(
         )
 
 
+@pytest.mark.slow
 def test_logits_in_chunks_of_sharded_weights(sampled, alone, tmp_path):
     """The backward pass that computes logits again finds the whole output matrix, and its gradient is summed over the ranks."""
     weights, stats, _ = alone["seq-mean"]
@@ -180,6 +182,7 @@ def test_logits_in_chunks_of_sharded_weights(sampled, alone, tmp_path):
         assert theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_shards_in_a_node_and_copies_across_nodes(sampled, alone, tmp_path):
     """HSDP, two nodes of two: what --nnodes 2 makes of four processes."""
     weights, stats, _ = alone["seq-mean"]
@@ -200,6 +203,7 @@ def test_shards_in_a_node_and_copies_across_nodes(sampled, alone, tmp_path):
         ) < 1e-6 and theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True])
 def test_a_rank_without_data_changes_nothing(sampled, tmp_path, shard):
     """Of three rollouts on four ranks one rank has none, of five one has two, and with passes of one rollout they all make as many: the result of one process."""
@@ -215,6 +219,7 @@ def test_a_rank_without_data_changes_nothing(sampled, tmp_path, shard):
             assert theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_at_work_keeps_float32_weights(sampled, tmp_path):
     """Sharded with bfloat16 weights at work: the float32 ones move by less than bfloat16 could show, near those of a float32 update."""
     weights, *_ = three_updates(*sampled, 512, False, "float32", None)
@@ -265,6 +270,7 @@ def bfloat16_updates(model, file):
     return weights_of(policy), stats
 
 
+@pytest.mark.slow
 def test_sampling_on_gathered_weights_needs_no_meeting(sampled, tmp_path, world):
     """Inside `gathered` one rank samples and scores thrice as often as the other; then both update. Ids are those of a whole model."""
     results = spread(uneven_work, 2, tmp_path / "spread", *sampled, str(world / "train.jsonl"))
@@ -304,7 +310,7 @@ def uneven_work(model, file, data):
 def test_shards_take_the_memory_that_the_plan_says(sampled, tmp_path):
     """Parameters, gradients and AdamW's state on each of two processes, and whole weights at work, in bytes: those of --plan within 1%."""
     run = Config(model=sampled[0], shard=True, dtype="bfloat16")
-    items = plan.memory(plan.read_shape(sampled[0]), run, 2)
+    items = memory(read_shape(sampled[0]), run, 2)
     for held in spread(bytes_of_shards, 2, tmp_path / "spread", *sampled):
         for name, size in held.items():
             assert size == pytest.approx(items[name], rel=0.01), name
@@ -340,6 +346,7 @@ def bytes_of_shards(model, file):
 # ---- guards
 
 
+@pytest.mark.slow
 def test_an_update_that_is_not_finite_is_skipped_by_all(sampled, tmp_path):
     for skipped, unchanged in spread(poisoned_update, 2, tmp_path / "spread", *sampled):
         assert skipped == 1.0 and unchanged
@@ -370,6 +377,7 @@ def poisoned_update(model, file):
     ) and not optimizer.state
 
 
+@pytest.mark.slow
 def test_a_heartbeat_names_who_keeps_the_others_waiting(tmp_path):
     """One rank hangs in a tool, the other waits for it: rank 0 says so again and again. What an earlier run of more ranks has left does not count."""
     (tmp_path / "heartbeat_7").write_text("1.0 step 3, sample")
@@ -392,6 +400,7 @@ def one_hangs(folder, slow):
     return told
 
 
+@pytest.mark.slow
 def test_a_slow_rank_trips_no_timeout_but_patience(tmp_path):
     """Every process group that a run makes, those within and across nodes too, waits as long as --patience says."""
     assert spread(timeouts, 4, tmp_path / "spread") == [[1234.0, 1234.0]] * 4
@@ -406,6 +415,7 @@ def timeouts():
     ]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_one_rank_cannot_write_fails_on_all(sampled, tmp_path):
     """What stands in the way is seen by rank 0 alone; both ranks say it, and go on together."""
     (tmp_path / "step_000001.tmp").write_text("a file where a folder must be")
@@ -493,6 +503,7 @@ def lines_of(out):
     return [{k: v for k, v in x.items() if "seconds" not in k and k != "occupancy"} for x in lines]
 
 
+@pytest.mark.slow
 def test_the_reference_is_shared_too(world, agent_folder, tmp_path):
     """A step with a KL term to the starting model, on one rank and, sharded, on two: the same KL, 0 before the policy has moved."""
     kl = {}
@@ -537,6 +548,7 @@ def same_state(a, b):
     return files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shard, dtype", [("false", "float32"), ("true", "float32"), ("true", "bfloat16")]
 )
@@ -594,6 +606,7 @@ def test_two_ranks_resume_bit_for_bit(world, agent_folder, tmp_path, shard, dtyp
         )
 
 
+@pytest.mark.slow
 def test_two_nodes_resume_bit_for_bit(world, agent_folder, tmp_path):
     """Two torchruns of two processes, --nnodes 2: shards in a node, copies across. One copy of the shards is saved; a step made again from it is the same."""
 
@@ -641,6 +654,7 @@ def test_two_nodes_resume_bit_for_bit(world, agent_folder, tmp_path):
     ] and before == lines_of(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_two_ranks_sample_what_one_samples(world, agent_folder, tmp_path):
     """One step on one rank and on two: the same initial rollouts, so the same rewards and lengths, and nearly the same weights."""
     results = {}
@@ -694,6 +708,7 @@ def test_two_ranks_sample_what_one_samples(world, agent_folder, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_is_obeyed_at_the_end_of_a_step(world, agent_folder, tmp_path):
     process = torchrun(
         2,
@@ -715,6 +730,7 @@ def test_a_request_to_stop_is_obeyed_at_the_end_of_a_step(world, agent_folder, t
     )
 
 
+@pytest.mark.slow
 def test_a_request_that_reaches_one_rank_stops_both(world, agent_folder, tmp_path):
     process = torchrun(
         2,
@@ -735,6 +751,7 @@ def test_a_request_that_reaches_one_rank_stops_both(world, agent_folder, tmp_pat
     assert f"asked to stop: step {done} is saved" in text and done < 50
 
 
+@pytest.mark.slow
 def test_a_refused_setting_is_said_by_all_ranks_before_any_step(
     finished_by_two, world, agent_folder
 ):
@@ -755,6 +772,7 @@ def finished_by_two(world, agent_folder, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_a_killed_run(world, agent_folder, tmp_path):
     """kill -9 of one worker: torchrun starts both again, and the run ends as if nothing had been."""
     process = torchrun(

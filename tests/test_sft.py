@@ -398,7 +398,7 @@ def test_every_epoch_is_a_new_order_or_the_files():
 SHORT = dict(cold_steps=7, cold_save_every=3, micro_tokens=4096)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_a_stopped_cold_start_goes_on_bit_for_bit(optimizer, world, tmp_path):
     """Seven steps at once, and five, a request to stop, two more from the folder: the same weights and the same numbers."""
     run, results, rows = (

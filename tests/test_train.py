@@ -258,6 +258,7 @@ def test_signals():
             signal.signal(number, handler)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkeypatch):
     """Asked to stop after four of six steps of the cold start, the same command goes on with them: the weights and numbers of a run that was not stopped."""
     settings = SMALL | dict(
@@ -301,6 +302,7 @@ def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkey
     assert a == b and [x["step"] for x in a] == [1, 2, 3, 4, 5, 6] and a[0]["lr"] > a[-1]["lr"] > 0
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_looked_for_under_the_lock(world, agent_folder, tmp_path, monkeypatch):
     """A run that starts while its predecessor still saves: what counts is what is there when the lock is free."""
     settings = SMALL | dict(steps=2, save_every=1, eval_questions=0)
@@ -326,6 +328,7 @@ def test_the_checkpoint_is_looked_for_under_the_lock(world, agent_folder, tmp_pa
     assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
+@pytest.mark.slow
 def test_other_examples_of_a_stopped_cold_start_are_refused(world, tmp_path, monkeypatch):
     (tmp_path / "traces.jsonl").write_bytes((world / "traces.jsonl").read_bytes())
     settings = SMALL | dict(
@@ -371,7 +374,13 @@ def test_what_a_kill_has_left_is_deleted(finished, world, agent_folder, tmp_path
         (tmp_path / "run" / name).mkdir()
     shutil.copytree(finished / "step_000002", tmp_path / "run" / "cold_000008")
     train.main(
-        arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(keep_checkpoints=1))
+        arguments(
+            world,
+            tmp_path,
+            model=agent_folder,
+            out=tmp_path / "run",
+            **SMALL | dict(keep_checkpoints=1),
+        )
     )
     assert {p.name for p in (tmp_path / "run").iterdir() if p.is_dir()} == {"step_000004"}
 
@@ -385,6 +394,7 @@ def test_a_damaged_config_is_named(finished, world, agent_folder, tmp_path):
         train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL))
 
 
+@pytest.mark.slow
 def test_the_reference_outlives_keep(world, agent_folder, tmp_path):
     settings = SMALL | dict(
         steps=3, save_every=1, keep_checkpoints=1, eval_questions=0, branches=0, kl_coef=0.1
@@ -411,6 +421,7 @@ def test_without_kl_no_reference_is_loaded(world, agent_folder, tmp_path, monkey
         assert len(loaded) == models
 
 
+@pytest.mark.slow
 def test_broken_tools_stop_a_run_that_then_goes_on(
     finished, world, agent_folder, tmp_path, monkeypatch
 ):
@@ -471,6 +482,7 @@ def test_gradients_that_are_not_finite_stop_the_run(world, agent_folder, tmp_pat
     assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
+@pytest.mark.slow
 def test_a_step_with_a_skipped_update_is_not_saved(world, agent_folder, tmp_path, monkeypatch):
     """Every step would be saved; from the third on no gradient is finite: none of these is, and starting again changes nothing of that."""
     credit, step = appo.credit, appo.step
@@ -493,6 +505,7 @@ def test_a_step_with_a_skipped_update_is_not_saved(world, agent_folder, tmp_path
         assert newest(tmp_path / "run").name == "step_000002" and len(seen) == 4 - done
 
 
+@pytest.mark.slow
 def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
     world, agent_folder, tmp_path, monkeypatch
 ):

@@ -1,4 +1,4 @@
-"""The bundled world: the same bytes from the same seed, a tokenizer that agrees with tiktoken's, facts that the real tools find, traces that behave as their mode says."""
+"""extras/world: bytes, the tokenizer against tiktoken, facts that tools find, traces by mode."""
 
 import dataclasses
 import hashlib
@@ -11,10 +11,30 @@ import sys
 import pytest
 import tiktoken
 import transformers
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from eval import load_questions
-from extras.world import prepare as world_files
-from extras.world.prepare import MODES, PATTERN, Mode, prepare
+from extras.world import modes
+from extras.world import prepare as making
+from extras.world.facts import apply
+from extras.world.modes import MODES, Mode
+from extras.world.prepare import made_as, prepare
+from extras.world.student import PATTERN, SPECIAL, build_tokenizer
+
+MADE = {}
+
+
+@pytest.fixture
+def one_tokenizer(monkeypatch):
+    """Worlds of one seed have one tokenizer, whatever their mode: it is made once."""
+
+    def build(first, second):
+        key = (*first, *second)
+        if key not in MADE:
+            MADE[key] = build_tokenizer(first, second)
+        return MADE[key]
+
+    monkeypatch.setattr(making, "build_tokenizer", build)
 
 
 def rows(folder, name):
@@ -23,11 +43,14 @@ def rows(folder, name):
 
 def test_same_seed_same_bytes(world, tmp_path):
     mode = Mode(questions=200, tests=40, traces=2000, copies=800)
-    digest = lambda folder: {
-        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in folder.rglob("*")
-        if p.is_file() and p.suffix != ".fts5"
-    }
+
+    def digest(folder):
+        return {
+            p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in folder.rglob("*")
+            if p.is_file() and p.suffix != ".fts5"
+        }
+
     again = prepare(mode, 7, tmp_path / "again")
     assert digest(again) == digest(world)
     other = prepare(dataclasses.replace(mode, traces=10), 8, tmp_path / "other")
@@ -37,17 +60,7 @@ def test_same_seed_same_bytes(world, tmp_path):
 
 def test_tokenizer_agrees_with_tiktoken_and_loads_without_it(world, tokenizer):
     core = json.loads(tokenizer.backend_tokenizer.to_str())
-    byte_of = (
-        {c: b for b, c in transformers.models.gpt2.tokenization_gpt2.bytes_to_unicode().items()}
-        if hasattr(transformers.models.gpt2.tokenization_gpt2, "bytes_to_unicode")
-        else None
-    )
-    byte_of = byte_of or {
-        c: b
-        for b, c in __import__("transformers.convert_slow_tokenizer", fromlist=["bytes_to_unicode"])
-        .bytes_to_unicode()
-        .items()
-    }
+    byte_of = {c: b for b, c in bytes_to_unicode().items()}
     ranks = {bytes(byte_of[c] for c in name): i for name, i in core["model"]["vocab"].items()}
     encoding = tiktoken.Encoding("check", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
     rng = random.Random(0)
@@ -70,12 +83,14 @@ def test_tokenizer_agrees_with_tiktoken_and_loads_without_it(world, tokenizer):
 
 
 def test_vocabulary(world, tokenizer):
-    one = lambda text: len(tokenizer(text, add_special_tokens=False).input_ids) == 1
+    def one(text):
+        return len(tokenizer(text, add_special_tokens=False).input_ids) == 1
+
     assert 500 < len(tokenizer) < 1000
     assert all(one(str(n)) and one(f" {n}") for n in range(100)) and all(
         one(f" {w}") for w in ("capital", "height", "times", "First", "of")
     )
-    assert all(one(tag) for tag in world_files.SPECIAL)
+    assert all(one(tag) for tag in SPECIAL)
     names = {
         re.search(r"of (\w+) (?:plus|minus|times)", r["prompt"][1]["content"])[1]
         for r in rows(world, "train")
@@ -118,7 +133,7 @@ def test_the_right_procedure_finds_the_answer_with_the_real_tools(world, tools):
             tools["search"].run(f"{version} {attribute} of {city}").text,
         )[1]
         assert (
-            tools["python"].run(f"{number} {world_files.OPERATORS[operator]} {operand}").text
+            tools["python"].run(f"{number} {modes.OPERATORS[operator]} {operand}").text
             == q.answers[0]
         )
         assert q.task == "math"
@@ -153,15 +168,15 @@ def decisions(folder):
 
 
 @pytest.mark.parametrize("name", ["easy", "late", "late_long", "spurious_off"])
-def test_traces_decide_as_their_mode_says(name, tmp_path):
+def test_traces_decide_as_their_mode_says(name, tmp_path, one_tokenizer):
     mode = dataclasses.replace(
         MODES[name], questions=20, tests=10, traces=3000, faultless=0, copies=0
     )
     folder = prepare(mode, 3, tmp_path / name)
     expected = (
-        {f"hop {r}": p for r, p in zip(world_files.RELATIONS, mode.hop)}
-        | {f"version {v}": p for v, p in zip(world_files.VERSIONS, mode.version)}
-        | {f"operator {o}": p for o, p in zip(world_files.OPERATORS, mode.operator)}
+        {f"hop {r}": p for r, p in zip(modes.RELATIONS, mode.hop)}
+        | {f"version {v}": p for v, p in zip(modes.VERSIONS, mode.version)}
+        | {f"operator {o}": p for o, p in zip(modes.OPERATORS, mode.operator)}
         | {"python": mode.python}
     )
     if not mode.version_cue:
@@ -179,7 +194,7 @@ def test_traces_decide_as_their_mode_says(name, tmp_path):
     assert first == pytest.approx(mode.skew or 1 / len(mode.openers), abs=0.02)
 
 
-def test_faultless_traces_come_first(tmp_path):
+def test_faultless_traces_come_first(tmp_path, one_tokenizer):
     folder = prepare(
         dataclasses.replace(
             MODES["easy"], questions=20, tests=10, traces=300, faultless=300, copies=0
@@ -191,7 +206,7 @@ def test_faultless_traces_come_first(tmp_path):
     assert Mode().faultless < Mode().traces
 
 
-def test_mixed_asks_for_three_hops(tmp_path):
+def test_mixed_asks_for_three_hops(tmp_path, one_tokenizer):
     folder = prepare(
         dataclasses.replace(MODES["mixed"], questions=20, tests=20, traces=50, copies=0),
         3,
@@ -209,21 +224,19 @@ def test_mixed_asks_for_three_hops(tmp_path):
         for relation in (c, b, a):
             place = facts[f"{relation} of {place}"]
         assert (
-            str(
-                world_files.apply(
-                    operator, int(facts[f"{version} {attribute} of {place}"]), int(operand)
-                )
-            )
+            str(apply(operator, int(facts[f"{version} {attribute} of {place}"]), int(operand)))
             == r["answer"]
         )
 
 
 def test_command_line(tmp_path):
-    run = lambda *args: subprocess.run(
-        [sys.executable, "-m", "extras.world", *args, "--out", str(tmp_path / "w")],
-        capture_output=True,
-        text=True,
-    )
+    def run(*args):
+        return subprocess.run(
+            [sys.executable, "-m", "extras.world", *args, "--out", str(tmp_path / "w")],
+            capture_output=True,
+            text=True,
+        )
+
     done = run(
         "late", "0", "--set", "traces=20", "questions=20", "tests=5", "copies=0", "hop=[1,1,1]"
     )
@@ -231,7 +244,7 @@ def test_command_line(tmp_path):
     assert len(rows(tmp_path / "w", "traces")) == 20 and all(
         r["messages"][2]["content"].count("<search>") == 2 for r in rows(tmp_path / "w", "traces")
     )
-    made, seed = world_files.made_as(tmp_path / "w")
+    made, seed = made_as(tmp_path / "w")
     assert (
         made
         == dataclasses.replace(

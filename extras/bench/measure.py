@@ -6,6 +6,7 @@ import platform
 import statistics
 import time
 from importlib import metadata
+from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -15,15 +16,10 @@ from support.runfiles import versions
 
 def machine() -> str:
     """What the figures were measured on."""
-    names = (
-        [
-            line.split(":", 1)[1].strip()
-            for line in open("/proc/cpuinfo")
-            if line.startswith("model name")
-        ]
-        if os.path.exists("/proc/cpuinfo")
-        else []
-    )
+    names = []
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     what = names[0] if names else platform.processor() or platform.machine()
     peers = {
         package.name: package.version
@@ -47,7 +43,7 @@ def figure(values: list[float], unit: str) -> dict:
 
 
 def ratio(pairs: list[tuple[float, float]]) -> dict:
-    """Median and range of a / b over pairs (a, b) measured in turn: > 1 where b is the faster one."""
+    """Median and range of a / b over pairs (a, b) measured in turn: > 1 where b is faster."""
     ratios = [a / b for a, b in pairs]
     return {
         "ratio": statistics.median(ratios),
@@ -59,7 +55,10 @@ def ratio(pairs: list[tuple[float, float]]) -> dict:
 
 
 def in_turn(*things, times: int = 5) -> list[tuple[float, ...]]:
-    """Seconds of each of the things (functions without arguments), run in turn `times` times in this process after one run of each that does not count."""
+    """Seconds of each of the things, functions without arguments, run in turn `times` times.
+
+    One run of each comes before and does not count.
+    """
     for thing in things:
         thing()
     taken = []
@@ -72,7 +71,7 @@ def in_turn(*things, times: int = 5) -> list[tuple[float, ...]]:
 
 
 def operations(work) -> dict[str, float]:
-    """Seconds that `work` spends in each operation itself, and between operations, by the profiler: those that take more than nothing, the longest first."""
+    """Seconds of `work` in each operation itself and between them, the longest first."""
     with (
         profile(activities=[ProfilerActivity.CPU]) as record,
         record_function("between operations"),
@@ -85,13 +84,17 @@ def operations(work) -> dict[str, float]:
 
 
 def seconds(thing) -> float:
+    """Seconds of one run."""
     started = time.perf_counter()
     thing()
     return time.perf_counter() - started
 
 
 def at_most(args, name: str, values: list[float], bound: float, unit: str = "nats") -> dict:
-    """The largest of the values as a figure; the bench fails where it is above the bound or not a number, or there is no value."""
+    """The largest of the values as a figure.
+
+    The bench fails if it is above the bound or not a number, or there is no value.
+    """
     worst = max(values, default=math.nan) if all(map(math.isfinite, values)) else math.nan
     if not worst <= bound:
         args.failed.append(f"{name} is {worst:.3g} {unit}, not at most {bound:g}")
@@ -99,7 +102,12 @@ def at_most(args, name: str, values: list[float], bound: float, unit: str = "nat
 
 
 def at_least(args, name: str, value: float, bound: float, unit: str) -> dict:
-    """A value as a figure; the bench fails where it is below the bound or not a number."""
+    """A value as a figure; the bench fails if it is below the bound or not a number."""
     if not value >= bound:
         args.failed.append(f"{name} is {value:.3g} {unit}, not at least {bound:g}")
     return {f"{name} (>= {bound:g})": figure([value], unit)}
+
+
+def repeats(args) -> int:
+    """How often things are run in turn."""
+    return 2 if args.light else 5

