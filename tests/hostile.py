@@ -402,6 +402,8 @@ def main(folder: str, sandbox: str) -> None:
     (scratch / "canary").write_text("alive")
     victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     tool = PythonTool(0.7, sandbox)
+    # its worker is up: how long that takes depends on the machine
+    tool.run("1")
     outcomes = []
     wanted = [
         s
