@@ -1,16 +1,20 @@
 """Where to branch: find the decision points of a rollout (APPO, arXiv 2606.12384, Eq. 3-5).
 
-    1. token_stats            log-prob of the sampled token, exact entropy of the distribution it came from   (Eq. 3)
-    2. future_value           Omega: how much likelier the policy now makes what follows a token               (Eq. 4)
-    3. branching_score        zscore(clipped Omega) * zscore(entropy), inside one rollout                      (Eq. 5)
-    4. choose_branch_points   the k best candidates of each rollout
+    1. token_stats            log-prob of a sampled token, entropy of its distribution       (Eq. 3)
+    2. future_value           Omega: how much likelier the policy makes what follows a token (Eq. 4)
+    3. branching_score        zscore(clipped Omega) * zscore(entropy), inside one rollout    (Eq. 5)
+    4. branch_candidates      the tokens that may be chosen at all
+    5. choose_branch_points   the k best candidates of each rollout
 
-Differs from the released code in: the future sum decays in the score as it does in the loss; a rollout whose Omega is constant is ranked by entropy
-alone, instead of branching at its first tokens; the standard score of a constant row is exactly 0.
+Differs from the released code in: the future sum decays in the score as it does in the loss; a
+rollout whose Omega is constant is ranked by entropy alone, instead of branching at its first
+tokens; the standard score of a constant row is exactly 0.
 
-Pure functions on tensors; this file imports torch only. Axes: B rollouts, T response tokens, V vocabulary.
-`mask` is bool, True where the policy chose the token (False: tool result or padding).
+Pure functions; this file imports torch only. Axes: B rollouts, T response tokens, V vocabulary.
+mask: True (or 1) where the policy chose the token; False for tool results and padding.
 """
+
+import unicodedata
 
 import torch
 from torch import Tensor
@@ -22,26 +26,29 @@ OMEGA_MIN_STD = 1e-4
 
 
 def token_stats(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-prob of each sampled id and exact entropy of the distribution that it was drawn from (Eq. 3).
+    """Log-prob of each sampled id and exact entropy of the distribution it came from (Eq. 3).
 
         p = softmax(logits / temperature);   logp = log p[id];   entropy = - sum_v p_v log p_v
 
-    Args:    logits: (..., V), any float dtype; computed in float32 (float64 stays). ids: (...) long. temperature: > 0, the sampling temperature.
-    Returns: (logp, entropy), both (...), nats, over the full vocabulary. A -inf logit (a forbidden token) adds nothing to the entropy.
+    Args:    logits: (..., V), any float dtype; computed in float32 (float64 stays). ids: (...).
+             temperature: > 0, that of the sampling.
+    Returns: (logp, entropy), both (...), nats. A -inf logit adds nothing to the entropy.
     Raises:  ValueError if the temperature is not positive or the shapes do not fit.
     """
     if not temperature > 0:
         raise ValueError(
-            f"temperature must be > 0 (got {temperature}); greedy decoding has no log-prob of its own: score it at temperature 1"
+            f"temperature must be > 0 (got {temperature}); greedy decoding has no log-prob of its "
+            "own: score it at temperature 1"
         )
     if logits.shape[:-1] != ids.shape:
         raise ValueError(
-            f"logits {tuple(logits.shape)} need ids of shape {tuple(logits.shape[:-1])}, got {tuple(ids.shape)}"
+            f"logits {tuple(logits.shape)} need ids of shape {tuple(logits.shape[:-1])}, "
+            f"got {tuple(ids.shape)}"
         )
-    # (..., V)
-    log_p = (_float(logits) if temperature == 1 else _float(logits) / temperature).log_softmax(-1)
+    logits = _float(logits) if temperature == 1 else _float(logits) / temperature
+    log_p = logits.log_softmax(-1)  # (..., V)
     logp, p = log_p.gather(-1, ids.unsqueeze(-1)).squeeze(-1), log_p.exp()
-    # 0 * -inf would be NaN; in place: a copy less of the vocabulary
+    # the clamp: 0 * -inf would be NaN; in place: one copy of the vocabulary less
     log_p = log_p.clamp(min=-1e4) if log_p.requires_grad else log_p.clamp_(min=-1e4)
     return logp, -torch.linalg.vecdot(p, log_p)
 
@@ -56,35 +63,35 @@ def future_value(
 ) -> Tensor:
     """How much likelier the policy now makes what follows each token: Omega (Eq. 4), not clipped.
 
-        Omega_t = exp( sum_{k >= t} gamma^d(t,k) * m_k * (logp_new_k - logp_old_k) ),   gamma = 2^(-1/half_life)
+        Omega_t = exp( sum_{k >= t} gamma^d(t,k) m_k (logp_new_k - logp_old_k) )
+        gamma = 2^(-1/half_life);   d(t,k) = k - t, or the policy tokens in [t, k)
 
-    The sum starts at t itself. With decay_over="all", d(t,k) = k - t: a tool token (m_k = 0) adds nothing but still costs one step of decay. With
-    "policy", d(t,k) counts the policy tokens in [t, k): inserting a tool result changes nothing.
+    The sum starts at t itself. By default a tool token adds nothing but costs a step of decay.
 
-    Args:    logp_new, logp_old: (B, T) log-probs of the sampled ids, nats; values under mask == False are never read. mask: (B, T) bool.
-             half_life: tokens, > 0; inf means no decay (the released code's branching score).
-             ignore_above: a token whose log-ratio exceeds it takes no part (FIPO's guard in the released code: log 3; the paper has none).
-    Returns: (B, T) float32 (float64 for float64 input), no unit; 1.0 means "no change". The exponent is clamped to +-20.
-    Raises:  ValueError if the shapes differ, half_life is not positive or decay_over is unknown.
+    Args:    logp_new, logp_old: (B, T) nats, never read under mask == False. half_life: tokens,
+             > 0; inf: no decay. decay_over: "all" or "policy" tokens. ignore_above: a larger
+             log-ratio takes no part (the released code's guard: log 3).
+    Returns: (B, T) float32 (float64 stays), no unit; 1.0 means "no change". Exponent within +-20.
+    Raises:  ValueError if the shapes differ or an argument is out of range.
     """
-    if not (logp_new.shape == logp_old.shape == mask.shape):
-        raise ValueError(
-            f"shapes differ: logp_new {tuple(logp_new.shape)}, logp_old {tuple(logp_old.shape)}, mask {tuple(mask.shape)}"
-        )
+    _same_shapes(logp_new=logp_new, logp_old=logp_old, mask=mask)
     if not half_life > 0:
         raise ValueError(f"half_life must be > 0 tokens, got {half_life}")
     if decay_over not in ("all", "policy"):
         raise ValueError(f"decay_over must be 'all' or 'policy', got {decay_over!r}")
+    mask = mask.bool()
     gamma = 2.0 ** (-1.0 / half_life)
     log_ratio = torch.where(mask, logp_new.double() - logp_old.double(), 0.0)
     future = torch.where(log_ratio > ignore_above, 0.0, log_ratio)  # (B, T)
-    decay = torch.full_like(future, gamma)
+    decay = torch.full_like(future, gamma)  # (B, T)
     if decay_over == "policy":
         decay = torch.where(mask, decay, 1.0)
-    # Suffix sum by doubling: after j rounds future_t covers the tokens t .. t + 2^j - 1 and decay_t is the decay across all of them.
+    # Suffix sum by doubling: after j rounds future_t covers the tokens t .. t + 2^j - 1 and decay_t
+    # is the decay across all of them.
     reach, length = 1, future.shape[1]
     while reach < length:
-        beyond = torch.nn.functional.pad(torch.stack([future, decay])[:, :, reach:], (0, reach))
+        beyond = torch.stack([future, decay])[:, :, reach:]
+        beyond = torch.nn.functional.pad(beyond, (0, reach))
         future, decay = future + decay * beyond[0], decay * beyond[1]
         reach *= 2
     omega = future.clamp(-OMEGA_EXPONENT_LIMIT, OMEGA_EXPONENT_LIMIT).exp()
@@ -96,37 +103,32 @@ def zscore(x: Tensor, mask: Tensor) -> Tensor:
 
         z_t = (x_t - mean(x)) / std(x),   mean and population std over mask
 
-    A row that is constant up to float32 rounding (spread below 1e-6 of its largest value), or that has no policy token, gives exactly 0: dividing its
-    rounding noise by its spread would invent an order.
+    A row that is constant up to float32 rounding, or without a policy token, gives exactly 0:
+    dividing rounding noise by its own spread would invent an order.
 
-    Args:    x: (B, T). mask: (B, T) bool.
+    Args:    x: (B, T). mask: (B, T).
     Returns: (B, T), dtype of x; 0 under mask == False.
     """
-    values = torch.where(mask, x.double(), 0.0)
-    count = mask.sum(-1, keepdim=True).clamp(min=1)
-    centred = torch.where(mask, values - values.sum(-1, keepdim=True) / count, 0.0)
-    std = (centred.square().sum(-1, keepdim=True) / count).sqrt()  # (B, 1)
-    constant = std <= 1e-6 * values.abs().amax(-1, keepdim=True)
-    return torch.where(constant, 0.0, centred / torch.where(constant, 1.0, std)).to(x.dtype)
+    _same_shapes(x=x, mask=mask)
+    centred, std = _spread(x, mask)
+    largest = torch.where(mask.bool(), x.double(), 0.0).abs().amax(-1, keepdim=True)
+    constant = std <= 1e-6 * largest  # (B, 1)
+    return torch.where(constant, 0.0, centred / torch.where(constant, 1.0, std)).to(_float(x).dtype)
 
 
 def omega_is_constant(
     omega: Tensor, mask: Tensor, clip: tuple[float, float] = (0.8, 1.2)
 ) -> Tensor:
-    """Rows whose clipped Omega carries no order: population std over the policy tokens below 1e-4.
+    """Rows whose clipped Omega carries no order: population std over the policy tokens < 1e-4.
 
-    Always so before the first update after logp_old was taken: there Omega is 1 everywhere, and Eq. 5 is undefined (the paper does not say).
+    Always so before the first update after logp_old was taken: there Omega is 1 everywhere and
+    Eq. 5 is undefined (the paper does not say).
 
-    Args:    omega: (B, T). mask: (B, T) bool. clip: the bounds that branching_score uses.
+    Args:    omega, mask: (B, T). clip: the bounds that branching_score uses.
     Returns: (B,) bool.
     """
-    values = torch.where(mask, omega.double().clamp(*clip), 0.0)
-    count = mask.sum(-1, keepdim=True).clamp(min=1)
-    variance = (
-        torch.where(mask, values - values.sum(-1, keepdim=True) / count, 0.0).square().sum(-1)
-        / count[:, 0]
-    )
-    return variance.sqrt() < OMEGA_MIN_STD
+    _, std = _spread(omega.double().clamp(*clip), mask)
+    return std[:, 0] < OMEGA_MIN_STD
 
 
 def branching_score(
@@ -134,33 +136,51 @@ def branching_score(
 ) -> Tensor:
     """How much a token is worth branching at (Eq. 5).
 
-        score_t = zscore(clip(omega, low, high))_t * zscore(entropy)_t;   zscore(entropy)_t alone in rows where omega_is_constant
+        score_t = zscore(clip(omega, low, high))_t * zscore(entropy)_t
 
-    The clip comes before the z-score. Invariant to entropy -> a * entropy + c with a > 0.
+    Where omega_is_constant it is zscore(entropy)_t alone. The clip comes before the z-score.
 
-    Args:    entropy: (B, T) nats. omega: (B, T) from future_value. mask: (B, T) bool. clip: bounds of omega.
-    Returns: (B, T), dtype of entropy; 0 under mask == False. All 0 in a row where neither factor varies: choose there at random.
+    Args:    entropy: (B, T) nats. omega: (B, T) from future_value. mask: (B, T).
+    Returns: (B, T), dtype of entropy; 0 under mask == False. All 0 in a row where neither factor
+             varies: choose there at random.
     """
+    _same_shapes(entropy=entropy, omega=omega, mask=mask)
     z_entropy = zscore(entropy, mask)
     z_omega = zscore(omega.to(entropy.dtype).clamp(*clip), mask)
-    return torch.where(
-        omega_is_constant(omega, mask, clip)[:, None], z_entropy, z_omega * z_entropy
-    )
+    constant = omega_is_constant(omega, mask, clip)[:, None]
+    return torch.where(constant, z_entropy, z_omega * z_entropy)
 
 
 def both_above_average(
     entropy: Tensor, omega: Tensor, mask: Tensor, clip: tuple[float, float] = (0.8, 1.2)
 ) -> Tensor:
-    """Tokens above their rollout's average in entropy and in Omega; in entropy alone where omega_is_constant.
+    """Tokens above their rollout's average in entropy and in Omega, if Omega is not constant.
 
-    A token below average in both has a positive product too, but is no decision point: it is chosen only after these (Eq. 5 does not exclude it).
+    A token below average in both has a positive product too, but is no decision point. Eq. 5 does
+    not exclude it; here it is chosen only after these.
 
     Returns: (B, T) bool. Args as in branching_score.
     """
     z_omega = zscore(omega.to(entropy.dtype).clamp(*clip), mask)
-    return (zscore(entropy, mask) > 0) & (
-        (z_omega > 0) | omega_is_constant(omega, mask, clip)[:, None]
-    )
+    constant = omega_is_constant(omega, mask, clip)[:, None]
+    return (zscore(entropy, mask) > 0) & ((z_omega > 0) | constant)
+
+
+def branch_candidates(
+    texts: list[str], mask: list[bool], tags: tuple[str, ...], skip_punctuation: bool = True
+) -> list[bool]:
+    """Tokens where a branch may start, by their texts; Eq. 5 takes any, this rule is ours.
+
+    A policy token that is not white space and, with skip_punctuation, not punctuation alone. The
+    "<" that opens or closes one of `tags` counts: which tag comes is a decision.
+
+    Args:    texts: of each token. mask: True where the policy chose it.
+    Returns: T flags.
+    """
+    return [
+        bool(own and texts[t].strip() and (not skip_punctuation or _has_content(texts, t, tags)))
+        for t, own in enumerate(mask)
+    ]
 
 
 def choose_branch_points(
@@ -172,28 +192,57 @@ def choose_branch_points(
 ) -> list[list[int]]:
     """The k best candidates of each row, ties to the smaller index.
 
-    With `preferred`, those candidates come first, by score; if they are fewer than k, the best of the others by `top_up` (by score without it) follow.
+    With `preferred`, those candidates come first, by score; if they are fewer than k, the best of
+    the others by `top_up` (by score without it) follow.
 
-    Args:    score: (B, T). candidates: (B, T) bool, where a branch may start. k: >= 0. preferred: (B, T) bool. top_up: (B, T).
+    Args:    score: (B, T). candidates: (B, T), where a branch may start. preferred, top_up: (B, T).
     Returns: B lists of min(k, number of candidates) distinct indices, best first.
     Raises:  ValueError if k is negative or the shapes differ.
     """
     if k < 0:
         raise ValueError(f"k must be >= 0 branch points, got {k}")
-    if score.shape != candidates.shape:
-        raise ValueError(
-            f"score {tuple(score.shape)} and candidates {tuple(candidates.shape)} differ in shape"
-        )
+    _same_shapes(score=score, candidates=candidates)
     preferred = torch.ones_like(candidates) if preferred is None else preferred
     second = score if top_up is None else top_up
-    key = torch.where(preferred, score, second.to(score.dtype))
+    key = torch.where(preferred.bool(), score, second.to(score.dtype))
     chosen = []
     for row_key, row_ok, row_first in zip(key.tolist(), candidates.tolist(), preferred.tolist()):
-        order = sorted((not row_first[t], -row_key[t], t) for t in range(len(row_key)) if row_ok[t])
+        order = sorted((not row_first[t], -row_key[t], t) for t, ok in enumerate(row_ok) if ok)
         chosen.append([t for _, _, t in order[:k]])
     return chosen
+
+
+def _has_content(texts: list[str], t: int, tags: tuple[str, ...]) -> bool:
+    """A letter, a digit, a symbol of mathematics, or the "<" of a tag."""
+    text = texts[t]
+    symbols = "+-*=^%\\$" if "<" in text else "+-*/=^%\\$"
+    for c in text:
+        foreign = ord(c) > 127 and unicodedata.category(c)[0] not in "PZ"
+        if c in symbols or c.isalnum() or foreign:
+            return True
+    ahead = "".join(texts[t : t + 10])
+    names = tuple(tag + ">" for tag in tags)
+    return any(
+        c == "<" and ahead[i + 1 :].removeprefix("/").startswith(names) for i, c in enumerate(text)
+    )
+
+
+def _spread(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance from the row's mean, 0 under mask == False, and the row's population std (B, 1)."""
+    mask = mask.bool()
+    count = mask.sum(-1, keepdim=True).clamp(min=1)
+    values = torch.where(mask, x.double(), 0.0)
+    centred = torch.where(mask, values - values.sum(-1, keepdim=True) / count, 0.0)
+    return centred, (centred.square().sum(-1, keepdim=True) / count).sqrt()
 
 
 def _float(x: Tensor) -> Tensor:
     """float64 stays (for oracles), everything else is computed in float32."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _same_shapes(**tensors: Tensor) -> None:
+    """ValueError that names every shape if they are not all the same."""
+    if len({x.shape for x in tensors.values()}) > 1:
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in tensors.items())
+        raise ValueError(f"shapes differ: {shapes}")

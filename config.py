@@ -19,6 +19,8 @@ LAPTOP = Path(__file__).parent / "configs" / "laptop.json"
 # what the config.json of a run holds besides settings
 RECORDED = {"versions", "data_sha256", "sandbox_level"}
 USAGE = "python train.py [--config FILE] [--SETTING VALUE ...]"
+EPILOG = "python -m extras.plan with the same flags prints what the run will cost."
+PLAN = "--plan is a command of its own: python -m extras.plan, with the same flags"
 INF = float("inf")
 Pair = tuple[float, float]
 
@@ -27,44 +29,31 @@ Pair = tuple[float, float]
 class Method:
     """The method: rollouts, branches, credit, loss."""
 
-    algo: Literal["appo", "grpo"] = fixed("appo", "appo; or grpo: no branches, b = 0")
+    algo: Literal["appo", "grpo", "released"] = fixed(
+        "appo", "appo.py, or methods/NAME.py; grpo: no branches, b = 0; released: their code's flow"
+    )
     preset: Literal["paper", "released"] = fixed("paper", "arithmetic of the paper or its code")
     initial: int = fixed(4, "N: initial rollouts per prompt (paper 4)", 1)
     branches: int = fixed(3, "B: branches per initial rollout; 0 with b = 0: GRPO (paper 3)", 0)
     future_weight: float = fixed(
         0.5, "b: weight of the future term in the credit (paper 0.5, released code 1)", 0, old="b"
     )
-    half_life: float = fixed(
-        32.0, "decay of the future sum in the credit, tokens; inf: none (paper 32)", 1e-9
-    )
+    half_life: float = fixed(32.0, "half-life of the future sum, tokens, or inf (paper 32)", 1e-9)
     score_half_life: float = fixed(
-        32.0, "the same in the branching score (paper 32, released code inf)", 1e-9
+        32.0, "the same in the score (paper 32, released code inf)", 1e-9
     )
     decay_over: Literal["all", "policy"] = fixed(
         "all", "what makes a step of decay: every token, or policy tokens only"
     )
     score_clip: Pair = fixed((0.8, 1.2), "bounds of Omega in the branching score")
     future_clip: Pair = fixed((1.0, 1.2), "bounds of Omega in the credit (released code 1 1.2)")
-    branch_at: Literal["resample", "keep"] = fixed(
-        "resample", "draw the chosen token anew (paper) or keep it (released code)"
-    )
-    branch_pool: Literal["rollout", "prompt"] = fixed(
-        "rollout", "B points a rollout (paper) or the N*B best of a prompt (released code)"
-    )
-    branch_when: Literal["minibatch", "step"] = fixed(
-        "minibatch", "draw branches before every update (paper) or once a step (released code)"
-    )
-    prefer_positive: bool = fixed(
-        True, "tokens above average in entropy and Omega first; false: Eq. 5 alone"
-    )
+    prefer_positive: bool = fixed(True, "first tokens above both averages; false: Eq. 5 alone")
     exclude_punct: bool = fixed(True, "never branch at punctuation, unless it opens a tag")
     min_new: int = fixed(4, "budget that a branch point leaves at least, tokens", 1)
     dual: Literal["avg", "sum", "literal", "off"] = fixed(
         "avg", "both groups: average (paper), sum (released code), Eq. 6 as printed, or one group"
     )
-    std_correction: Literal[0, 1] = fixed(
-        0, "group std: 0 population (released code), 1 unbiased (verl's GRPO)"
-    )
+    std_correction: Literal[0, 1] = fixed(0, "group std: 0 population (released code), 1 unbiased")
     surrogate: Literal["ppo", "gppo", "cispo"] = fixed(
         "ppo", "PPO's clip, GPPO's (bounded gradient) or CISPO's (clipped weight of log-probs)"
     )
@@ -75,12 +64,9 @@ class Method:
         "seq-mean", "every rollout weighs the same (Eq. 8) or every token (released code)"
     )
     norm: Literal["init", "budget"] = fixed(
-        "init", "seq-mean divides by the initial rollouts or by all M = N(B+1) of Eq. 8"
+        "init", "divide by initial rollouts or by all M (Eq. 8)"
     )
-    kl_coef: float = fixed(
-        0.0, "weight of the KL to the starting model; 0 loads none (released code 0.001)", 0
-    )
-    fipo_guards: bool = fixed(False, "the released code's guards of outliers (FIPO)")
+    kl_coef: float = fixed(0.0, "KL to the starting model; 0 loads none (released code 0.001)", 0)
     reward: Literal["auto", "f1", "math", "released"] = fixed(
         "auto", "math or F1 as the question's task says, one for all, or the released code's"
     )
@@ -92,9 +78,7 @@ class Sampling:
 
     temperature: float = fixed(1.0, "of sampling and of every log-prob and entropy", 1e-3)
     max_prompt: int = fixed(2048, "longest prompt, tokens; a longer one is an error", 1)
-    max_tokens: int = fixed(
-        4096, "budget of a response with tool results, tokens (paper 4096, search 8192)", 1
-    )
+    max_tokens: int = fixed(4096, "response with tool results, tokens (paper 4096, search 8192)", 1)
     max_calls: int = fixed(3, "tool calls per rollout; one more ends it as truncated", 0)
     max_result_tokens: int = fixed(2048, "longest tool result, tokens", 8)
     prompts: int = fixed(128, "prompts per step, a multiple of --minibatch (paper 128)", 1)
@@ -109,12 +93,8 @@ class Update:
     lr: float = fixed(1e-6, "AdamW learning rate, constant (released code 1e-6)", 0)
     weight_decay: float = fixed(0.01, "AdamW weight decay", 0)
     clip_grad: float = fixed(1.0, "the gradient norm is clipped to this", 0)
-    micro_tokens: int = free(
-        49152, "tokens, padding too, of a pass over whole rollouts: memory and speed only", 1
-    )
-    fork_tokens: int = free(
-        0, "tokens whose keys and values are kept for branches at once; 0: a mini-batch's", 0
-    )
+    micro_tokens: int = free(49152, "tokens of a pass over whole rollouts, padding too: memory", 1)
+    fork_tokens: int = free(0, "tokens kept at once to branch from; 0: a mini-batch's", 0)
     checkpointing: bool = free(False, "recompute activations: less memory, a third more time")
     shard: bool = fixed(False, "split weights and optimizer over the processes (FSDP2)")
     dtype: Literal["float32", "bfloat16"] = fixed(
@@ -128,23 +108,15 @@ class AgentConfig:
     """The agent: tools, decoding (shared with eval.py)."""
 
     tools: str = fixed("python,search", "tools of the agent, comma-separated: python, search")
-    corpus: str = fixed(
-        "", "searched: .jsonl, .json cache, folder, http:// URL of a /retrieve server, or serper"
-    )
+    corpus: str = fixed("", ".jsonl, .json or folder to search; URL of a /retrieve server; serper")
     topk: int = fixed(3, "documents per search", 1)
-    search_cache: str = free(
-        "", "SQLite file of what servers answered; after a comma, a .json search cache to read"
-    )
+    search_cache: str = free("", "SQLite file of answers; after a comma, a .json cache to read")
     tool_timeout: float = free(5.0, "seconds per python call", 0.01)
-    sandbox: str = free(
-        "require", "of model code: require the whole jail, best-effort, off, or SandboxFusion's URL"
-    )
+    sandbox: str = free("require", "require (whole jail), best-effort, off, or SandboxFusion's URL")
     decode_rows: int = free(64, "rows decoded at once: memory and speed", 1, old="rows")
-    prefill_chunk: int = free(
-        64, "tokens per row and call when prompts and tool results are read", 1, old="chunk"
-    )
+    prefill_chunk: int = free(64, "tokens per row and call when prompts are read", 1, old="chunk")
     constant_rows: bool = free(
-        True, "CPU in float32: no row's bits depend on other rows; false: less arithmetic"
+        True, "CPU, float32: no row's bits depend on others; false: less work"
     )
     device: str = free("auto", "cpu, cuda, cuda:N; auto: a GPU if there is one")
 
@@ -168,15 +140,13 @@ class Data:
 class ColdStart:
     """Cold start: imitation of worked examples before the first step (support/sft.py)."""
 
-    cold_start: str = fixed(
-        "", "chats to imitate, .jsonl, .json or .parquet; empty: none, or the bundled world's"
-    )
+    cold_start: str = fixed("", "chats to imitate: .jsonl, .json, .parquet; empty: the world's")
     cold_epochs: int = fixed(1, "passes over the file (paper 3)", 1)
     cold_steps: int = fixed(0, "optimizer steps; 0: as --cold_epochs says", 0)
     cold_batch: int = fixed(8, "examples per step", 1)
     cold_shuffle: bool = fixed(True, "a new order every epoch; false: the file's")
     cold_max_tokens: int = fixed(
-        4096, "longest example, tokens; a longer one is an error (paper 4096)", 8
+        4096, "longest example, tokens; longer is an error (paper 4096)", 8
     )
     cold_optimizer: Literal["adamw", "muon"] = fixed(
         "adamw", "AdamW, or Muon for the matrices of a model trained from nothing"
@@ -187,9 +157,7 @@ class ColdStart:
     cold_schedule: Literal["linear", "cosine"] = fixed(
         "linear", "how the learning rate falls to 0 (released code cosine)"
     )
-    cold_warmup: float = fixed(
-        0.0, "share of the steps in which the learning rate rises (released code 0.1)", 0
-    )
+    cold_warmup: float = fixed(0.0, "share of steps in which the rate rises (released code 0.1)", 0)
     cold_save_every: int = free(200, "steps between its checkpoints", 1)
 
 
@@ -207,9 +175,7 @@ class Folder:
     log_trees: int = free(1, "prompts per step whose whole tree goes to rollouts.jsonl", 0)
     print_branches: int = free(0, "branch points printed per step", 0, old="show")
     threads: int = free(0, "CPU threads; 0: PyTorch's choice", 0)
-    rank_timeout: float = free(
-        7200.0, "seconds that a process waits for the others", 1, old="patience"
-    )
+    rank_timeout: float = free(7200.0, "seconds that a process waits for others", 1, old="patience")
 
 
 @dataclass(frozen=True)
@@ -233,9 +199,9 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     if c.branches and c.max_tokens <= c.min_new:
         room = f"--max_tokens {c.max_tokens} leaves no room for a branch"
         yield ("max_tokens", "min_new"), f"{room}: it must be above --min_new {c.min_new}"
-    if c.branch_when == "step" and c.ppo_epochs > 1:
-        once = "--branch_when step draws the branches once: it needs --ppo_epochs 1"
-        yield ("branch_when", "ppo_epochs"), f"{once}, got {c.ppo_epochs}"
+    if c.algo == "released" and c.ppo_epochs > 1:
+        once = "--algo released draws the branches once: it needs --ppo_epochs 1"
+        yield ("algo", "ppo_epochs"), f"{once}, got {c.ppo_epochs}"
     if c.prompts % c.minibatch:
         wrong = f"--prompts must be a multiple of --minibatch, got {c.prompts} and {c.minibatch}"
         yield ("prompts", "minibatch"), wrong
@@ -247,12 +213,12 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("dtype", "shard"), f"--dtype bfloat16 needs --shard: {why} beside them"
 
 
-ALGOS = {"appo": {}, "grpo": {"branches": 0, "future_weight": 0.0}}
+ALGOS = {"appo": {}, "grpo": {"branches": 0, "future_weight": 0.0}, "released": {}}
 PRESETS = {
     "paper": {},
     "released": dict(initial=8, branches=1, future_weight=1.0, half_life=64.0, score_half_life=INF)
-    | dict(branch_at="keep", branch_pool="prompt", branch_when="step", exclude_punct=False)
-    | dict(dual="sum", aggregate="token-mean", kl_coef=0.001, fipo_guards=True)
+    | dict(algo="released", exclude_punct=False)
+    | dict(dual="sum", aggregate="token-mean", kl_coef=0.001)
     | dict(prompts=96, max_tokens=6144, reward="released"),
 }
 
@@ -264,18 +230,17 @@ def read_settings(argv: list[str], also: Callable[[Config], list[str]] | None = 
     Raises: ValueError with a line for each flag, key or file at fault; FileNotFoundError if there
     is no such --config.
     """
-    about = "Train an agent with APPO."
-    cost = "python -m extras.plan with the same flags prints what the run will cost."
-    parser = parser_for(Config, description=about, epilog=cost, usage=USAGE)
+    about = dict(usage=USAGE, description="Train an agent with APPO.", epilog=EPILOG)
+    parser = parser_for(Config, **about)
     parser.add_argument("--config", help="JSON file of settings, keys as the flags", metavar="FILE")
     parsed, unknown = parser.parse_known_args(argv)
     flags = typed(Config, parsed)
     given = flags.pop("config")
     path = given or ("" if flags.get("model") else str(LAPTOP))
     file, found = read_json(Config, path, RECORDED) if path else ({}, [])
-    found += unknown_flags(parser, unknown)
-    named = {"preset": "paper", "algo": "appo"} | file | flags
-    preset, algo = PRESETS.get(str(named["preset"]), {}), ALGOS.get(str(named["algo"]), {})
+    found += [PLAN] if "--plan" in unknown else unknown_flags(parser, unknown)
+    preset = PRESETS.get(str((file | flags).get("preset")), {})
+    algo = ALGOS.get(str((preset | file | flags).get("algo")), {})
     defaults = {f.name: f.default for f in dataclasses.fields(Config)}
     values = defaults | preset | file | algo | flags
     values["out"] = values["out"] or default_out(str(values["model"]), str(values["data"]))

@@ -14,11 +14,11 @@ float32 copies. Not counted: the cold start, the CUDA context, communication buf
 import dataclasses
 import math
 
-from appo import PASS_BLOCK, logits_chunk
 from config import Config
 from extras.shape import Shape
-from model import key_slots, round_up
-from sampling import DRAW_BLOCK, GRAPH_BLOCK, SHARE_FROM, row_sizes
+from policy import PASS_BLOCK, logits_chunk
+from support.draw import BLOCK as DRAW_BLOCK
+from support.shapes import GRAPH_BLOCK, key_slots, round_up, row_sizes
 
 GIB = 2**30
 ALWAYS = ("parameters", "AdamW state", "reference model")
@@ -90,21 +90,21 @@ def cache_items(shape: Shape, run: Config, gpus: int) -> dict[str, int]:
     forks = run.branches > 0
     initial = live_rows(run, prompts * run.initial)
     branches = live_rows(run, parents * run.branches)
-    prompt_rows = min(prompts, run.decode_rows + max(1, run.decode_rows // 4))
+    prompt_rows = min(prompts, max(1, run.decode_rows // 4))
     prompt_slots = round_up(run.max_prompt, run.prefill_chunk)
     logits = initial * shape.vocabulary
     drawn_at_once = logits if cuda else min(logits, DRAW_BLOCK + shape.vocabulary)
     # per key that a query sees; a CPU's kernel keeps none
     scores = cuda * max(1, run.decode_rows // 8) * run.prefill_chunk * shape.heads * (4 + width)
     return {
-        "KV cache of initial rollouts": cache_bytes(shape, initial, live_slots(run, T), width),
+        "KV cache of initial rollouts": cache_bytes(shape, initial, live_slots(run), width),
         "KV cache of prompts": cache_bytes(shape, prompt_rows, prompt_slots, width),
         "KV cache to fork from": forks * cache_bytes(shape, parents, longest(run), width),
         "hidden states to fork from": forks * parents * T * shape.hidden * width,
-        "KV cache of branches": forks * cache_bytes(shape, branches, live_slots(run, T - 1), width),
+        "KV cache of branches": forks * cache_bytes(shape, branches, live_slots(run), width),
         # five more float32 numbers per logit
         DRAW: 4 * logits + 20 * drawn_at_once,
-        READ: scores * (key_slots(longest(run)) + live_slots(run, T)),
+        READ: scores * (key_slots(longest(run)) + live_slots(run)),
     }
 
 
@@ -148,11 +148,11 @@ def live_rows(run: Config, starts: int) -> int:
     return next(size for size in sizes if size >= min(starts, run.decode_rows))
 
 
-def live_slots(run: Config, new: int) -> int:
-    """Tokens that a live row has room for: what it does not have in common with its parent."""
+def live_slots(run: Config) -> int:
+    """Tokens that a live row has room for: the longest prompt and the whole budget."""
     cuda = run.device != "cpu"
-    own = new if cuda or run.max_tokens >= SHARE_FROM else run.max_prompt + run.max_tokens
-    return round_up(own + run.prefill_chunk + cuda, GRAPH_BLOCK if cuda else 1)
+    room = run.max_prompt + run.max_tokens + run.prefill_chunk + cuda
+    return round_up(key_slots(room), GRAPH_BLOCK if cuda else 1)
 
 
 def cache_bytes(shape: Shape, rows: int, slots: int, width: int) -> int:

@@ -155,7 +155,7 @@ def step_flops(shape: Shape, run: Config, hardware: Hardware) -> dict[str, float
 
 def scoring_passes(run: Config) -> float:
     """Passes without a gradient over all rollouts of a step: logp_old, now, the reference."""
-    early = run.branch_when == "step" and run.branches > 0
+    early = run.algo == "released" and run.branches > 0
     # what the first mini-batch's pass says of now is its logp_old; float32 records it
     before = 1 if early else (run.dtype == "bfloat16") * (1 - run.minibatch / run.prompts)
     return before + run.ppo_epochs + (run.kl_coef > 0)

@@ -1,4 +1,10 @@
-"""POST JSON to a server, within a deadline, with retries, without a key or a password in any error."""
+"""POST JSON to a server: within a deadline, with retries, with no key or password in an error.
+
+1. `split_url` parts a URL into what may be shown, what is opened and the credentials.
+2. `post_json` makes up to retries + 1 attempts, with growing pauses between them.
+3. `_attempt` is one POST by requests, in a thread: a deadline for the whole of it.
+4. `_cause` says what went wrong, in words that quote nothing of the request.
+"""
 
 import base64
 import errno
@@ -7,29 +13,33 @@ import json
 import re
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
+
+# bytes
+MAX_ANSWER = 1 << 24
+TOO_LONG = "the answer is too long"
+# HTTP statuses that may be gone at the next attempt
+PASSING = (429, 500, 502, 503, 504)
 
 
 class Unavailable(OSError):
-    """A server or worker does not do its part. The message is its name and the cause: of a URL scheme, host, port and path, never a key or a password."""
+    """A server or worker does not do its part.
+
+    The message is its name and the cause: of a URL scheme, host, port and path, never a key or a
+    password.
+    """
 
     def __init__(self, server: str, cause: str):
         super().__init__(f"{server}: {cause}")
         self.cause = cause
 
 
-# bytes
-MAX_ANSWER = 1 << 24
+class _Status(OSError):
+    """An HTTP status that is no success. A redirect is one too, see _attempt."""
 
-
-TOO_LONG = "the answer is too long"
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_):
-        """A redirect is an error: the headers, with their keys, would go to whatever host it names."""
+    def __init__(self, code: int):
+        self.code = code
+        super().__init__(f"HTTP {code} {http.client.responses.get(code, '')}".strip())
 
 
 def post_json(
@@ -42,37 +52,29 @@ def post_json(
 ) -> object:
     """POST JSON, return the JSON that is answered.
 
-    Args:    url: http or https; user:password@ becomes basic authentication. timeout: seconds for the whole of one attempt.
-             retries: further attempts after HTTP 429, 500, 502, 503, 504, a connection that fails or breaks, a timeout, or an answer of more than
-             16 MB; before the k-th of them a pause of backoff * 2^(k-1) seconds.
-    Raises:  Unavailable for what is left after the retries and for everything else a server can do: another status, an answer that is not JSON.
-             ValueError for another kind of URL.
+    Args:    url: http or https; user:password@ becomes basic authentication. timeout: seconds for
+             the whole of one attempt. retries: further attempts after HTTP 429, 500, 502, 503, 504,
+             a connection that fails or breaks, a timeout, or an answer of more than 16 MB; before
+             the k-th of them a pause of backoff * 2^(k-1) seconds.
+    Raises:  Unavailable for what is left after the retries and for everything else a server can
+             do: another status, an answer that is not JSON. ValueError for another kind of URL.
     """
     server, target, credentials = split_url(url)
     if retries < 0 or timeout <= 0:
         raise ValueError(
             f"retries must be >= 0 and timeout > 0 seconds, got {retries} and {timeout}"
         )
-    headers = {
-        "Content-Type": "application/json",
-        "User-Agent": "appo",
-        **credentials,
-        **(headers or {}),
-    }
+    own = {"Content-Type": "application/json", "User-Agent": "appo", **credentials}
+    headers = own | (headers or {})
+    # not by urllib3's Retry, which ends with the headers: neither body nor deadline are its concern
     for attempt in range(retries + 1):
         try:
-            data = _attempt(
-                urllib.request.Request(target, json.dumps(payload).encode(), headers), timeout
-            )
+            data = _attempt(target, json.dumps(payload).encode(), headers, timeout)
             break
-        except (OSError, http.client.HTTPException, ValueError) as problem:
-            lasting = isinstance(problem, ValueError) or getattr(problem, "code", 503) not in (
-                429,
-                500,
-                502,
-                503,
-                504,
-            )
+        except (OSError, ValueError) as problem:
+            code = getattr(problem, "code", None)
+            # a ValueError is a request that cannot be sent
+            lasting = isinstance(problem, ValueError) or (code is not None and code not in PASSING)
             if lasting or attempt == retries:
                 raise Unavailable(server, _cause(problem, timeout)) from None
         time.sleep(backoff * 2**attempt)
@@ -82,61 +84,55 @@ def post_json(
         raise Unavailable(server, "the answer is not JSON") from None
 
 
-def split_url(url: str) -> tuple[str, str, dict]:
+def split_url(url: str) -> tuple[str, str, dict[str, str]]:
     """(what may be shown of a URL, the URL to open, the headers for its user:password).
 
     Raises: ValueError if it is not an http(s) URL; it quotes nothing that may be a password.
     """
     try:
         parts = urllib.parse.urlsplit(url)
-        fine = (
-            parts.scheme in ("http", "https")
-            and parts.hostname
-            and not re.search(r"\s", url)
-            and (parts.port or True)
-        )
+        # .port raises ValueError for what is no port
+        named = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+        fine = named and not re.search(r"\s", url)
     except ValueError:
         fine = False
     if not fine or "@" in parts.path + parts.query + parts.fragment:
         raise ValueError(
-            "not a URL of the form http(s)://host:port/path (in user:password@ the characters / ? # @ are written %2F %3F %23 %40)"
+            "not a URL of the form http(s)://host:port/path (in user:password@ the characters "
+            "/ ? # @ are written %2F %3F %23 %40)"
         )
     user, _, host = parts.netloc.rpartition("@")
     shown = f"{parts.scheme}://{host}{parts.path}"
     basic = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
-    return (
-        shown,
-        parts._replace(netloc=host).geturl(),
-        {"Authorization": f"Basic {basic}"} if user else {},
-    )
+    headers = {"Authorization": f"Basic {basic}"} if user else {}
+    return shown, parts._replace(netloc=host).geturl(), headers
 
 
-def _attempt(request: urllib.request.Request, timeout: float) -> bytes:
-    """One POST and its whole answer. In a thread of its own, since no socket timeout bounds the look-up of a name or headers that trickle."""
+def _attempt(url: str, body: bytes, headers: dict[str, str], timeout: float) -> bytes:
+    """One POST and its whole answer, within `timeout` seconds. Raises OSError, ValueError."""
+    # imported here: the Python tool and a local corpus need the standard library only
+    import requests
+
     deadline, box = time.monotonic() + timeout, []
 
     def work():
         try:
-            with urllib.request.build_opener(_NoRedirect).open(
-                request, timeout=timeout
+            # a redirect is an error: the headers, with their keys, would go to any host it names;
+            # auth stands in the headers, where without this function ~/.netrc would replace it
+            with requests.post(
+                url,
+                body,
+                headers=headers,
+                timeout=timeout,
+                stream=True,
+                allow_redirects=False,
+                auth=lambda request: request,
             ) as response:
-                data = bytearray()
-                while piece := response.read1(1 << 16):
-                    data += piece
-                    if len(data) > MAX_ANSWER or time.monotonic() > deadline:
-                        raise (
-                            OSError(errno.EFBIG, TOO_LONG)
-                            if len(data) > MAX_ANSWER
-                            else TimeoutError
-                        )
-                if response.length:
-                    raise ConnectionError(errno.ECONNRESET, "the answer broke off")
-                box.append(bytes(data))
-        except (OSError, http.client.HTTPException, ValueError) as problem:
-            if isinstance(problem, urllib.error.HTTPError):
-                problem.close()
+                box.append(_read(response, deadline))
+        except (OSError, ValueError) as problem:
             box.append(problem)
 
+    # a thread, since no socket timeout bounds the look-up of a name or headers that trickle
     thread = threading.Thread(target=work, daemon=True)
     try:
         thread.start()
@@ -150,11 +146,35 @@ def _attempt(request: urllib.request.Request, timeout: float) -> bytes:
     raise box[0]
 
 
-def _cause(problem: Exception, timeout: float) -> str:
-    """What went wrong, in words that hold nothing of the URL and the headers (messages of urllib may quote both)."""
-    if isinstance(problem, urllib.error.HTTPError):
-        return f"HTTP {problem.code} {http.client.responses.get(problem.code, '')}".strip()
-    reason = problem.reason if isinstance(getattr(problem, "reason", None), OSError) else problem
-    if isinstance(reason, TimeoutError):
+def _read(response, deadline: float) -> bytes:
+    """The body of a response of requests. Raises OSError."""
+    import urllib3
+
+    if not 200 <= response.status_code < 300:
+        raise _Status(response.status_code)
+    data = bytearray()
+    try:
+        # read1, of urllib3 2, returns what has come; read waits for all that was asked for
+        while piece := response.raw.read1(1 << 16, decode_content=True):
+            data += piece
+            if len(data) > MAX_ANSWER:
+                raise OSError(errno.EFBIG, TOO_LONG)
+            if time.monotonic() > deadline:
+                raise TimeoutError
+    except urllib3.exceptions.HTTPError as problem:
+        raise ConnectionError("the answer broke off") from problem
+    return bytes(data)
+
+
+def _cause(problem: BaseException, timeout: float) -> str:
+    """What went wrong, in words that hold nothing of the URL and the headers."""
+    if isinstance(problem, _Status):
+        return str(problem)
+    # messages of requests and urllib3 quote the URL: only what lies under them speaks
+    while problem.__cause__ or problem.__context__:
+        problem = problem.__cause__ or problem.__context__
+    if isinstance(problem, TimeoutError):
         return f"no answer within {timeout:g} s"
-    return getattr(reason, "strerror", None) or type(reason).__name__
+    if isinstance(problem, http.client.IncompleteRead):
+        return "the answer broke off"
+    return getattr(problem, "strerror", None) or type(problem).__name__

@@ -1,6 +1,13 @@
-"""The Python tool's worker: a clean, single-threaded process that forks jailed children, one for each call.
+"""The worker of the Python tool: a clean, single-threaded process that forks a child per call.
 
-Started as `python -m support.python_worker SANDBOX TIMEOUT MEMORY_MB`. Standard library only.
+1. `main` says which parts of the jail hold, then imports what model code uses most.
+2. It forks a few children in advance. Each enters the jail and waits for its files.
+3. On request it hands one of them the files of a call; the child runs the code (`run_code`).
+4. On another request it reaps a child that support/sandbox.py has killed.
+
+The worker inherits nothing of the trainer but a socket. Started by support/sandbox.py as
+`python -m support.python_worker SANDBOX TIMEOUT MEMORY_MB`. Standard library only, so that it
+starts fast and holds nothing that model code could misuse.
 """
 
 import ast
@@ -12,7 +19,6 @@ import json
 import linecache
 import os
 import random
-import resource
 import select
 import signal
 import socket
@@ -21,26 +27,29 @@ import sys
 import traceback
 import types
 
-from support.jail import build_jail, confine
+from support.jail import RULES, build_jail, confine, limit
 
-# children of the Python worker that wait in the jail for their code
+# children that wait in the jail for their code
 SPARES = 3
+# descriptors that a child keeps while it waits, and that of its verdict
+LINE, VERDICT = 3, 9
 
 
-def _worker(sandbox: str, timeout: float, memory_mb: int) -> None:
-    """The worker's loop, a single-threaded process with nothing of the trainer in it but the channel, its stdin.
+def main(sandbox: str, timeout: float, memory_mb: int) -> None:
+    """Serve requests on stdin, a socket, until the trainer is gone.
 
-    It first says which jail holds. Request "F" with three files: hand them to a child, answer its pid. "R" and a pid: reap that dead child. Children are forked
-    and jailed in advance, when no request waits.
+    Request "F" with three files (code, output, verdict): hand them to a child, answer its pid.
+    Request "R" with a pid: reap that dead child.
     """
-    spares = collections.deque()
-    # kept free: a child's line to the worker, the Landlock rules
-    os.dup2(1, 3), os.dup2(1, 4)
+    # kept free for the children's line and the Landlock rules
+    os.dup2(1, LINE)
+    os.dup2(1, RULES)
     channel = socket.socket(fileno=os.dup(0))
     _forget_project()
     parts, level, missing = build_jail(sandbox)
     channel.sendall(json.dumps([level, missing]).encode())
     _preload()
+    spares = collections.deque()
     while True:
         if len(spares) < SPARES and not select.select([channel], [], [], 0)[0]:
             spares.append(_spare(parts, timeout, memory_mb))
@@ -52,49 +61,24 @@ def _worker(sandbox: str, timeout: float, memory_mb: int) -> None:
         action, pid = struct.unpack("=ci", request)
         if action == b"R":
             os.waitpid(pid, 0)
-        else:
-            pid = 0
-            while not pid:
-                pid = _hand_over(
-                    spares.popleft() if spares else _spare(parts, timeout, memory_mb), fds
-                )
-            channel.sendall(struct.pack("=i", pid))
-            for fd in fds:
-                os.close(fd)
+            continue
+        pid = 0
+        while not pid:
+            spare = spares.popleft() if spares else _spare(parts, timeout, memory_mb)
+            pid = _hand_over(spare, fds)
+        channel.sendall(struct.pack("=i", pid))
+        for fd in fds:
+            os.close(fd)
 
 
 def _forget_project() -> None:
-    """Model code does not import the project's files: neither by the path, which holds the folder of `python -m`, nor those already loaded."""
+    """Model code can import no file of this project, whether from the path or already loaded."""
+    # `python -m` has put the folder it was started in on the path
     project = os.getcwd()
     sys.path[:] = [place for place in sys.path if os.path.abspath(place) != project]
     for name in [name for name in sys.modules if name.split(".")[0] == "support"]:
         del sys.modules[name]
     os.chdir("/")
-
-
-def _spare(parts: dict, timeout: float, memory_mb: int) -> tuple[int, socket.socket]:
-    """A jailed child that waits for its files: (pid, the line to it)."""
-    line, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _child(theirs.fileno(), parts, timeout, memory_mb)
-        finally:
-            os._exit(1)
-    theirs.close()
-    return pid, line
-
-
-def _hand_over(spare: tuple[int, socket.socket], fds: list[int]) -> int:
-    """Give a waiting child its files: its pid, or 0 if it has died while it waited, killed for want of memory, say."""
-    pid, line = spare
-    with line:
-        try:
-            socket.send_fds(line, [b"!"], fds)
-            return pid
-        except OSError:
-            os.waitpid(pid, 0)
-            return 0
 
 
 def _preload() -> None:
@@ -110,81 +94,87 @@ def _preload() -> None:
         sympy.solve(sympy_parser.parse_expr("x**2 - 2"))
         sympy.core.random.seed(0)
     gc.collect()
-    # a child that collects garbage does not copy these pages
+    # a child that collects garbage then does not copy these pages
     gc.freeze()
 
 
-def _child(line: int, parts: dict, timeout: float, memory_mb: int) -> None:
-    """One call: its own process group, limits, the jail; then wait for the files, run the code, write "ok" or "error" as the verdict."""
-    # the jail lets nobody leave the group
+def _spare(parts: dict[str, bool], timeout: float, memory_mb: int) -> tuple[int, socket.socket]:
+    """A jailed child that waits for its files: (pid, the line to it)."""
+    line, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _child(theirs.fileno(), parts, timeout, memory_mb)
+        finally:
+            os._exit(1)
+    theirs.close()
+    return pid, line
+
+
+def _hand_over(spare: tuple[int, socket.socket], fds: list[int]) -> int:
+    """Give a waiting child its files: its pid, or 0 if it has died, for want of memory, say."""
+    pid, line = spare
+    with line:
+        try:
+            socket.send_fds(line, [b"!"], fds)
+            return pid
+        except OSError:
+            os.waitpid(pid, 0)
+            return 0
+
+
+def _child(line: int, parts: dict[str, bool], timeout: float, memory_mb: int) -> None:
+    """One call: enter the jail, wait for the files, run the code, write the verdict."""
+    # a process group of its own; the jail lets nobody leave it, without it a session does
     os.setpgid(0, 0) if parts["seccomp"] else os.setsid()
-    # the worker and those that wait in the jail go first
+    # the worker and those that enter the jail go first
     os.nice(5)
-    # its own: the flags of an inherited one would be shared
-    os.dup2(os.open("/dev/null", os.O_RDONLY), 0), os.dup2(line, 3)
-    os.closerange(5, 256)
-    seconds = int(timeout) + 1
-    limits = {
-        resource.RLIMIT_CPU: seconds,
-        resource.RLIMIT_AS: memory_mb << 20,
-        resource.RLIMIT_FSIZE: 1 << 24,
-        resource.RLIMIT_NOFILE: 64,
-        resource.RLIMIT_CORE: 0,
-    }
-    for limit, value in limits.items():
-        most = resource.getrlimit(limit)[1]
-        value = value if most == resource.RLIM_INFINITY else min(value, most)
-        with contextlib.suppress(*[] if sys.platform == "linux" else [ValueError, OSError]):
-            resource.setrlimit(limit, (value, value))
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=3)
+    # opened here, since an inherited file would share its flags with other children
+    os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+    os.dup2(line, LINE)
+    os.closerange(RULES + 1, 256)
+    limit(timeout, memory_mb)
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=LINE)
     confine(parts)
     _, (source, output, verdict), _, _ = socket.recv_fds(channel, 1, 3)
     # should nobody be left to kill it
-    signal.alarm(seconds + 1)
+    signal.alarm(int(timeout) + 2)
     code = open(source, "rb", closefd=False).read().decode("utf-8", "replace")
-    os.dup2(output, 1), os.dup2(output, 2), os.dup2(verdict, 9)
-    for fd in {3, 4, source, output, verdict} - {9}:
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.dup2(verdict, VERDICT)
+    for fd in {LINE, RULES, source, output, verdict} - {VERDICT}:
         with contextlib.suppress(OSError):
             os.close(fd)
     random.seed(0)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)
-    os.write(9, run_code(code))
+    os.write(VERDICT, run_code(code))
 
 
 def run_code(code: str) -> bytes:
-    """Run code as __main__ and print its traceback, or the value of its last line if that is a bare expression.
+    """Run code as __main__; print its traceback, or the value of a last bare expression.
 
-    The traceback is short: the last two of the code's own lines and, if it was raised in a library, the last line there. What the code may have replaced,
-    print and sys.stdout among it, is not used afterwards.
+    The traceback is short: the last two of the code's own lines and the last of a library that
+    raised it. A SandboxFusion server gets this function as source: it stands alone.
     """
-    write, fill, report, summary = (
-        os.write,
-        memoryview,
-        traceback.TracebackException,
-        traceback.StackSummary,
-    )
+    # the code may replace these; whatever it raises is text for the model
+    write, fill, stack_of = os.write, memoryview, traceback.StackSummary.from_list
+    report = traceback.TracebackException.from_exception
 
     def show(text):
         rest = fill((text + "\n").encode("utf-8", "backslashreplace"))
         while rest:
             rest = rest[write(1, rest) :]
 
-    sys.stdout = sys.stderr = io.TextIOWrapper(
-        io.FileIO(1, "w", closefd=False),
-        encoding="utf-8",
-        errors="backslashreplace",
-        write_through=True,
-    )
+    settings = dict(encoding="utf-8", errors="backslashreplace", write_through=True)
+    sys.stdout = sys.stderr = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), **settings)
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     linecache.cache["<python>"] = len(code), None, code.splitlines(True), "<python>"
     try:
-        body = ast.parse(code, "<python>")
-        last = (
-            ast.Expression(body.body.pop().value)
-            if body.body and isinstance(body.body[-1], ast.Expr)
-            else None
-        )
+        body, last = ast.parse(code, "<python>"), None
+        if body.body and isinstance(body.body[-1], ast.Expr):
+            last = ast.Expression(body.body.pop().value)
         exec(compile(body, "<python>", "exec"), main.__dict__)
         value = eval(compile(last, "<python>", "eval"), main.__dict__) if last else None
         if value is not None:
@@ -194,16 +184,15 @@ def run_code(code: str) -> bytes:
         if isinstance(stop.code, str):
             show(stop.code)
         return b"ok" if stop.code in (None, 0) else b"error"
-    # whatever the model's code raises is text for the model
     except BaseException as problem:
         problem.__cause__ = problem.__context__ = None
-        told = report.from_exception(problem)
+        told = report(problem)
         own = [frame for frame in told.stack if frame.filename == "<python>"][-2:]
         library = [frame for frame in told.stack[-1:] if own and frame.filename != "<python>"]
-        told.stack = summary.from_list(own + library)
+        told.stack = stack_of(own + library)
         show("".join(told.format()).rstrip())
         return b"error"
 
 
 if __name__ == "__main__":
-    _worker(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))

@@ -1,10 +1,234 @@
-"""The files of a run's folder."""
+"""The files of a run's folder. Imports no torch.
 
+config.json                     settings, versions, hashes of the data: `record`
+metrics.jsonl, rollouts.jsonl   a line per step, a row per rollout: `Log`
+step_000100/, latest            checkpoints, see checkpoints.py: `newest`, `prune`
+lock                            the process that writes to the folder: `locked`
+"""
+
+import contextlib
+import hashlib
+import json
+import os
 import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from config import RECORDED, Config
+from support.http import split_url
+from support.settings import free_names, new_names
+
+FILES = ("data", "eval_data", "cold_start", "corpus")
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a file beside its place and rename it: a kill or a full disk leaves the one before."""
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(text)
+    os.replace(aside, path)
 
 
 def versions() -> dict[str, str]:
     """What a result depends on besides its settings."""
     packages = {name: metadata.version(name) for name in ("torch", "transformers")}
     return {"python": platform.python_version()} | packages
+
+
+def missing_inputs(c) -> list[str]:
+    """What is wrong with the files that settings name, a line each. No data is read."""
+    out, problems = Path(str(c.out)), unpaired(c)
+    if out.exists() and not out.is_dir():
+        problems.append(f"--out {out} is a file: give a folder")
+    # a run that has begun needs no examples
+    for name in ("data", "eval_data") + ("cold_start",) * (newest(out) is None):
+        file = Path(str(getattr(c, name)))
+        if getattr(c, name) and not file.is_file():
+            state = "is not a file" if file.exists() else "does not exist"
+            problems.append(f"--{name} {file} {state}")
+    return problems
+
+
+def unpaired(c) -> list[str]:
+    """A line if only one of model and data is given."""
+    if bool(c.model) == bool(c.data):
+        return []
+    given, missing = ("--model", "--data") if c.model else ("--data", "--model")
+    why = "without both, the bundled world is used"
+    return [f"{given} was given without {missing}; {why}"]
+
+
+@contextmanager
+def locked(folder: Path, ranks) -> Iterator[None]:
+    """Rank 0 holds the folder of a run: two runs in one would write over each other.
+
+    Raises: ValueError, on all ranks, if another run holds it or it cannot be written.
+    """
+    with contextlib.ExitStack() as held:
+        ranks.agree(lambda: held.enter_context(_hold(folder)), ranks.rank == 0)
+        yield
+
+
+@contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    """The lock of a folder, which names its holder."""
+    file, holder = folder / "lock", ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # before the attempt: some versions of filelock empty the file in it
+        holder = file.read_text() if file.exists() else ""
+        lock = FileLock(file)
+        lock.acquire(blocking=False)
+        file.write_text(str(os.getpid()))
+    except Timeout:
+        who = f"another run (process {holder or 'unknown'}) is writing to {folder}"
+        raise ValueError(f"{who}: give another --out, or end that one") from None
+    except OSError as failed:
+        raise ValueError(f"--out {folder} cannot be written: {failed}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def record(run: Config, sandbox_level: str) -> None:
+    """Write config.json: settings, versions, hashes of the data, what confines model code.
+
+    Raises: ValueError naming what changed, if settings or data would make it another run.
+    """
+    path = Path(run.out) / "config.json"
+    files = {name: getattr(run, name) for name in FILES if Path(getattr(run, name)).is_file()}
+    hashes = {name: sha256(file) for name, file in files.items()}
+    now = shown_settings(run) | {"data_sha256": hashes}
+    if (newest(run.out) or newest(run.out, "cold")) and path.exists():
+        refuse_another(run, path, new_names(Config, json.loads(json.dumps(now))), set(files))
+    extra = {"versions": versions(), "sandbox_level": sandbox_level}
+    write_aside(path, json.dumps(now | extra, indent=2))
+
+
+def refuse_another(run: Config, path: Path, now: dict, files: set[str]) -> None:
+    """ValueError if the config.json of a run that has begun says that it is another one."""
+    try:
+        before = new_names(Config, json.loads(path.read_text()))
+    except ValueError as problem:
+        why = "without it nothing says whether this is the same run: mend or delete it"
+        raise ValueError(f"{path} cannot be read: {problem}; {why}") from None
+    fixed = set(now) - free_names(Config) - files - RECORDED
+    old = before.get("data_sha256", {})
+    changed = {
+        name: f"{before.get(name)!r}, now {now[name]!r}"
+        for name in sorted(fixed)
+        if before.get(name) != now[name]
+    } | {
+        name: "the file's content differs"
+        for name in sorted(files)
+        if old.get(name) != now["data_sha256"][name]
+    }
+    if changed:
+        # a world's files follow from seed and world: those are named
+        name = min(changed, key=lambda name: name not in ("seed", "world"))
+        other = f"{run.out} holds a run with another --{name} ({changed[name]})"
+        raise ValueError(f"{other}: give another --out, or delete it to start anew")
+
+
+def shown_settings(settings) -> dict:
+    """Settings as files may hold them: of a URL scheme, host, port and path, never a password."""
+    return {
+        name: split_url(value)[0] if str(value).startswith(("http://", "https://")) else value
+        for name, value in vars(settings).items()
+    }
+
+
+def sha256(path: str) -> str:
+    """Of a file's bytes, however large it is."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Log:
+    """Files NAME.jsonl of a run, flushed line by line.
+
+    On resume the lines of steps not yet done, and a line cut short by a kill, are dropped.
+    """
+
+    def __init__(self, out: str, done: int, names: tuple[str, ...] = ("metrics", "rollouts")):
+        self.files = {}
+        self.warned: set[str] = set()
+        for name in names:
+            path = Path(out) / f"{name}.jsonl"
+            if path.exists():
+                with open(path) as lines:
+                    kept = "".join(line for line in lines if _step_of(line) <= done)
+                write_aside(path, kept)
+            self.files[name] = open(path, "a", buffering=1)
+
+    def write(self, name: str, row: dict) -> None:
+        self.files[name].write(json.dumps(row) + "\n")
+
+
+def _step_of(line: str) -> float:
+    """The step of a log's line; infinity if a kill cut it short."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return float("inf")
+
+
+def evaluated_steps(out: str) -> set[int]:
+    """The steps after which a run was evaluated."""
+    with open(Path(out) / "metrics.jsonl") as lines:
+        return {row["step"] for row in map(json.loads, lines) if "eval_greedy" in row}
+
+
+def complete(folder: Path) -> bool:
+    """Is every file of a checkpoint's manifest there, at its full length?"""
+    try:
+        sizes = json.loads((folder / "manifest.json").read_text())
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def newest(out: str | Path, kind: str = "step") -> Path | None:
+    """The newest complete checkpoint of a run, if any. kind: "step" or, in a cold start, "cold"."""
+    folders = sorted(Path(out).glob(f"{kind}_??????"), reverse=True)
+    return next(filter(complete, folders), None)
+
+
+def step_in(folder: Path | None) -> int:
+    """How many steps were done when a checkpoint was saved."""
+    return int(folder.name.rpartition("_")[2]) if folder else 0
+
+
+def prune(out: str | Path, keep: int, spare: str = "", kind: str = "step") -> None:
+    """Delete complete checkpoints but the `keep` newest (0: none is) and the one named `spare`."""
+    folders = [f for f in sorted(Path(out).glob(f"{kind}_??????")) if complete(f)]
+    for folder in folders[:-keep] if keep else []:
+        if folder.name != spare:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def forget_cold_start(out: str | Path) -> None:
+    """Delete what a finished cold start has left."""
+    for left in Path(out).glob("cold_??????*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def tidy(run: Config, begun: bool) -> None:
+    """Delete what a kill has left: half-written checkpoints, those of a finished cold start, those
+    that --keep_checkpoints no longer wants."""
+    for kind in ("step", "cold"):
+        for left in Path(run.out).glob(f"{kind}_??????.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
+    if begun:
+        forget_cold_start(run.out)
+        prune_steps(run)
+
+
+def prune_steps(run: Config) -> None:
+    """Delete older checkpoints as --keep_checkpoints says, but not the reference of the KL term."""
+    prune(run.out, run.keep_checkpoints, spare="step_000000" if run.kl_coef else "")

@@ -1,28 +1,34 @@
-"""Shared parts: a small bundled world, an agent cold-started in it, and untrained models of three families with its tokenizer."""
+"""Shared parts: a small bundled world, a cold-started agent, untrained models of three families."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-transformers.utils.logging.disable_progress_bar()
-# tiny matrices; two busy threads would only wait for each other
-torch.set_num_threads(1)
-
+from eval_parts import asked, judging  # noqa: F401 (fixtures)
 from tool_parts import corpus, python, serve  # noqa: F401  (fixtures)
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-import sft
+import appo
 import train
 from config import LAPTOP, Config, read_settings
 from extras.world.modes import Mode
 from extras.world.prepare import prepare
-from model import Policy
-from sampling import Rollout, Sampler, encode_prompt, mix_seed, sample_initial
+from policy import Policy
+from protocol import encode_prompt
+from rollout import Rollout
+from sampling import Sampler
+from support import sft
+from support.metrics import Meter
+from support.questions import load_questions
+from support.ranks import Ranks
+from support.sampling_params import SamplingParams
+from support.seeds import mix_seed
 from tools import open_tools
+
+transformers.utils.logging.disable_progress_bar()
+# tiny matrices; two busy threads would only wait for each other
+torch.set_num_threads(1)
 
 CONFIG = Config(max_tokens=128, prompts=8, minibatch=4, micro_tokens=1024, max_calls=4)
 SMALL = dict(
@@ -69,7 +75,8 @@ def agent_folder(world, tmp_path_factory):
             policy,
             sft.read_examples(str(world / "traces.jsonl"), policy.tokenizer),
             read_settings([]),
-            progress=False,
+            Ranks(),
+            sft.Beside(progress=False),
         )
         < 0.5
     )
@@ -85,54 +92,47 @@ def agent(agent_folder):
 
 @pytest.fixture(scope="session")
 def prompts(world, tokenizer):
-    from eval import load_questions
-
     return [
         encode_prompt(tokenizer, q.messages) for q in load_questions(str(world / "train.jsonl"))
     ]
 
 
 def untrained(family: str, tokenizer, seed: int = 0, **changes):
-    """A randomly initialised model of 3 layers with grouped queries; large initial weights, so that greedy decoding has something to decide."""
-    names = dict(
-        llama=("LlamaConfig", "LlamaForCausalLM"),
-        qwen2=("Qwen2Config", "Qwen2ForCausalLM"),
-        qwen3=("Qwen3Config", "Qwen3ForCausalLM"),
-    )[family]
-    config = getattr(transformers, names[0])(
-        **dict(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            intermediate_size=128,
-            max_position_embeddings=4096,
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            initializer_range=0.2,
-        )
-        | changes
+    """A randomly initialised model of 3 layers with grouped queries.
+
+    Large initial weights, so that greedy decoding has something to decide.
+    """
+    names = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+    settings = dict(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.2,
     )
+    config = getattr(transformers, f"{names[family]}Config")(**settings | changes)
     torch.manual_seed(seed)
-    return getattr(transformers, names[1])(config)
+    return getattr(transformers, f"{names[family]}ForCausalLM")(config)
 
 
 def sampler_for(policy, tools, **changes):
-    return Sampler(
-        policy,
-        **dict(tools=tools, rows=16, max_tokens=128, max_calls=4, max_result_tokens=48) | changes,
-    )
+    """A small sampler. changes: of SamplingParams."""
+    small = dict(decode_rows=16, max_tokens=128, max_calls=4, max_result_tokens=48)
+    return Sampler(policy, tools, SamplingParams(**small | changes))
 
 
 def rolled(policy, tools, prompts, n=2, seed=0, **changes):
     """A sampler and n rollouts of each prompt."""
     sampler = sampler_for(policy, tools, **changes)
-    return sampler, sample_initial(
-        sampler, prompts, n, [mix_seed(seed, i) for i in range(len(prompts))]
-    )
+    seeds = [mix_seed(seed, i) for i in range(len(prompts))]
+    return sampler, sampler.initial(prompts, n, seeds)
 
 
 @pytest.fixture
@@ -142,14 +142,32 @@ def rollouts(agent, tools, prompts):
 
 def snapshot(r: Rollout):
     """What makes two rollouts the same, bit for bit."""
-    return (
-        r.ids,
-        r.mask,
-        r.logp,
-        r.entropy,
-        r.finish,
-        [(c.name, c.argument, c.status, c.start, c.end) for c in r.calls],
-    )
+    calls = [(c.name, c.argument, c.status, c.start, c.end) for c in r.calls]
+    return r.ids, r.mask, r.sampled_logp, r.sampled_entropy, r.finish, calls
+
+
+def judge(r: Rollout) -> float:
+    """A reward that varies: the share of distinct ids."""
+    return len(set(r.ids)) / len(r.ids)
+
+
+def prompts_for(prompts: list[list[int]], reward=judge, seed: int = 0) -> list[appo.Prompt]:
+    """Prompts with seeds and a reward."""
+    return [appo.Prompt(ids, mix_seed(seed, i), reward) for i, ids in enumerate(prompts)]
+
+
+def one_step(
+    policy, tools, prompts, config=CONFIG, lr=1e-3, optimizer=None, sampler=None, step=appo.step
+):
+    """The numbers and rollouts of one step. prompts: token ids, or Prompts."""
+    sampler = sampler or sampler_for(policy, tools, max_tokens=config.max_tokens)
+    if optimizer is None:
+        optimizer = torch.optim.AdamW(policy.model.parameters(), lr=lr, weight_decay=0.01)
+    if not isinstance(prompts[0], appo.Prompt):
+        prompts = prompts_for(prompts[: config.prompts])
+    meter = Meter(sampler)
+    rollouts = step(policy, optimizer, sampler, prompts, config, meter)
+    return meter.numbers(rollouts, policy.ranks), rollouts
 
 
 def arguments(world, tmp_path, **changes):
@@ -178,3 +196,9 @@ def finished(world, agent_folder, tmp_path_factory):
 
 def lines(out, name):
     return [json.loads(line) for line in open(out / f"{name}.jsonl")]
+
+
+def trainer_tensors(checkpoint, folder):
+    """The tensors of a checkpoint's trainer state by name, whole."""
+    dcp_to_torch_save(checkpoint / "trainer", folder / "state.pt")
+    return torch.load(folder / "state.pt", weights_only=True)

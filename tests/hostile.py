@@ -1,8 +1,11 @@
-"""Hostile snippets for the Python jail, and a driver that runs them all and prints the outcomes as JSON: python hostile.py TOOLS_FOLDER SANDBOX.
+"""Hostile snippets for the Python jail, and a driver that runs them: outcomes as JSON on stdout.
 
-Run it in namespaces of its own with a read-only root (test_jail.py does): should the jail fail, the snippets harm nothing. Each is (what of the jail it
-attacks, code, expected status, pattern that the text must match). SCRATCH is a folder that this user may write to, with a canary file in it; VICTIM,
-TRAINER and WORKER are processes.
+    python hostile.py TOOLS_FOLDER SANDBOX
+
+Run it in namespaces of its own with a read-only root, as test_jail.py does: should the jail fail,
+the snippets harm nothing. Each is (what of the jail it attacks, code, expected status, pattern that
+the text must match). SCRATCH is a folder that this user may write to, with a canary file in it;
+VICTIM, TRAINER and WORKER are processes.
 """
 
 import json
@@ -15,10 +18,18 @@ from pathlib import Path
 
 DENIED = r"PermissionError|Operation not permitted|Permission denied"
 SYSCALL = (
-    "import ctypes, os, struct\nlibc = ctypes.CDLL(None, use_errno=True)\ndef call(n, *a):\n    r = libc.syscall(*[ctypes.c_long(x) if isinstance(x, int) else x for x in (n, *a)])\n"
+    "import ctypes, os, struct\n"
+    "libc = ctypes.CDLL(None, use_errno=True)\n"
+    "def call(n, *a):\n"
+    "    r = libc.syscall(*[ctypes.c_long(x) if isinstance(x, int) else x for x in "
+    "(n, *a)])\n"
     "    print(os.strerror(ctypes.get_errno()) if r == -1 else f'DONE {r}')\n"
 )
-IGNORE = "import signal\nfor s in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}: signal.signal(s, signal.SIG_IGN)\n"
+IGNORE = (
+    "import signal\n"
+    "for s in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}: "
+    "signal.signal(s, signal.SIG_IGN)\n"
+)
 
 SNIPPETS = [
     # -- reading
@@ -37,7 +48,10 @@ SNIPPETS = [
     ("reading", "open('/usr/lib/../../etc/hostname').read()", "error", DENIED),
     (
         "reading",
-        "import glob; print(len(glob.glob('/home/*') + glob.glob('/root/*') + glob.glob('SCRATCH/*')))",
+        (
+            "import glob; print(len(glob.glob('/home/*') + glob.glob('/root/*') + "
+            "glob.glob('SCRATCH/*')))"
+        ),
         "ok",
         r"^0$",
     ),
@@ -77,7 +91,12 @@ SNIPPETS = [
     ),
     (
         "writing",
-        "import os\nfor m in __import__('sys').path:\n    try: open(os.path.join(m, 'planted.py'), 'w')\n    except OSError as e: print(type(e).__name__)",
+        (
+            "import os\n"
+            "for m in __import__('sys').path:\n"
+            "    try: open(os.path.join(m, 'planted.py'), 'w')\n"
+            "    except OSError as e: print(type(e).__name__)"
+        ),
         "ok",
         r"^((PermissionError|NotADirectoryError|FileNotFoundError|OSError)\n?)+$",
     ),
@@ -163,14 +182,22 @@ SNIPPETS = [
     ),
     (
         "secrets",
-        "import gc; print(any(isinstance(o, str) and 'hu' + 'sh' in o and len(o) < 30 for o in gc.get_objects()))",
+        (
+            "import gc; print(any(isinstance(o, str) and 'hu' + 'sh' in o and len(o) < 30 "
+            "for o in gc.get_objects()))"
+        ),
         "ok",
         "^False$",
     ),
     # the verdict's pipe
     (
         "secrets",
-        "import os\nfor fd in range(3, 64):\n    try: os.fstat(fd); print(fd)\n    except OSError: pass",
+        (
+            "import os\n"
+            "for fd in range(3, 64):\n"
+            "    try: os.fstat(fd); print(fd)\n"
+            "    except OSError: pass"
+        ),
         "ok",
         "^9$",
     ),
@@ -180,7 +207,10 @@ SNIPPETS = [
     (
         "privileges",
         SYSCALL
-        + "call(272, 0x10000000); call(165, b'none', b'/mnt', b'tmpfs', 0, 0); call(308, 3, 0); call(155, b'/', b'/')",
+        + (
+            "call(272, 0x10000000); call(165, b'none', b'/mnt', b'tmpfs', 0, 0); call(308, "
+            "3, 0); call(155, b'/', b'/')"
+        ),
         "ok",
         r"^(Operation not permitted\n?)+$",
     ),
@@ -206,7 +236,10 @@ SNIPPETS = [
     ("privileges", "import time; time.clock_settime(time.CLOCK_REALTIME, 0)", "error", DENIED),
     (
         "privileges",
-        "import socket, os; os.sethostname('x') if hasattr(os, 'sethostname') else socket.sethostname('x')",
+        (
+            "import socket, os; os.sethostname('x') if hasattr(os, 'sethostname') else "
+            "socket.sethostname('x')"
+        ),
         "error",
         DENIED,
     ),
@@ -214,7 +247,10 @@ SNIPPETS = [
     (
         "kernel",
         SYSCALL
-        + "call(425, 8, b'\\0' * 120); call(321, 0, b'\\0' * 64, 64); call(298, b'\\0' * 64, 0, -1, -1, 0); call(323, 0); call(250, 0, 0, 0)",
+        + (
+            "call(425, 8, b'\\0' * 120); call(321, 0, b'\\0' * 64, 64); call(298, b'\\0' * "
+            "64, 0, -1, -1, 0); call(323, 0); call(250, 0, 0, 0)"
+        ),
         "ok",
         r"^(Operation not permitted\n?)+$",
     ),
@@ -261,7 +297,12 @@ SNIPPETS = [
     # a user's threads of a call just killed may still count
     (
         "time",
-        "import threading\nfor _ in range(20): threading.Thread(target=lambda: [0 for _ in iter(int, 1)]).start()\nwhile True: pass",
+        (
+            "import threading\n"
+            "for _ in range(20): threading.Thread(target=lambda: [0 for _ in iter(int, "
+            "1)]).start()\n"
+            "while True: pass"
+        ),
         "timeout|error",
         "timed out|start new thread",
     ),
@@ -288,15 +329,22 @@ SNIPPETS = [
     ("memory", "'a' * 2**40", "error", "MemoryError"),
     (
         "memory",
-        "import threading, time\nfor _ in range(100000): threading.Thread(target=time.sleep, args=(9,)).start()",
+        (
+            "import threading, time\n"
+            "for _ in range(100000): threading.Thread(target=time.sleep, args=(9,)).start()"
+        ),
         "error",
         "can't start new thread",
     ),
     (
         "processes",
-        SYSCALL
-        + "start = libc.pthread_create\nattr = ctypes.create_string_buffer(64)\nlibc.pthread_attr_init(attr), libc.pthread_attr_setstacksize(attr, ctypes.c_size_t(16384))\n"
-        "t = ctypes.c_ulong()\nfor _ in range(10**6): start(ctypes.byref(t), attr, ctypes.cast(libc.pause, ctypes.c_void_p), None)",
+        SYSCALL + "start = libc.pthread_create\n"
+        "attr = ctypes.create_string_buffer(64)\n"
+        "libc.pthread_attr_init(attr), libc.pthread_attr_setstacksize(attr, "
+        "ctypes.c_size_t(16384))\n"
+        "t = ctypes.c_ulong()\n"
+        "for _ in range(10**6): start(ctypes.byref(t), attr, ctypes.cast(libc.pause, "
+        "ctypes.c_void_p), None)",
         "crashed|timeout",
         "killed|timed out",
     ),
@@ -370,7 +418,7 @@ def main(folder: str, sandbox: str) -> None:
             "SCRATCH": str(scratch),
             "VICTIM": str(victim.pid),
             "TRAINER": str(os.getpid()),
-            "WORKER": str(tool.worker.pid),
+            "WORKER": str(tool.backend.worker.pid),
         }
         for name, value in places.items():
             code = code.replace(name, value)
@@ -382,7 +430,7 @@ def main(folder: str, sandbox: str) -> None:
     tool_children = [
         p
         for p in os.listdir("/proc")
-        if p.isdigit() and f"\nPPid:\t{tool.worker.pid}\n" in status_of(p)
+        if p.isdigit() and f"\nPPid:\t{tool.backend.worker.pid}\n" in status_of(p)
     ]
     after = {
         "level": tool.level,

@@ -1,4 +1,6 @@
-"""checkpoints.py: ordinary Hugging Face folders, and what kills, full disks and damage leave behind."""
+"""checkpoints.py: ordinary Hugging Face folders, and what kills, full disks and damage leave
+behind.
+"""
 
 import os
 import shutil
@@ -12,10 +14,11 @@ import torch
 import transformers
 from conftest import SMALL, arguments, lines
 
-import checkpoints
 import train
-from checkpoints import newest
-from model import Policy
+from policy import Policy
+from support import checkpoints
+from support.ranks import Ranks
+from support.runfiles import newest
 
 
 def test_checkpoints_are_ordinary_hugging_face_folders(finished, world, prompts):
@@ -35,7 +38,7 @@ def test_reloaded_weights_give_the_logits_of_the_live_model(agent, tmp_path, pro
     """After updates, so that the weights in memory are not those that were loaded."""
     optimizer, x = torch.optim.AdamW(agent.model.parameters(), lr=1e-2), torch.tensor([prompts[0]])
     agent.model(x).logits.logsumexp(-1).sum().backward(), optimizer.step()
-    checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {})
+    checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {}, Ranks())
     with torch.no_grad():
         assert torch.equal(
             Policy.load(str(tmp_path / "step_000001")).model(x).logits, agent.model(x).logits
@@ -43,7 +46,9 @@ def test_reloaded_weights_give_the_logits_of_the_live_model(agent, tmp_path, pro
 
 
 def test_a_damaged_checkpoint_is_passed_over(finished, world, agent_folder, tmp_path, capsys):
-    """The newest one cut short, another left half-written by a kill: the run goes on from the one before and ends the same."""
+    """The newest one cut short, another left half-written by a kill:
+    the run goes on from the one before and ends the same.
+    """
     shutil.copytree(finished, tmp_path / "run")
     file = next((tmp_path / "run" / "step_000004").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
@@ -75,7 +80,8 @@ def test_a_disk_without_room_leaves_the_old_checkpoint(
     )
     with pytest.raises(
         OSError,
-        match=r"no checkpoint step_000005: rank 0: .*run has 0.00 GB free, a checkpoint takes 0.07: 0.07 GB are missing; the newest complete one is .*step_000004",
+        match=r"no checkpoint step_000005: rank 0: .*run has 0.00 GB free, a checkpoint takes "
+        r"0.07: 0.07 GB are missing; the newest complete one is .*step_000004",
     ):
         train.main(flags)
     monkeypatch.undo()
@@ -91,21 +97,25 @@ def test_a_disk_without_room_leaves_the_old_checkpoint(
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [200, 2000], ids=["the weights", "the trainer's state"])
 def test_a_disk_that_is_full_after_all_leaves_the_old_checkpoint(finished, tmp_path, kilobytes):
-    """The operating system refuses to write on, first the weights, then the trainer's state: an OSError that says so, no rubbish, the old checkpoint."""
+    """The operating system refuses to write on, first the weights, then the trainer's state:
+    an OSError that says so, no rubbish, the old checkpoint.
+    """
     code = f"""
 import resource, signal, sys
 sys.path.insert(0, {str(Path(train.__file__).parent)!r})
-import torch, checkpoints
+import torch
 from pathlib import Path
-from model import Policy
+from policy import Policy
+from support.ranks import Ranks
+from support import checkpoints
 policy = Policy.load({str(finished / "step_000004")!r})
 optimizer = torch.optim.AdamW(policy.model.parameters())
 checkpoints.load_state(policy, [optimizer], Path({str(finished / "step_000004")!r}))
-checkpoints.save(Path({str(tmp_path)!r}) / "step_000001", policy, [optimizer], {{}})
+checkpoints.save(Path({str(tmp_path)!r}) / "step_000001", policy, [optimizer], {{}}, Ranks())
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes} * 1024, {kilobytes} * 1024))
 try:
-    checkpoints.save(Path({str(tmp_path)!r}) / "step_000002", policy, [optimizer], {{}})
+    checkpoints.save(Path({str(tmp_path)!r}) / "step_000002", policy, [optimizer], {{}}, Ranks())
 except OSError as problem:
     print("OSError:", problem)
 """
@@ -128,13 +138,23 @@ def test_kill_9_in_the_middle_of_saving_leaves_the_old_checkpoint(
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(train.__file__).parent)!r})
-import checkpoints, train
+import train
+from support import checkpoints
 if {where!r} == "os.replace":
     rename = os.replace
-    os.replace = lambda a, b: os.kill(os.getpid(), signal.SIGKILL) if "step_" in str(a) else rename(a, b)
+    def killed(a, b):
+        if "step_" in str(a):
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(a, b)
+    os.replace = killed
 else:
-    work = checkpoints.{where.replace("os.replace", "publish")}
-    checkpoints.{where.replace("os.replace", "publish")} = lambda *a: (work(*a) if {where!r} == "write_model" else None, os.kill(os.getpid(), signal.SIGKILL))
+    name = {where.replace("os.replace", "publish")!r}
+    work = getattr(checkpoints, name)
+    def killed(*a):
+        if {where!r} == "write_model":
+            work(*a)
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(checkpoints, name, killed)
 train.main({flags!r})
 """
     killed = subprocess.run(
@@ -157,9 +177,9 @@ train.main({flags!r})
 def test_a_checkpoint_that_is_there_is_not_written_again(agent, tmp_path):
     """Between deleting and renaming there would be none."""
     optimizer = torch.optim.AdamW(agent.model.parameters())
-    checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {"skipped": 2})
+    checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {"skipped": 2}, Ranks())
     before = {file.name: file.stat().st_ino for file in (tmp_path / "step_000001").iterdir()}
-    checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {"skipped": 0})
+    checkpoints.save(tmp_path / "step_000001", agent, [optimizer], {"skipped": 0}, Ranks())
     assert before == {
         file.name: file.stat().st_ino for file in (tmp_path / "step_000001").iterdir()
     }

@@ -13,8 +13,8 @@ import pytest
 
 import config
 from config import ALGOS, LAPTOP, PRESETS, Config, read_settings
-from eval import REWARDS
 from extras.world.modes import MODES
+from rewards import REWARDS
 from support.settings import free_names
 
 

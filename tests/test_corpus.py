@@ -1,4 +1,4 @@
-"""support/corpus.py: what is found and in which order, an index that survives being killed, words of every script."""
+"""support/corpus.py: what is found and in which order, and an index that survives being killed."""
 
 import json
 import random
@@ -12,7 +12,12 @@ from tool_parts import start
 from support import corpus as corpora
 from tools import SearchTool
 
-BUILD = "import sys, tools\nfrom support import corpus\ncorpus.BATCH = 50\ntool = tools.SearchTool(sys.argv[1])\n"
+BUILD = (
+    "import sys, tools\n"
+    "from support import corpus\n"
+    "corpus.BATCH = 50\n"
+    "tool = tools.SearchTool(sys.argv[1])\n"
+)
 
 
 def write_folder(folder, documents=600):
@@ -69,7 +74,7 @@ def test_search_index_is_kept_and_follows_the_corpus(corpus):
     SearchTool(str(corpus))
     index = corpus.with_name("corpus.jsonl.fts5")
     made = index.stat().st_mtime_ns
-    assert SearchTool(str(corpus)).index == index and index.stat().st_mtime_ns == made
+    assert SearchTool(str(corpus)).source.index == index and index.stat().st_mtime_ns == made
     corpus.write_text(json.dumps({"contents": "Only this."}) + "\n")
     assert SearchTool(str(corpus), topk=1).run("only").text == "Only this."
 
@@ -245,12 +250,31 @@ def test_search_frequent_words_do_not_slow_a_query(tmp_path, monkeypatch):
 @pytest.mark.parametrize("killed_at", [1, 49, 130, 305, 600, "the end"])
 def test_search_killed_build_goes_on(tmp_path, killed_at):
     once, again = write_folder(tmp_path / "once"), write_folder(tmp_path / "again")
-    kill = f"import os, signal\nfrom support import corpus\nsplit, n = corpus.split_words, 0\ndef words(text):\n    global n\n    n += 1\n    n == {killed_at!r} and os.kill(os.getpid(), signal.SIGKILL)\n    return split(text)\ncorpus.split_words = words\ncorpus.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+    kill = (
+        f"import os, signal\n"
+        f"from support import corpus\n"
+        f"split, n = corpus.split_words, 0\n"
+        f"def words(text):\n"
+        f"    global n\n"
+        f"    n += 1\n"
+        f"    n == {killed_at!r} and os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"    return split(text)\n"
+        f"corpus.split_words = words\n"
+        f"corpus.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
     child = start(kill + BUILD, again)
     assert child.wait() == -signal.SIGKILL, child.stderr.read()
     assert (tmp_path / "again.fts5.part").exists() and not (tmp_path / "again.fts5").exists()
     count = start(
-        "from support import corpus\nsplit, n = corpus.split_words, 0\ndef words(text):\n    global n\n    n += 1\n    return split(text)\ncorpus.split_words = words\n"
+        (
+            "from support import corpus\n"
+            "split, n = corpus.split_words, 0\n"
+            "def words(text):\n"
+            "    global n\n"
+            "    n += 1\n"
+            "    return split(text)\n"
+            "corpus.split_words = words\n"
+        )
         + BUILD
         + "print(n)",
         again,
@@ -270,9 +294,12 @@ def test_search_killed_build_goes_on(tmp_path, killed_at):
     ):
         assert one.run(query).text == two.run(query).text != "No results"
     rows = [
-        sqlite3.connect(tool.index)
+        sqlite3.connect(tool.source.index)
         .execute(
-            "SELECT (SELECT count(*) FROM pages), (SELECT count(*) FROM words), (SELECT count(DISTINCT text) FROM pages)"
+            (
+                "SELECT (SELECT count(*) FROM pages), (SELECT count(*) FROM words), (SELECT "
+                "count(DISTINCT text) FROM pages)"
+            )
         )
         .fetchone()
         for tool in (one, two)
@@ -296,7 +323,16 @@ def test_search_half_an_index_of_another_corpus_or_of_nothing_is_dropped(tmp_pat
 def test_search_opened_by_several_at_once_is_built_once(tmp_path):
     folder, log = write_folder(tmp_path / "docs"), tmp_path / "log"
     code = (
-        f"import time\nfrom support import corpus\nfill = corpus._fill\ndef slow(*a):\n    open({str(log)!r}, 'a').write('built\\n')\n    time.sleep(0.5)\n    fill(*a)\ncorpus._fill = slow\n"
+        (
+            f"import time\n"
+            f"from support import corpus\n"
+            f"fill = corpus._fill\n"
+            f"def slow(*a):\n"
+            f"    open({str(log)!r}, 'a').write('built\\n')\n"
+            f"    time.sleep(0.5)\n"
+            f"    fill(*a)\n"
+            f"corpus._fill = slow\n"
+        )
         + BUILD
         + "print(tool.run('number7').text)"
     )

@@ -1,4 +1,4 @@
-"""The Python jail of tools.py: hostile code as root and as an ordinary user, in namespaces of its own; the seccomp filter call by call; the levels."""
+"""support/jail.py: hostile code as root and as a user; the seccomp filter call by call; levels."""
 
 import json
 import os
@@ -20,17 +20,22 @@ from tools import PythonTool
 HERE = Path(__file__).parent
 LINES = sorted({snippet[0] for snippet in hostile.SNIPPETS})
 PREPARE = """
-mount --make-rprivate / && mount -t tmpfs -o size=64m,mode=755 none /mnt && mount -t tmpfs -o size=16m,mode=1777 none /dev/shm
-mkdir -m 777 /mnt/work && cp "$SNIPPETS" "$PROJECT/tools.py" "$PROJECT/protocol.py" /mnt/work && mkdir /mnt/work/support
-cp "$PROJECT"/support/*.py /mnt/work/support && chmod 755 /mnt/work/support && chmod 644 /mnt/work/*.py /mnt/work/support/*.py
-cut -d' ' -f2 /proc/mounts | grep -v -e '^/mnt$' -e '^/dev/shm$' -e '^/proc' | while read -r place; do mount -o remount,bind,ro "$place" 2>/dev/null || true; done
+mount --make-rprivate / && mount -t tmpfs -o size=64m,mode=755 none /mnt
+mount -t tmpfs -o size=16m,mode=1777 none /dev/shm
+mkdir -m 777 /mnt/work
+mkdir -m 755 /mnt/work/support
+cp "$SNIPPETS" "$PROJECT/tools.py" "$PROJECT/protocol.py" /mnt/work
+cp "$PROJECT"/support/*.py /mnt/work/support
+chmod 644 /mnt/work/*.py /mnt/work/support/*.py
+cut -d' ' -f2 /proc/mounts | grep -v -e '^/mnt$' -e '^/dev/shm$' -e '^/proc' |
+while read -r place; do mount -o remount,bind,ro "$place" 2>/dev/null || true; done
 ! touch /planted 2>/dev/null
 """
 
 
 def interpreter(prefix):
-    """A Python that this user may run: the one of the tests, or the system's when that lives in a private folder."""
-    again = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'pass'], check=True)"
+    again = "import subprocess, sys; "
+    again += "subprocess.run([sys.executable, '-c', 'pass'], check=True)"
     for python in (sys.executable, "/usr/bin/python3"):
         if (
             subprocess.run([*prefix, python, "-c", again], capture_output=True, cwd="/").returncode
@@ -41,7 +46,7 @@ def interpreter(prefix):
 
 
 def attack(identity: str, sandbox: str) -> dict:
-    """Run all snippets as root or as an ordinary user in own mount, process, network and IPC namespaces whose root file system is read-only."""
+    """Run all snippets as root or as a user, in namespaces of their own with a read-only root."""
     root = os.geteuid() == 0
     drop = (
         ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
@@ -146,7 +151,8 @@ ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 @pytest.mark.parametrize("machine", HEADERS)
 def test_numbers_are_the_kernels(machine):
-    """Every number of the table against the C library's headers (aarch64 uses the generic numbers), and nothing passes that is not in the table."""
+    """Every number of the table against the C library's headers; nothing else passes."""
+    # aarch64 uses the generic numbers
     if not Path(HEADERS[machine]).exists():
         pytest.skip("needs the kernel's headers (linux-libc-dev)")
     header = {
@@ -178,9 +184,10 @@ def test_numbers_are_the_kernels(machine):
 def test_arguments_are_checked(machine):
     column, program = 1 + list(HEADERS).index(machine), seccomp_filter(machine, 4242)
     number = {row.split(":")[0]: row.split(":")[column] for row in SYSCALLS.split()}
-    ask = lambda name, *a: judge(
-        program, int(number[name]), (*a, *[0] * (6 - len(a))), ARCH[machine]
-    )
+
+    def ask(name, *a):
+        return judge(program, int(number[name]), (*a, *[0] * (6 - len(a))), ARCH[machine])
+
     thread = 0x3D0F00
     assert (
         ask("clone", thread) == ALLOW
@@ -244,12 +251,15 @@ import ctypes, struct, sys
 sys.path.insert(0, {folder!r})
 from tools import PythonTool
 libc = ctypes.CDLL(None, use_errno=True)
-lines = [(0x20, 0, 0, 0), (0x15, 0, 1, {number}), (0x06, 0, 0, 0x00050026), (0x06, 0, 0, 0x7FFF0000)]
+give = lambda value: (0x06, 0, 0, value)
+lines = [(0x20, 0, 0, 0), (0x15, 0, 1, {number}), give(0x00050026), give(0x7FFF0000)]
 if {option}:
-    lines[1:1] = [(0x15, 0, 3, 157), (0x20, 0, 0, 16), (0x15, 0, 1, {option}), (0x06, 0, 0, 0x00050016), (0x20, 0, 0, 0)]
+    option = (0x15, 0, 1, {option})
+    lines[1:1] = [(0x15, 0, 3, 157), (0x20, 0, 0, 16), option, give(0x00050016), (0x20, 0, 0, 0)]
 program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in lines))
 libc.prctl(38, 1, 0, 0, 0)
-assert libc.prctl(22, 2, struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(program)), 0, 0) == 0
+arguments = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(program))
+assert libc.prctl(22, 2, arguments, 0, 0) == 0
 tool = PythonTool(1.0, "best-effort")
 print(tool.level)
 print(tool.run("6 * 7").text)
@@ -265,7 +275,7 @@ except ValueError as problem:
 )
 @pytest.mark.parametrize("number, option, named", [(444, 0, "Landlock"), (9999, 22, "seccomp")])
 def test_require_refuses_a_kernel_without(number, option, named):
-    """A process whose kernel answers "no such call" or "no such option": best-effort goes on and says so, require refuses and says what to do."""
+    """No such call or option: best-effort goes on and says so, require refuses with advice."""
     code = WITHOUT.format(folder=str(HERE.parent), number=number, option=option)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     level, answer, refusal = done.stdout.strip().split("\n")

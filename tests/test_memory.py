@@ -10,7 +10,6 @@ from conftest import untrained
 
 import appo
 import sampling
-from appo import PASS_BLOCK
 from config import Config, read_settings
 from extras import memory as items_of
 from extras.bench.models import most_allocated
@@ -25,8 +24,12 @@ from extras.memory import (
     smaller_passes,
 )
 from extras.shape import forward_flops, read_shape
-from model import Policy, key_slots, recompute_activations, round_up
-from sampling import Rollout, Sampler, draw, sample_initial
+from policy import PASS_BLOCK, Policy
+from rollout import Rollout
+from sampling import Sampler
+from support.draw import draw
+from support.models import recompute_activations
+from support.shapes import key_slots, round_up
 
 # ---- against what is really allocated: float32, one process
 

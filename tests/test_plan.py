@@ -4,9 +4,9 @@ import dataclasses
 import math
 from pathlib import Path
 
+import model
 import pytest
 
-import model
 import train
 from config import LAPTOP, Config, read_settings
 from extras import plan

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import tools
+from support import sandbox
 from support.python_worker import SPARES
 from tools import PythonTool
 
@@ -20,7 +20,13 @@ from tools import PythonTool
     [
         "while True: pass",
         "import time; time.sleep(60)",
-        "import signal\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n    except Exception: pass\nwhile True: pass",
+        (
+            "import signal\n"
+            "for s in range(1, 32):\n"
+            "    try: signal.signal(s, signal.SIG_IGN)\n"
+            "    except Exception: pass\n"
+            "while True: pass"
+        ),
         "import os\nos.close(1); os.close(2)\nimport time; time.sleep(60)",
         "10**10**8",
     ],
@@ -43,7 +49,14 @@ def test_python_timeout(code):
 
 def test_python_kills_the_whole_group_without_a_jail(tmp_path):
     flag, tool = tmp_path / "alive", PythonTool(timeout=2.0, sandbox="off")
-    code = f"import os, time\nif os.fork() == 0:\n    time.sleep(1.0)\n    open({str(flag)!r}, 'w')\nelse:\n    print('parent')"
+    code = (
+        f"import os, time\n"
+        f"if os.fork() == 0:\n"
+        f"    time.sleep(1.0)\n"
+        f"    open({str(flag)!r}, 'w')\n"
+        f"else:\n"
+        f"    print('parent')"
+    )
     assert tool.run(code).text == "parent"
     time.sleep(1.3)
     assert not flag.exists()
@@ -54,7 +67,13 @@ def test_python_cannot_leave_its_session_for_the_workers(python, tmp_path):
     flag = tmp_path / "alive"
     tool = PythonTool(0.4, "off")
     result = tool.run(
-        f"import os, time\ntry: os.setpgid(0, os.getppid())\nexcept OSError as e: print('refused')\ntime.sleep(1)\nopen({str(flag)!r}, 'w')"
+        (
+            f"import os, time\n"
+            f"try: os.setpgid(0, os.getppid())\n"
+            f"except OSError as e: print('refused')\n"
+            f"time.sleep(1)\n"
+            f"open({str(flag)!r}, 'w')"
+        )
     )
     assert result.status == "timeout" and "refused" in result.text
     time.sleep(1)
@@ -65,7 +84,7 @@ def test_python_cannot_leave_its_session_for_the_workers(python, tmp_path):
 def test_python_stopped_worker_is_replaced(python):
     tool = PythonTool(0.5, "best-effort")
     tool.run("1")
-    os.kill(tool.worker.pid, signal.SIGSTOP)
+    os.kill(tool.backend.worker.pid, signal.SIGSTOP)
     started = time.monotonic()
     result = tool.run("2")
     assert (result.status, result.text) == ("ok", "2") and time.monotonic() - started < 8, (
@@ -76,7 +95,7 @@ def test_python_stopped_worker_is_replaced(python):
 
 def test_python_without_room_for_files_is_infra(python, monkeypatch):
     monkeypatch.setattr(
-        tools,
+        sandbox,
         "_unnamed_file",
         lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")),
     )
@@ -97,8 +116,8 @@ def test_python_with_many_open_files(python):
 
 def test_python_worker_dies_and_comes_back(python):
     assert python.run("1").text == "1"
-    python.worker.send_signal(signal.SIGKILL)
-    python.worker.wait()
+    python.backend.worker.send_signal(signal.SIGKILL)
+    python.backend.worker.wait()
     assert python.run("2").text == "2"
 
 
@@ -132,7 +151,7 @@ def alive(pid):
 def test_python_leaves_no_process_and_no_file_behind():
     tool = PythonTool(0.3, "best-effort")
     tool.run("1")
-    files, worker = len(os.listdir("/proc/self/fd")), tool.worker.pid
+    files, worker = len(os.listdir("/proc/self/fd")), tool.backend.worker.pid
     for i in range(300):
         tool.run("1" if i % 60 else "while True: pass")
     time.sleep(0.1)
@@ -146,7 +165,9 @@ def test_python_leaves_no_process_and_no_file_behind():
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks into /proc")
 def test_python_output_does_not_fill_the_trainers_memory(python):
-    resident = lambda: int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    def resident():
+        return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
     python.run("print('x' * 10**6)")
     before = resident()
     for code in (
@@ -174,10 +195,10 @@ def test_python_many_timeouts_at_once():
 
 
 def test_python_worker_dies_under_a_call():
-    """Killed in mid-call: the call is made again with a new worker, whichever of several calls notices first."""
+    """Killed in mid-call: each call is made again with a new worker."""
     tool, results = PythonTool(5.0, "best-effort"), []
     tool.run("1")
-    first = tool.worker.pid
+    first = tool.backend.worker.pid
     threads = [
         threading.Thread(
             target=lambda i=i: results.append(tool.run(f"import time; time.sleep(0.5); {i}").text)
@@ -188,17 +209,25 @@ def test_python_worker_dies_under_a_call():
     time.sleep(0.25)
     os.kill(first, signal.SIGKILL)
     [t.join() for t in threads]
-    assert sorted(results) == [str(i) for i in range(6)] and tool.worker.pid != first
+    assert sorted(results) == [str(i) for i in range(6)] and tool.backend.worker.pid != first
     tool.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's death signal")
 def test_python_children_die_with_a_killed_trainer(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(Path(tools.__file__).parent)!r})\nfrom tools import PythonTool\nt = PythonTool(60, 'best-effort'); print(t.worker.pid, flush=True); t.run('while True: pass')"
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})\n"
+        f"from tools import PythonTool\n"
+        f"t = PythonTool(60, 'best-effort'); print(t.backend.worker.pid, flush=True); "
+        f"t.run('while True: pass')"
+    )
     trainer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     worker = int(trainer.stdout.readline())
-    time.sleep(1.0)
-    children = [int(line.split()[0]) for line in children_of(worker)]
+    deadline, children = time.monotonic() + 30, []
+    # they come when the worker has made its imports
+    while not children and time.monotonic() < deadline:
+        time.sleep(0.2)
+        children = [int(line.split()[0]) for line in children_of(worker)]
     trainer.kill(), trainer.wait(), trainer.stdout.close()
     time.sleep(0.5)
     assert children and not [pid for pid in (worker, *children) if alive(pid)]
@@ -207,7 +236,7 @@ def test_python_children_die_with_a_killed_trainer(tmp_path):
 def test_python_waiting_children_may_die(python):
     python.run("1")
     time.sleep(0.3)
-    for line in children_of(python.worker.pid):
+    for line in children_of(python.backend.worker.pid):
         os.kill(int(line.split()[0]), signal.SIGKILL)
     time.sleep(0.1)
     assert [python.run("1").text for _ in range(5)] == ["1"] * 5
@@ -223,20 +252,20 @@ def test_python_close_ends_the_calls_under_way():
     time.sleep(0.3)
     tool.close()
     thread.join(5)
-    assert [r.status for r in results] == ["infra"] and tool.worker is None
+    assert [r.status for r in results] == ["infra"] and tool.backend.worker is None
 
 
 def test_python_interrupted_calls_leave_nothing_behind(monkeypatch):
-    """Ctrl-C while a call is watched: its process is dead, and the next call gets its own answer."""
+    """Ctrl-C while a call is watched: its process is dead, the next call gets its own answer."""
     tool = PythonTool(20.0, "best-effort")
     tool.run("1")
-    monkeypatch.setattr(tools, "_threads", lambda pid: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(sandbox, "_threads", lambda pid: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         tool.run("while True: pass")
     monkeypatch.undo()
     assert tool.run("2").text == "2"
     time.sleep(0.2)
-    assert len(children_of(tool.worker.pid)) <= SPARES
+    assert len(children_of(tool.backend.worker.pid)) <= SPARES
     tool.close()
 
 
@@ -309,7 +338,9 @@ def test_sandbox_fusion_answers_as_the_jail_does(serve, python, code):
 
 
 def test_sandbox_fusion_troubles(serve):
-    tool = lambda answer: PythonTool(0.5, serve(answer).url.replace("/retrieve", "/run_code"))
+    def tool(answer):
+        return PythonTool(0.5, serve(answer).url.replace("/retrieve", "/run_code"))
+
     late = tool(run_code).run("print('kept')\nwhile True: pass")
     assert late.status == "timeout" and late.text == "kept\nError: timed out after 0.5 s"
     sick = serve(lambda *_: {"status": "SandboxError", "run_result": None})

@@ -1,4 +1,4 @@
-"""support/search.py: servers, batches and the cache; no failure of theirs is an exception or gives a key away."""
+"""support/search.py: servers, batches and the cache. No failure is an exception or shows a key."""
 
 import json
 import os
@@ -251,7 +251,7 @@ def test_cache_answers_when_the_server_is_gone(serve, tmp_path):
     assert (
         tool.run('  "q  one" ').text == first
         and len(server.asked) == 2
-        and (tool.hits, tool.misses) == (1, 2)
+        and (tool.lookups.hits, tool.lookups.misses) == (1, 2)
     )
     tool.close()
     server.shutdown(), server.server_close()
@@ -260,7 +260,7 @@ def test_cache_answers_when_the_server_is_gone(serve, tmp_path):
     assert (
         warm.run("q one").text == first
         and warm.probe().split(" (")[0] == line.split(" (")[0]
-        and (warm.hits, warm.misses) == (2, 0)
+        and (warm.lookups.hits, warm.lookups.misses) == (2, 0)
     )
     assert warm.run("q two").status == "infra"
     for other in (
@@ -296,7 +296,7 @@ def test_cache_of_a_corpus_that_changes(corpus, tmp_path):
         == "The port of Durnex is Salvik."
     )
     again = SearchTool(str(corpus), topk=1, cache=cache)
-    assert again.run("port").text == "The port of Durnex is Salvik." and again.hits == 1
+    assert again.run("port").text == "The port of Durnex is Salvik." and again.lookups.hits == 1
     corpus.write_text('{"text": "A new port."}\n')
     assert SearchTool(str(corpus), topk=1, cache=cache).run("port").text == "A new port."
 
@@ -320,12 +320,18 @@ def test_cache_seed_of_the_authors(serve, tmp_path):
         and tool.run("failed").status == "ok"
         and len(server.asked) == 1
     )
-    assert seed.read_bytes() == before and (tool.hits, tool.misses) == (2, 1)
+    assert seed.read_bytes() == before and (tool.lookups.hits, tool.lookups.misses) == (2, 1)
 
 
 def test_cache_shared_by_processes(serve, tmp_path):
     server, cache = serve(with_scores), tmp_path / "c.sqlite"
-    code = "import sys, tools\ntool = tools.SearchTool(sys.argv[1], cache=sys.argv[2])\nprint([tool.run(f'q{i} {sys.argv[3] if i % 2 else 0}').status for i in range(60)].count('ok'), tool.cache.failed)\ntool.close()"
+    code = (
+        "import sys, tools\n"
+        "tool = tools.SearchTool(sys.argv[1], cache=sys.argv[2])\n"
+        "print([tool.run(f'q{i} {sys.argv[3] if i % 2 else 0}').status for i in "
+        "range(60)].count('ok'), tool.lookups.cache.failed)\n"
+        "tool.close()"
+    )
     children = [start(code, server.url, cache, rank) for rank in range(3)]
     texts = [child.communicate() for child in children]
     assert [out for out, _ in texts] == ["60 False\n"] * 3, texts
@@ -361,13 +367,13 @@ def test_cache_that_cannot_be_written_fails_no_search(tmp_path, corpus, monkeypa
     tool.close()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in (cache, tmp_path))
     tool = SearchTool(str(corpus), topk=1, cache=str(cache))
-    assert tool.run("port").text == "The port of Durnex is Salvik." and tool.hits == 1, (
+    assert tool.run("port").text == "The port of Durnex is Salvik." and tool.lookups.hits == 1, (
         "read-only, read as it is"
     )
     assert (
         tool.run("capital").status == "ok"
         and tool.run("height").status == "ok"
-        and tool.misses == 2
+        and tool.lookups.misses == 2
     )
     assert (
         capsys.readouterr().err.count("cannot be written") == 1

@@ -1,24 +1,29 @@
-"""sft.py: the forms of worked examples, what is imitated of them, the schedule, and a cold start that is interrupted."""
+"""sft.py: the forms of worked examples, what is imitated of them, the schedule, and a cold start
+that is interrupted.
+"""
 
 import dataclasses
 import json
 import math
 import re
+from functools import partial
 
 import pytest
 import torch
-import transformers
+from conftest import sampler_for
 
-import appo
-import sft
-from checkpoints import newest
 from config import read_settings
-from model import Policy
-from sampling import Sampler, encode_prompt, sample_initial
+from policy import Policy
+from protocol import encode_prompt
+from support import sft
+from support.ranks import Ranks
+from support.runfiles import forget_cold_start, newest
 
 
 def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
-    """Ids and mask of an example equal those of a rollout with the same text: results not imitated, the end of turn imitated."""
+    """Ids and mask of an example equal those of a rollout with the same text:
+    results not imitated, the end of turn imitated.
+    """
     example = json.loads((world / "traces.jsonl").read_text().splitlines()[-1])["messages"]
     ids, mask = sft.encode_example(agent.tokenizer, *sft.split_chat(example))
     assert (
@@ -32,8 +37,8 @@ def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
         "<result>" not in own
         and own == re.sub(r" <result>\n.*?\n</result>", "", example[-1]["content"]) + "<|im_end|>"
     )
-    sampler = Sampler(agent, tools, 16, 128, 4, 48)
-    for r in sample_initial(sampler, prompts[:8], 1, list(range(8))):
+    sampler = sampler_for(agent, tools)
+    for r in sampler.initial(prompts[:8], 1, list(range(8))):
         if r.finish == "stop":
             ids, mask = sft.encode_example(
                 agent.tokenizer,
@@ -61,10 +66,11 @@ def test_imitation_loss_by_hand(agent, world, budget, passes, monkeypatch):
         dataclasses.replace(read_settings([]), micro_tokens=budget),
         torch.optim.SGD(agent.model.parameters(), lr=0.0),
     )
-    seen, score_rows = [], appo.score_rows
-    monkeypatch.setattr(appo, "score_rows", lambda *a: seen.append(1) or score_rows(*a))
+    seen, logp_of = [], Policy.logp
+    monkeypatch.setattr(Policy, "logp", lambda *a: seen.append(1) or logp_of(*a))
     assert (
-        sft.imitate(agent, [still], example, run)[0] == pytest.approx(total / count, abs=1e-5)
+        sft.imitate(agent, [still], example, run, Ranks())[0]
+        == pytest.approx(total / count, abs=1e-5)
         and len(seen) == passes
     )
 
@@ -148,13 +154,16 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_example(form, agent, tmp_path):
-    """The same conversation in ten forms: the result is context, everything the assistant says is imitated, the end of turn too."""
+    """The same conversation in ten forms:
+    the result is context, everything the assistant says is imitated, the end of turn too.
+    """
     ((ids, mask),) = sft.read_examples(written(tmp_path / "x.jsonl", FORMS[form]), agent.tokenizer)
     start = encode_prompt(agent.tokenizer, [QUESTION])
     assert ids[: len(start)] == start and not any(mask[: len(start)])
-    text = lambda own: agent.decode(
-        [i for i, m in zip(ids[len(start) :], mask[len(start) :]) if m == own]
-    )
+
+    def text(own):
+        return agent.decode([i for i, m in zip(ids[len(start) :], mask[len(start) :]) if m == own])
+
     assert (
         agent.decode(ids[len(start) :]) == SAID + "<|im_end|>"
         and text(False) == " <result>\nc d\n</result>"
@@ -366,16 +375,17 @@ def test_bad_examples_are_named_or_left_out(kind, agent, tmp_path, capsys):
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("warmup", [0.0, 0.1])
-def test_the_schedule_is_hugging_faces(schedule, warmup):
-    still = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    theirs = transformers.get_scheduler(
-        schedule, still, num_warmup_steps=math.ceil(warmup * 37), num_training_steps=37
-    )
-    for i in range(37):
-        assert sft.share_of_peak(i, 37, warmup, schedule) == pytest.approx(
-            theirs.get_last_lr()[0], abs=1e-12
-        )
-        still.step(), theirs.step()
+def test_the_schedule_rises_and_falls_to_0(schedule, warmup):
+    """By hand, also where a cold start goes on in the middle."""
+    run = dataclasses.replace(read_settings([]), cold_schedule=schedule, cold_warmup=warmup)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    schedules, up = sft.schedules_of([optimizer], 37, run), math.ceil(warmup * 37)
+    for i in [*range(37), 5]:
+        done = (i - up) / (37 - up)
+        down = 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        sft.set_rates(schedules, i)
+        share = i / up if i < up else down
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * share, abs=1e-12)
 
 
 def test_every_epoch_is_a_new_order_or_the_files():
@@ -398,9 +408,16 @@ def test_every_epoch_is_a_new_order_or_the_files():
 SHORT = dict(cold_steps=7, cold_save_every=3, micro_tokens=4096)
 
 
+def reached(rows, stop):
+    """Are there as many rows?"""
+    return len(rows) == stop
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_a_stopped_cold_start_goes_on_bit_for_bit(optimizer, world, tmp_path):
-    """Seven steps at once, and five, a request to stop, two more from the folder: the same weights and the same numbers."""
+    """Seven steps at once, and five, a request to stop, two more from the folder:
+    the same weights and the same numbers.
+    """
     run, results, rows = (
         dataclasses.replace(read_settings([]), cold_optimizer=optimizer, **SHORT),
         {},
@@ -416,11 +433,14 @@ def test_a_stopped_cold_start_goes_on_bit_for_bit(optimizer, world, tmp_path):
                 policy,
                 examples,
                 run,
-                progress=False,
-                folder=tmp_path / name,
-                checkpoint=folder,
-                log=rows[name].append,
-                asked=lambda: len(rows[name]) == stop,
+                Ranks(),
+                sft.Beside(
+                    progress=False,
+                    folder=tmp_path / name,
+                    checkpoint=folder,
+                    log=rows[name].append,
+                    asked=partial(reached, rows[name], stop),
+                ),
             )
             assert (loss is None) == (stop == 5)
         results[name] = list(policy.model.parameters())
@@ -431,7 +451,7 @@ def test_a_stopped_cold_start_goes_on_bit_for_bit(optimizer, world, tmp_path):
     assert {f.name for f in tmp_path.glob("*/cold_*")} == {"cold_000006"}, (
         "the one before is deleted"
     )
-    sft.forget(tmp_path / "parts")
+    forget_cold_start(tmp_path / "parts")
     assert not list((tmp_path / "parts").glob("cold_*"))
 
 
@@ -441,8 +461,13 @@ def test_a_cold_start_whose_gradients_are_not_finite_stops(agent, world):
     examples = sft.read_examples(str(world / "traces.jsonl"), agent.tokenizer)[:8]
     with pytest.raises(
         ValueError,
-        match="cold start: the gradients of 3 steps in a row were not finite, the last at step 3; a smaller --cold_lr may help",
+        match="cold start: the gradients of 3 steps in a row were not finite, the last at step 3; "
+        "a smaller --cold_lr may help",
     ):
         sft.cold_start(
-            agent, examples, dataclasses.replace(read_settings([]), **SHORT), progress=False
+            agent,
+            examples,
+            dataclasses.replace(read_settings([]), **SHORT),
+            Ranks(),
+            sft.Beside(progress=False),
         )

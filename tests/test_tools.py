@@ -86,11 +86,19 @@ def test_python_clean_environment(python, monkeypatch):
         "import os; print(sorted(os.environ)); print(os.environ.get('SECRET_API_KEY'))"
     )
     assert "None" in result.text and "SECRET" not in result.text
-    held = "import os\nfor fd in range(3, 64):\n    try: os.fstat(fd); print(fd)\n    except OSError: pass"
+    held = (
+        "import os\n"
+        "for fd in range(3, 64):\n"
+        "    try: os.fstat(fd); print(fd)\n"
+        "    except OSError: pass"
+    )
     assert python.run(held).text == "9", "no file of the trainer is inherited; 9 is the verdict"
     assert (
         fresh.run(
-            "import importlib.util as u; [u.find_spec(name) for name in ('appo', 'branching', 'tools')]"
+            (
+                "import importlib.util as u; [u.find_spec(name) for name in ('appo', "
+                "'branching', 'tools')]"
+            )
         ).text
         == "[None, None, None]"
     )
@@ -130,7 +138,11 @@ def test_python_strange_code(python):
         ("import sys; sys.stdout.close()\n5", "ok", "5"),
         ("import sys; sys.stderr.close()\n1/0", "error", "ZeroDivisionError: division by zero"),
         (
-            "import traceback; traceback.format_exception = traceback.TracebackException = None\n1/0",
+            (
+                "import traceback; traceback.format_exception = traceback.TracebackException = "
+                "None\n"
+                "1/0"
+            ),
             "error",
             "ZeroDivisionError: division by zero",
         ),
@@ -172,7 +184,10 @@ def test_python_long_output_keeps_its_beginning_and_its_end(python):
 
 def test_python_random_numbers_are_the_same_in_every_worker():
     pytest.importorskip("sympy")
-    code = "import random, numpy, sympy, sympy.core.random as r\nprint(random.random(), numpy.random.rand(), r.rng.random())"
+    code = (
+        "import random, numpy, sympy, sympy.core.random as r\n"
+        "print(random.random(), numpy.random.rand(), r.rng.random())"
+    )
     texts = set()
     for _ in range(2):
         tool = PythonTool(5.0, "best-effort")
@@ -213,7 +228,7 @@ def test_open_tools(corpus):
     assert (
         opened["search"].run("port").status == "ok"
         and opened["search"].run("port").status == "ok"
-        and opened["search"].hits == 1
+        and opened["search"].lookups.hits == 1
     )
     with pytest.raises(
         ValueError, match="needs --corpus: .*jsonl, .json or folder.*/retrieve, or serper"
@@ -222,9 +237,10 @@ def test_open_tools(corpus):
 
 
 def test_by_hand(corpus):
-    run = lambda *args: subprocess.run(
-        [sys.executable, tools.__file__, *args], capture_output=True, text=True
-    )
+    def run(*args):
+        command = [sys.executable, tools.__file__, *args]
+        return subprocess.run(command, capture_output=True, text=True)
+
     done = run("python", "print(1+1)")
     assert done.stdout == "2\n" and "ok" in done.stderr
     assert (

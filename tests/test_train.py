@@ -1,4 +1,4 @@
-"""train.py: settings, what is refused before a model is loaded, a run end to end, resume, and the real-model path on a tiny random Llama."""
+"""train.py: a run end to end, resume, and the real-model path on a tiny random Llama."""
 
 import dataclasses
 import json
@@ -10,93 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
-from conftest import SMALL, arguments, lines, untrained
+from conftest import SMALL, arguments, lines, trainer_tensors, untrained
 
 import appo
-import eval as evaluation
-import model
 import train
-from checkpoints import newest
 from config import Config, read_settings
-from model import Policy, Ranks
+from policy import Policy
+from support import heldout
+from support.runfiles import newest
 from train import batch_of
 
 METRICS = Path(train.__file__).parent / "docs/metrics.md"
-
-
-# ---- what is refused before a model is loaded
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    def loaded(*args, **kwargs):
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr(model.AutoModelForCausalLM, "from_pretrained", loaded)
-
-
-def sliding(folder):
-    transformers.MistralConfig(
-        sliding_window=64, architectures=["MistralForCausalLM"]
-    ).save_pretrained(folder)
-    return folder
-
-
-def masked(folder):
-    transformers.BertConfig(architectures=["BertForMaskedLM"]).save_pretrained(folder)
-    return folder
-
-
-BAD = {
-    "missing data": (lambda t: dict(data=t / "no.jsonl"), "no.jsonl does not exist"),
-    "missing eval": (lambda t: dict(eval_data=t / "no.jsonl"), "no.jsonl does not exist"),
-    "missing corpus": (lambda t: dict(corpus=t / "no.jsonl"), "no.jsonl does not exist"),
-    "missing cold start": (lambda t: dict(cold_start=t / "no.jsonl"), "no.jsonl does not exist"),
-    "row without answer": (
-        lambda t: dict(data=t / "rows.jsonl"),
-        "rows.jsonl, row 2 has no answer",
-    ),
-    "unknown tool": (lambda t: dict(tools="python,shell"), "unknown tool 'shell'"),
-    "long prompt": (
-        lambda t: dict(max_prompt=8),
-        "row 1: the prompt has \\d+ tokens, --max_prompt is 8",
-    ),
-    "few questions": (
-        lambda t: dict(data=t / "three.jsonl", max_prompt=2048),
-        "3 questions, fewer than --prompts 16",
-    ),
-    "sandbox": (
-        lambda t: dict(sandbox="yes"),
-        "sandbox must be require, best-effort, off or the http",
-    ),
-    "no sandbox server": (lambda t: dict(sandbox="http://127.0.0.1:9"), "python does not answer"),
-    "no search server": (
-        lambda t: dict(corpus="http://127.0.0.1:9/retrieve"),
-        "search does not answer: http://127.0.0.1:9/retrieve: Connection refused",
-    ),
-    "no key": (lambda t: dict(corpus="serper"), "SERPER_API_KEY"),
-    "no model there": (lambda t: dict(model=t), "--model .* is neither"),
-    "sliding window": (lambda t: dict(model=sliding(t / "s")), "sliding-window"),
-    "not causal": (lambda t: dict(model=masked(t / "b")), "not a causal language model"),
-    "bad example": (lambda t: dict(cold_start=t / "rows.jsonl"), "rows.jsonl, row 1"),
-    "no such model": (lambda t: dict(model=t / "nothing"), "--model .*nothing"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_named_before_a_model_is_loaded(name, world, tmp_path, no_model):
-    changes, message = BAD[name]
-    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "1"}\n{"question": "b"}\n')
-    (tmp_path / "three.jsonl").write_text('{"question": "a", "answer": "1"}\n' * 3)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        train.main(arguments(world, tmp_path, **changes(tmp_path)))
-    assert not (tmp_path / "run").exists()
-
-
-def test_model_without_data(no_model):
-    with pytest.raises(ValueError, match="--model was given without --data"):
-        train.main(["--model", "m"])
 
 
 # ---- order
@@ -155,36 +79,12 @@ def test_the_runs_folder(finished):
     )
 
 
-def test_rollouts_file_holds_whole_trees(finished):
-    rows = [x for x in lines(finished, "rollouts") if x["step"] == 3]
-    initial, branches = (
-        [x for x in rows if x["parent"] is None],
-        [x for x in rows if x["parent"] is not None],
-    )
-    assert len(initial) == 4 and len(branches) == 12
-    for x in rows:
-        n = len(x["ids"])
-        assert n == len(x["pieces"]) == len(x["mask"]) == len(x["logp"]) == len(x["entropy"])
-        assert all(c["status"] and c["seconds"] >= 0 for c in x["calls"])
-    for x in initial:
-        assert (
-            len(x["ids"])
-            == len(x["advantage"])
-            == len(x["future_value"])
-            == len(x["branching_score"])
-            == len(x["logp_old"])
-        )
-    for x in branches:
-        assert (
-            x["ids"][: x["fork_at"]] == rows[x["parent"]]["ids"][: x["fork_at"]]
-            and rows[x["parent"]]["mask"][x["fork_at"]]
-        )
-
-
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     world, agent_folder, tmp_path, capsys, monkeypatch
 ):
-    """Six steps in one go; and three, a request to stop that costs the evaluation due then, and three more: all tensors and all lines of both logs the same."""
+    """Six steps in one go; and three, a request to stop that costs the evaluation due then, and
+    three more: all tensors and all lines of both logs the same.
+    """
     settings = SMALL | dict(steps=6, save_every=5, eval_every=3)
     train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "whole", **settings))
     args, write = (
@@ -216,51 +116,33 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
         for out in ("whole", "parts")
     )
     assert all(torch.equal(x, y) for x, y in zip(a, b))
-    a, b = (
-        torch.load(tmp_path / out / "step_000006" / "trainer_0.pt", weights_only=True)["moments"]
-        for out in ("whole", "parts")
-    )
-    assert all(
-        torch.equal(x[name], y[name])
-        for one, two in zip(a, b)
-        for x, y in zip(one, two)
-        for name in x
-    )
-    plain = lambda out: [
-        {k: v for k, v in x.items() if "seconds" not in k and k != "occupancy"}
-        for x in lines(tmp_path / out, "metrics")
-    ]
+    a, b = (trainer_tensors(tmp_path / out / "step_000006", tmp_path) for out in ("whole", "parts"))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+    def plain(out):
+        return [
+            {k: v for k, v in x.items() if "seconds" not in k and k != "occupancy"}
+            for x in lines(tmp_path / out, "metrics")
+        ]
+
     assert plain("whole") == plain("parts") and [
         x["step"] for x in plain("whole") if "eval_greedy" in x
     ] == [0, 3, 6]
-    trees = lambda out: [
-        x | {"calls": [c | {"seconds": 0} for c in x["calls"]]}
-        for x in lines(tmp_path / out, "rollouts")
-    ]
+
+    def trees(out):
+        return [
+            x | {"calls": [c | {"seconds": 0} for c in x["calls"]]}
+            for x in lines(tmp_path / out, "rollouts")
+        ]
+
     assert trees("whole") == trees("parts")
-
-
-def test_signals():
-    """SIGTERM only asks, however often it comes, and so does SIGINT twice in a moment, as a terminal and torchrun send it; a second one later is obeyed at once."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        for number in before:
-            stop = train.Stop()
-            assert not stop.asked
-            for _ in range(3):
-                os.kill(os.getpid(), number)
-            assert stop.asked
-        stop.since -= 3
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @pytest.mark.slow
 def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkeypatch):
-    """Asked to stop after four of six steps of the cold start, the same command goes on with them: the weights and numbers of a run that was not stopped."""
+    """Asked to stop after four of six steps of the cold start, the same command goes on with them:
+    the weights and numbers of a run that was not stopped.
+    """
     settings = SMALL | dict(
         steps=1, eval_questions=0, cold_steps=6, cold_batch=4, cold_start=world / "traces.jsonl"
     )
@@ -302,9 +184,10 @@ def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkey
     assert a == b and [x["step"] for x in a] == [1, 2, 3, 4, 5, 6] and a[0]["lr"] > a[-1]["lr"] > 0
 
 
-@pytest.mark.slow
 def test_the_checkpoint_is_looked_for_under_the_lock(world, agent_folder, tmp_path, monkeypatch):
-    """A run that starts while its predecessor still saves: what counts is what is there when the lock is free."""
+    """A run that starts while its predecessor still saves:
+    what counts is what is there when the lock is free.
+    """
     settings = SMALL | dict(steps=2, save_every=1, eval_questions=0)
     train.main(
         arguments(
@@ -328,33 +211,12 @@ def test_the_checkpoint_is_looked_for_under_the_lock(world, agent_folder, tmp_pa
     assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
-@pytest.mark.slow
-def test_other_examples_of_a_stopped_cold_start_are_refused(world, tmp_path, monkeypatch):
-    (tmp_path / "traces.jsonl").write_bytes((world / "traces.jsonl").read_bytes())
-    settings = SMALL | dict(
-        steps=1, eval_questions=0, cold_steps=6, cold_batch=4, cold_start=tmp_path / "traces.jsonl"
-    )
-    imitate = train.sft.imitate
-    monkeypatch.setattr(
-        train.sft, "imitate", lambda *a: (os.kill(os.getpid(), signal.SIGTERM), imitate(*a))[1]
-    )
-    train.main(arguments(world, tmp_path, **settings))
-    monkeypatch.undo()
-    (tmp_path / "traces.jsonl").write_text(
-        "".join((tmp_path / "traces.jsonl").read_text().splitlines(True)[1:])
-    )
-    with pytest.raises(
-        ValueError, match="holds a run with another --cold_start .the file's content differs"
-    ):
-        train.main(arguments(world, tmp_path, **settings))
-
-
 def test_a_request_to_stop_during_an_evaluation_is_obeyed_before_the_next_step(
     world, agent_folder, tmp_path, monkeypatch, capsys
 ):
-    sampled = train.evaluate
+    sampled = heldout.evaluate
     monkeypatch.setattr(
-        train,
+        heldout,
         "evaluate",
         lambda *a, **k: (os.kill(os.getpid(), signal.SIGTERM), sampled(*a, **k))[1],
     )
@@ -364,34 +226,6 @@ def test_a_request_to_stop_during_an_evaluation_is_obeyed_before_the_next_step(
         and newest(tmp_path / "run").name == "step_000000"
         and not lines(tmp_path / "run", "metrics")
     )
-
-
-def test_what_a_kill_has_left_is_deleted(finished, world, agent_folder, tmp_path):
-    import shutil
-
-    shutil.copytree(finished, tmp_path / "run")
-    for name in ("step_000004.tmp", "cold_000008.tmp"):
-        (tmp_path / "run" / name).mkdir()
-    shutil.copytree(finished / "step_000002", tmp_path / "run" / "cold_000008")
-    train.main(
-        arguments(
-            world,
-            tmp_path,
-            model=agent_folder,
-            out=tmp_path / "run",
-            **SMALL | dict(keep_checkpoints=1),
-        )
-    )
-    assert {p.name for p in (tmp_path / "run").iterdir() if p.is_dir()} == {"step_000004"}
-
-
-def test_a_damaged_config_is_named(finished, world, agent_folder, tmp_path):
-    import shutil
-
-    shutil.copytree(finished, tmp_path / "run")
-    (tmp_path / "run" / "config.json").write_text('{"steps": 4, "pro')
-    with pytest.raises(ValueError, match=r"run/config.json cannot be read: .*mend or delete it"):
-        train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL))
 
 
 @pytest.mark.slow
@@ -421,11 +255,13 @@ def test_without_kl_no_reference_is_loaded(world, agent_folder, tmp_path, monkey
         assert len(loaded) == models
 
 
-@pytest.mark.slow
 def test_broken_tools_stop_a_run_that_then_goes_on(
     finished, world, agent_folder, tmp_path, monkeypatch
 ):
-    """From the third step on no search is answered: nothing is trained on that, two steps are saved, and with the search back the run ends as if nothing had been."""
+    """From the third step on no search is answered:
+    nothing is trained on that, two steps are saved, and with the search back the run ends as if
+    nothing had been.
+    """
     import tools
     from support.http import Unavailable
 
@@ -444,7 +280,8 @@ def test_broken_tools_stop_a_run_that_then_goes_on(
     )
     with pytest.raises(
         Unavailable,
-        match=r"step 3: tools: \d+ of \d+ calls failed for reasons of infrastructure \(search \d+\); step 2 is saved",
+        match=r"step 3: tools: \d+ of \d+ calls failed for reasons of infrastructure "
+        r"\(search \d+\); step 2 is saved",
     ):
         train.main(args)
     assert (tmp_path / "run" / "latest").read_text() == "step_000002"
@@ -457,12 +294,28 @@ def test_broken_tools_stop_a_run_that_then_goes_on(
     assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
+def spoil_credit(monkeypatch, when):
+    """Advantages that are not a number, from here on whenever when() holds."""
+    assign = appo.assign_credit
+
+    def spoilt(rollouts, branches, config):
+        assign(rollouts, branches, config)
+        for r in rollouts if when() else ():
+            r.advantage = r.advantage * float("nan")
+
+    monkeypatch.setattr(appo, "assign_credit", spoilt)
+
+
 def test_gradients_that_are_not_finite_stop_the_run(world, agent_folder, tmp_path, monkeypatch):
-    """Credit that is not a number: no update is made, and after two such steps the run stops with the rollouts on disk and the weights of the start."""
-    monkeypatch.setattr(appo, "credit", lambda rows, grown, omega, *a: omega * float("nan"))
+    """Credit that is not a number:
+    no update is made, and after two such steps the run stops with the rollouts on disk and the
+    weights of the start.
+    """
+    spoil_credit(monkeypatch, lambda: True)
     with pytest.raises(
         ValueError,
-        match=r"the gradients of 2 steps in a row were not finite; the last step's rollouts are in .*skipped_000002_0.jsonl",
+        match=r"the gradients of 2 steps in a row were not finite; the last step's rollouts are in "
+        r".*skipped_000002_0.jsonl",
     ):
         train.main(
             arguments(
@@ -482,15 +335,14 @@ def test_gradients_that_are_not_finite_stop_the_run(world, agent_folder, tmp_pat
     assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
-@pytest.mark.slow
 def test_a_step_with_a_skipped_update_is_not_saved(world, agent_folder, tmp_path, monkeypatch):
-    """Every step would be saved; from the third on no gradient is finite: none of these is, and starting again changes nothing of that."""
-    credit, step = appo.credit, appo.step
-    number = lambda *a: (seen.append(1), step(*a))[1]
-    monkeypatch.setattr(appo, "step", number)
-    monkeypatch.setattr(
-        appo, "credit", lambda *a: credit(*a) * (float("nan") if len(seen) > 2 - done else 1.0)
-    )
+    """Every step would be saved;
+    from the third on no gradient is finite: none of these is, and starting again changes nothing of
+    that.
+    """
+    step = appo.step
+    monkeypatch.setattr(appo, "step", lambda *a: (seen.append(1), step(*a))[1])
+    spoil_credit(monkeypatch, lambda: len(seen) > 2 - done)
     for done in (0, 2):
         seen = []
         with pytest.raises(ValueError, match="the gradients of 2 steps in a row were not finite"):
@@ -505,11 +357,10 @@ def test_a_step_with_a_skipped_update_is_not_saved(world, agent_folder, tmp_path
         assert newest(tmp_path / "run").name == "step_000002" and len(seen) == 4 - done
 
 
-@pytest.mark.slow
 def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
     world, agent_folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(appo, "credit", lambda rows, grown, omega, *a: omega * float("nan"))
+    spoil_credit(monkeypatch, lambda: True)
     flags = arguments(
         world,
         tmp_path,
@@ -523,106 +374,10 @@ def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
         train.main(flags)
 
 
-def test_a_rank_without_rollouts_gives_up_like_the_others(agent, tmp_path):
-    with pytest.raises(ValueError, match="the gradients of 3 steps in a row were not finite"):
-        train.give_up(Config(out=str(tmp_path)), agent, [], 7, 3, Ranks())
-    assert (tmp_path / "skipped_000007_0.jsonl").read_text() == ""
-
-
-def test_no_file_of_a_run_holds_a_password():
-    for config in (
-        Config(corpus="http://me:hush@host:8000/retrieve", sandbox="https://me:hush@host/"),
-        evaluation.Evaluation(model="m", data=("d",), corpus="http://me:hush@host:8000/retrieve"),
-    ):
-        shown = evaluation.shown_settings(config)
-        assert (
-            "hush" not in json.dumps(shown)
-            and shown["corpus"] == "http://host:8000/retrieve"
-            and set(shown) == set(dataclasses.asdict(config))
-        )
-
-
-def test_alarms():
-    fine = dict(
-        entropy=0.5,
-        zero_std=0.2,
-        truncated=0.1,
-        tool_infra=0.0,
-        sampler_gap=1e-5,
-        sampler_gap_exact=True,
-        skipped=0.0,
-    )
-    assert train.alarms(fine) == []
-    for name, value, words in (
-        ("entropy", 0.001, "collapsed"),
-        ("zero_std", 0.95, "no credit"),
-        ("truncated", 0.6, "cut off"),
-        ("tool_infra", 0.2, "infrastructure"),
-        ("sampler_gap", 0.01, "disagree"),
-        ("skipped", 0.5, "not finite"),
-    ):
-        assert (
-            len(train.alarms(fine | {name: value})) == 1
-            and words in train.alarms(fine | {name: value})[0]
-        )
-    assert train.alarms(fine | dict(sampler_gap=0.1, sampler_gap_exact=False)) == [], (
-        "in bfloat16 log-probs differ by so much"
-    )
-
-
-def test_another_run_in_the_same_folder_is_refused(finished, world, agent_folder, tmp_path):
-    args = arguments(world, tmp_path, model=agent_folder, out=finished, **SMALL)
-    before = (finished / "config.json").read_text()
-    for flag, value in (("--seed", "5"), ("--branches", "1"), ("--lr", "0.1"), ("--algo", "grpo")):
-        with pytest.raises(ValueError, match="holds a run with another"):
-            train.main(args + [flag, value])
-    other = tmp_path / "train.jsonl"
-    other.write_text((world / "train.jsonl").read_text().replace("height", "weight"))
-    with pytest.raises(ValueError, match="holds a run with another --data"):
-        train.main(args + ["--data", str(other)])
-    assert (finished / "config.json").read_text() == before
-
-
-def test_two_runs_in_one_folder_at_once_are_refused(finished, world, agent_folder):
-    import subprocess
-    import sys
-
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"import fcntl, time; f = open({str(finished / 'lock')!r}, 'w'); f.write('4711'); f.flush(); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)",
-        ],
-        stdout=subprocess.PIPE,
-    )
-    holder.stdout.readline()
-    try:
-        with pytest.raises(
-            ValueError,
-            match=r"another run \(process 4711\) is writing to .*straight: give another --out",
-        ):
-            train.main(arguments(world, finished.parent, model=agent_folder, out=finished, **SMALL))
-    finally:
-        holder.kill(), holder.wait()
-
-
 def test_no_gpu_is_said(world, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="sees no GPU"):
             train.main(arguments(world, tmp_path, device="cuda"))
-
-
-def test_an_evaluation_takes_over_the_runs_tools_and_limits(finished, world):
-    import eval as judge
-
-    inherited = judge.settings_of_run(str(finished))
-    assert (
-        inherited["corpus"] == str(world / "corpus.jsonl")
-        and inherited["topk"] == 1
-        and inherited["max_tokens"] == 96
-        and "temperature" not in inherited
-    )
-    assert judge.settings_of_run(str(finished / "step_000004")) == {} == judge.settings_of_run("")
 
 
 def test_an_evaluation_lost_to_a_kill_is_made_up_for(
@@ -681,13 +436,18 @@ def test_every_logged_number_is_defined_in_the_docs(finished):
 
 
 def test_a_hugging_face_model_on_real_formats(tokenizer, tmp_path, capsys):
-    """A random Llama, verl's data format with the authors' broken prompt, their search cache as the corpus: the path that SmolLM2 takes."""
+    """A random Llama, verl's data format with the authors' broken prompt, their search cache as the
+    corpus: the path that SmolLM2 takes.
+    """
     untrained("llama", tokenizer, initializer_range=0.02).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    chat = lambda k: [
-        {"role": "system", "content": "Answer in \x08oxed{}."},
-        {"role": "user", "content": f"What is {k} plus {k}?"},
-    ]
+
+    def chat(k):
+        return [
+            {"role": "system", "content": "Answer in \x08oxed{}."},
+            {"role": "user", "content": f"What is {k} plus {k}?"},
+        ]
+
     rows = [
         {
             "data_source": "x",

@@ -15,10 +15,26 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from eval import load_questions
 from extras.world import modes
+from extras.world import prepare as making
 from extras.world.facts import apply
 from extras.world.modes import MODES, Mode
 from extras.world.prepare import made_as, prepare
-from extras.world.student import PATTERN, SPECIAL
+from extras.world.student import PATTERN, SPECIAL, build_tokenizer
+
+MADE = {}
+
+
+@pytest.fixture
+def one_tokenizer(monkeypatch):
+    """Worlds of one seed have one tokenizer, whatever their mode: it is made once."""
+
+    def build(first, second):
+        key = (*first, *second)
+        if key not in MADE:
+            MADE[key] = build_tokenizer(first, second)
+        return MADE[key]
+
+    monkeypatch.setattr(making, "build_tokenizer", build)
 
 
 def rows(folder, name):
@@ -152,7 +168,7 @@ def decisions(folder):
 
 
 @pytest.mark.parametrize("name", ["easy", "late", "late_long", "spurious_off"])
-def test_traces_decide_as_their_mode_says(name, tmp_path):
+def test_traces_decide_as_their_mode_says(name, tmp_path, one_tokenizer):
     mode = dataclasses.replace(
         MODES[name], questions=20, tests=10, traces=3000, faultless=0, copies=0
     )
@@ -178,7 +194,7 @@ def test_traces_decide_as_their_mode_says(name, tmp_path):
     assert first == pytest.approx(mode.skew or 1 / len(mode.openers), abs=0.02)
 
 
-def test_faultless_traces_come_first(tmp_path):
+def test_faultless_traces_come_first(tmp_path, one_tokenizer):
     folder = prepare(
         dataclasses.replace(
             MODES["easy"], questions=20, tests=10, traces=300, faultless=300, copies=0
@@ -190,7 +206,7 @@ def test_faultless_traces_come_first(tmp_path):
     assert Mode().faultless < Mode().traces
 
 
-def test_mixed_asks_for_three_hops(tmp_path):
+def test_mixed_asks_for_three_hops(tmp_path, one_tokenizer):
     folder = prepare(
         dataclasses.replace(MODES["mixed"], questions=20, tests=20, traces=50, copies=0),
         3,

@@ -1,4 +1,4 @@
-"""What several tests of the tools use: a corpus, a Python tool, a server on loopback and its answers."""
+"""What several tests of the tools use: a corpus, a Python tool, a server and its answers."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def start(code, *args):
 
 
 class Server(ThreadingHTTPServer):
-    """A server on loopback: answer(handler, payload) returns what is sent as JSON, or None if it has seen to that itself."""
+    """A server on loopback. answer(handler, payload) is sent as JSON, None if it has sent."""
 
     daemon_threads, request_queue_size = True, 128
 

@@ -11,12 +11,12 @@ from unittest.mock import patch
 
 import torch
 
-import model
-import sampling as loop
+import sampling
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, ratio, repeats, seconds
-from model import Cache, Policy
-from sampling import sample_initial
+from kv_cache import KVCache
+from policy import Policy
+from support import cpu_decoder
 
 # tokens of a prompt, new tokens: few, so that five pairs at each batch take minutes
 SMOLLM2_LENGTHS = 16, 32
@@ -52,7 +52,7 @@ def pairs_with(
 ) -> list[tuple[float, ...]]:
     """(seconds of a peer, of ours) in turn, one rollout of `new` tokens per prompt."""
     sampler = models.make_sampler(policy, len(prompts), new)
-    ours = partial(sample_initial, sampler, prompts, 1, range(len(prompts)))
+    ours = partial(sampler.initial, prompts, 1, range(len(prompts)))
     return in_turn(theirs, ours, times=n)
 
 
@@ -79,10 +79,10 @@ def generate(plain, prompts: list[list[int]], new: int) -> torch.Tensor:
 
 # (owner, name) of what is timed
 PARTS = {
-    "matrix products": (model.Product, "__call__"),
-    "attention": (model, "folded_attention"),
-    "decoder and cache": (Cache, "append"),
-    "drawing": (loop, "draw"),
+    "matrix products": (cpu_decoder.Product, "__call__"),
+    "attention": (cpu_decoder, "folded_attention"),
+    "decoder and cache": (KVCache, "append"),
+    "drawing": (sampling, "draw"),
 }
 
 
@@ -96,7 +96,7 @@ def anatomy(args) -> dict:
             prompts = [models.random_ids(policy, k, prompt) for k in range(rows)]
             theirs = partial(generate, plain, prompts, new)
             sampler = models.make_sampler(policy, rows, new)
-            ours = partial(sample_initial, sampler, prompts, 1, range(rows))
+            ours = partial(sampler.initial, prompts, 1, range(rows))
             title = f"anatomy: {name}, batch {rows}"
             figures |= parts_of(theirs, ours, title, n=repeats(args))
     return figures
@@ -125,29 +125,19 @@ def shares(work) -> dict[str, float]:
     spent = dict.fromkeys(PARTS, 0.0)
     with ExitStack() as changed:
         for what, (owner, name) in PARTS.items():
-            timed = Timed(getattr(owner, name), what, spent)
-            changed.enter_context(patch.object(owner, name, timed.as_function()))
+            changed.enter_context(patch.object(owner, name, timed(owner, name, what, spent)))
         whole = seconds(work)
     return {what: s / whole for what, s in spent.items()}
 
 
-class Timed:
-    """A function whose seconds are added up under a name. What calls itself is timed once."""
+def timed(owner, name: str, what: str, spent: dict[str, float]):
+    """The function, its seconds added to spent[what]. A plain one: it binds as before."""
+    function = getattr(owner, name)
 
-    def __init__(self, function, name: str, spent: dict[str, float]):
-        self.function, self.name, self.spent = function, name, spent
-        self.depth = 0
+    def call(*args, **kwargs):
+        began = time.perf_counter()
+        out = function(*args, **kwargs)
+        spent[what] += time.perf_counter() - began
+        return out
 
-    def as_function(self):
-        """A plain function: a method's owner is passed on to it."""
-
-        def call(*args, **kwargs):
-            self.depth += 1
-            began = time.perf_counter()
-            out = self.function(*args, **kwargs)
-            self.depth -= 1
-            if self.depth == 0:
-                self.spent[self.name] += time.perf_counter() - began
-            return out
-
-        return call
+    return call

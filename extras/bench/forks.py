@@ -1,4 +1,4 @@
-"""Forks: branches from the cache of a scoring pass, against computing their prefixes anew.
+"""Forks: branches that copy their prefix from a scoring pass' cache, against a fresh prefill.
 
 starting        until the first token of every branch
 branch_phase    until the end of every branch
@@ -11,15 +11,16 @@ from transformers import DynamicCache
 
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, ratio, repeats
-from model import Policy
-from sampling import Rollout, Sampler, Start, mix_seed
+from policy import Policy
+from rollout import Rollout
+from sampling import Sampler
 
 MIB = 2**20
 FORKS = 4
 
 
 def forks(args) -> dict:
-    """Four branches from each parent: forked, against computing their prefixes anew."""
+    """Four branches from each parent: forked, against a fresh prefill of their prefixes."""
     figures = {}
     for name, folder in models.model_folders(args, "forks").items():
         policy, plain = models.endless_policy(folder), models.plain_model(folder)
@@ -41,27 +42,34 @@ class Family:
     def __init__(self, policy: Policy, parents: int, length: int):
         self.policy, self.length = policy, length
         self.rollouts = models.made_up_rollouts(policy, parents, 16, length)
-        self.scored = models.score_and_keep(policy, self.rollouts)
-        self.places = [(n, length - 1 - k) for n in range(parents) for k in range(FORKS)]
+        self.cache = models.score_and_keep(policy, self.rollouts)
+        self.points = [[length - 1 - k for k in range(FORKS)]] * parents
 
     def branches(self) -> list[Rollout]:
         """New branches, nothing sampled yet."""
-        return [self.rollouts[n].fork(at, mix_seed(n, at)) for n, at in self.places]
+        self.begin_again()
+        return [r.fork(at) for r, places in zip(self.rollouts, self.points) for at in places]
 
-    def forked(self) -> list[Start]:
-        """Where they start from the scoring pass' cache."""
-        return [
-            Start(r, self.scored.cache, n, self.scored.hidden[n, at])
-            for r, (n, at) in zip(self.branches(), self.places)
-        ]
-
-    def computed_anew(self) -> list[Start]:
-        """Where they start from a new pass over their prefixes."""
-        return models.computed_anew(self.policy, self.branches())
+    def begin_again(self) -> None:
+        """The next branches have the seeds of the first ones: a seed counts its parent's forks."""
+        for r in self.rollouts:
+            r.forks = 0
 
     def sampler(self, new: int) -> Sampler:
         """A sampler that has a row for each branch and `new` tokens for the last to leave."""
-        return models.make_sampler(self.policy, len(self.places), self.length + new - 1)
+        rows = FORKS * len(self.rollouts)
+        return models.make_sampler(self.policy, rows, self.length + new - 1)
+
+    def fork(self, sampler: Sampler) -> list[Rollout]:
+        """All branches to their end, from the scoring pass' cache."""
+        self.begin_again()
+        return sampler.branches(self.rollouts, self.points, self.cache)
+
+    def prefill(self, sampler: Sampler) -> list[Rollout]:
+        """The same after a fresh prefill of every branch's prefix."""
+        starts = models.computed_anew(self.policy, self.branches())
+        sampler.run(starts)
+        return [start.rollout for start in starts]
 
 
 def starting(family: Family, plain, title: str, n: int) -> dict:
@@ -78,20 +86,13 @@ def starting(family: Family, plain, title: str, n: int) -> dict:
         "prefill": partial(reader.prefill, prefixes),
         "Hugging Face forward": partial(read_padded, plain, prefixes),
     }
-
-    def fork() -> None:
-        sampler.run(family.forked())
-
-    def fork_and_allocate() -> None:
-        family.sampler(1).run(family.forked())
-
     # the first token drawn ends a branch
     stop_ids, policy.stop_ids = policy.stop_ids, set(range(policy.vocabulary))
-    packing = [1000 * t for (t,) in in_turn(partial(nothing_in, policy.packed), times=n)]
-    with policy.packed():
+    packing = [1000 * t for (t,) in in_turn(partial(pack_weights, policy), times=n)]
+    with policy.unsharded():
         how = min(readings, key=lambda way: min(in_turn(readings[way], times=1)))
-        pairs = in_turn(readings[how], fork, times=n)
-        ours = models.most_allocated(fork_and_allocate)
+        pairs = in_turn(readings[how], partial(family.fork, sampler), times=n)
+        ours = models.most_allocated(lambda: family.fork(family.sampler(1)))
         theirs = models.most_allocated(readings[how])
     policy.stop_ids = stop_ids
     return {
@@ -99,14 +100,14 @@ def starting(family: Family, plain, title: str, n: int) -> dict:
         f"{title}, forked in": figure([1000 * forked for _, forked in pairs], "ms"),
         f"{title}, weights packed in": figure(packing, "ms"),
         f"{title}, memory of a fork": figure([ours / MIB], "MiB"),
-        f"{title}, memory computed anew": figure([theirs / MIB], "MiB"),
+        f"{title}, memory of {how}": figure([theirs / MIB], "MiB"),
     }
 
 
-def nothing_in(scope) -> None:
-    """Enter a context and leave it."""
-    with scope():
-        pass
+def pack_weights(policy: Policy) -> None:
+    """Weights as a CPU samples with them."""
+    with policy.unsharded():
+        policy.for_sampling()
 
 
 @torch.no_grad()
@@ -121,24 +122,25 @@ def read_padded(plain, prefixes: list[list[int]]) -> DynamicCache:
 
 
 def branch_phase(family: Family, new: int, title: str, n: int) -> dict:
-    """All branches to their end: forked, against prefixes computed anew, with the same seeds.
+    """All branches to their end: forked, against a fresh prefill, with the same seeds.
 
     `new` tokens each, and up to three more for those that leave earlier.
     """
     last, sampler = {}, family.sampler(new)
 
-    def run(how: str, starts) -> None:
-        begun = starts()
-        sampler.run(begun)
-        last[how] = [s.rollout.ids[family.length :] for s in begun]
+    def run(how: str, grow) -> None:
+        last[how] = [r.ids[family.length :] for r in grow(sampler)]
 
     pairs = in_turn(
-        partial(run, "anew", family.computed_anew), partial(run, "forked", family.forked), times=n
+        partial(run, "prefill", family.prefill), partial(run, "fork", family.fork), times=n
     )
     same = [
-        a == b for anew, forked in zip(last["anew"], last["forked"]) for a, b in zip(anew, forked)
+        a == b
+        for fresh, forked in zip(last["prefill"], last["fork"])
+        for a, b in zip(fresh, forked)
     ]
+    title = f"{title}, {new} new tokens"
     return {
-        f"{title}, {new} new tokens, seconds anew / forked": ratio(pairs),
-        f"{title}, {new} new tokens, share of equal ids": figure([sum(same) / len(same)], "share"),
+        f"{title}, seconds of fresh prefill / forked": ratio(pairs),
+        f"{title}, share of equal ids": figure([sum(same) / len(same)], "share"),
     }

@@ -14,14 +14,13 @@ from pathlib import Path
 import torch
 import transformers
 
-import appo
 from config import Config
-from eval import load_questions
 from extras.shape import Shape, read_shape
 from extras.world.modes import Mode
 from extras.world.prepare import prepare
-from model import Policy
-from sampling import Rollout, Sampler, encode_prompt
+from policy import Policy
+from protocol import encode_prompt
+from support.questions import load_questions
 from tools import open_tools
 
 # added to a logit: e^-30 of the others, and no infinity to make a NaN of
@@ -89,25 +88,6 @@ def settings(width: int = 128, **changes) -> Config:
     fixed = dict(model="-", data="-", micro_tokens=min(width, 8) * longest, checkpointing=True)
     fixed |= dict(max_calls=10**6, max_result_tokens=64, lr=1e-4)
     return Config(**fixed | changes)
-
-
-def whole_pass(policy: Policy, rollouts: list[Rollout], run: Config) -> appo.Scored:
-    """A scoring pass over whole rollouts."""
-    return appo.score(policy, rollouts, run.temperature, run.micro_tokens)
-
-
-def sampler_of(policy: Policy, tools: dict, run: Config) -> Sampler:
-    """A sampler with a run's settings."""
-    return Sampler(
-        policy,
-        tools,
-        run.decode_rows,
-        run.max_tokens,
-        run.max_calls,
-        run.max_result_tokens,
-        run.temperature,
-        run.prefill_chunk,
-    )
 
 
 def open_world(world: Path) -> tuple:

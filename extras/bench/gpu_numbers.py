@@ -18,13 +18,14 @@ from extras.bench.gpu_model import (
     agent,
     no_ends,
     open_world,
-    sampler_of,
     settings,
-    whole_pass,
 )
 from extras.bench.measure import at_least, at_most, figure
-from model import Policy
-from sampling import Rollout, Sampler, mix_seed, sample_initial
+from policy import Policy
+from rollout import Rollout
+from sampling import Sampler
+from support.sampling_params import SamplingParams
+from support.seeds import mix_seed
 
 # nats; what tests/test_sampling.py asks for on the CPU
 FLOAT32 = {"logp": 1e-4, "logp, mean": 1e-5, "entropy": 2e-4}
@@ -94,12 +95,13 @@ def tree_figures(args, name: str, given: Given, sampler: Sampler, rollouts: list
 def sampled_tree(given: Given) -> tuple[Sampler, list[Rollout], list[Rollout]]:
     """Everything of a step before its first update: (sampler, initial rollouts, branches)."""
     policy, run = given.policy, given.run
-    sampler = sampler_of(policy, given.tools, run)
+    sampler = Sampler(policy, given.tools, SamplingParams.of(run))
     seeds = [mix_seed(run.seed, i) for i in range(len(given.prompts))]
-    initial = sample_initial(sampler, given.prompts, run.initial, seeds)
-    now = appo.look(policy, initial, whole_pass(policy, initial, run).logp, run, keep_cache=True)
-    points, _ = appo.branch_points(policy, initial, now, run)
-    return sampler, initial, appo.grow_branches(sampler, initial, now.scored, points, run)
+    initial = sampler.initial(given.prompts, run.initial, seeds)
+    appo.score_start(policy, initial, run)
+    cache = appo.score_now(policy, initial, run)
+    points = appo.decision_points(policy, initial, run)
+    return sampler, initial, sampler.branches(initial, points, cache)
 
 
 def gaps(given: Given, rollouts: list[Rollout]) -> tuple[list[float], list[float]]:
@@ -107,22 +109,15 @@ def gaps(given: Given, rollouts: list[Rollout]) -> tuple[list[float], list[float
 
     At the tokens that each rollout drew itself.
     """
-    if not rollouts:
-        return [], []
-    fresh = whole_pass(given.policy, rollouts, given.run)
-    logp, entropy = fresh.logp.cpu(), fresh.entropy.cpu()
-    apart = ([], [])
-    for n, r in enumerate(rollouts):
-        for t in range(r.fork_at, len(r.ids)):
-            if r.mask[t]:
-                apart[0].append(abs(r.logp[t] - float(logp[n, t])))
-                apart[1].append(abs(r.entropy[t] - float(entropy[n, t])))
-    return apart
+    given.policy.score(rollouts, given.run.temperature, given.run.micro_tokens)
+    drawn = [(r, t) for r in rollouts for t in range(r.fork_at, len(r.ids)) if r.mask[t]]
+    logp = [abs(r.sampled_logp[t] - float(r.logp[t])) for r, t in drawn]
+    return logp, [abs(r.sampled_entropy[t] - float(r.entropy[t])) for r, t in drawn]
 
 
 def after_a_wrong_prefix(r: Rollout) -> Rollout:
     """The first token that a branch drew itself, as if the one before its fork were not there."""
-    fields = ("ids", "mask", "logp", "entropy")
+    fields = ("ids", "mask", "sampled_logp", "sampled_entropy")
     kept = [*range(r.fork_at - 1), r.fork_at]
     changed = {name: [getattr(r, name)[t] for t in kept] for name in fields}
     return dataclasses.replace(r, **changed, fork_at=r.fork_at - 1)
@@ -138,8 +133,8 @@ def equals_generate(args, sizes: Sizes, device: str, world: Path) -> dict:
     run = settings(decode_rows=3, max_prompt=64, max_tokens=50, prefill_chunk=16, temperature=1.0)
     draw = random.Random(0)
     prompts = [draw.choices(range(len(tokenizer)), k=k) for k in (1, 5, 23, 60)]
-    sampler = sampler_of(policy, {}, run)
-    ours = sample_initial(sampler, prompts, 1, [0] * len(prompts), temperature=0)
+    sampler = Sampler(policy, {}, SamplingParams.of(run))
+    ours = sampler.initial(prompts, 1, [0] * len(prompts), temperature=0)
     policy.model.set_attn_implementation("sdpa")
     lost = [lost_against_generate(policy, p, r.ids) for p, r in zip(prompts, ours)]
     parted = sum(x is not None for x in lost)

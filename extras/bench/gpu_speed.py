@@ -1,6 +1,10 @@
-"""Decoding speed on a GPU: against generate, and against the reading of weights and caches."""
+"""Decoding speed on a GPU: against generate, and against the reading of weights and caches.
+
+Also what a fork costs there, against a fresh prefill.
+"""
 
 import copy
+import dataclasses
 import random
 import statistics
 from pathlib import Path
@@ -8,52 +12,61 @@ from pathlib import Path
 import torch
 import transformers
 
-from extras.bench.gpu_model import Sizes, agent, no_ends, sampler_of, settings
+from extras.bench.gpu_model import Sizes, agent, no_ends
 from extras.bench.measure import figure, ratio, seconds
 from extras.shape import decode_bytes
-from model import Policy
-from sampling import sample_initial
+from policy import Policy
+from sampling import Sampler
+from support.sampling_params import SamplingParams
 
 
 def decode_speed(args, sizes: Sizes, device: str, world: Path) -> dict:
     """Rows decode at temperature 1, in turn with Hugging Face's generate.
 
-    Our rows share one prompt, or share one by fours. Generate's DynamicCache holds as long a
-    context for each row. A token's seconds are the difference of a long and a short run over their
-    difference in tokens: prompts, forks and set-up are in both.
+    Four of our rows copy each prompt. Generate's DynamicCache holds as long a context for each row.
+    A token's seconds are the difference of a long and a short run over their difference in tokens:
+    prompts, forks and set-up are in both.
     """
     tokenizer = transformers.AutoTokenizer.from_pretrained(world / "model")
     policy = no_ends(agent(sizes.shape, tokenizer, "bfloat16", device))
     rows, draw = sizes.rows, random.Random(0)
     prompts = [draw.choices(range(len(tokenizer)), k=sizes.context) for _ in range(rows // 4)]
-    ours, theirs = Ours(policy, sizes), Theirs(policy, prompts[0], rows)
+    ours, theirs = Ours(policy, sizes, prompts), Theirs(policy, prompts[0], rows)
     times = []
     # the first one warms up
     for _ in range(sizes.repeats + 1):
         generate = per_token(theirs, sizes.tokens)
-        forks = timed(ours, 1, prompts[:1], rows) - timed(ours, 1, prompts[:1], 1)
-        one_prompt = per_token(ours, sizes.tokens, prompts[:1], rows)
-        by_fours = per_token(ours, sizes.tokens, prompts, 4)
-        times.append([generate, one_prompt, by_fours, forks])
+        own = per_token(ours, sizes.tokens)
+        # both runs read the prompts, and copy one row of each
+        forks = max(timed(ours, 1, 4) - timed(ours, 1, 1), 1e-9) / (rows - len(prompts))
+        prefill = timed(ours.prefill) / len(prompts)
+        times.append([generate, own, forks, prefill])
     return speed_figures(times[1:], args.gpu_bandwidth, sizes, policy.dtype.itemsize, device)
 
 
 class Ours:
     """Our loop; called, it samples `tokens` tokens of so many rollouts of each prompt."""
 
-    def __init__(self, policy: Policy, sizes: Sizes):
-        run = settings(
+    def __init__(self, policy: Policy, sizes: Sizes, prompts: list[list[int]]):
+        self.policy, self.prompts = policy, prompts
+        self.params = SamplingParams(
             decode_rows=sizes.rows,
-            max_prompt=sizes.context,
             max_tokens=max(sizes.tokens),
+            max_calls=0,
             prefill_chunk=min(512, sizes.context),
         )
-        self.policy, self.sampler = policy, sampler_of(policy, {}, run)
 
-    def __call__(self, tokens: int, prompts: list[list[int]], rollouts: int) -> None:
+    def __call__(self, tokens: int, rollouts: int = 4) -> None:
+        self.sampler(tokens).initial(self.prompts, rollouts, list(range(len(self.prompts))))
+
+    def prefill(self) -> None:
+        """Reads every prompt once, into a new cache."""
+        self.sampler(1).prefill(self.prompts)
+
+    def sampler(self, tokens: int) -> Sampler:
+        """A sampler of the plain model, whose attention generate has changed."""
         self.policy.model.set_attn_implementation("folded")
-        self.sampler.max_tokens = tokens
-        sample_initial(self.sampler, prompts, rollouts, list(range(len(prompts))))
+        return Sampler(self.policy, {}, dataclasses.replace(self.params, max_tokens=tokens))
 
 
 class Theirs:
@@ -100,10 +113,10 @@ def timed(work, *how) -> float:
     return seconds(done)
 
 
-def per_token(work, tokens: tuple[int, int], *how) -> float:
+def per_token(work, tokens: tuple[int, int]) -> float:
     """Seconds of a token step, from a short and a long run."""
     short, long = tokens
-    return max(timed(work, long, *how) - timed(work, short, *how), 1e-9) / (long - short)
+    return max(timed(work, long) - timed(work, short), 1e-9) / (long - short)
 
 
 def speed_figures(
@@ -111,26 +124,28 @@ def speed_figures(
 ) -> dict:
     """Names say what is aimed at on an H100 with the real model's shape.
 
-    times: seconds per token step of generate, of rows that share one prompt, of rows that share by
-    fours; seconds of forking all rows but one. width: bytes of a number. bandwidth: GB/s; its limit
-    is reading all weights, every prompt once and every row's own keys.
+    times: seconds per token step of generate and of ours; seconds of a fork and of the prefill of a
+    prompt. width: bytes of a number. bandwidth: GB/s; its limit is reading all weights and the keys
+    and values of every row.
     """
     rows, aims = sizes.rows, device != "cpu"
+    generate, own, forks, prefills = zip(*times)
     name = f"decode, {rows} rows of {sizes.context} tokens"
-    figures = {f"{name}: generate": middle([rows / t[0] for t in times])}
-    for k, prompts in ((1, 1), (2, rows // 4)):
-        what = "one prompt" if prompts == 1 else f"{prompts} prompts"
-        title, pairs = f"{name}, {what}", [(t[0], t[k]) for t in times]
-        figures[f"{title}: ours"] = middle([rows / t[k] for t in times])
-        figures[f"{title}: ours / generate{' (aimed at: 3)' * aims}"] = ratio(pairs)
-        if aims:
-            context = sizes.context * prompts / rows + sum(sizes.tokens) / 2
-            read = decode_bytes(sizes.shape, width, rows, rows, 1, context)
-            limit = read / (bandwidth * 1e9)
-            share = ratio([(limit, t[k]) for t in times])
-            figures[f"{title}: share of {bandwidth:g} GB/s (aimed at: 0.5)"] = share
-    forks = f"forks of {rows - 1} rows at {sizes.context} tokens{' (aimed at: below 50)' * aims}"
-    return figures | {forks: figure([1000 * t[3] for t in times], "ms")}
+    figures = {
+        f"{name}: generate": middle([rows / t for t in generate]),
+        f"{name}: ours": middle([rows / t for t in own]),
+        f"{name}: ours / generate{' (aimed at: 3)' * aims}": ratio(list(zip(generate, own))),
+    }
+    if aims:
+        context = sizes.context + sum(sizes.tokens) / 2
+        read = decode_bytes(sizes.shape, width, rows, rows, 1, context)
+        share = ratio([(read / (bandwidth * 1e9), t) for t in own])
+        figures[f"{name}: share of {bandwidth:g} GB/s (aimed at: 0.5)"] = share
+    title = f"a row of {sizes.context} tokens"
+    return figures | {
+        f"{title}, forked in": figure([1000 * t for t in forks], "ms"),
+        f"{title}, seconds of fresh prefill / fork": ratio(list(zip(prefills, forks))),
+    }
 
 
 def middle(values: list[float]) -> dict:

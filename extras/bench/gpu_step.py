@@ -8,19 +8,23 @@ import torch
 import torch.distributed as dist
 
 import appo
-import train
-from checkpoints import local
 from config import Config
-from extras.bench.gpu_model import Sizes, agent, open_world, sampler_of, settings
+from extras.bench.gpu_model import Sizes, agent, open_world, settings
 from extras.bench.measure import at_least, at_most, figure, ratio
 from extras.memory import GIB, memory, peaks
 from extras.shape import Shape
-from model import Policy, Ranks, recompute_activations
-from sampling import Rollout, mix_seed
+from policy import Policy
+from rollout import Rollout
+from sampling import Sampler
+from support.metrics import Meter
+from support.models import recompute_activations
+from support.processes import join_ranks, local
+from support.sampling_params import SamplingParams
+from support.seeds import mix_seed
 
 
 class Peaks:
-    """Most bytes allocated on the GPU during each phase; nothing on a CPU. A step's `note`."""
+    """Most bytes allocated on the GPU during each phase; nothing on a CPU. A meter's `note`."""
 
     def __init__(self):
         self.bytes, self.phase, self.real = {}, None, torch.cuda.is_available()
@@ -54,12 +58,13 @@ def whole_step(args, sizes: Sizes, run: Config, world: Path) -> dict:
         layers = layers_that_fit(sizes.shape, run, torch.cuda.mem_get_info()[0])
     sharded = ", sharded over one process" * run.shard
     print(f"a step in {run.dtype}{sharded}: {layers} of {sizes.shape.layers} layers", flush=True)
-    ranks = train.join_ranks(run)[1] if run.shard else Ranks()
+    if run.shard:
+        join_ranks(run)
     shape = dataclasses.replace(sizes.shape, layers=layers)
     prompts = at_the_limit(prompts, run)
     try:
         policy = agent(shape, tokenizer, "float32", run.device)
-        return measured_step(args, policy, shape, run, tools=tools, prompts=prompts, ranks=ranks)
+        return measured_step(args, policy, shape, run, tools=tools, prompts=prompts)
     finally:
         for tool in tools.values():
             tool.close()
@@ -91,7 +96,7 @@ def at_the_limit(prompts: list[list[int]], run: Config) -> list[list[int]]:
 
 
 def measured_step(
-    args, policy: Policy, shape: Shape, run: Config, *, tools: dict, prompts: list, ranks: Ranks
+    args, policy: Policy, shape: Shape, run: Config, *, tools: dict, prompts: list
 ) -> dict:
     """A step, what it did to the weights, its numbers, and its memory against the plan."""
     recompute_activations(policy.model)
@@ -100,13 +105,16 @@ def measured_step(
     optimizer = torch.optim.AdamW(
         policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay
     )
-    sampler, peak, before = sampler_of(policy, tools, run), Peaks(), some_numbers(policy)
-    seeds = [mix_seed(run.seed, 1, i) for i in range(run.prompts)]
+    sampler, peak = Sampler(policy, tools, SamplingParams.of(run)), Peaks()
+    asked = [
+        appo.Prompt(ids, mix_seed(run.seed, 1, i), share_of_digits) for i, ids in enumerate(prompts)
+    ]
+    before = some_numbers(policy)
     peak("start")
-    metrics, rollouts = appo.step(
-        policy, optimizer, sampler, prompts, seeds, share_of_digits, run, 0, ranks=ranks, note=peak
-    )
-    peak("end")
+    meter = Meter(sampler, peak)
+    rollouts = appo.step(policy, optimizer, sampler, asked, run, meter)
+    # ends the last phase
+    metrics = meter.numbers(rollouts, policy.ranks)
     name = f"step, {run.dtype}, {shape.layers} layers"
     figures = changed_figures(args, name, before, some_numbers(policy))
     figures |= step_figures(args, name, metrics)
@@ -153,7 +161,7 @@ def some_numbers(policy: Policy) -> dict[str, torch.Tensor]:
     }
 
 
-def share_of_digits(rollout: Rollout, index: int) -> float:
+def share_of_digits(rollout: Rollout) -> float:
     """A made-up reward that differs from rollout to rollout."""
     text = rollout.policy_text
     return sum(c.isdigit() for c in text) / max(len(text), 1)

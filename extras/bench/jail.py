@@ -89,7 +89,11 @@ def throughput(calls: int) -> dict:
     rate = calls / (time.perf_counter() - started)
     os.sched_setaffinity(0, cores)
     time.sleep(0.2)
-    children = Path(f"/proc/{tool.worker.pid}/task/{tool.worker.pid}/children").read_text().split()
+    children = (
+        Path(f"/proc/{tool.backend.worker.pid}/task/{tool.backend.worker.pid}/children")
+        .read_text()
+        .split()
+    )
     tool.close()
     return {
         "python: calls per second on one core": figure([rate], "1/s"),

@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from appo import chunked_stats, logits_chunk
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, ratio, repeats
+from policy import Policy, logits_chunk
 
 MIB = 2**20
 
@@ -32,9 +32,10 @@ def measured(args, head: nn.Linear, what: str, tokens: int) -> dict:
     grad = what == "with gradient"
     hidden = torch.randn(tokens, size, requires_grad=grad)
     ids = torch.randint(vocabulary, (tokens,))
+    # all of a policy that its log-probs need
     policy = types.SimpleNamespace(head=head, vocabulary=vocabulary)
     whole = partial(whole_stats, head, hidden, ids)
-    chunked = partial(chunked_stats, policy, hidden, ids, 1.0)
+    chunked = partial(Policy.token_stats, policy, hidden, ids, 1.0)
     ways = [partial(stats_and_gradient, way, head, grad) for way in (whole, chunked)]
     title = f"logprob: {tokens:,} tokens, vocabulary {vocabulary:,}, {what}"
     theirs, ours = (models.most_allocated(way) for way in ways)

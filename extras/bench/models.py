@@ -9,14 +9,16 @@ import transformers
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-import sft
-from appo import Scored, score
 from config import Config, read_settings
 from extras.bench.runs import smollm2_folder
 from extras.world.modes import Mode
 from extras.world.prepare import made_as, prepare
-from model import Policy
-from sampling import Rollout, Sampler, Start
+from kv_cache import KVCache
+from policy import Policy
+from rollout import Rollout
+from sampling import Sampler, Start
+from support import sft
+from support.sampling_params import SamplingParams
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -62,7 +64,8 @@ def agent_folder(args) -> Path:
             policy,
             sft.read_examples(str(world / "traces.jsonl"), policy.tokenizer),
             read_settings([]),
-            progress=False,
+            policy.ranks,
+            sft.Beside(progress=False),
         )
         policy.model.save_pretrained(folder)
         policy.tokenizer.save_pretrained(folder)
@@ -126,34 +129,33 @@ def make_sampler(
     constant_rows: bool = False,
 ) -> Sampler:
     """A sampler that decodes the rows that are left, or with constant_rows always all."""
-    return Sampler(
-        policy,
-        tools or {},
-        rows,
-        max_tokens,
-        max_calls,
+    params = SamplingParams(
+        decode_rows=rows,
+        max_tokens=max_tokens,
+        max_calls=max_calls,
         max_result_tokens=64,
-        chunk=chunk,
+        prefill_chunk=chunk,
         constant_rows=constant_rows,
     )
+    return Sampler(policy, tools or {}, params)
 
 
-def score_and_keep(policy: Policy, rollouts: list[Rollout]) -> Scored:
+def score_and_keep(policy: Policy, rollouts: list[Rollout]) -> KVCache:
     """The scoring pass with the cache that branches fork from."""
-    return score(policy, rollouts, 1.0, Config().micro_tokens, keep_cache=True)
+    return policy.score(rollouts, 1.0, Config().micro_tokens, keep_cache=True)
 
 
 def computed_anew(policy: Policy, rollouts: list[Rollout]) -> list[Start]:
-    """Starts of rollouts at their last token, from one causal pass over prompt and response.
+    """Starts of rollouts at their last token, after a fresh prefill of prompt and response.
 
-    What a loop without forks and without a live cache must do, as fast as this repository can.
+    What a loop without forks and without a live cache must do; one causal pass, without a head.
     """
     # one id more: its place predicts the next token
     known = [
         Rollout(r.prompt, 0, ids=r.ids + [0], mask=[False] * (len(r.ids) + 1)) for r in rollouts
     ]
-    scored = score_and_keep(policy, known)
-    return [Start(r, scored.cache, n, scored.hidden[n, len(r.ids)]) for n, r in enumerate(rollouts)]
+    cache = score_and_keep(policy, known)
+    return [Start(r, cache, n, cache.states[n, len(r.ids)]) for n, r in enumerate(rollouts)]
 
 
 def most_allocated(work) -> int:

@@ -5,7 +5,6 @@ import random
 
 from extras.bench import models
 from extras.bench.measure import figure
-from sampling import Start
 
 
 def occupancy(args) -> dict:
@@ -36,15 +35,11 @@ def running(args, rows: int, longest: int, lengths: list[int], *, constant: bool
     """The share of our sampler. A branch that leaves `length` before the end has that budget."""
     policy = models.endless_policy(models.tiny_folder(args))
     parent = models.made_up_rollouts(policy, 1, 16, longest)
-    scored = models.score_and_keep(policy, parent)
+    cache = models.score_and_keep(policy, parent)
     sampler = models.make_sampler(policy, rows, longest, constant_rows=constant)
     places = [longest - length for length in lengths]
-    starts = [
-        Start(parent[0].fork(at, k), scored.cache, 0, scored.hidden[0, at])
-        for k, at in enumerate(places)
-    ]
-    sampler.run(starts)
-    taken = [len(s.rollout.ids) - at for s, at in zip(starts, places)]
+    branches = sampler.branches(parent, [places], cache)
+    taken = [len(r.ids) - r.fork_at for r in branches]
     assert taken == lengths, "every rollout takes its budget"
     return sampler.count["sampled"] / sampler.count["row_calls"]
 

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import torch
 
-from appo import PASS_BLOCK, credit, step, update
+from appo import Prompt, assign_credit, update
 from config import Config
-from eval import load_questions
 from extras.bench import models
 from extras.bench.decode import SMOLLM2_LENGTHS, pairs_with, tokens_per_second
 from extras.bench.measure import figure, operations, ratio, repeats, seconds
-from model import round_up
-from sampling import Rollout, encode_prompt, sample_initial
+from methods import grpo
+from policy import PASS_BLOCK
+from protocol import encode_prompt
+from rollout import Rollout
+from support.metrics import Meter
+from support.questions import load_questions
+from support.shapes import round_up
 
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
 
@@ -56,7 +60,7 @@ def vllm(args) -> dict:
             f"{title}, seconds of vLLM / ours": ratio(pairs),
             f"{title}, ours": tokens_per_second(pairs, rows * new),
         }
-    ours = partial(sample_initial, models.make_sampler(policy, rows, new), prompts, 1, range(rows))
+    ours = partial(models.make_sampler(policy, rows, new).initial, prompts, 1, range(rows))
     return figures | longest(theirs, f"{title}, vLLM") | longest(ours, f"{title}, ours")
 
 
@@ -135,46 +139,44 @@ def update_figures(args, batch: Batch, title: str) -> dict:
     }
 
 
-def reward_of(ids: list[int]) -> float:
+def reward_of(rollout: Rollout) -> float:
     """A reward that differs between rollouts and costs nothing."""
+    return reward_of_ids(rollout.ids)
+
+
+def reward_of_ids(ids: list[int]) -> float:
+    """The same for TRL, which hands ids over."""
     return float(sum(ids) % 7)
 
 
 class Ours:
-    """The same update by appo.py: GRPO is APPO without branches and with b = 0."""
+    """The same update by methods/grpo.py."""
 
     def __init__(self, batch: Batch):
         self.policy = models.endless_policy(batch.folder)
-        self.prompts = [encode_prompt(self.policy.tokenizer, m) for m in batch.messages]
-        width = round_up(max(map(len, self.prompts)) + batch.new, PASS_BLOCK)
+        prompts = [encode_prompt(self.policy.tokenizer, m) for m in batch.messages]
+        self.prompts = [Prompt(ids, k, reward_of) for k, ids in enumerate(prompts)]
+        width = round_up(max(map(len, prompts)) + batch.new, PASS_BLOCK)
         self.config = Config(
+            algo="grpo",
             branches=0,
             future_weight=0.0,
             initial=batch.group,
-            prompts=len(self.prompts),
-            minibatch=len(self.prompts),
+            prompts=len(prompts),
+            minibatch=len(prompts),
             micro_tokens=batch.micro * width,
             max_tokens=batch.new,
         )
         self.optimizer = torch.optim.AdamW(self.policy.model.parameters(), lr=batch.lr)
-        self.sampler = models.make_sampler(self.policy, len(self.prompts) * batch.group, batch.new)
-        self.seeds = list(range(len(self.prompts)))
-        self.given = sample_initial(self.sampler, self.prompts, batch.group, self.seeds)
+        self.sampler = models.make_sampler(self.policy, len(prompts) * batch.group, batch.new)
+        self.given = self.sampler.initial(prompts, batch.group, range(len(prompts)))
         for r in self.given:
-            r.reward = reward_of(r.ids)
+            r.reward = reward_of(r)
 
     def whole_step(self) -> None:
-        """Sampling, scoring, the update."""
-        step(
-            self.policy,
-            self.optimizer,
-            self.sampler,
-            self.prompts,
-            self.seeds,
-            lambda r, prompt: reward_of(r.ids),
-            self.config,
-            0,
-        )
+        """Sampling and the update."""
+        meter = Meter(self.sampler)
+        grpo.step(self.policy, self.optimizer, self.sampler, self.prompts, self.config, meter)
 
     def update_alone(self) -> None:
         """Log-probs with gradient, advantages, loss and optimizer step on the given rollouts.
@@ -182,10 +184,9 @@ class Ours:
         TRL gets the same rollouts. Like TRL before its second update it takes the log-probs that
         sampling recorded for the old ones.
         """
-        mask = torch.ones(len(self.given), self.config.max_tokens, dtype=torch.bool)
-        logp_old, ones = torch.tensor([r.logp for r in self.given]), torch.ones(mask.shape)
-        adv = credit(self.given, [], ones, ones, mask, self.config)
-        update(self.policy, self.optimizer, self.given, logp_old, adv, mask, self.config)
+        grpo.start_log_probs(self.policy, self.given, self.config)
+        assign_credit(self.given, [], self.config)
+        update(self.policy, self.optimizer, self.given, self.config)
 
 
 def in_turn_with_trl(
@@ -213,7 +214,7 @@ def in_turn_with_trl(
             self.pairs.append((theirs, seconds(ours)))
 
     def reward(completion_ids, **_) -> list[float]:
-        return [reward_of(ids) for ids in completion_ids]
+        return [reward_of_ids(ids) for ids in completion_ids]
 
     timer = InTurn()
     GRPOTrainer(

@@ -14,16 +14,18 @@ import torch.distributed as dist
 import transformers
 
 import appo
-import train
-from appo import score
 from config import Config
-from eval import load_questions
 from extras.bench.measure import at_most, figure
 from extras.bench.runs import HERE
 from extras.world.modes import Mode
 from extras.world.prepare import prepare
-from model import Policy, Ranks
-from sampling import Sampler, encode_prompt, mix_seed, sample_initial
+from policy import Policy
+from protocol import encode_prompt
+from sampling import Sampler
+from support.processes import join_ranks, node_mesh
+from support.questions import load_questions
+from support.sampling_params import SamplingParams
+from support.seeds import mix_seed
 
 SMALL = Mode(questions=64, tests=16, copies=0, traces=160, faultless=160)
 CONFIG = Config(
@@ -34,6 +36,8 @@ CONFIG = Config(
     max_result_tokens=48,
     micro_tokens=512,
     clip_grad=0.5,
+    decode_rows=16,
+    prefill_chunk=16,
 )
 
 
@@ -86,16 +90,13 @@ def one_process(folder: Path) -> None:
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     # shards need a process group, even of one
-    train.join_ranks(Config(shard=True))
-    group, model = Ranks(), str(folder / "model")
+    _, group = join_ranks(Config(shard=True, device="cpu"))
+    model = str(folder / "model")
     policy = Policy.load(model)
     questions = load_questions(str(folder / "train.jsonl"))[: CONFIG.prompts]
     mine = group.share(list(range(len(questions))))
-    sampler = Sampler(
-        policy, {}, 16, CONFIG.max_tokens, CONFIG.max_calls, CONFIG.max_result_tokens, 1.0, 16
-    )
-    rollouts = sample_initial(
-        sampler,
+    sampler = Sampler(policy, {}, SamplingParams.of(CONFIG))
+    rollouts = sampler.initial(
         [encode_prompt(policy.tokenizer, questions[i].messages) for i in mine],
         CONFIG.initial,
         [mix_seed(3, i) for i in mine],
@@ -127,22 +128,22 @@ def three_updates(
     copies across nodes; None: shards over all processes.
     Returns: (weights, stats of the last update).
     """
-    group, policy = Ranks(), Policy.load(model)
+    policy = Policy.load(model)
     rollouts = pickle.loads(Path(file).read_bytes())[:take]
     for p in policy.model.parameters():
         p.data = p.data.to(getattr(torch, dtype))
     policy.dtype = getattr(torch, dtype)
     if shard:
-        policy.shard(dtype, nodes and train.node_mesh("cpu", *nodes, 600.0))
+        policy.shard(dtype, nodes and node_mesh("cpu", *nodes, 600.0))
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05, momentum=0.9)
-    mine = group.share(rollouts)
+    mine = policy.ranks.share(rollouts)
     for k in range(3):
-        with policy.gathered():
-            old = score(policy, mine, 1.0, config.micro_tokens).logp
-        mask = appo.response_tensors(mine, "cpu")[1]
-        made_up = [random_credit(r.seed % 10**9 + k, config.max_tokens) for r in mine]
-        adv = torch.stack(made_up)[:, : old.shape[1]] if mine else torch.zeros(old.shape)
-        stats = appo.update(policy, optimizer, mine, old, adv * mask, mask, config, ranks=group)
+        with policy.unsharded():
+            policy.score(mine, 1.0, config.micro_tokens)
+        for r in mine:
+            made_up = random_credit(r.seed % 10**9 + k, config.max_tokens)
+            r.logp_old, r.advantage = r.logp, made_up[: len(r.ids)] * torch.tensor(r.mask)
+        stats = appo.update(policy, optimizer, mine, config)
     return weights_of(policy), stats
 
 

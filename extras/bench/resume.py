@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-import checkpoints
 import train
 from config import LAPTOP, Config, read_settings
 from extras.bench.measure import figure, seconds
@@ -17,6 +16,10 @@ from extras.bench.ranks import SMALL
 from extras.bench.runs import HERE, run_training, smollm2_folder
 from extras.world.modes import MODES
 from extras.world.prepare import prepare
+from support import checkpoints
+from support.inputs import check_inputs
+from support.ranks import Ranks
+from support.runfiles import newest
 
 
 def resume(args) -> dict:
@@ -56,8 +59,9 @@ def going_on(args, name: str, settings: dict) -> dict:
     times = 1 if args.light else 5
     run_training(settings["out"], *flags, "--steps", "1")
     run = read_settings(flags)
-    checkpoint = checkpoints.newest(run.out)
-    size = sum(file.stat().st_size for file in checkpoint.iterdir()) / 1e6
+    checkpoint = newest(run.out)
+    files = [file for file in checkpoint.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files) / 1e6
     whole = [until_next_step(run, flags) for _ in range(times)]
     start = [
         seconds(
@@ -108,16 +112,17 @@ def in_process(run: Config, checkpoint: Path) -> tuple[float, float, float]:
     Preparing: data, tools, the checkpoint's model.
     """
     started = time.perf_counter()
-    setup = train.load(run, train.check_inputs(run))
+    ranks = Ranks()
+    trainer = train.load(run, check_inputs(run), ranks)
     prepared = time.perf_counter() - started
-    optimizer = torch.optim.AdamW(setup.policy.model.parameters(), lr=run.lr)
+    policy = trainer.policy
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=run.lr)
+    loading = seconds(lambda: checkpoints.load_state(policy, [optimizer], checkpoint))
     aside = Path(run.out) / "aside"
-    loading = seconds(
-        lambda: checkpoints.load_state(setup.policy, [optimizer], checkpoint, setup.ranks)
-    )
     aside.mkdir()
-    saving = seconds(lambda: checkpoints.save(aside / "step_000001", setup.policy, [optimizer], {}))
+    folder = aside / "step_000001"
+    saving = seconds(lambda: checkpoints.save(folder, policy, [optimizer], {}, ranks))
     shutil.rmtree(aside)
-    for tool in setup.sampler.tools.values():
+    for tool in trainer.inputs.tools.values():
         tool.close()
     return prepared, loading, saving

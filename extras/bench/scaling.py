@@ -4,11 +4,12 @@ import statistics
 
 import torch
 
-from appo import step
+from appo import Prompt, step
 from config import Config
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, repeats
 from extras.bench.peers import reward_of
+from support.metrics import Meter
 
 MIB = 2**20
 SIZES = dict(initial=(4, 8, 16), branches=(1, 3, 6), max_tokens=(64, 128, 256))
@@ -47,23 +48,15 @@ class OneStep:
 
     def __init__(self, policy, rows: int, **sizes):
         self.policy, self.rows, self.config = policy, rows, Config(prompts=2, minibatch=2, **sizes)
-        self.prompts = [models.random_ids(policy, k, 16) for k in range(2)]
+        self.prompts = [Prompt(models.random_ids(policy, k, 16), k, reward_of) for k in range(2)]
         self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-6)
 
     def __call__(self) -> None:
         """The step."""
         sampler = models.make_sampler(self.policy, self.rows, self.config.max_tokens)
-        metrics, _ = step(
-            self.policy,
-            self.optimizer,
-            sampler,
-            self.prompts,
-            range(2),
-            lambda r, prompt: reward_of(r.ids),
-            self.config,
-            0,
-        )
-        self.unique = metrics["tokens_unique"]
+        meter = Meter(sampler)
+        rollouts = step(self.policy, self.optimizer, sampler, self.prompts, self.config, meter)
+        self.unique = meter.numbers(rollouts, self.policy.ranks)["tokens_unique"]
 
 
 def off_line(x: list[float], y: list[float]) -> float:

@@ -11,12 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from eval import load_questions
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, ratio, repeats
-from model import Policy
-from protocol import encode_result, parse_call
-from sampling import Call, Rollout, Sampler, encode_prompt, mix_seed, sample_initial
+from policy import Policy
+from protocol import encode_prompt, encode_result, parse_call
+from rollout import Call, Rollout
+from sampling import Sampler
+from support.questions import load_questions
+from support.seeds import mix_seed
 from tools import ToolResult
 
 # seconds, long-tailed
@@ -76,8 +78,8 @@ def turns(args) -> dict:
     def run(how: str, sample) -> None:
         last[how] = sample()
 
-    # packed for both: rounds would pack in each of them
-    with policy.packed():
+    # weights are packed once for both: rounds would pack in each of them
+    with policy.unsharded():
         pairs = in_turn(
             partial(run, "rounds", partial(in_rounds, given, rounds)),
             partial(run, "live", partial(as_they_come, given, live)),
@@ -123,7 +125,7 @@ def turn_figures(
 def as_they_come(given: Given, sampler: Sampler) -> Sampled:
     """Our loop."""
     sampler.count.clear()
-    rollouts = sample_initial(sampler, given.prompts, given.n, range(len(given.prompts)))
+    rollouts = sampler.initial(given.prompts, given.n, range(len(given.prompts)))
     return Sampled(rollouts, sampler.count["computed"])
 
 

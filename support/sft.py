@@ -1,29 +1,41 @@
-"""The cold start: imitate worked examples before APPO, supervised fine-tuning in which tool results are context and never a target.
+"""The cold start: imitate worked examples before the first step. Supervised fine-tuning in which
+tool results are context and never a target.
 
-    1. read_examples   conversations of a file, in any of the common forms, as (ids, mask) that look like rollouts: the mask is False over prompts and results
-    2. cold_start      AdamW (or Muon) on the mean negative log-prob of the other tokens, with checkpoints of its own; a kill costs --cold_save_every steps at most
+    1. read_examples   conversations of a file, in any common form, as (ids, mask) like rollouts:
+                       the mask is False over prompts and results
+    2. cold_start      AdamW (or Muon) on the mean negative log-prob of the other tokens, with
+                       checkpoints of its own; a kill costs --cold_save_every steps at most
 
-Differs from the released code in: a result inside an assistant's text is masked (there the model was taught to write results itself).
+Differs from the released code in: a result inside an assistant's text is masked (there the model
+was taught to write results itself).
 """
 
 import json
 import math
 import re
-import shutil
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import torch
 from jinja2.exceptions import TemplateError
 from tqdm import tqdm
+from transformers import get_scheduler
 
-import appo
-import checkpoints
-from eval import read_rows, refuse_or_leave_out, text_of
-from model import TURN_ENDS, Policy, Ranks
-from protocol import TOOL_TAGS, encode_result
-from sampling import Rollout, encode_prompt, mix_seed
+from config import Config
+from policy import Policy
+from protocol import TOOL_TAGS, TURN_ENDS, encode_prompt, encode_result
+from rollout import Rollout
+from support import checkpoints
+from support.questions import read_rows, refuse_or_leave_out, text_of
+from support.ranks import Ranks
+from support.runfiles import prune, step_in
+from support.schedule import equal_passes
+from support.seeds import mix_seed
+
+Example = tuple[list[int], list[bool]]
 
 ROLES = {
     "system": "system",
@@ -40,7 +52,8 @@ ROLES = {
     "function_call": "call",
 }
 FORMS = (
-    '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}, ShareGPT\'s {"conversations": [{"from": "human", "value": ...}, ...]} '
+    '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}, '
+    'ShareGPT\'s {"conversations": [{"from": "human", "value": ...}, ...]} '
     'or Alpaca\'s {"instruction": ..., "output": ...}'
 )
 CLOSED = re.compile(f"</(?:{'|'.join(TOOL_TAGS)})>")
@@ -49,16 +62,17 @@ RESULT = re.compile(r" ?<result>\n?(.*?)\n?</result>", re.DOTALL)
 
 def read_examples(
     path: str, tokenizer, max_tokens: int = 4096, skip_bad: bool = False, system: str | None = None
-) -> list[tuple[list[int], list[bool]]]:
-    """Worked examples as (ids, mask): what the assistant says after the last question is to be imitated, but for the tool results in it.
+) -> list[Example]:
+    """Worked examples as (ids, mask): imitated is what the assistant says after the last question,
+    but for the tool results in it. FORMS are the forms of a row.
 
-    A row is {"messages": [{"role", "content"}]}, ShareGPT's {"conversations": [{"from", "value"}], "system"} or Alpaca's {"instruction", "input", "output", "system"}.
-    A result stands in the assistant's own text, <result> ... </result>, or is a message of its own: of the role tool (observation, function), or a user's that is
-    nothing but a result. A call is the text <search> ... </search> or <python> ... </python>, or a message's tool_calls (function_call) of one argument.
+    A result stands in the assistant's own text, <result> ... </result>, or is a message of its own:
+    of the role tool, or a user's that is nothing but a result. A call is the text
+    <search> ... </search> or <python> ... </python>, or a message's tool_calls of one argument.
 
-    Args:    path: .jsonl, .json (a list of rows) or .parquet. max_tokens: longest example. skip_bad: leave bad rows out and print which.
-             system: of the questions that APPO will train on; it is printed how many examples begin with another one.
-    Raises:  ValueError with a line per bad row (50 at most): the row and what is wrong.
+    max_tokens: longest example. skip_bad: leave bad rows out and print which. system: of the
+    questions to train on; it is printed how many examples begin with another one.
+    Raises: ValueError with a line per bad row (50 at most): the row and what is wrong.
     """
     examples, bad, others = [], [], 0
     for number, row in read_rows(Path(path)):
@@ -82,22 +96,22 @@ def read_examples(
         raise ValueError(f"--cold_start {path} holds no example")
     if others:
         print(
-            f"--cold_start {path}: {others} of {len(examples)} examples have another system message than the questions to train on: what is learned under one "
-            "may not show under the other"
+            f"--cold_start {path}: {others} of {len(examples)} examples have another system "
+            "message than the questions to train on: what is learned under one may not show under "
+            "the other"
         )
     return examples
 
 
 def chat_of(row: dict) -> list[dict]:
-    """The messages of a row, each {"role": system, user, assistant or tool, "content": text}. ValueError, KeyError or TypeError if it has none of the known forms."""
+    """The messages of a row, each {"role": system, user, assistant or tool, "content": text}.
+
+    Raises: ValueError, KeyError or TypeError if it has none of the known forms.
+    """
     if not isinstance(row, dict):
         raise TypeError(f"a row must be an object, not {type(row).__name__}")
     if "messages" in row:
-        calls = lambda m: (
-            [call["function"] for call in m.get("tool_calls") or []]
-            + ([m["function_call"]] if m.get("function_call") else [])
-        )
-        said = [(m["role"], m.get("content"), calls(m)) for m in row["messages"]]
+        said = [(m["role"], m.get("content"), calls_of(m)) for m in row["messages"]]
     elif "conversations" in row:
         said = [(m["from"], m["value"], []) for m in row["conversations"]]
     else:
@@ -125,14 +139,24 @@ def chat_of(row: dict) -> list[dict]:
     return messages
 
 
+def calls_of(message: dict) -> list[dict]:
+    """The calls that a message holds beside its text."""
+    calls = [call["function"] for call in message.get("tool_calls") or []]
+    return calls + ([message["function_call"]] if message.get("function_call") else [])
+
+
 def call_text(name: str, arguments: dict | str) -> str:
-    """A call as the policy writes it here: <name>argument</name>. ValueError for a tool that is not here or more than one argument."""
+    """A call as the policy writes it here: <name>argument</name>.
+
+    Raises: ValueError for a tool that is not here or more than one argument.
+    """
     given = arguments if isinstance(arguments, dict) else decoded(arguments)
     # parquet gives every call the arguments of all
     values = [value for value in given.values() if value is not None]
     if name not in TOOL_TAGS or len(values) != 1 or not isinstance(values[0], str):
         raise ValueError(
-            f"a call of {name!r} with {len(values)} arguments; tools are {', '.join(TOOL_TAGS)}, each with one text"
+            f"a call of {name!r} with {len(values)} arguments; tools are {', '.join(TOOL_TAGS)}, "
+            "each with one text"
         )
     return f"<{name}>{values[0]}</{name}>"
 
@@ -146,9 +170,11 @@ def decoded(call: str) -> dict:
 
 
 def split_chat(messages: list[dict]) -> tuple[list[dict], list[tuple[bool, str]]]:
-    """(what is before the last answer, that answer as pieces: (written by the assistant?, text)), as the sampling loop would have made it.
+    """What is before the last answer, and that answer as the sampling loop would have made it: in
+    pieces (written by the assistant?, text).
 
-    Raises: ValueError if a result does not follow a call, a call has no result, or the answer does not end with the assistant's own words.
+    Raises: ValueError if a result does not follow a call, a call has no result, or the answer does
+    not end with the assistant's own words.
     """
     parts, before = [], list(messages)
     while before and (
@@ -199,12 +225,14 @@ def check_piece(own: bool, text: str, before: tuple[bool, str], last: bool) -> N
             and CLOSED.search(before[1]).end() == len(before[1])
         ):
             raise ValueError(
-                "a tool result does not follow a call, <search> ... </search> or <python> ... </python>"
+                "a tool result does not follow a call, <search> ... </search> or <python> ... "
+                "</python>"
             )
         return
     if re.search("</?result>", text):
         raise ValueError(
-            "a <result> is not closed, or closed without being opened: the model would learn to write results itself"
+            "a <result> is not closed, or closed without being opened: the model would learn to "
+            "write results itself"
         )
     call = CLOSED.search(text)
     if call and (last or text[call.end() :].strip()):
@@ -216,18 +244,18 @@ def check_piece(own: bool, text: str, before: tuple[bool, str], last: bool) -> N
 def encode_example(
     tokenizer, before: list[dict], pieces: list[tuple[bool, str]]
 ) -> tuple[list[int], list[bool]]:
-    """Ids as a rollout would have them: results encoded apart and not imitated, the end of turn imitated. ValueError for chat markers within the answer."""
+    """Ids as a rollout would have them: results encoded apart and not imitated, the end of turn
+    imitated. ValueError for chat markers within the answer."""
     ids = encode_prompt(tokenizer, before)
-    mask, special = (
-        [False] * len(ids),
-        {tokenizer.eos_token, *TURN_ENDS, "<|im_start|>", "<|start_header_id|>"},
-    )
+    mask = [False] * len(ids)
+    special = {tokenizer.eos_token, *TURN_ENDS, "<|im_start|>", "<|start_header_id|>"}
     # some files have it in the text
     pieces = pieces[:-1] + [(True, pieces[-1][1].removesuffix(tokenizer.eos_token))]
     for own, text in pieces:
         if own and any(marker in text for marker in special):
             raise ValueError(
-                "the assistant's text holds a chat marker such as <|im_end|>: the model would learn to go on after its turn"
+                "the assistant's text holds a chat marker such as <|im_end|>: the model would "
+                "learn to go on after its turn"
             )
         new = (
             tokenizer(text, add_special_tokens=False).input_ids
@@ -238,144 +266,124 @@ def encode_example(
     return ids + [tokenizer.eos_token_id], mask + [True]
 
 
-def share_of_peak(i: int, steps: int, warmup: float, schedule: str) -> float:
-    """The learning rate of step i of `steps`, from 0, as a share of its peak: up in the first `warmup` share of the steps, then down to 0, linear or cosine."""
-    up = math.ceil(warmup * steps)
-    if i < up:
-        return i / up
-    done = (i - up) / max(1, steps - up)
-    return 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+def schedules_of(optimizers: list, steps: int, run: Config) -> list:
+    """Of each optimizer: up in the first --cold_warmup share of the steps, then down to 0."""
+    up = math.ceil(run.cold_warmup * steps)
+    how = dict(num_warmup_steps=up, num_training_steps=steps)
+    return [get_scheduler(run.cold_schedule, optimizer, **how) for optimizer in optimizers]
 
 
-def batch_at(i: int, size: int, run) -> list[int]:
-    """Indices of the examples of step i: in the file's order, or in a new order every epoch drawn from the seed (--cold_shuffle)."""
+def set_rates(schedules: list, i: int) -> None:
+    """The learning rates of step i, from 0; a cold start that goes on begins in the middle."""
+    for schedule in schedules:
+        rates = zip(schedule.base_lrs, schedule.lr_lambdas)
+        for group, (peak, share) in zip(schedule.optimizer.param_groups, rates):
+            group["lr"] = peak * share(i)
+
+
+def batch_at(i: int, size: int, run: Config) -> list[int]:
+    """Indices of the examples of step i: in the file's order, or in a new order every epoch drawn
+    from the seed (--cold_shuffle)."""
     places, orders = range(i * run.cold_batch, (i + 1) * run.cold_batch), {}
     for epoch in {place // size for place in places}:
-        shuffled = torch.randperm(
-            size, generator=torch.Generator().manual_seed(mix_seed(run.seed, 4, epoch))
-        ).tolist()
+        draw = torch.Generator().manual_seed(mix_seed(run.seed, 4, epoch))
+        shuffled = torch.randperm(size, generator=draw).tolist()
         orders[epoch] = shuffled if run.cold_shuffle else range(size)
     return [orders[place // size][place % size] for place in places]
 
 
+def _log_nothing(row: dict) -> None:
+    """Where nobody wants the numbers."""
+
+
+def _never() -> bool:
+    """Where nobody asks for a stop."""
+    return False
+
+
+@dataclass
+class Beside:
+    """What a cold start does beside its steps.
+
+    folder: checkpoints go there; None: none is made. checkpoint: one of a cold start to go on
+    from, whose weights the policy must have. log: is told a row of numbers per step. asked: shall
+    it stop?
+    """
+
+    folder: Path | None = None
+    checkpoint: Path | None = None
+    log: Callable[[dict], None] = _log_nothing
+    asked: Callable[[], bool] = _never
+    progress: bool = True
+
+
 def cold_start(
-    policy: Policy,
-    examples: list[tuple[list[int], list[bool]]],
-    run,
-    ranks: Ranks = Ranks(),
-    progress: bool = True,
-    folder: Path | None = None,
-    checkpoint: Path | None = None,
-    log=lambda row: None,
-    asked=lambda: False,
+    policy: Policy, examples: list[Example], run: Config, ranks: Ranks, beside: Beside
 ) -> float | None:
     """Imitate examples.
 
-    Args:    run: config.Config, of which cold_*, seed, micro_tokens, clip_grad and max_skipped count. folder: checkpoints go there; None: none is made. checkpoint: one of a
-             cold start to go on from, whose weights the policy must have. log: is told a row of numbers per step. asked: should it stop?
     Returns: the last loss, nats a token; None if it was asked to stop: the step is saved then.
     Raises:  ValueError after --max_skipped updates in a row whose gradients were not finite.
     """
-    steps, optimizers = (
-        run.cold_steps or run.cold_epochs * -(-len(examples) // run.cold_batch),
-        cold_optimizers(policy.model, run),
-    )
-    peaks, skipped, loss = [[g["lr"] for g in o.param_groups] for o in optimizers], 0, math.nan
-    if checkpoint:
-        skipped = checkpoints.load_state(policy, optimizers, checkpoint, ranks)["skipped"]
-        print(f"going on with the cold start from {checkpoint}", flush=True)
-    done = checkpoints.step_in(checkpoint)
-    bar = tqdm(
-        range(done, steps),
-        initial=done,
-        total=steps,
-        desc="cold start",
-        disable=not progress or ranks.rank > 0,
-        mininterval=1,
-    )
+    steps = run.cold_steps or run.cold_epochs * -(-len(examples) // run.cold_batch)
+    optimizers = cold_optimizers(policy.model, run)
+    schedules = schedules_of(optimizers, steps, run)
+    done, skipped, loss = step_in(beside.checkpoint), 0, math.nan
+    if beside.checkpoint:
+        skipped = checkpoints.load_state(policy, optimizers, beside.checkpoint)["skipped"]
+        print(f"going on with the cold start from {beside.checkpoint}", flush=True)
+    quiet = not beside.progress or ranks.rank > 0
+    bar = tqdm(range(done, steps), initial=done, total=steps, desc="cold start", disable=quiet)
     for i in bar:
-        started, share = (
-            time.perf_counter(),
-            share_of_peak(i, steps, run.cold_warmup, run.cold_schedule),
-        )
-        for o, peak in zip(optimizers, peaks):
-            for g, lr in zip(o.param_groups, peak):
-                g["lr"] = lr * share
+        started = time.perf_counter()
+        set_rates(schedules, i)
         batch = [examples[k] for k in batch_at(i, len(examples), run)]
         loss, norm = imitate(policy, optimizers, batch, run, ranks)
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-        log(
-            {
-                "step": i + 1,
-                "loss": loss,
-                "lr": optimizers[-1].param_groups[0]["lr"],
-                "grad_norm": norm,
-                "tokens": sum(sum(mask) for _, mask in batch),
-                "seconds": time.perf_counter() - started,
-            }
-        )
+        row = {"step": i + 1, "loss": loss, "lr": optimizers[-1].param_groups[0]["lr"]}
+        row |= {"grad_norm": norm, "tokens": sum(sum(mask) for _, mask in batch)}
+        beside.log(row | {"seconds": time.perf_counter() - started})
         skipped = 0 if math.isfinite(norm) else skipped + 1
         if skipped >= run.max_skipped:
             raise ValueError(
-                f"cold start: the gradients of {skipped} steps in a row were not finite, the last at step {i + 1}; a smaller --cold_lr may help"
+                f"cold start: the gradients of {skipped} steps in a row were not finite, the last "
+                f"at step {i + 1}; a smaller --cold_lr may help"
             )
-        stop = ranks.max([asked()])[0] > 0
-        if folder and (
-            stop or not skipped and i + 1 < steps and (i + 1) % run.cold_save_every == 0
-        ):
-            save(folder, policy, optimizers, i + 1, skipped, ranks)
+        stop = ranks.max([beside.asked()])[0] > 0
+        due = not skipped and i + 1 < steps and (i + 1) % run.cold_save_every == 0
+        if beside.folder and (stop or due):
+            folder = beside.folder / f"cold_{i + 1:06d}"
+            checkpoints.save(folder, policy, optimizers, {"skipped": skipped}, ranks)
+            if ranks.rank == 0:
+                prune(beside.folder, 1, kind="cold")
         if stop:
             return None
     return loss
 
 
-def save(
-    folder: Path, policy: Policy, optimizers: list, step: int, skipped: int, ranks: Ranks
-) -> None:
-    """A checkpoint within the cold start, cold_000200; the one before is deleted."""
-    checkpoints.save(folder / f"cold_{step:06d}", policy, optimizers, {"skipped": skipped}, ranks)
-    if ranks.rank == 0:
-        checkpoints.prune(folder, 1, kind="cold")
-
-
-def forget(folder: Path) -> None:
-    """Delete what a finished cold start has left."""
-    for left in folder.glob("cold_??????*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
 def imitate(
-    policy: Policy,
-    optimizers: list,
-    batch: list[tuple[list[int], list[bool]]],
-    run,
-    ranks: Ranks = Ranks(),
+    policy: Policy, optimizers: list, batch: list[Example], run: Config, ranks: Ranks
 ) -> tuple[float, float]:
-    """One optimizer step on the mean negative log-prob of the tokens to imitate in a batch that all ranks have: (that loss, nats a token; the gradient's norm)."""
+    """One optimizer step on the mean negative log-prob of the tokens to imitate, of a batch that
+    all ranks have: (that loss, nats a token; the gradient's norm)."""
     mine, tokens, loss = ranks.share(batch), sum(sum(mask[1:]) for _, mask in batch), 0.0
-    rows, packed = appo.equal_passes(
-        [Rollout(ids[:1], 0, ids=ids[1:], mask=mask[1:]) for ids, mask in mine],
-        run.micro_tokens,
-        ranks,
-    )
+    rollouts = [Rollout(ids[:1], 0, ids=ids[1:], mask=mask[1:]) for ids, mask in mine]
     policy.model.train(run.checkpointing)
-    for members in packed:
-        logp, _, _ = appo.score_rows(policy, [rows[n] for n in members], 1.0)
+    for part in equal_passes(rollouts, run.micro_tokens, ranks):
+        logp = policy.logp(part, 1.0)
         (-logp.sum() / tokens).backward()
         loss -= logp.detach().sum().item() / tokens
     policy.model.eval()
-    norm = appo.apply_gradients(policy, optimizers, run.clip_grad, ranks)
+    norm = policy.take_step(optimizers, run.clip_grad)
     return ranks.sum([loss])[0], norm
 
 
-def cold_optimizers(model, run) -> list:
-    """AdamW; or Muon for the matrices inside the layers, which a model trained from nothing learns much faster with, and AdamW for the rest."""
+def cold_optimizers(model, run: Config) -> list[torch.optim.Optimizer]:
+    """AdamW; or Muon for the matrices inside the layers, which a model trained from nothing learns
+    much faster with, and AdamW for the rest."""
     if run.cold_optimizer == "adamw":
-        return [
-            torch.optim.AdamW(
-                model.parameters(), lr=run.cold_lr, weight_decay=run.cold_weight_decay
-            )
-        ]
+        how = dict(lr=run.cold_lr, weight_decay=run.cold_weight_decay)
+        return [torch.optim.AdamW(model.parameters(), **how)]
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
     inside = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in inside]

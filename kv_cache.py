@@ -1,0 +1,150 @@
+"""Keys and values of many rows, each of its own length. A fork is a copied prefix of another row.
+
+    1. KVCache.append      tokens go behind the rows' last ones and through the model
+    2. KVCache.copy        a row becomes the first tokens of a row of another cache: the fork
+    3. folded_attention    the attention function of every layer: grouped heads, keys not copied
+
+Works with every Hugging Face causal language model with full attention. Imports no sibling.
+Axes: R rows of the cache, B rows of a call, S new tokens per row, T slots looked at, D hidden.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+# attention that this cache does not compute: a model that asks for it would be silently wrong
+UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
+
+
+class KVCache:
+    """Keys k and values v, (layer, R, key head, slot, dim) each, both views of kv.
+
+    Row r holds length[r] tokens; its next one goes into slot length[r]. There is no left padding.
+    Slots beyond a row's length hold anything finite: no query sees them before they are written.
+    One row more than asked for, `scratch`, takes the padding rows of a call.
+
+    states: (R, T, D) or None: the hidden states that predict each response token, if a scoring pass
+    filled the cache. A fork at token t goes on from states[row, t].
+    """
+
+    # what transformers asks a cache
+    is_compileable = False
+    is_sliding = (False,)
+
+    def __init__(self, config, rows: int, slots: int, like: Tensor):
+        """config: of the model; like: a tensor with the dtype and device of the keys."""
+        dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads = config.num_key_value_heads
+        shape = (config.num_hidden_layers, 2, rows + 1, heads, slots, dim)
+        # zeros, not empty: a NaN under the mask would still spread (0 x NaN)
+        self.kv = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.k, self.v = self.kv.unbind(1)
+        self.length = torch.zeros(rows + 1, dtype=torch.long, device=like.device)
+        self.slots = slots
+        self.scratch = rows
+        self.groups = config.num_attention_heads // heads
+        self.states: Tensor | None = None
+        self.whole_rows: Tensor | None = None
+
+    @torch.no_grad()
+    def append(self, decoder, ids: Tensor, n: Tensor, rows: slice | Tensor, end: int) -> Tensor:
+        """Put tokens behind the rows' last ones and read them. Nothing here waits for the device.
+
+        Args:    ids: (B, S) long, right-padded. n: (B,) how many of each count, 0 for none.
+                 rows: (B,) long or a slice. end: T, beyond the last new token of every row.
+        Returns: (B, D) hidden state of each row's last token; rubbish where n is 0.
+        Raises:  ValueError if the cache has no room.
+        """
+        if end > self.slots:
+            raise ValueError(
+                f"a row has no room: {end} slots are needed, the cache has {self.slots}"
+            )
+        device = self.length.device
+        length = self.length[rows]
+        self.rows, self.end = rows, end
+        self.at = length[:, None] + torch.arange(ids.shape[1], device=device)  # (B, S)
+        self.at_row = torch.arange(len(self.length), device=device)[rows][:, None]
+        seen = torch.arange(end, device=device) <= self.at[:, :, None]  # (B, S, T)
+        hidden = decoder(
+            input_ids=ids,
+            attention_mask=self._bias(seen),
+            position_ids=self.at,
+            past_key_values=self,
+            use_cache=True,
+        ).last_hidden_state
+        self.length[rows] = length + n
+        return hidden[torch.arange(len(n), device=device), (n - 1).clamp(min=0)]
+
+    def copy(self, row: int, other: "KVCache", source: int, length: int) -> None:
+        """Row `row` becomes the first `length` tokens of a row of another cache."""
+        self.kv[:, :, row, :, :length] = other.kv[:, :, source, :, :length]
+        self.length[row] = length
+
+    def _bias(self, seen: Tensor) -> Tensor:
+        """Added to scores: 0 where a key is seen, else -inf; (B, 1, G S, T)."""
+        bias = torch.zeros(seen.shape, dtype=self.kv.dtype, device=seen.device)
+        return bias.masked_fill_(~seen, -math.inf)[:, None].repeat(1, 1, self.groups, 1)
+
+    # ---- what the attention layers call
+
+    def update(self, k: Tensor, v: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Store new keys and values (B, heads, S, dim); return those that the queries may see."""
+        if self.whole_rows is not None:
+            # a pass over whole rows attends to what it has just computed
+            self.k[layer, self.whole_rows, :, : k.shape[2]] = k
+            self.v[layer, self.whole_rows, :, : v.shape[2]] = v
+            return k, v
+        return self.store(torch.cat([k, v], 1).transpose(1, 2), layer)
+
+    def store(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """The same for keys and, behind them, values in one tensor (B, S, 2 heads, dim)."""
+        kv = self.kv[layer]
+        kv[:, self.at_row, :, self.at] = new.unflatten(2, (2, -1))
+        return kv[:, self.rows, :, : self.end].unbind()
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query, layer: int = 0) -> tuple[int, int]:
+        return (query if isinstance(query, int) else query.shape[0]), 0
+
+    def get_query_offset(self, layer: int = 0) -> int:
+        return 0
+
+
+def folded_attention(
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs
+):
+    """Grouped-query attention: the G heads that share a key head become G times as many queries.
+
+    Without a mask the rows are fresh and attention is causal. Shapes: query (B, heads, S, dim);
+    mask (B, 1, G S, T) from KVCache, or (B, 1, S, T) from transformers.
+    """
+    for name in UNSUPPORTED:
+        if kwargs.get(name) is not None:
+            raise ValueError(
+                f"{type(module).__name__} wants {name}={kwargs[name]}, "
+                "which this sampling loop does not compute"
+            )
+    if attention_mask is None:
+        sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        return sdpa(module, query, key, value, None, scaling=scaling, dropout=dropout, **kwargs)
+    B, H, S, dim = query.shape
+    G = H // key.shape[1]
+    folded = query.reshape(B, -1, G * S, dim)
+    if attention_mask.shape[2] != G * S:
+        attention_mask = attention_mask.repeat(1, 1, G, 1)
+    out = F.scaled_dot_product_attention(
+        folded, key, value, attn_mask=attention_mask, scale=scaling
+    )
+    return out.view(B, H, S, dim).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("folded", folded_attention)
+# without a mask function of its own a padding mask would be dropped without a word
+AttentionMaskInterface.register("folded", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

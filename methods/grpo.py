@@ -1,0 +1,52 @@
+"""GRPO (arXiv 2402.03300): G initial rollouts, one group, no branches, no future term.
+
+    1-3. as in appo.py: rollouts, tools, rewards
+    4.   log-probs at the start of the step
+    5.   advantage: the reward against its group
+    6.   update: as in appo.py
+
+Differs from the original in: population standard deviation, no KL term unless --kl_coef, the clip
+and the aggregation of the configuration. Differs from `--algo appo --branches 0 --future_weight 0`
+in cost only: nothing asks for Omega, so in float32 the log-probs recorded while sampling serve as
+logp_old and no scoring pass runs.
+"""
+
+import torch
+
+from appo import Prompt, assign_credit, sample_initial, score_start, update
+from config import Config
+from policy import Policy
+from rollout import Rollout
+from sampling import Sampler
+from support.metrics import Meter
+from support.schedule import check_step, in_epochs, split_minibatches
+
+
+def step(
+    policy: Policy, optimizer, sampler: Sampler, prompts: list[Prompt], config: Config, meter: Meter
+) -> list[Rollout]:
+    """One step of GRPO; arguments and result as in appo.step."""
+    check_step(policy, sampler, prompts, config)
+    minibatches = split_minibatches(prompts, config, policy.ranks)
+    with policy.unsharded():
+        batches = sample_initial(sampler, prompts, minibatches, config.initial, meter)
+        meter.phase("score")
+        for batch in batches:
+            start_log_probs(policy, batch, config)
+    for batch in in_epochs(batches, prompts, config):
+        assign_credit(batch, [], config)
+        meter.phase("update")
+        meter.add(batch, [], update(policy, optimizer, batch, config))
+    meter.phase("wait")
+    return [r for batch in batches for r in batch]
+
+
+def start_log_probs(policy: Policy, rollouts: list[Rollout], config: Config) -> None:
+    """Set logp_old; logp, entropy and omega are those of a policy that has not moved."""
+    recorded = policy.dtype == torch.float32 and not config.kl_coef
+    if not recorded:
+        score_start(policy, rollouts, config)
+    for r in rollouts:
+        if recorded:
+            r.logp_old, r.entropy = torch.tensor(r.sampled_logp), torch.tensor(r.sampled_entropy)
+        r.logp, r.omega, r.score = r.logp_old, torch.ones(len(r.ids)), torch.zeros(len(r.ids))

@@ -1,0 +1,355 @@
+"""The policy: a causal language model, its weights on one or many processes, its log-probs.
+
+    1. Policy.load         from a Hugging Face folder or name; what cannot be forked is refused
+    2. Policy.shard        weights, gradients and optimizer state split over processes (FSDP2)
+    3. Policy.unsharded    whole weights for a while: sampling and scoring need no other process
+    4. Policy.score        log-probs and entropies of rollouts, and a cache to fork from  (Eq. 3)
+    5. Policy.logp         the same log-probs with their gradient: the trainer's forward pass
+    6. Policy.take_step    clip the gradient and step
+
+A rollout is anything with `prompt`, `ids` (token ids) and `mask` (True where the policy chose).
+Axes: B rollouts of a pass, T response tokens, W tokens of prompt and response, M policy tokens,
+D hidden, V vocabulary.
+"""
+
+import math
+import types
+import warnings
+from collections import OrderedDict
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM
+
+from branching import token_stats
+from kv_cache import KVCache
+from protocol import STOP_TAGS, TURN_ENDS
+from support import cpu_decoder
+from support.models import check_config, load_tokenizer, pick_device
+from support.ranks import Ranks
+from support.shapes import key_slots, round_up
+
+# the argument's new name, `cache`, is unknown to transformers 5.17; the old one goes in 5.40
+warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")
+# rows of a pass over whole rollouts are as long as a multiple of this
+PASS_BLOCK = 16
+
+
+class Policy:
+    """A causal language model with what sampling and training have to know of it.
+
+    text: of every id. stop_ids: they end a turn. closing: ids that may close a tag.
+    ranks: the processes that train it. reference: the frozen policy of the KL term, or None.
+
+    Args:    model: from AutoModelForCausalLM; its attention becomes kv_cache.folded_attention.
+    Raises:  ValueError if its logits are more than head(hidden state): soft caps, scaled logits.
+    """
+
+    def __init__(self, model, tokenizer):
+        check_config(model.config, type(model).__name__)
+        model.set_attn_implementation("folded")
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
+        self.device, self.dtype = model.device, model.dtype
+        self.vocabulary = model.config.vocab_size
+        size = min(len(tokenizer), self.vocabulary)
+        self.text = [tokenizer.decode([i]) for i in range(size)] + [""] * (self.vocabulary - size)
+        self.closing = {i for i, text in enumerate(self.text) if ">" in text}
+        self.stop_ids = self._stop_ids()
+        self.ranks = Ranks()
+        self.reference: Policy | None = None
+        self.shards: list[FSDPModule] = []
+        self._call = _plain_call
+        self._whole = False
+        self._packed: cpu_decoder.PackedDecoder | None = None
+        self._check_head()
+
+    @classmethod
+    def load(cls, path: str, dtype: str = "float32", device: str = "cpu") -> "Policy":
+        """From a Hugging Face folder or name. The configuration is checked before any weight."""
+        device = pick_device(device)
+        tokenizer = load_tokenizer(path)
+        how = {"dtype": getattr(torch, dtype), "attn_implementation": "folded"}
+        try:
+            model = AutoModelForCausalLM.from_pretrained(path, **how)
+        except (OSError, SafetensorError) as problem:
+            reason = str(problem).strip().splitlines()[0]
+            raise ValueError(f"--model {path}: its weights cannot be read: {reason}") from None
+        return cls(model.to(device), tokenizer)
+
+    # ---- weights
+
+    def shard(self, dtype: str, mesh=None) -> "Policy":
+        """Split the float32 weights over the ranks; at work they are whole and in `dtype`.
+
+        Gradients are summed over the ranks, not averaged. mesh: a device mesh of one dimension, or
+        of two to copy the shards over the first (HSDP); all ranks by default.
+        """
+        mixed = MixedPrecisionPolicy(param_dtype=getattr(torch, dtype), reduce_dtype=torch.float32)
+        # embedding, last norm and head are one group: tied weights stay tied
+        for module in [*self.decoder.layers, self.model]:
+            fully_shard(module, mesh=mesh, mp_policy=mixed)
+        self.shards = [m for m in self.model.modules() if isinstance(m, FSDPModule)]
+        for module in self.shards:
+            # gloo has no division in its reductions
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)
+        self.model.run = types.MethodType(lambda model, work: work(), self.model)
+        register_fsdp_forward_method(self.model, "run")
+        self._call, self.dtype = self.model.run, getattr(torch, dtype)
+        with torch.no_grad():
+            # the very first call has to go through the root
+            token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            self._call(lambda: self.decoder(input_ids=token).last_hidden_state)
+        # the root stays whole after a forward pass; an optimizer must be given its shards
+        for module in self.shards:
+            module.reshard()
+        return self
+
+    @contextmanager
+    def unsharded(self):
+        """Whole weights that stay as they are: any number of forward passes without gradients.
+
+        FSDP2's hooks are off meanwhile: what is called is the plain model. The weights that a CPU
+        samples with are packed at most once. Inside another `unsharded` it does nothing.
+        """
+        if self._whole:
+            yield
+            return
+        for module in self.shards:
+            module.unshard()
+        call, hooks = self._call, [_take_hooks(module) for module in self.shards]
+        self._call, self._whole = _plain_call, True
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._call, self._whole, self._packed = call, False, None
+            for module, (before, after) in zip(self.shards, hooks):
+                module._forward_pre_hooks, module._forward_hooks = before, after
+                module.reshard()
+
+    def for_sampling(self) -> tuple:
+        """(decoder, head) as the sampler calls them inside `unsharded`."""
+        if self._packed is None and self._whole and cpu_decoder.fits(self.model):
+            self._packed = cpu_decoder.PackedDecoder(self.model)
+        fast = self._packed or self
+        return (self._packed or self.decoder), fast.head
+
+    def take_step(self, optimizers: list, clip: float) -> float:
+        """Sum the gradients over the ranks, clip their norm and step, unless it is not finite.
+
+        Returns: the norm before clipping, the same on all ranks.
+        """
+        parameters = list(self.model.parameters())
+        if self.ranks.world > 1 and not self.shards:
+            # those of sharded weights have been summed by the backward pass
+            for p in parameters:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                dist.all_reduce(p.grad)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+        norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        for optimizer in optimizers:
+            if math.isfinite(norm):
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    # ---- log-probs
+
+    @torch.no_grad()
+    def score(
+        self, rollouts: list, temperature: float, micro_tokens: int, keep_cache: bool = False
+    ) -> KVCache | None:
+        """Log-probs and entropies of every policy token under the current weights (Eq. 3).
+
+        Sets r.logp and r.entropy of each rollout: (T,) float32 on the CPU, nats, 0 where mask is
+        False. The same rollouts in the same order give the same bits while the weights stay.
+
+        Args:    temperature: of the softmax. micro_tokens: tokens of a pass, padding included.
+        Returns: with keep_cache the cache of all rollouts, row n for rollouts[n], else None.
+        """
+        cache = self._cache_for(rollouts) if keep_cache and rollouts else None
+        for rows in micro_batches(rollouts, micro_tokens):
+            part = [rollouts[n] for n in rows]
+            if cache is not None:
+                cache.whole_rows = self.tensor(rows)
+            logp, entropy, hidden = self._whole_pass(part, temperature, cache)
+            for b, (n, r) in enumerate(zip(rows, part)):
+                T, first = len(r.ids), len(r.prompt) - 1
+                r.logp, r.entropy = logp[b, :T].float().cpu(), entropy[b, :T].float().cpu()
+                if cache is not None:
+                    cache.states[n, :T] = hidden[b, first : first + T]
+        if cache is not None:
+            cache.whole_rows = None
+        return cache
+
+    def logp(self, rollouts: list, temperature: float) -> Tensor:
+        """Log-probs of one pass with their gradient, (B, T), 0 where mask is False."""
+        return self._whole_pass(rollouts, temperature, None)[0]
+
+    def _cache_for(self, rollouts: list) -> KVCache:
+        """An empty cache with a row for every rollout."""
+        T = max(len(r.ids) for r in rollouts)
+        slots = key_slots(padded_width(rollouts))
+        cache = self.cache(len(rollouts), slots)
+        width = self.model.config.hidden_size
+        cache.states = torch.zeros(
+            len(rollouts), max(T, 1), width, dtype=self.dtype, device=self.device
+        )
+        return cache
+
+    def cache(self, rows: int, slots: int) -> KVCache:
+        """An empty cache of this model."""
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        return KVCache(self.model.config, rows, slots, like)
+
+    def _whole_pass(self, rollouts: list, temperature: float, cache: KVCache | None) -> tuple:
+        """One causal pass over prompts and responses, padded on the right to W tokens.
+
+        Returns: logp, entropy (B, T), 0 where mask is False; hidden states (B, W, D).
+        """
+        ids = pad([r.ids for r in rollouts], torch.long).to(self.device)  # (B, T)
+        mask = pad([r.mask for r in rollouts], torch.bool).to(self.device)  # (B, T)
+        width = padded_width(rollouts)
+        whole = pad([r.prompt + r.ids for r in rollouts], torch.long, width)  # (B, W)
+        first = self.tensor([len(r.prompt) - 1 for r in rollouts])
+        row, t = mask.nonzero(as_tuple=True)
+        # a token is predicted by the hidden state before it
+        places = row * width + first[row] + t  # (M,)
+
+        def forward():
+            hidden = self.decoder(
+                input_ids=whole.to(self.device), past_key_values=cache, use_cache=cache is not None
+            ).last_hidden_state
+            chosen = hidden.flatten(0, 1).index_select(0, places)  # (M, D)
+            return *self.token_stats(chosen, ids[mask], temperature), hidden
+
+        logp, entropy, hidden = self._call(forward)
+        zeros = torch.zeros(mask.shape, dtype=logp.dtype, device=mask.device)
+        return zeros.masked_scatter(mask, logp), zeros.masked_scatter(mask, entropy), hidden
+
+    def token_stats(self, hidden: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """branching.token_stats of hidden states (M, D), the logits of one chunk at a time.
+
+        In a backward pass the logits of a chunk are computed again. No gradient of the entropy.
+        """
+        chunk = logits_chunk(self.vocabulary)
+
+        def stats(h, i):
+            return token_stats(self.head(h), i, temperature)
+
+        parts = [
+            checkpoint(stats, h, i, use_reentrant=False) if len(hidden) > chunk else stats(h, i)
+            for h, i in zip(hidden.split(chunk), ids.split(chunk))
+        ]
+        logp, entropy = (torch.cat(part) for part in zip(*parts))
+        return logp, entropy.detach()
+
+    # ---- tokens
+
+    def tensor(self, values: list) -> Tensor:
+        """Numbers on the model's device, without waiting for what it is doing."""
+        x = torch.tensor(values)
+        if self.device.type == "cuda":
+            return x.pin_memory().to(self.device, non_blocking=True)
+        return x
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids, tags and special tokens included."""
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+    def closed_tag(self, ids: list[int]) -> str | None:
+        """The stop tag that the last of these ids completes, or None.
+
+        Tags span several tokens in real vocabularies, and the last may hold text after the ">".
+        ids: the policy's own tokens since the last tool result; a tag in a result must not count.
+        """
+        if not ids or ids[-1] not in self.closing:
+            return None
+        tail = "".join(self.text[i] for i in ids[-max(map(len, STOP_TAGS)) :])
+        last = len(self.text[ids[-1]])
+        for tag in STOP_TAGS:
+            if tail.find(tag, max(0, len(tail) - last - len(tag) + 1)) >= 0:
+                return tag
+        return None
+
+    def _stop_ids(self) -> set[int]:
+        """What the model's configuration names, and the chat markers of the vocabulary."""
+        generation = self.model.generation_config
+        named = [self.model.config.eos_token_id, generation.eos_token_id if generation else None]
+        ids = set()
+        for entry in named:
+            ids |= set(entry) if isinstance(entry, (list, tuple)) else {entry} - {None}
+        known = self.tokenizer.get_vocab()
+        return ids | {known[marker] for marker in TURN_ENDS if marker in known}
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Refuse a model that computes its logits by more than its output matrix."""
+        x = torch.arange(8, device=self.device)[None] % self.vocabulary
+        if not torch.equal(self.model(x).logits, self.head(self.decoder(x).last_hidden_state)):
+            raise ValueError(
+                f"{type(self.model).__name__} computes its logits by more than its output matrix; "
+                "this loop would sample from another distribution"
+            )
+
+
+def _plain_call(work):
+    """Call a function of no argument."""
+    return work()
+
+
+def _take_hooks(module) -> tuple:
+    """Take a module's forward hooks off and return them."""
+    hooks = module._forward_pre_hooks, module._forward_hooks
+    module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
+    return hooks
+
+
+# ---- padding and micro-batches
+
+
+def pad(rows: list, dtype: torch.dtype, width: int = 0) -> Tensor:
+    """Lists or one-dimensional tensors as one tensor (B, width), zeros on the right."""
+    width = max([1, width, *map(len, rows)])
+    out = torch.zeros(len(rows), width, dtype=dtype)
+    for b, row in enumerate(rows):
+        out[b, : len(row)] = torch.as_tensor(row, dtype=dtype)
+    return out
+
+
+def padded_width(rollouts: list) -> int:
+    """W: tokens of the longest prompt and response together, rounded up."""
+    return round_up(max([1, *(len(r.prompt) + len(r.ids) for r in rollouts)]), PASS_BLOCK)
+
+
+def micro_batches(rollouts: list, budget: int) -> list[list[int]]:
+    """Which rollouts share a pass: indices, as many as rows x padded_width <= budget allows.
+
+    The longest come first: little padding, and a pass that does not fit shows at once. Decided by
+    lengths and order alone. A rollout above the budget has a pass of its own.
+    """
+    batches, width = [], 0
+    for n in sorted(range(len(rollouts)), key=lambda n: -len(rollouts[n].prompt + rollouts[n].ids)):
+        if not batches or (len(batches[-1]) + 1) * width > budget:
+            batches.append([])
+            width = padded_width([rollouts[n]])
+        batches[-1].append(n)
+    return batches
+
+
+def logits_chunk(vocabulary: int) -> int:
+    """Tokens whose logits exist at once: 2^25 numbers, but 128 tokens at least."""
+    return max(128, 2**25 // vocabulary)

@@ -1,0 +1,116 @@
+"""What a rollout earns.
+
+    1. answer_of         the answer, if the policy kept the format
+    2. reward            -1 without an answer, else its score, and a bonus for using both tools
+    3. is_correct        what an evaluation counts: right or wrong
+    4. released_reward   the reward of the released code, bug for bug
+
+Words are compared in support/words.py, mathematics in support/math_equal.py.
+
+Differs from the released code in: the answer is read from the policy's own text, so that a search
+result with "<answer>" in it neither makes nor breaks a format; only calls that were executed earn
+the bonus; mathematics is compared as mathematics.
+"""
+
+from support.math_equal import last_boxed, math_equal
+from support.words import exact_match, f1_of_words, normalize_answer, token_f1
+
+REWARDS = ("auto", "f1", "math", "released")
+# for an answer with a score above 0 that used both tools (paper 0.1)
+BONUS = 0.1
+
+
+def reward(rollout, golds: list[str], kind: str = "auto", task: str = "qa") -> float:
+    """Reward of a rollout: -1 for a broken format or no end, else the score of its answer.
+
+    A score above 0 earns 0.1 more if both tools were executed with success.
+
+    Args:    kind: "f1" token F1; "math" math_equal as 0 or 1; "auto" math for task "math", F1 for
+             "qa"; "released" released_reward of the whole response.
+    Returns: -1, or a number in [0, 1.1].
+    Raises:  ValueError for an unknown kind.
+    """
+    if kind not in REWARDS:
+        raise ValueError(f"kind must be one of {', '.join(REWARDS)}, got {kind!r}")
+    if kind == "released":
+        return released_reward(rollout.text, golds)
+    answer = answer_of(rollout)
+    if answer is None:
+        return -1.0
+    if kind == "math" or (kind == "auto" and task == "math"):
+        score = float(any(math_equal(answer, gold) for gold in golds))
+    else:
+        score = token_f1(answer, golds)
+    used = {call.name for call in rollout.calls if call.status == "ok"}
+    return score + BONUS if score > 0 and used >= {"search", "python"} else score
+
+
+def answer_of(rollout) -> str | None:
+    """The answer in a rollout that kept the format, None if it broke it.
+
+    The format, in the policy's own text: it ended by itself; at least one <think>..</think>; one
+    <answer>..</answer> with a \\boxed{} in it; every opened tag closed; no <result>.
+    """
+    text = rollout.policy_text
+    if rollout.finish != "stop" or "<result>" in text or "</result>" in text:
+        return None
+    tags = ("think", "search", "python", "answer")
+    if any(text.count(f"<{tag}>") != text.count(f"</{tag}>") for tag in tags):
+        return None
+    if "<think>" not in text or text.count("<answer>") != 1:
+        return None
+    start, end = text.index("<answer>"), text.index("</answer>")
+    return last_boxed(text[start + len("<answer>") : end]) if start < end else None
+
+
+def is_correct(rollout, question) -> bool:
+    """Accuracy: the format is kept and the answer is a gold, by math_equal or exact_match."""
+    answer = answer_of(rollout)
+    if answer is None:
+        return False
+    if question.task == "math":
+        return any(math_equal(answer, gold) for gold in question.answers)
+    return exact_match(answer, question.answers)
+
+
+def released_reward(response: str, golds: list[str]) -> float:
+    """The released code's reward of a response with its tool results, bug for bug.
+
+    -1 for a broken format, or if the last \\boxed{ of the answer block does not close. Else the
+    best token F1; above 0 it earns 0.1 more if both closing tool tags occur anywhere.
+    In {-1} and [0, 1.1].
+    """
+    if not _released_format(response):
+        return -1.0
+    block = response[response.index("<answer>") + len("<answer>") : response.index("</answer>")]
+    answer = last_boxed(block[block.rfind("\\boxed{") :])
+    if answer is None:
+        return -1.0
+    words = normalize_answer(answer).split()
+    scores = [f1_of_words(words, normalize_answer(gold).split()) for gold in golds]
+    f1 = max(scores, default=0.0)
+    return f1 + BONUS if f1 > 0 and "</search>" in response and "</python>" in response else f1
+
+
+def _released_format(text: str) -> bool:
+    """Think tags in pairs, at least one; one boxed answer; after each call its end and a result."""
+    if text.count("<think>") != text.count("</think>") or "<think>" not in text:
+        return False
+    if text.count("<answer>") != 1 or text.count("</answer>") != 1:
+        return False
+    start, end = text.index("<answer>"), text.index("</answer>")
+    if start > end or not all(_released_calls(text, tool) for tool in ("search", "python")):
+        return False
+    return "\\boxed{" in text[start:end] and "}" in text[start:end]
+
+
+def _released_calls(text: str, tool: str) -> bool:
+    """Are each <tool>, </tool>, <result> and </result> followed by the next one?"""
+    at = text.find(f"<{tool}>")
+    while at >= 0:
+        for tag in (f"</{tool}>", "<result>", "</result>"):
+            at = text.find(tag, at)
+            if at < 0:
+                return False
+        at = text.find(f"<{tool}>", at)
+    return True

@@ -1,0 +1,103 @@
+"""One prompt and everything after it: the tokens, and the numbers that belong to each of them.
+
+    1. Rollout.append   tokens, their mask and the sampler's numbers are born together
+    2. Rollout.fork     a branch: the same first tokens, a seed of its own
+
+Imports torch and the seeds only.
+"""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from support.seeds import mix_seed
+
+
+@dataclass
+class Call:
+    """A tool call: ids[start:end] of its rollout are the result (mask False)."""
+
+    name: str
+    argument: str
+    status: str
+    seconds: float
+    start: int
+    end: int
+
+
+@dataclass(eq=False)
+class Rollout:
+    """One prompt and everything after it, with the numbers of every token.
+
+    ids, mask, sampled_logp and sampled_entropy are born together and have one length for ever; a
+    tool's tokens have mask False and 0 for the other two. The tensors are (T,), on the CPU, and
+    come later: see appo.py. A branch has a parent and shares ids[:fork_at] with it.
+
+    finish: "stop" (end of turn), "length" (budget), "calls" (one call too many), "forged" (the
+    policy wrote <result> itself). group: index of its prompt; one prompt's rollouts are compared.
+    """
+
+    prompt: list[int]
+    seed: int
+    group: int = 0
+    ids: list[int] = field(default_factory=list)
+    mask: list[bool] = field(default_factory=list)
+    sampled_logp: list[float] = field(default_factory=list)
+    sampled_entropy: list[float] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    # (written by the policy?, text), in order
+    pieces: list[tuple[bool, str]] = field(default_factory=list)
+    finish: str = ""
+    reward: float = 0.0
+    parent: "Rollout | None" = None
+    fork_at: int = 0
+    forks: int = 0
+
+    # under the policy at the start of the step, now, and under the reference
+    logp_old: Tensor | None = None
+    logp: Tensor | None = None
+    logp_ref: Tensor | None = None
+    entropy: Tensor | None = None
+    omega: Tensor | None = None
+    score: Tensor | None = None
+    advantage: Tensor | None = None
+    # Omega was constant, so entropy alone ranked the tokens
+    degenerate: bool = False
+
+    @property
+    def text(self) -> str:
+        """The response as the policy saw it, tool results included."""
+        return "".join(text for _, text in self.pieces)
+
+    @property
+    def policy_text(self) -> str:
+        """The response without tool results."""
+        return "".join(text for own, text in self.pieces if own)
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish in ("length", "calls")
+
+    def append(self, ids: list[int], mask: bool, logp: list[float], entropy: list[float]) -> None:
+        """Add tokens to all four lists at once."""
+        assert len(ids) == len(logp) == len(entropy), "a token and its numbers are born together"
+        self.ids += ids
+        self.mask += [mask] * len(ids)
+        self.sampled_logp += logp
+        self.sampled_entropy += entropy
+
+    def fork(self, at: int) -> "Rollout":
+        """A branch that shares ids[:at] and the calls completed in them; each has its own seed."""
+        self.forks += 1
+        return Rollout(
+            prompt=self.prompt,
+            seed=mix_seed(self.seed, 1, self.forks),
+            group=self.group,
+            ids=self.ids[:at],
+            mask=self.mask[:at],
+            sampled_logp=self.sampled_logp[:at],
+            sampled_entropy=self.sampled_entropy[:at],
+            calls=[call for call in self.calls if call.end <= at],
+            parent=self,
+            fork_at=at,
+        )

@@ -1,0 +1,148 @@
+"""The decoder of a Llama, Qwen2 or Qwen3 in fewer operations, for sampling in float32 on a CPU.
+
+    1. fits             whether a model has one on this machine
+    2. PackedDecoder    called like the decoder it is made from; the same numbers to rounding
+    3. Product, Norm    a matrix product whose weights are laid out once; a norm without its weight
+
+Without it oneDNN lays the weights out anew at every product. For few rows that takes as long as the
+product itself. Applied to a plain model from outside; valid as long as its weights do not change.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from kv_cache import KVCache, folded_attention
+
+
+def fits(model) -> bool:
+    """Whether a model has a PackedDecoder on this processor.
+
+    Not if a matrix is more than it seems, as an adapter's is.
+    """
+    config = model.config
+    names = ("_proj", "lm_head")
+    products = [m for name, m in model.named_modules() if name.endswith(names)]
+    return (
+        model.device.type == "cpu"
+        and model.dtype == torch.float32
+        and config.model_type in ("llama", "qwen2", "qwen3")
+        and config.hidden_act == "silu"
+        and all(type(m) is nn.Linear for m in products)
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    )
+
+
+class PackedDecoder:
+    """What decoder and head of a model compute. Writes into a KVCache and has no gradient.
+
+    Queries, keys and values are one product. The weights of a layer's two norms go into the
+    matrices that read them. What follows a product (silu, a sum) is part of it.
+
+    Args: model: from AutoModelForCausalLM; its matrices are copied as they are now.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model):
+        decoder = model.get_decoder()
+        self.embed = decoder.embed_tokens
+        self.rotary = decoder.rotary_emb
+        self.norm = decoder.norm
+        self.layers = [PackedLayer(layer) for layer in decoder.layers]
+        self.head = Product(model.get_output_embeddings())
+
+    def __call__(
+        self, input_ids, attention_mask, position_ids, past_key_values: KVCache, use_cache=True
+    ) -> BaseModelOutputWithPast:
+        x = self.embed(input_ids)
+        cos, sin = self.rotary(x, position_ids)
+        half = sin.shape[-1] // 2
+        # (x1, x2) -> x cos + (x2, x1) (-sin, sin)
+        sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
+        cos, sin = cos[:, :, None], sin[:, :, None]
+        for layer in self.layers:
+            x = layer(x, cos, sin, attention_mask, past_key_values)
+        norm = self.norm
+        x = F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+        return BaseModelOutputWithPast(last_hidden_state=x)
+
+
+class PackedLayer:
+    """A layer: x (B, S, D) -> (B, S, D); its keys and values go into the cache."""
+
+    def __init__(self, layer):
+        attention, mlp = layer.self_attn, layer.mlp
+        before, after = layer.input_layernorm, layer.post_attention_layernorm
+        self.attention = attention
+        self.dim = attention.head_dim
+        self.before, self.after = Norm(before), Norm(after)
+        self.qkv = Product(attention.q_proj, attention.k_proj, attention.v_proj, norm=before)
+        self.out = Product(attention.o_proj)
+        self.gate = Product(mlp.gate_proj, norm=after)
+        self.up = Product(mlp.up_proj, norm=after)
+        self.down = Product(mlp.down_proj)
+        self.q_heads = attention.q_proj.out_features // self.dim
+        self.k_heads = attention.k_proj.out_features // self.dim
+        # Qwen3 norms queries and keys, head by head
+        self.qk_norm = None
+        if hasattr(attention, "q_norm"):
+            q = attention.q_norm.weight.expand(self.q_heads, -1)
+            k = attention.k_norm.weight.expand(self.k_heads, -1)
+            self.qk_norm, self.eps = torch.cat([q, k]), attention.q_norm.variance_epsilon
+
+    def __call__(self, x, cos, sin, mask, cache: KVCache) -> Tensor:
+        """cos, sin: (B, S, 1, dim), the first half of sin negated. mask: as KVCache makes it."""
+        qkv = self.qkv(self.before(x)).view(*x.shape[:2], -1, self.dim)  # (B, S, heads, dim)
+        queries = qkv[:, :, : self.q_heads].transpose(1, 2)
+        qk = qkv[:, :, : self.q_heads + self.k_heads]
+        normed = qk
+        if self.qk_norm is not None:
+            normed = F.rms_norm(qk, (self.dim,), None, self.eps) * self.qk_norm
+        # both sources are copies: qk may be overwritten
+        torch.addcmul(normed * cos, normed.roll(self.dim // 2, -1), sin, out=qk)
+        keys, values = cache.store(qkv[:, :, self.q_heads :], self.attention.layer_idx)
+        scaling = self.attention.scaling
+        seen, _ = folded_attention(self.attention, queries, keys, values, mask, scaling)
+        x = self.out(seen.flatten(2), "add", x)
+        y = self.after(x)
+        return self.down(self.up(y, "mul", self.gate(y, "swish")), "add", x)
+
+
+class Product:
+    """y = x W^T + b with W packed; several linear modules side by side are one product.
+
+    norm: the RMSNorm in front of it, whose weight goes into W; x is then what Norm makes of it.
+    """
+
+    # the layout is chosen for so many rows of x; any number works
+    ROWS = 64
+
+    def __init__(self, *linears, norm=None):
+        weight = torch.cat([linear.weight.detach() for linear in linears])
+        if norm is not None:
+            weight = weight * (norm.weight * math.sqrt(len(norm.weight)))
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, self.ROWS)
+        biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+        self.bias = torch.cat(biases) if biases else None
+
+    def __call__(self, x: Tensor, then: str = "none", other: Tensor | None = None) -> Tensor:
+        """then: "swish" of y, or "add" or "mul" with other, in the same pass."""
+        if other is None:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, then, [], "")
+        return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, then)
+
+
+class Norm:
+    """RMSNorm of x (B, S, D) without its weight and without sqrt(D): x / sqrt(|x|^2 + D eps)."""
+
+    def __init__(self, norm):
+        self.eps = len(norm.weight) * norm.variance_epsilon
+
+    def __call__(self, x: Tensor) -> Tensor:
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        # each operation rounds alike for every row; a product and a sum in one need not
+        return x / size.mul_(size).add_(self.eps).sqrt_()

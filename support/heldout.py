@@ -1,0 +1,60 @@
+"""The evaluation of a run on its held-out questions, before, while and after it trains."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from config import Config
+from eval import evaluate
+from sampling import Sampler
+from support.ranks import Ranks
+from support.results import write_result
+from support.runfiles import Log, shown_settings, versions
+from support.scores import numbers_of
+from support.seeds import mix_seed
+
+
+def due(run: Config, step: int) -> bool:
+    """Is a run evaluated after so many steps: before the first, after the last, --eval_every?"""
+    return step in (0, run.steps) or bool(run.eval_every) and step % run.eval_every == 0
+
+
+def sample_share(
+    run: Config, sampler: Sampler, test: tuple[list, list], ranks: Ranks, asked: Callable[[], bool]
+) -> list[tuple[int, dict, dict]] | None:
+    """This rank's share of the questions: (place, row of `evaluate` sampled, the same greedy).
+
+    None if the run was asked to stop, on all ranks.
+    """
+    questions, prompts = test
+    places = ranks.share(list(range(len(questions))))
+    mine = [questions[i] for i in places], [prompts[i] for i in places]
+    seeds = [mix_seed(mix_seed(run.seed, 2), place) for place in places]
+    with sampler.policy.unsharded():
+        sampled = list(evaluate(sampler.initial, *mine, run.eval_samples, seeds))
+        if asked():
+            return None
+        greedy = list(evaluate(partial(sampler.initial, temperature=0), *mine, 1, seeds))
+    return list(zip(places, sampled, greedy))
+
+
+def store(run: Config, log: Log, step: int, shares: list[list[tuple[int, dict, dict]]]) -> None:
+    """A line in metrics.jsonl, eval_STEP.json, and a line on the screen, of all ranks' shares."""
+    rows = sorted((row for share in shares for row in share), key=lambda row: row[0])
+    sampled, greedy = [row[1] for row in rows], [row[2] for row in rows]
+    own = numbers_of(sampled)
+    numbers = {f"eval_{name}": value for name, value in own.items()}
+    numbers["eval_greedy"] = numbers_of(greedy)["avg@1"]
+    log.write("metrics", {"step": step} | numbers)
+    result = {"numbers": own, "rows": sampled, "questions": len(sampled)}
+    result |= {"samples": run.eval_samples, "settings": shown_settings(run)}
+    result |= {"data": run.eval_data, "step": step, "versions": versions()}
+    write_result(Path(run.out) / f"eval_{step:06d}.json", result)
+    tqdm.write(
+        f"step {step}: held-out accuracy {numbers[f'eval_avg@{run.eval_samples}']:.3f} sampled, "
+        f"{numbers['eval_greedy']:.3f} greedy, "
+        f"format errors {numbers['eval_format_errors']:.3f}, {numbers['eval_calls']:.2f} calls "
+        f"per question ({len(sampled)} questions x {run.eval_samples})"
+    )

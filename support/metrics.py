@@ -1,0 +1,187 @@
+"""The numbers of one step: what happened, over all ranks. docs/metrics.md defines each of them.
+
+    1. Meter.phase     seconds per phase; tells who watches that a phase begins
+    2. Meter.add       a mini-batch after its update: rollouts, branches, the loss' statistics
+    3. Meter.numbers   one number per name, over all ranks
+
+Reads the numbers that lie on the rollouts; nothing of the algorithm depends on it.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from support.ranks import Ranks
+
+STATUSES = ("ok", "error", "timeout", "output_limit", "crashed", "infra")
+# weighted by rollouts or by updates; every other mean is over policy tokens
+PER_UPDATE = ("loss", "grad_norm", "padding", "skipped")
+
+
+class Meter:
+    """Collects the numbers of one step.
+
+    Args: sampler: whose counts are watched from now on. note: told each phase as it begins.
+    """
+
+    def __init__(self, sampler, note: Callable[[str], None] = lambda phase: None):
+        self.note = note
+        self.sampler, self.before = sampler, Counter(sampler.count)
+        self.seconds = Counter()
+        self.minibatches: list[dict] = []
+        self._phase, self._since = "", time.perf_counter()
+
+    def phase(self, name: str) -> None:
+        """From here on time counts for this phase."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        if self._phase:
+            self.seconds[self._phase] += now - self._since
+        self._phase, self._since = name, now
+        self.note(name)
+
+    def add(self, batch: list, branches: list, stats: dict) -> None:
+        """A mini-batch whose rollouts still hold the numbers from before its update."""
+        own = [torch.tensor(r.mask, dtype=torch.bool) for r in batch]
+
+        def policy_tokens(name: str) -> Tensor:
+            rows = [torch.as_tensor(getattr(r, name))[mask] for r, mask in zip(batch, own)]
+            return torch.cat(rows) if rows else torch.zeros(0)
+
+        omega, logp_old = policy_tokens("omega"), policy_tokens("logp_old")
+        gap = (policy_tokens("sampled_logp") - logp_old).abs()
+        some = len(omega) > 0
+        self.minibatches.append(
+            stats
+            | {
+                "entropy": _mean(policy_tokens("entropy")),
+                "omega": _mean(omega),
+                "omega_std": float(omega.std(correction=0)) if some else 0.0,
+                "omega_max": float(omega.max()) if some else 0.0,
+                "drift": _mean((policy_tokens("logp") - logp_old).abs()),
+                "sampler_gap": float(gap.max()) if some else 0.0,
+                "degenerate": _mean([float(r.degenerate) for r in batch]),
+                "trained": len(omega),
+                "rows": len(batch),
+            }
+        )
+
+    def numbers(self, rollouts: list, ranks: Ranks) -> dict[str, float]:
+        """The numbers of a step over all ranks; a few numbers per rollout are gathered.
+
+        rollouts: this rank's initial ones and branches.
+        """
+        self.phase("")
+        initial = [r for r in rollouts if r.parent is None]
+        branches = [r for r in rollouts if r.parent is not None]
+        parts = ranks.gather(
+            {
+                "facts": list(map(_facts, initial)),
+                "forks": list(map(_fork_facts, branches)),
+                "statuses": [s for r in rollouts for s in _own_statuses(r)],
+                "log": self.minibatches,
+                "count": self.sampler.count - self.before,
+                "seconds": self.seconds,
+            }
+        )
+        facts, forks, statuses, log = (
+            [x for part in parts for x in part[name]]
+            for name in ("facts", "forks", "statuses", "log")
+        )
+        numbers = _rollout_numbers(facts, forks)
+        numbers |= _token_numbers(facts, forks, sum((part["count"] for part in parts), Counter()))
+        first = [part["log"][0] for part in parts]
+        later = [entry for part in parts for entry in part["log"][1:]]
+        numbers |= {
+            "degenerate_first": over_minibatches("degenerate", first),
+            "degenerate_later": over_minibatches("degenerate", later),
+            "tokens_trained": sum(entry["trained"] for entry in log),
+            "optimizer_steps": len(self.minibatches),
+        }
+        numbers |= {f"tool_{name}": _mean([s == name for s in statuses]) for name in STATUSES}
+        names = [name for name in log[0] if name not in ("trained", "rows")]
+        numbers |= {name: over_minibatches(name, log) for name in names}
+        phases = list(dict.fromkeys(name for part in parts for name in part["seconds"]))
+        slowest = {p: max(part["seconds"][p] for part in parts) for p in phases}
+        return numbers | {f"seconds_{phase}": value for phase, value in slowest.items()}
+
+
+def over_minibatches(name: str, log: list[dict]) -> float:
+    """One number of a step from those of its mini-batches, as its definition says.
+
+    The maximum, or the mean over updates, rollouts or policy tokens.
+    """
+    if name.endswith(("_max", "_gap")):
+        return max((entry[name] for entry in log), default=0.0)
+    unit = "rows" if name == "degenerate" else "trained"
+    weights = [1 if name in PER_UPDATE else entry[unit] for entry in log]
+    return sum(w * entry[name] for w, entry in zip(weights, log)) / max(sum(weights), 1)
+
+
+def _facts(r) -> dict:
+    """Of an initial rollout."""
+    return {
+        "group": r.group,
+        "reward": r.reward,
+        "finish": r.finish,
+        "length": len(r.ids),
+        "prompt": len(r.prompt),
+        "calls": len(r.calls),
+    }
+
+
+def _fork_facts(r) -> dict:
+    """Of a branch."""
+    parent = len(r.parent.ids)
+    return {"reward": r.reward, "at": r.fork_at, "length": len(r.ids), "parent": parent}
+
+
+def _own_statuses(r) -> list[str]:
+    """How the calls of a rollout ended, without those that a branch has inherited."""
+    return [c.status for c in r.calls if r.parent is None or c.start > r.fork_at]
+
+
+def _rollout_numbers(facts: list[dict], forks: list[dict]) -> dict:
+    """Means over rollouts, prompts and branches."""
+    groups = {}
+    for f in facts:
+        groups.setdefault(f["group"], []).append(f["reward"])
+    groups = groups.values()
+    spreads = [torch.tensor(g, dtype=torch.float32).std(correction=0).item() for g in groups]
+    return {
+        "reward": _mean([f["reward"] for f in facts]),
+        "reward_std": _mean(spreads),
+        "reward_branch": _mean([f["reward"] for f in forks]),
+        "zero_std": _mean([max(g) == min(g) for g in groups]),
+        "format_errors": _mean([f["reward"] < 0 for f in facts]),
+        "truncated": _mean([f["finish"] in ("length", "calls") for f in facts]),
+        "forged": _mean([f["finish"] == "forged" for f in facts]),
+        "length": _mean([f["length"] for f in facts]),
+        "calls": _mean([f["calls"] for f in facts]),
+        "branches": len(forks),
+        "fork_depth": _mean([f["at"] / f["parent"] for f in forks]),
+    }
+
+
+def _token_numbers(facts: list[dict], forks: list[dict], count: Counter) -> dict:
+    """Tokens sampled, computed and unique: each prompt once, each branch without its prefix."""
+    unique = sum({f["group"]: f["prompt"] for f in facts}.values())
+    unique += sum(f["length"] for f in facts) + sum(f["length"] - f["at"] for f in forks)
+    return {
+        "tokens_sampled": count["sampled"],
+        "tokens_computed": count["computed"],
+        "tokens_unique": unique,
+        "computed_per_unique": count["computed"] / unique,
+        "occupancy": count["sampled"] / max(count["row_calls"], 1),
+    }
+
+
+def _mean(values) -> float:
+    """The mean of numbers or of a tensor; 0 if there are none."""
+    if isinstance(values, Tensor):
+        return float(values.mean()) if len(values) else 0.0
+    return sum(values) / len(values) if values else 0.0

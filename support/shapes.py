@@ -1,0 +1,74 @@
+"""Shapes of the sampler's calls: for bit-exact repetition on a CPU, for few graphs on a GPU.
+
+On a CPU in float32 the bits of a row must not depend on its neighbours. Two rules achieve that.
+    rows  every call has the same number of rows, running or not: a matrix product of another size
+          may round otherwise
+    keys  attention looks at `key_slots` keys: a sum over keys is made in blocks of 512, and a block
+          is divided further as its size decides, but never one of up to 192 (measured on AVX2; the
+          sizes are among those that agreed on AVX-512)
+Elsewhere, or without `constant_rows`, only as many rows are decoded as have a token to draw.
+"""
+
+from dataclasses import dataclass
+
+KEY_BLOCK = 64
+# a graph is recorded for every number of keys, so there shall be few
+GRAPH_BLOCK = 512
+# keys of a step whose shape may vary: whole vectors
+VECTOR = 16
+
+
+def round_up(x: int, multiple: int) -> int:
+    """The smallest multiple that is not below x."""
+    return -(-x // multiple) * multiple
+
+
+def key_slots(length: int) -> int:
+    """How many slots attention looks at for `length` tokens: 64, 128, 192, 512, 512 + 64, ..."""
+    slots = round_up(length, KEY_BLOCK)
+    return slots if slots % 512 <= 192 else round_up(slots, 512)
+
+
+def row_sizes(rows: int, constant: bool) -> list[int]:
+    """How many rows a decode step may have, in rising order.
+
+    Constant: always `rows`. Else eighths of it and, below the first of them, powers of two.
+    """
+    if constant:
+        return [rows]
+    eighths = {round_up(rows * k, 8) // 8 for k in range(1, 9)}
+    return sorted(eighths | {2**k for k in range(rows.bit_length()) if 8 * 2**k < rows})
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a sampler's calls. rows: live rows; constant: see above; cuda: with graphs."""
+
+    rows: int
+    constant: bool
+    cuda: bool
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of rows that a decode step may have."""
+        return row_sizes(self.rows, self.constant)
+
+    @property
+    def prompt_rows(self) -> int:
+        """Rows of a call that reads prompts."""
+        return max(1, self.rows // 4)
+
+    @property
+    def result_rows(self) -> int:
+        """Rows of a call that reads tool results."""
+        return max(1, self.rows // 8)
+
+    def rows_for(self, count: int) -> int:
+        """Rows of a decode step in which `count` of them run."""
+        return next(size for size in self.sizes if size >= min(count, self.rows))
+
+    def keys_for(self, length: int) -> int:
+        """Keys that a decode step looks at if its longest row holds `length` tokens."""
+        if self.constant:
+            return key_slots(length)
+        return round_up(length, GRAPH_BLOCK if self.cuda else VECTOR)

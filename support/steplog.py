@@ -1,0 +1,113 @@
+"""What a step leaves: its trees, its branch points in words, its alarms, the bar's numbers."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from config import Config
+from support.runfiles import Log
+
+
+def write_step(run: Config, policy, log: Log, step: int, metrics: dict, rollouts: list) -> None:
+    """A step's line in metrics.jsonl, its trees in rollouts.jsonl, its branch points and alarms on
+    the screen. An alarm is printed when it begins and logged as long as it lasts."""
+    warnings = alarms(metrics | {"sampler_gap_exact": policy.dtype == torch.float32})
+    log.write("metrics", {"step": step} | metrics | ({"alarms": warnings} if warnings else {}))
+    for row in tree_rows(policy, step, rollouts, min(run.log_trees, run.prompts)):
+        log.write("rollouts", row)
+    new = [f"step {step}: {text}" for text in warnings if text not in log.warned]
+    for line in branch_lines(policy, rollouts, run.print_branches) + new:
+        tqdm.write(line)
+    log.warned = set(warnings)
+
+
+def give_up(path: Path, policy, rollouts: list, step: int, skipped: int) -> None:
+    """Leave the rollouts that gave gradients which are not finite in a file, and stop."""
+    # a rank may have none
+    groups = max((r.group for r in rollouts), default=-1) + 1
+    rows = tree_rows(policy, step, rollouts, groups)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    raise ValueError(
+        f"the gradients of {skipped} steps in a row were not finite; the last step's rollouts are "
+        f"in {path}, the weights are those before"
+    )
+
+
+def tree_rows(policy, step: int, rollouts: list, groups: int) -> list[dict]:
+    """The whole trees of the first prompts, a row per rollout, as rollouts.jsonl holds them.
+
+    parent: index of the row in its tree.
+    """
+    rows = []
+    for group in range(groups):
+        tree = [r for r in rollouts if r.group == group]
+        place = {id(r): k for k, r in enumerate(tree)}
+        rows += [tree_row(policy, step, r, place) for r in tree]
+    return rows
+
+
+def tree_row(policy, step: int, r, place: dict[int, int]) -> dict:
+    """One rollout. place: id of a rollout of its tree -> index."""
+    where = {"step": step, "group": r.group, "index": place[id(r)]}
+    came = {"parent": place.get(id(r.parent)), "fork_at": r.fork_at}
+    ended = {"reward": r.reward, "finish": r.finish, "prompt": policy.decode(r.prompt)}
+    tokens = {"ids": r.ids, "pieces": [policy.text[i] for i in r.ids], "mask": r.mask}
+    numbers = {"logp": r.sampled_logp, "entropy": r.sampled_entropy}
+    if r.parent is None:
+        # branches are not trained on: they have no such numbers
+        later = {"logp_old": r.logp_old, "future_value": r.omega}
+        later |= {"branching_score": r.score, "advantage": r.advantage}
+        numbers |= {name: values.tolist() for name, values in later.items()}
+    rounded = {name: [round(x, 6) for x in values] for name, values in numbers.items()}
+    return where | came | ended | tokens | rounded | {"calls": [asdict(c) for c in r.calls]}
+
+
+def branch_lines(policy, rollouts: list, count: int) -> list[str]:
+    """Some branch points of all mini-batches: where, the token, its numbers, what came of it."""
+    branches = [r for r in rollouts if r.parent is not None]
+    apart = max(1, len(branches) // max(count, 1))
+    return [branch_line(policy, branch) for branch in branches[::apart][:count]]
+
+
+def branch_line(policy, x) -> str:
+    """One branch point in words."""
+    p = x.parent
+    t = min(x.fork_at, len(p.ids) - 1, len(x.ids) - 1)
+    context, old, new = policy.decode(p.ids[max(0, t - 6) : t]), p.ids[t], x.ids[t]
+    return (
+        f"  branch at token {t} of {len(p.ids)}: {context!r} -> {policy.text[old]!r}, "
+        f"now {policy.text[new]!r} | entropy {p.sampled_entropy[t]:.3f} Omega {p.omega[t]:.4f} "
+        f"score {p.score[t]:+.2f} | reward {p.reward:g} -> {x.reward:g}"
+    )
+
+
+def alarms(metrics: dict) -> list[str]:
+    """What nobody should miss in a step's numbers, in words; empty if all is well."""
+    gap = 1e-3 if metrics["sampler_gap_exact"] else 1.0
+    tests = {
+        "entropy has collapsed": metrics["entropy"] < 0.01,
+        "more than 90% of the prompts give no credit: all their rewards are equal": (
+            metrics["zero_std"] > 0.9
+        ),
+        "more than half of the rollouts are cut off": metrics["truncated"] > 0.5,
+        "tools fail for reasons of infrastructure": metrics["tool_infra"] > 0.1,
+        "sampler and trainer disagree on log-probs": metrics["sampler_gap"] > gap,
+        "an update was skipped: its gradient was not finite": metrics["skipped"] > 0,
+    }
+    return [text for text, true in tests.items() if true]
+
+
+def bar_text(metrics: dict, total: Counter) -> str:
+    """The numbers beside the progress bar. total: tokens and updates so far, which it adds to."""
+    tokens = {name: metrics[f"tokens_{name}"] for name in ("sampled", "trained")}
+    total.update(tokens | {"updates": metrics["optimizer_steps"]})
+    names = ("reward", "entropy", "truncated", "degenerate")
+    shown = [f"{name} {metrics[name]:.2f}" for name in names]
+    shown += [f"length {metrics['length']:.0f}", *(f"{name} {n}" for name, n in total.items())]
+    phases = ("sample", "score", "branch", "update")
+    seconds = "/".join(f"{metrics[f'seconds_{phase}']:.1f}" for phase in phases)
+    return ", ".join(shown) + f", s {seconds}"

@@ -1,0 +1,58 @@
+"""support/algebra.py: what the sandbox runs is made of our own words."""
+
+import ast
+
+from answers import EQUAL, HANGS, HOSTILE, UNEQUAL
+
+from support.algebra import code_of
+
+
+def only_our_words(code):
+    """Is this Python made of numbers, + - * / ** and calls of mathematical functions alone?"""
+    functions = {
+        "Integer",
+        "Rational",
+        "Abs",
+        "floor",
+        "ceiling",
+        "factorial",
+        "binomial",
+        "real_root",
+        "sqrt",
+        "log",
+        "exp",
+        "v",
+        *(h + f for f in ("sin", "cos", "tan", "cot") for h in ("", "a")),
+        "sec",
+        "csc",
+        "sinh",
+        "cosh",
+        "tanh",
+    }
+    for node in ast.walk(ast.parse(code, mode="eval")):
+        if isinstance(node, ast.Call):
+            assert isinstance(node.func, ast.Name) and node.func.id in functions, code
+        elif isinstance(node, ast.Name):
+            assert node.id in functions | {"pi", "E", "I"}, code
+        elif isinstance(node, ast.Constant):
+            assert (
+                isinstance(node.value, (int, str))
+                and str(node.value)
+                .replace("_", "")
+                .replace("{", "")
+                .replace("}", "")
+                .replace(".", "")
+                .isalnum()
+            ), code
+        else:
+            assert isinstance(
+                node, (ast.Expression, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Load)
+            ), code
+
+
+def test_what_the_sandbox_runs_is_made_of_our_words():
+    pieces = [part for line in (EQUAL + UNEQUAL).split("\n") for part in line.split(" | ")]
+    codes = [code for code in map(code_of, pieces + HOSTILE + HANGS[:24]) if code]
+    assert len(codes) > 100
+    for code in codes:
+        only_our_words(code)

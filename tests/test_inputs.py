@@ -1,0 +1,113 @@
+"""support/inputs.py: what is refused before a model is loaded, all of it at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from conftest import arguments
+
+import policy
+import train
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    def loaded(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(policy.AutoModelForCausalLM, "from_pretrained", loaded)
+
+
+def sliding(folder):
+    transformers.MistralConfig(
+        sliding_window=64, architectures=["MistralForCausalLM"]
+    ).save_pretrained(folder)
+    return folder
+
+
+def masked(folder):
+    transformers.BertConfig(architectures=["BertForMaskedLM"]).save_pretrained(folder)
+    return folder
+
+
+BAD = {
+    "missing data": (lambda t: dict(data=t / "no.jsonl"), "no.jsonl does not exist"),
+    "missing eval": (lambda t: dict(eval_data=t / "no.jsonl"), "no.jsonl does not exist"),
+    "missing corpus": (lambda t: dict(corpus=t / "no.jsonl"), "no.jsonl does not exist"),
+    "missing cold start": (lambda t: dict(cold_start=t / "no.jsonl"), "no.jsonl does not exist"),
+    "row without answer": (
+        lambda t: dict(data=t / "rows.jsonl"),
+        "rows.jsonl, row 2 has no answer",
+    ),
+    "unknown tool": (lambda t: dict(tools="python,shell"), "unknown tool 'shell'"),
+    "long prompt": (
+        lambda t: dict(max_prompt=8),
+        "row 1: the prompt has \\d+ tokens, --max_prompt is 8",
+    ),
+    "few questions": (
+        lambda t: dict(data=t / "three.jsonl", max_prompt=2048),
+        "3 questions, fewer than --prompts 16",
+    ),
+    "sandbox": (
+        lambda t: dict(sandbox="yes"),
+        "sandbox must be require, best-effort, off or the http",
+    ),
+    "no sandbox server": (lambda t: dict(sandbox="http://127.0.0.1:9"), "python does not answer"),
+    "no search server": (
+        lambda t: dict(corpus="http://127.0.0.1:9/retrieve"),
+        "search does not answer: http://127.0.0.1:9/retrieve: Connection refused",
+    ),
+    "no key": (lambda t: dict(corpus="serper"), "SERPER_API_KEY"),
+    "no model there": (lambda t: dict(model=t), "--model .* is neither"),
+    "sliding window": (lambda t: dict(model=sliding(t / "s")), "sliding-window"),
+    "not causal": (lambda t: dict(model=masked(t / "b")), "not a causal language model"),
+    "bad example": (lambda t: dict(cold_start=t / "rows.jsonl"), "rows.jsonl, row 1"),
+    "no such model": (lambda t: dict(model=t / "nothing"), "--model .*nothing"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named_before_a_model_is_loaded(name, world, tmp_path, no_model):
+    changes, message = BAD[name]
+    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "1"}\n{"question": "b"}\n')
+    (tmp_path / "three.jsonl").write_text('{"question": "a", "answer": "1"}\n' * 3)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train.main(arguments(world, tmp_path, **changes(tmp_path)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_model_without_data(no_model):
+    with pytest.raises(ValueError, match="--model was given without --data"):
+        train.main(["--model", "m"])
+
+
+def test_all_that_is_wrong_is_said_at_once(world, tmp_path, no_model):
+    """Files that do not exist come with wrong flags; what is in the files comes together too."""
+    flags = arguments(world, tmp_path, data=tmp_path / "no.jsonl", eval_data=tmp_path / "nor.jsonl")
+    with pytest.raises(ValueError) as refused:
+        train.main([*flags, "--initial", "0", "--brunches", "3"])
+    said = str(refused.value).splitlines()
+    for text in ("no.jsonl does not exist", "nor.jsonl does not exist", "--initial", "--brunches"):
+        assert sum(text in line for line in said) == 1, text
+    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "1"}\n{"question": "b"}\n')
+    bad = dict(data=tmp_path / "rows.jsonl", sandbox="yes", cold_start=tmp_path / "rows.jsonl")
+    with pytest.raises(ValueError) as refused:
+        train.main(arguments(world, tmp_path, **bad))
+    for text in ("row 2 has no answer", "sandbox must be require", "rows.jsonl, row 1"):
+        assert text in str(refused.value), text
+
+
+def test_missing_files_are_named_before_torch_is_imported(tmp_path):
+    code = f"""
+import runpy, sys
+sys.argv = ["train.py", "--model", "m", "--data", {str(tmp_path / "no.jsonl")!r}]
+try:
+    runpy.run_path("train.py", run_name="__main__")
+except SystemExit as end:
+    print(end.code, "torch" in sys.modules)
+"""
+    root = Path(train.__file__).parent
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert shown.stdout == f"train.py: --data {tmp_path / 'no.jsonl'} does not exist False\n", shown

@@ -1,0 +1,76 @@
+"""support/metrics.py: means over what they say, phases, and counts."""
+
+import time
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rollout import Rollout
+from support.metrics import Meter, over_minibatches
+from support.ranks import Ranks
+
+
+def test_numbers_of_a_step_are_means_over_tokens():
+    names = ("entropy", "loss", "ratio_max", "degenerate", "trained", "rows")
+    log = [dict(zip(names, x)) for x in ((1.0, 1.0, 2.0, 1.0, 10, 1), (4.0, 4.0, 1.0, 0.0, 30, 3))]
+    assert [over_minibatches(name, log) for name in names[:4]] == [3.25, 2.5, 2.0, 0.25]
+
+
+def test_seconds_belong_to_phases():
+    begun = []
+    meter = Meter(SimpleNamespace(count={}), begun.append)
+    meter.phase("sample")
+    time.sleep(0.02)
+    meter.phase("update")
+    meter.phase("sample")
+    time.sleep(0.02)
+    meter.phase("")
+    assert begun == ["sample", "update", "sample", ""]
+    assert meter.seconds["sample"] >= 0.04 > 0.02 > meter.seconds["update"]
+
+
+def test_numbers_of_a_tree():
+    """One prompt of three tokens, two rollouts, one branch, by hand."""
+    initial = [
+        Rollout([1, 2, 3], 0, ids=[1] * n, mask=[True] * n, finish=finish)
+        for n, finish in ((4, "stop"), (6, "length"))
+    ]
+    for r, reward in zip(initial, (1.0, -1.0)):
+        n = len(r.ids)
+        r.reward, r.sampled_logp = reward, [-1.0] * n
+        r.logp, r.logp_old = torch.full((n,), -1.1), torch.full((n,), -1.2)
+        r.omega, r.entropy = torch.full((n,), 1.5), torch.full((n,), 0.5)
+    branch = initial[1].fork(2)
+    branch.ids, branch.reward = [1] * 5, 0.5
+    sampler = SimpleNamespace(count=Counter(computed=5))
+    meter = Meter(sampler)
+    sampler.count = Counter(computed=5 + 16, sampled=13, row_calls=26)
+    meter.add(initial, [branch], {"loss": 2.0, "ratio_max": 3.0})
+    numbers = meter.numbers([*initial, branch], Ranks())
+    expected = {
+        "reward": 0.0,
+        "reward_std": 1.0,
+        "reward_branch": 0.5,
+        "format_errors": 0.5,
+        "truncated": 0.5,
+        "length": 5.0,
+        "branches": 1,
+        "fork_depth": 2 / 6,
+        "tokens_unique": 3 + 10 + 3,
+        "tokens_computed": 16,
+        "tokens_sampled": 13,
+        "tokens_trained": 10,
+        "computed_per_unique": 1.0,
+        "occupancy": 0.5,
+        "entropy": 0.5,
+        "omega": 1.5,
+        "omega_std": 0.0,
+        "drift": 0.1,
+        "sampler_gap": 0.2,
+        "loss": 2.0,
+        "ratio_max": 3.0,
+        "optimizer_steps": 1,
+    }
+    assert {name: numbers[name] for name in expected} == pytest.approx(expected, abs=1e-6)

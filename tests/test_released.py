@@ -1,0 +1,60 @@
+"""methods/released.py: branches before the first update, pooled points, kept tokens, guards."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from conftest import CONFIG, one_step
+from test_appo import scored
+
+import appo
+from config import PRESETS
+from methods import released
+from policy import Policy
+
+RELEASED = dataclasses.replace(
+    CONFIG, **PRESETS["released"] | dict(initial=4, prompts=8, minibatch=4, max_tokens=128)
+)
+
+
+@pytest.mark.parametrize("fork_tokens", [0, 700])
+def test_branches_come_before_the_first_update(agent, tools, prompts, fork_tokens):
+    agent.reference = Policy(copy.deepcopy(agent.model), agent.tokenizer)
+    changed = dataclasses.replace(RELEASED, fork_tokens=fork_tokens)
+    metrics, rollouts = one_step(agent, tools, prompts, changed, step=released.step)
+    assert metrics["degenerate"] == 1, "all were chosen by entropy alone"
+    assert metrics["omega_std"] > 0 and metrics["kl_ref"] > 0 and metrics["branches"] == 32
+    assert metrics["optimizer_steps"] == 2
+    for x in (r for r in rollouts if r.parent is not None):
+        t = x.fork_at - 1
+        assert x.ids[t] == x.parent.ids[t] and len(x.ids) > x.fork_at, "the chosen token is kept"
+
+
+def test_points_are_pooled_per_prompt(agent, rollouts):
+    _, mine = rollouts
+    config = dataclasses.replace(RELEASED, initial=2, branches=3)
+    points = released.pooled_points(agent, scored(agent, mine), config)
+    assert all(len(points[2 * p]) + len(points[2 * p + 1]) == 6 for p in range(8))
+    assert points != appo.decision_points(agent, mine, config)
+    for r, places in zip(mine, points):
+        assert all(r.mask[t] and r.mask[t + 1] for t in places), "a token follows that is drawn"
+
+
+def test_guards_reach_the_numbers(agent, rollouts):
+    _, mine = rollouts
+    for r in scored(agent, mine):
+        # every token is now e^3 = 20 times likelier
+        r.logp_old = torch.where(torch.tensor(r.mask), r.logp - 3.0, r.logp)
+    mine[0].reward = -1.0
+    plain = appo.future_values(mine, 32.0, RELEASED)
+    assert plain.max() > 1e3
+    config = dataclasses.replace(RELEASED, initial=2)
+    released.guarded_credit(mine, [], config)
+    guarded = [r.advantage for r in mine]
+    assert all((r.omega == 1).all() for r in mine), "log-ratios above log 3 take no part"
+    appo.spread(mine, "omega", plain)
+    appo.assign_credit(mine, [], config)
+    for r, own in zip(mine, guarded):
+        factor = 2.0 / 2.2
+        torch.testing.assert_close(own, r.advantage * factor, atol=1e-5, rtol=0)

@@ -1,0 +1,114 @@
+"""support/served.py: a served model is evaluated as a local one."""
+
+import json
+
+import pytest
+import torch
+from eval_parts import settings, write
+
+import eval as evaluation
+from protocol import STOP_TAGS
+
+
+def greedy_server(policy, include_stop=True):
+    """What a server of this model would answer at temperature 0: one full forward per token."""
+
+    def reply(asked):
+        ids, text = list(asked["prompt"]), ""
+        for _ in range(asked["max_tokens"]):
+            with torch.no_grad():
+                ids.append(int(policy.model(torch.tensor([ids])).logits[0, -1].argmax()))
+            text = policy.decode(ids[len(asked["prompt"]) :])
+            stop = next((s for s in asked["stop"] if s in text), None)
+            if ids[-1] in policy.stop_ids or stop:
+                return {
+                    "text": text if include_stop or not stop else text[: text.index(stop)],
+                    "finish_reason": "stop",
+                }
+        return {"text": text, "finish_reason": "length"}
+
+    return reply
+
+
+@pytest.mark.parametrize("include_stop", [True, False])
+def test_a_served_model_is_evaluated_as_a_local_one(
+    world, agent_folder, agent, asked, tmp_path, judging, include_stop, capsys
+):
+    """At temperature 0 a server gives the answers, calls, results and tokens of the model here.
+
+    Also one that cuts its stop strings off.
+    """
+    data, server = (
+        write(tmp_path / "a.jsonl", *asked[:5]),
+        judging(greedy_server(agent, include_stop)),
+    )
+    evaluation.main(settings(agent_folder, world, tmp_path, data, temperature=0, decode_rows=2))
+    evaluation.main(
+        settings(
+            agent_folder,
+            world,
+            tmp_path,
+            data,
+            temperature=0,
+            decode_rows=2,
+            served=server.url,
+            served_name="tiny",
+            out=tmp_path / "served",
+        )
+    )
+    here, there = (
+        [
+            {k: v for k, v in s.items() if k != "calls"} | {"calls": [c[:3] for c in s["calls"]]}
+            for row in json.loads((tmp_path / out / "eval_a_model.json").read_text())["rows"]
+            for s in row["samples"]
+        ]
+        for out in ("out", "served")
+    )
+    assert here == there and sum(len(s["calls"]) for s in here) >= 10
+    path, request, _ = server.asked[-1]
+    assert (
+        path == "/v1/completions"
+        and request["model"] == "tiny"
+        and request["stop"] == list(STOP_TAGS)
+        and isinstance(request["prompt"][0], int)
+    )
+
+
+def test_limits_of_a_served_model(world, agent_folder, agent, asked, tmp_path, judging):
+    data = write(tmp_path / "a.jsonl", *asked[:3])
+    finishes = {}
+    for name, reply, changes in (
+        ("calls", greedy_server(agent), dict(max_calls=1)),
+        ("length", greedy_server(agent), dict(max_tokens=40)),
+        ("forged", lambda asked: {"text": "<think> so <result>", "finish_reason": "stop"}, {}),
+        ("stop", lambda asked: {"text": "<answer> x </answer>", "finish_reason": "stop"}, {}),
+    ):
+        evaluation.main(
+            settings(
+                agent_folder,
+                world,
+                tmp_path,
+                data,
+                temperature=0,
+                served=judging(reply).url,
+                out=tmp_path / name,
+                **changes,
+            )
+        )
+        finishes[name] = {
+            s["finish"]
+            for row in json.loads((tmp_path / name / "eval_a_model.json").read_text())["rows"]
+            for s in row["samples"]
+        }
+    assert finishes == {name: {name} for name in finishes}
+    with pytest.raises(ValueError, match="--served http.*: the answer is not a completion"):
+        evaluation.main(
+            settings(
+                agent_folder,
+                world,
+                tmp_path,
+                data,
+                served=judging(lambda asked: 5).url,
+                out=tmp_path / "odd",
+            )
+        )

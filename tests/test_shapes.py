@@ -1,0 +1,30 @@
+"""support/shapes.py: few shapes, each with room for what it must hold."""
+
+import pytest
+
+from support.shapes import Shapes, key_slots, row_sizes
+
+
+def test_row_sizes():
+    assert row_sizes(32, False) == [1, 2, 4, 8, 12, 16, 20, 24, 28, 32]
+    assert row_sizes(32, True) == [32] and row_sizes(1, False) == [1]
+    for rows in (1, 3, 7, 64, 100):
+        sizes = row_sizes(rows, False)
+        assert sizes == sorted(set(sizes)) and sizes[-1] == rows
+
+
+@pytest.mark.parametrize("constant, cuda, keys", [(1, 0, 64), (0, 0, 32), (0, 1, 512)])
+def test_a_step_looks_at_few_keys_beyond_its_longest_row(constant, cuda, keys):
+    shapes = Shapes(8, bool(constant), bool(cuda))
+    assert shapes.keys_for(17) == keys
+    for n in range(1, 1100):
+        assert n <= shapes.keys_for(n)
+        if not cuda:
+            assert shapes.keys_for(n) <= key_slots(n), "a cache of key_slots(n) has room for it"
+
+
+def test_rows_of_a_step_hold_those_that_run():
+    shapes = Shapes(32, False, False)
+    assert [shapes.rows_for(n) for n in (1, 3, 9, 32, 100)] == [1, 4, 12, 32, 32]
+    assert (shapes.prompt_rows, shapes.result_rows) == (8, 4)
+    assert (Shapes(1, True, False).prompt_rows, Shapes(1, True, False).result_rows) == (1, 1)

@@ -1,0 +1,64 @@
+"""support/steplog.py: trees, alarms, giving up."""
+
+import pytest
+from conftest import lines
+
+from support.steplog import alarms, give_up
+
+
+def test_rollouts_file_holds_whole_trees(finished):
+    rows = [x for x in lines(finished, "rollouts") if x["step"] == 3]
+    initial, branches = (
+        [x for x in rows if x["parent"] is None],
+        [x for x in rows if x["parent"] is not None],
+    )
+    assert len(initial) == 4 and len(branches) == 12
+    for x in rows:
+        n = len(x["ids"])
+        assert n == len(x["pieces"]) == len(x["mask"]) == len(x["logp"]) == len(x["entropy"])
+        assert all(c["status"] and c["seconds"] >= 0 for c in x["calls"])
+    for x in initial:
+        assert (
+            len(x["ids"])
+            == len(x["advantage"])
+            == len(x["future_value"])
+            == len(x["branching_score"])
+            == len(x["logp_old"])
+        )
+    for x in branches:
+        assert (
+            x["ids"][: x["fork_at"]] == rows[x["parent"]]["ids"][: x["fork_at"]]
+            and rows[x["parent"]]["mask"][x["fork_at"]]
+        )
+
+
+def test_a_rank_without_rollouts_gives_up_like_the_others(agent, tmp_path):
+    path = tmp_path / "skipped_000007_0.jsonl"
+    with pytest.raises(ValueError, match="the gradients of 3 steps in a row were not finite"):
+        give_up(path, agent, [], 7, 3)
+    assert path.read_text() == ""
+
+
+def test_alarms():
+    fine = dict(
+        entropy=0.5,
+        zero_std=0.2,
+        truncated=0.1,
+        tool_infra=0.0,
+        sampler_gap=1e-5,
+        sampler_gap_exact=True,
+        skipped=0.0,
+    )
+    assert alarms(fine) == []
+    for name, value, words in (
+        ("entropy", 0.001, "collapsed"),
+        ("zero_std", 0.95, "no credit"),
+        ("truncated", 0.6, "cut off"),
+        ("tool_infra", 0.2, "infrastructure"),
+        ("sampler_gap", 0.01, "disagree"),
+        ("skipped", 0.5, "not finite"),
+    ):
+        assert len(alarms(fine | {name: value})) == 1 and words in alarms(fine | {name: value})[0]
+    assert alarms(fine | dict(sampler_gap=0.1, sampler_gap_exact=False)) == [], (
+        "in bfloat16 log-probs differ by so much"
+    )

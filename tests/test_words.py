@@ -1,0 +1,139 @@
+"""support/words.py: words, numbers and other scripts."""
+
+import time
+
+import pytest
+
+from support.words import exact_match, normalize_answer, token_f1
+
+
+def test_normalize_exact_f1():
+    assert normalize_answer(" The  Cat's, a  hat! ") == "cats hat"
+    assert (
+        exact_match("The Beatles", ["beatles"])
+        and not exact_match("Beatles band", ["beatles"])
+        and exact_match("+", ["+"])
+        and not exact_match("+", ["-"])
+        and not exact_match("", ["x"])
+    )
+    assert token_f1("a b c", ["b c d"]) == pytest.approx(0.8) and token_f1(
+        "b b", ["b"]
+    ) == pytest.approx(2 / 3)
+    assert (
+        token_f1("", ["x"]) == 0
+        and token_f1("x", []) == 0
+        and token_f1("no", ["no"]) == 1
+        and token_f1("no way", ["no"]) == 0
+    )
+
+
+@pytest.mark.parametrize(
+    "pred, gold, f1",
+    [
+        ("红楼梦", "红楼梦", 1),
+        ("《红楼梦》。", "红楼梦", 1),
+        ("北京 大学", "北京大学", 1),
+        ("北京大学", "北京", 2 / 3),
+        ("答案是北京", "北京", 4 / 7),
+        ("上海", "北京", 0),
+        ("１６１．２７元", "161.27元", 1),
+        ("161.27 元", "161.27元", 1),
+        ("2022年9月1日", "2022 年 9 月 1 日", 1),
+        ("2022年9月1日", "2022年9月2日", 5 / 6),
+        ("東京タワー", "東京", 4 / 7),
+        ("占12%", "占12", 1 / 2),
+        ("𠮷野家", "𠮷野", 4 / 5),
+        ("中国（北京）", "中国(北京)", 1),
+    ],
+)
+def test_chinese_and_japanese_words_are_characters(pred, gold, f1):
+    assert token_f1(pred, [gold]) == pytest.approx(f1) and token_f1(gold, [pred]) == pytest.approx(
+        f1
+    )
+    assert exact_match(pred, [gold]) == (f1 == 1)
+
+
+@pytest.mark.parametrize(
+    "pred, gold, exact, f1",
+    [
+        ("12%", "12", False, 0),
+        ("12 %", "12%", True, 1),
+        ("-5", "5", False, 0),
+        ("1.5", "15", False, 0),
+        ("1,000", "1000", True, 1),
+        ("Yes.", "yes", True, 1),
+        ("yes", "yes it is", False, 0),
+        ("The answer", "answer", True, 1),
+        ("B.C.", "bc", True, 1),
+        ("Paris, France", "France, Paris", False, 1),
+        ("", "", True, 1),
+        ("Beatles band", "the beatles", False, 2 / 3),
+    ],
+)
+def test_words(pred, gold, exact, f1):
+    assert exact_match(pred, [gold]) == exact and token_f1(pred, [gold]) == f1
+    assert exact_match(pred, ["?!", gold]) == exact and exact_match(pred, []) is False
+
+
+# Each line: predictions that are right for the first, by exact match and F1.
+SAME_WORDS = r"""
+Paris | \text{Paris} | \mathrm{Paris} | \textbf{\text{Paris}} | $\text{Paris}$ | The Paris.
+New York | \text{New York} | \text{New\ York} | New\,York
+50% | 50\% | 50 % | $50\%$ | 50.0%
+AT&T | AT\&T
+a_b #1 | a\_b \#1
+1981–1984 | 1981-1984 | 1981—1984
+Argentina's “own” | Argentina’s "own"
+-5 | −5 | –5 | -5.0 | $-5$
+1,000 | 1000 | 1000.0 | $1,000 | +1000
+0.5 | .5 | 0.50
+007 | 007.
+1/2 | 1/2
+A | A | a | \text{A} | A.
+The The | the the
+?! | ?!
+$ | $
+"""
+
+
+# Each line: a gold and predictions that are wrong, with F1 0.
+OTHER_WORDS = r"""
+5 | -5 | −5 | 0.5 | five | 5% | 05
+7 | 007
+0.5 | 50% | 1/2 | 05 | 5
+12 | 1/2 | 1.2 | 12%
+50% | -50% | 0.5 | 50
+1/2 | 2/4 | 0.5
+A | The | An | b |
+?! | ? |
+$ | $$ |
+Paris | \text{London} | \text{} |
+"""
+
+
+@pytest.mark.parametrize(
+    "line, score",
+    [
+        (line, score)
+        for table, score in ((SAME_WORDS, 1), (OTHER_WORDS, 0))
+        for line in table.strip().split("\n")
+    ],
+)
+def test_words_in_other_dress(line, score):
+    gold, *preds = line.split(" |")
+    for pred in map(str.strip, preds):
+        assert (exact_match(pred, [gold]), token_f1(pred, [gold])) == (score, score), (gold, pred)
+
+
+def test_words_of_long_texts_take_no_time():
+    started = time.perf_counter()
+    for text in (
+        "$" * 10**5 + "x",
+        " " * 10**5 + "x",
+        "1" + " " * 10**5 + "x",
+        "\\text{" * 10**4,
+        "1,000" * 10**4,
+        "\\" * 10**5,
+    ):
+        assert not exact_match(text, ["5"]) and token_f1(text, ["5"]) == 0
+    assert time.perf_counter() - started < 3
