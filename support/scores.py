@@ -64,7 +64,7 @@ def _graded(q: Question, sample: dict) -> dict:
 
 
 def lost_answers(path: str, questions: list[Question]) -> list[str]:
-    """A warning for each gold of a file that is not graded as right, even where a model gives it."""
+    """A warning for each gold that is not graded as right, even where a model gives it."""
     lost = []
     for q in questions:
         for gold in q.answers:
