@@ -13,7 +13,6 @@ python eval.py --benchmarks, --overlap, --regrade, --compare        need no mode
 import argparse
 import contextlib
 import dataclasses
-import hashlib
 import json
 import sys
 import time
@@ -33,12 +32,12 @@ from rollout import Rollout
 from sampling import Sampler
 from support.benchmarks import benchmark_of, benchmark_table, name_of
 from support.compare import compare, regrade_all
-from support.http import split_url
 from support.judge import Judge, judge_rows
 from support.math_equal import last_boxed, math_equal
 from support.models import load_tokenizer, pick_device
 from support.questions import Question, load_questions, overlap_lines
 from support.results import Job, open_job, weights_of, write_result
+from support.runfiles import sha256, shown_settings
 from support.sampling_params import SamplingParams
 from support.scores import lost_answers, numbers_of, pass_at_k, row_of, sample_of, table
 from support.seeds import mix_seed
@@ -50,8 +49,6 @@ from tools import open_tools
 # Other programs import the graders from here.
 __all__ = ["normalize_answer", "exact_match", "token_f1", "math_equal", "last_boxed"]
 __all__ += ["released_reward", "reward", "load_questions", "pass_at_k", "evaluate", "main"]
-# answers that cannot be right and are named one by one
-SHOWN = 10
 # (prompts, n, a seed for each prompt) -> n rollouts of each prompt, prompt by prompt
 Sample = Callable[[list[list[int]], int, list[int]], list[Rollout]]
 
@@ -114,30 +111,16 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("data",), f"--data: {paths} would write one result file: rename one"
 
 
-def opened_tools(settings: AgentConfig) -> dict:
+def opened_tools(run: AgentConfig) -> dict:
     """The tools, ready to run, each having said in one line what it is.
 
     ValueError or OSError if one does not work.
     """
-    opened = open_tools(
-        settings.tools,
-        settings.corpus,
-        settings.topk,
-        settings.tool_timeout,
-        settings.sandbox,
-        settings.search_cache,
-    )
+    how = run.topk, run.tool_timeout, run.sandbox, run.search_cache
+    opened = open_tools(run.tools, run.corpus, *how)
     for tool in opened.values():
         print(tool.probe(), flush=True)
     return opened
-
-
-def shown_settings(config) -> dict:
-    """Settings as files may hold them: of a URL scheme, host, port and path, never a password."""
-    return {
-        name: split_url(value)[0] if str(value).startswith(("http://", "https://")) else value
-        for name, value in dataclasses.asdict(config).items()
-    }
 
 
 def settings_of_run(model: str) -> dict:
@@ -167,12 +150,8 @@ def load_file(run: EvalConfig, path: str) -> list[Question]:
     if known and known.metric == "judge" and not run.judge:
         paper = f"{path}: the paper has a model judge these answers (--judge)"
         print(f"{paper}; without one, avg@k is exact match or math_equal")
-    lost = lost_answers(questions)
-    for row, gold in lost[:SHOWN]:
-        wrong = f"its answer {gold!r} is not graded as right, whoever gives it"
-        print(f"{path}, row {row}: warning: {wrong}")
-    if len(lost) > SHOWN:
-        print(f"{path}: warning: ... and {len(lost) - SHOWN} answers more")
+    for warning in lost_answers(path, questions):
+        print(warning)
     return questions
 
 
@@ -247,8 +226,7 @@ def settings_of(run: EvalConfig, path: str, model: str, weights: str) -> dict:
     """What decides the samples of a file: it may not change in an evaluation that goes on."""
     unfixed = {"decode_rows", "device", "judge", "judge_model", "out", "data", "model"}
     settings = {name: value for name, value in shown_settings(run).items() if name not in unfixed}
-    data = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return settings | {"checkpoint": model, "weights": weights, "data_sha256": data}
+    return settings | {"checkpoint": model, "weights": weights, "data_sha256": sha256(path)}
 
 
 def run_file(

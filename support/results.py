@@ -11,7 +11,6 @@ Settings, weights and questions may not change in an evaluation that goes on.
 import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from support.questions import Question, parsed
-from support.runfiles import versions
+from support.runfiles import versions, write_aside
 from support.scores import numbers_of
 
 OTHER_OUT = "give another --out or delete it"
@@ -244,6 +243,4 @@ def _samples_lack(samples: list) -> str:
 
 def write_result(path: Path, result: dict) -> None:
     """Write aside, then rename: a result file is whole or not there."""
-    aside = path.with_name(f"{path.name}.tmp")
-    aside.write_text(json.dumps(result), "utf-8")
-    os.replace(aside, path)
+    write_aside(path, json.dumps(result))
