@@ -10,7 +10,6 @@ import types
 import pytest
 import torch
 
-import appo
 from extras.bench import __main__ as bench
 from extras.bench import (
     decode,
@@ -26,6 +25,8 @@ from extras.bench import (
 )
 from extras.memory import GIB, PHASES, memory, peaks
 from extras.world.prepare import WORLDS
+from sampling import Sampler
+from support import draw
 
 
 @pytest.mark.slow
@@ -161,18 +162,13 @@ def test_nothing_and_no_number_are_no_success(values):
 @pytest.mark.slow
 def test_a_fork_from_a_wrong_state_is_seen(world, monkeypatch, tmp_path):
     """In bfloat16 too: branches begin with the hidden states of other rollouts."""
-    right = appo.grow_branches
-    monkeypatch.setattr(
-        appo,
-        "grow_branches",
-        lambda sampler, rollouts, scored, points, config: right(
-            sampler,
-            rollouts,
-            dataclasses.replace(scored, hidden=scored.hidden.roll(1, 0)),
-            points,
-            config,
-        ),
-    )
+    right = Sampler.branches
+
+    def wrong(sampler, rollouts, points, cache):
+        cache.states = cache.states.roll(1, 0)
+        return right(sampler, rollouts, points, cache)
+
+    monkeypatch.setattr(Sampler, "branches", wrong)
     args = types.SimpleNamespace(failed=[])
     gpu_numbers.numbers_agree(args, gpu_model.SMALL, "cpu", world)
     assert {name.split(" is ")[0].split(", ")[0] for name in args.failed} == {
@@ -201,7 +197,7 @@ def test_peaks_of_a_step_cover_the_plans_phases(world, monkeypatch):
     )
 
 
-def test_layers_and_share_of_the_bandwidth_at_the_real_shape():
+def test_layers_at_the_real_shape():
     run = gpu_model.settings(width=4, **gpu_model.REAL.step)
     layers = gpu_step.layers_that_fit(gpu_model.REAL.shape, run, 78 * GIB)
     more = dataclasses.replace(gpu_model.REAL.shape, layers=layers + 1)
@@ -215,24 +211,20 @@ def test_layers_and_share_of_the_bandwidth_at_the_real_shape():
     assert held > 0.85 * 78 * GIB, "no room for one more"
     with pytest.raises(ValueError, match="not one layer fits into 4.0 GiB"):
         gpu_step.layers_that_fit(gpu_model.REAL.shape, run, 4 * GIB)
-    figures = gpu_speed.speed_figures(
-        [[0.04, 0.02, 0.025, 0.001]] * 5, 3350.0, gpu_model.REAL, 2, "cuda"
-    )
-    weights, key, name = (
-        2 * (28 * gpu_model.REAL.shape.layer + 152064 * 3584),
-        2 * 2 * 28 * 512,
-        "decode, 128 rows of 2048 tokens",
-    )
-    assert figures[f"{name}, one prompt: share of 3350 GB/s (aimed at: 0.5)"][
-        "ratio"
-    ] == pytest.approx((weights + key * (2048 + 128 * 34)) / 3350e9 / 0.02)
-    assert figures[f"{name}, 32 prompts: share of 3350 GB/s (aimed at: 0.5)"][
-        "ratio"
-    ] == pytest.approx((weights + key * (32 * 2048 + 128 * 34)) / 3350e9 / 0.025)
-    assert (
-        figures[f"{name}, one prompt: ours / generate (aimed at: 3)"]["ratio"] == 2
-        and figures[f"{name}, one prompt: ours"]["value"] == 6400
-    )
+
+
+def test_speed_at_the_real_shape():
+    times = [[0.04, 0.02, 0.001, 0.1]] * 5
+    figures = gpu_speed.speed_figures(times, 3350.0, gpu_model.REAL, 2, "cuda")
+    weights = 2 * (28 * gpu_model.REAL.shape.layer + 152064 * 3584)
+    key, name = 2 * 2 * 28 * 512, "decode, 128 rows of 2048 tokens"
+    share = (weights + key * 128 * (2048 + 34)) / 3350e9 / 0.02
+    found = figures[f"{name}: share of 3350 GB/s (aimed at: 0.5)"]["ratio"]
+    assert found == pytest.approx(share)
+    assert figures[f"{name}: ours / generate (aimed at: 3)"]["ratio"] == 2
+    assert figures[f"{name}: ours"]["value"] == 6400
+    assert value(figures, "seconds of fresh prefill / fork") == pytest.approx(100)
+    assert value(figures, "forked in") == pytest.approx(1)
 
 
 @pytest.mark.slow
@@ -297,13 +289,14 @@ def test_decode_figures(light):
 
 def test_what_calls_itself_is_timed_once(monkeypatch):
     """draw, for parts of its rows: counted in every part too, its share would come near 2."""
-    monkeypatch.setattr(decode.loop, "DRAW_BLOCK", 1)
+    monkeypatch.setattr(draw, "BLOCK", 1)
     logits, u = torch.randn(64, 1000), torch.rand(64)
-    assert (
-        0.5
-        < decode.shares(lambda: [decode.loop.draw(logits, u, 1.0) for _ in range(20)])["drawing"]
-        <= 1
-    )
+
+    def work():
+        for _ in range(20):
+            decode.sampling.draw(logits, u, 1.0)
+
+    assert 0.5 < decode.shares(work)["drawing"] <= 1
 
 
 def test_operations():
@@ -349,12 +342,11 @@ def test_trl(light):
 
 
 @pytest.mark.slow
-def test_forks_sample_the_tokens_that_computing_anew_samples(light):
+def test_forks_sample_the_tokens_that_a_fresh_prefill_samples(light):
     figures = light("forks")
     assert value(figures, "share of equal ids") == 1
-    assert value(figures, "seconds anew / forked") > 0 and value(
-        figures, "memory of a fork"
-    ) < value(figures, "memory computed anew")
+    assert value(figures, "seconds of fresh prefill / forked") > 0
+    assert value(figures, "memory of a fork") < value(figures, "memory of a fresh prefill")
 
 
 def test_tool_turns_compute_nothing_twice(light):

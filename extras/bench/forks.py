@@ -100,7 +100,7 @@ def starting(family: Family, plain, title: str, n: int) -> dict:
         f"{title}, forked in": figure([1000 * forked for _, forked in pairs], "ms"),
         f"{title}, weights packed in": figure(packing, "ms"),
         f"{title}, memory of a fork": figure([ours / MIB], "MiB"),
-        f"{title}, memory of {how}": figure([theirs / MIB], "MiB"),
+        f"{title}, memory of a fresh prefill": figure([theirs / MIB], "MiB"),
     }
 
 

@@ -18,6 +18,10 @@ from extras.shape import decode_bytes
 from policy import Policy
 from sampling import Sampler
 from support.sampling_params import SamplingParams
+from support.shapes import key_slots, round_up
+
+# rows of a prompt
+FORKS = 4
 
 
 def decode_speed(args, sizes: Sizes, device: str, world: Path) -> dict:
@@ -30,22 +34,18 @@ def decode_speed(args, sizes: Sizes, device: str, world: Path) -> dict:
     tokenizer = transformers.AutoTokenizer.from_pretrained(world / "model")
     policy = no_ends(agent(sizes.shape, tokenizer, "bfloat16", device))
     rows, draw = sizes.rows, random.Random(0)
-    prompts = [draw.choices(range(len(tokenizer)), k=sizes.context) for _ in range(rows // 4)]
+    prompts = [draw.choices(range(len(tokenizer)), k=sizes.context) for _ in range(rows // FORKS)]
     ours, theirs = Ours(policy, sizes, prompts), Theirs(policy, prompts[0], rows)
     times = []
     # the first one warms up
     for _ in range(sizes.repeats + 1):
         generate = per_token(theirs, sizes.tokens)
-        own = per_token(ours, sizes.tokens)
-        # both runs read the prompts, and copy one row of each
-        forks = max(timed(ours, 1, 4) - timed(ours, 1, 1), 1e-9) / (rows - len(prompts))
-        prefill = timed(ours.prefill) / len(prompts)
-        times.append([generate, own, forks, prefill])
+        times.append([generate, per_token(ours, sizes.tokens), *ours.starting()])
     return speed_figures(times[1:], args.gpu_bandwidth, sizes, policy.dtype.itemsize, device)
 
 
 class Ours:
-    """Our loop; called, it samples `tokens` tokens of so many rollouts of each prompt."""
+    """Our loop; called, it samples `tokens` tokens of four rollouts of each prompt."""
 
     def __init__(self, policy: Policy, sizes: Sizes, prompts: list[list[int]]):
         self.policy, self.prompts = policy, prompts
@@ -56,12 +56,21 @@ class Ours:
             prefill_chunk=min(512, sizes.context),
         )
 
-    def __call__(self, tokens: int, rollouts: int = 4) -> None:
-        self.sampler(tokens).initial(self.prompts, rollouts, list(range(len(self.prompts))))
+    def __call__(self, tokens: int) -> None:
+        self.sampler(tokens).initial(self.prompts, FORKS, list(range(len(self.prompts))))
 
-    def prefill(self) -> None:
-        """Reads every prompt once, into a new cache."""
-        self.sampler(1).prefill(self.prompts)
+    def starting(self) -> tuple[float, float]:
+        """Seconds of forking a row, and of the prefill of a prompt; means over all of them."""
+        prompts, length = len(self.prompts), len(self.prompts[0])
+        slots = key_slots(round_up(length, self.params.prefill_chunk))
+        read, live = (self.policy.cache(rows, slots) for rows in (prompts, FORKS * prompts))
+        prefill = timed(self.sampler(1).prefill, self.prompts, read)
+
+        def fork() -> None:
+            for row in range(live.scratch):
+                live.copy(row, read, row // FORKS, length)
+
+        return timed(fork) / live.scratch, prefill / prompts
 
     def sampler(self, tokens: int) -> Sampler:
         """A sampler of the plain model, whose attention generate has changed."""
