@@ -64,13 +64,12 @@ def post_json(
         raise ValueError(
             f"retries must be >= 0 and timeout > 0 seconds, got {retries} and {timeout}"
         )
-    own = {"Content-Type": "application/json", "User-Agent": "appo"}
-    headers = own | credentials | (headers or {})
-    body = json.dumps(payload).encode()
+    own = {"Content-Type": "application/json", "User-Agent": "appo", **credentials}
+    headers = own | (headers or {})
     # not by urllib3's Retry, which ends with the headers: neither body nor deadline are its concern
     for attempt in range(retries + 1):
         try:
-            data = _attempt(target, body, headers, timeout)
+            data = _attempt(target, json.dumps(payload).encode(), headers, timeout)
             break
         except (OSError, ValueError) as problem:
             code = getattr(problem, "code", None)

@@ -1,21 +1,13 @@
 """Shared parts: a small bundled world, a cold-started agent, untrained models of three families."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-transformers.utils.logging.disable_progress_bar()
-# tiny matrices; two busy threads would only wait for each other
-torch.set_num_threads(1)
-
 from eval_parts import asked, judging  # noqa: F401 (fixtures)
 from tool_parts import corpus, python, serve  # noqa: F401  (fixtures)
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import appo
 import train
@@ -33,6 +25,10 @@ from support.ranks import Ranks
 from support.sampling_params import SamplingParams
 from support.seeds import mix_seed
 from tools import open_tools
+
+transformers.utils.logging.disable_progress_bar()
+# tiny matrices; two busy threads would only wait for each other
+torch.set_num_threads(1)
 
 CONFIG = Config(max_tokens=128, prompts=8, minibatch=4, micro_tokens=1024, max_calls=4)
 SMALL = dict(

@@ -1,4 +1,6 @@
-"""advantage.py against hand calculations, finite differences and the identities that tie it to GRPO and REINFORCE."""
+"""advantage.py against hand calculations, finite differences and the identities that tie it to GRPO
+and REINFORCE.
+"""
 
 import math
 
@@ -53,7 +55,9 @@ def test_group_advantage_shift_scale_mean():
 
 
 def example(how="avg", branch=(1.0, 0.0, 0.0), correction=0):
-    """Two initial rollouts of 6 and 5 tokens, token 2 of the first a tool result; branches: two from rollout 0 (sharing 4 and 2 tokens), one from rollout 1 (3)."""
+    """Two initial rollouts of 6 and 5 tokens, token 2 of the first a tool result;
+    branches: two from rollout 0 (sharing 4 and 2 tokens), one from rollout 1 (3).
+    """
     mask = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 1, 1, 1, 1, 0]], dtype=torch.bool)
     return dual_group_advantage(
         tensor(1, 0),
@@ -109,7 +113,9 @@ def test_dual_without_branches_is_grpo(how, correction):
 
 
 def test_dual_with_equal_branches():
-    """Branches without variance say nothing: the sum keeps the initial credit, the average halves it on covered tokens."""
+    """Branches without variance say nothing:
+    the sum keeps the initial credit, the average halves it on covered tokens.
+    """
     (avg, mask), (total, _) = example("avg", (1, 1, 1)), example("sum", (1, 1, 1))
     initial = group_advantage(tensor(1, 0))[:, None] * mask
     torch.testing.assert_close(total, initial, atol=0, rtol=0)
@@ -133,14 +139,16 @@ def test_dual_no_variance_anywhere_is_exactly_zero(how):
 
 
 def test_dual_groups_of_one():
-    one = lambda how: dual_group_advantage(
-        tensor(0.5),
-        tensor(0.7),
-        torch.tensor([0]),
-        torch.tensor([2]),
-        torch.ones(1, 5, dtype=torch.bool),
-        how,
-    )
+    def one(how):
+        return dual_group_advantage(
+            tensor(0.5),
+            tensor(0.7),
+            torch.tensor([0]),
+            torch.tensor([2]),
+            torch.ones(1, 5, dtype=torch.bool),
+            how,
+        )
+
     for how in ("avg", "sum", "literal"):
         assert (one(how) == 0).all()
     # one group of .5 and .7
@@ -263,13 +271,18 @@ def test_gradient_by_finite_differences_and_where_it_is_zero(batch):
 
 
 def test_future_term_is_frozen_in_the_gradient(batch):
-    """With Omega held fixed the gradient agrees with finite differences; letting Omega follow the log-probs it must not."""
+    """With Omega held fixed the gradient agrees with finite differences;
+    letting Omega follow the log-probs it must not.
+    """
     from branching import future_value
 
     _, old, adv, mask = batch
     logp = (old + 0.02).requires_grad_()
     omega = future_value(logp.detach(), old, mask, 8)
-    whole = lambda x, o: policy_loss(x, old, scale_by_future(adv, o, 1.0, (1e-3, 1e3)), mask)[0]
+
+    def whole(x, o):
+        return policy_loss(x, old, scale_by_future(adv, o, 1.0, (1e-3, 1e3)), mask)[0]
+
     whole(logp, future_value(logp, old, mask, 8)).backward()
     shift = torch.zeros_like(old)
     n, t = 0, int(mask[0].nonzero()[-1])
@@ -295,13 +308,18 @@ def test_any_split_into_micro_batches_gives_the_same_gradient(batch, aggregate):
 
 
 def test_weight_of_a_long_rollout():
-    """seq-mean: repeating a rollout's tokens does not change its weight; token-mean: weight grows with length."""
+    """seq-mean: repeating a rollout's tokens does not change its weight;
+    token-mean: weight grows with length.
+    """
     old, adv = torch.zeros(2, 4, dtype=f64), torch.ones(2, 4, dtype=f64)
     logp = torch.zeros(2, 4, dtype=f64, requires_grad=True)
     mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]], dtype=torch.bool)
-    weight = lambda how: torch.autograd.grad(
-        policy_loss(logp, old, adv, mask, aggregate=how)[0], logp
-    )[0].sum(1)
+
+    def weight(how):
+        return torch.autograd.grad(policy_loss(logp, old, adv, mask, aggregate=how)[0], logp)[
+            0
+        ].sum(1)
+
     torch.testing.assert_close(weight("seq-mean"), tensor(-0.5, -0.5))
     torch.testing.assert_close(weight("token-mean"), tensor(-0.8, -0.2))
 
@@ -416,7 +434,9 @@ def test_cispo_at_ratio_one_is_reinforce_and_keeps_every_tokens_gradient(batch):
 
 
 def test_dapo_without_filtering_is_grpo_with_token_mean(batch):
-    """DAPO's loss is GRPO's with the token mean and a higher upper bound; with a symmetric clip nothing is left of the difference."""
+    """DAPO's loss is GRPO's with the token mean and a higher upper bound;
+    with a symmetric clip nothing is left of the difference.
+    """
     logp, old, _, mask = batch
     R = torch.rand(6, dtype=f64)
     adv = dual_group_advantage(R, tensor(), NO, NO, mask)

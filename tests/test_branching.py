@@ -132,7 +132,10 @@ def test_future_value_reads_the_future_only(data):
 def test_future_value_padding_and_order_of_rows(data):
     new, old, mask, _ = data
     omega = future_value(new, old, mask, 32)
-    pad = lambda x, value: torch.nn.functional.pad(x, (0, 13), value=value)
+
+    def pad(x, value):
+        return torch.nn.functional.pad(x, (0, 13), value=value)
+
     torch.testing.assert_close(
         future_value(pad(new, math.nan), pad(old, 3.0), pad(mask, False), 32)[:, :T],
         omega,
@@ -147,9 +150,10 @@ def test_future_value_inserting_tool_tokens(data):
     """Under "policy" a tool result of any length changes nothing; under "all" it costs decay."""
     new, old, _, _ = data
     ones = torch.ones(B, T, dtype=torch.bool)
-    gap = lambda x, value: torch.cat(
-        [x[:, :30], torch.full((B, 9), value, dtype=x.dtype), x[:, 30:]], 1
-    )
+
+    def gap(x, value):
+        return torch.cat([x[:, :30], torch.full((B, 9), value, dtype=x.dtype), x[:, 30:]], 1)
+
     keep = gap(ones, False)[0]
     with_gap = {
         over: future_value(gap(new, 5.0), gap(old, 0.0), gap(ones, False), 8, over)[:, keep]
@@ -209,7 +213,10 @@ def test_branching_score_is_the_product_of_z_scores(data):
     score = branching_score(entropy, omega, mask)
     for b in range(B):
         h, o = entropy[b][mask[b]], omega[b][mask[b]].clamp(0.8, 1.2)
-        z = lambda x: (x - x.mean()) / x.std(correction=0)
+
+        def z(x):
+            return (x - x.mean()) / x.std(correction=0)
+
         torch.testing.assert_close(score[b][mask[b]], z(h) * z(o), atol=1e-12, rtol=0)
     assert (score[~mask] == 0).all()
 

@@ -1,4 +1,6 @@
-"""checkpoints.py: ordinary Hugging Face folders, and what kills, full disks and damage leave behind."""
+"""checkpoints.py: ordinary Hugging Face folders, and what kills, full disks and damage leave
+behind.
+"""
 
 import os
 import shutil
@@ -44,7 +46,9 @@ def test_reloaded_weights_give_the_logits_of_the_live_model(agent, tmp_path, pro
 
 
 def test_a_damaged_checkpoint_is_passed_over(finished, world, agent_folder, tmp_path, capsys):
-    """The newest one cut short, another left half-written by a kill: the run goes on from the one before and ends the same."""
+    """The newest one cut short, another left half-written by a kill:
+    the run goes on from the one before and ends the same.
+    """
     shutil.copytree(finished, tmp_path / "run")
     file = next((tmp_path / "run" / "step_000004").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
@@ -76,7 +80,8 @@ def test_a_disk_without_room_leaves_the_old_checkpoint(
     )
     with pytest.raises(
         OSError,
-        match=r"no checkpoint step_000005: rank 0: .*run has 0.00 GB free, a checkpoint takes 0.07: 0.07 GB are missing; the newest complete one is .*step_000004",
+        match=r"no checkpoint step_000005: rank 0: .*run has 0.00 GB free, a checkpoint takes "
+        r"0.07: 0.07 GB are missing; the newest complete one is .*step_000004",
     ):
         train.main(flags)
     monkeypatch.undo()
@@ -92,7 +97,9 @@ def test_a_disk_without_room_leaves_the_old_checkpoint(
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [200, 2000], ids=["the weights", "the trainer's state"])
 def test_a_disk_that_is_full_after_all_leaves_the_old_checkpoint(finished, tmp_path, kilobytes):
-    """The operating system refuses to write on, first the weights, then the trainer's state: an OSError that says so, no rubbish, the old checkpoint."""
+    """The operating system refuses to write on, first the weights, then the trainer's state:
+    an OSError that says so, no rubbish, the old checkpoint.
+    """
     code = f"""
 import resource, signal, sys
 sys.path.insert(0, {str(Path(train.__file__).parent)!r})
@@ -135,10 +142,19 @@ import train
 from support import checkpoints
 if {where!r} == "os.replace":
     rename = os.replace
-    os.replace = lambda a, b: os.kill(os.getpid(), signal.SIGKILL) if "step_" in str(a) else rename(a, b)
+    def killed(a, b):
+        if "step_" in str(a):
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(a, b)
+    os.replace = killed
 else:
-    work = checkpoints.{where.replace("os.replace", "publish")}
-    checkpoints.{where.replace("os.replace", "publish")} = lambda *a: (work(*a) if {where!r} == "write_model" else None, os.kill(os.getpid(), signal.SIGKILL))
+    name = {where.replace("os.replace", "publish")!r}
+    work = getattr(checkpoints, name)
+    def killed(*a):
+        if {where!r} == "write_model":
+            work(*a)
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(checkpoints, name, killed)
 train.main({flags!r})
 """
     killed = subprocess.run(

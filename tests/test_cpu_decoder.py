@@ -32,7 +32,9 @@ KINDS = {
 
 
 def shaken(kind, tokenizer):
-    """A policy no parameter of which is 0 or 1: norms and biases too have to be where they belong."""
+    """A policy no parameter of which is 0 or 1:
+    norms and biases too have to be where they belong.
+    """
     policy = Policy(
         untrained(kind.split(",")[0], tokenizer, initializer_range=0.1, **KINDS[kind]), tokenizer
     )

@@ -9,8 +9,10 @@ from support.heartbeat import Stop
 
 
 def test_signals():
-    """SIGTERM only asks, however often it comes, and so does SIGINT twice in a moment, as a terminal
-    and torchrun send it; a second one later is obeyed at once."""
+    """SIGTERM only asks, however often it comes. So does SIGINT twice in a moment.
+
+    A terminal and torchrun send it so; a second one later is obeyed at once.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         for number in before:

@@ -4,11 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import model
 import pytest
 import transformers
 from conftest import arguments
 
+import policy
 import train
 
 
@@ -17,7 +17,7 @@ def no_model(monkeypatch):
     def loaded(*args, **kwargs):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(model.AutoModelForCausalLM, "from_pretrained", loaded)
+    monkeypatch.setattr(policy.AutoModelForCausalLM, "from_pretrained", loaded)
 
 
 def sliding(folder):

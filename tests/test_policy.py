@@ -174,10 +174,13 @@ TRICKY = [
 
 
 def spelled(policy, text):
-    """Ways to write a text in tokens: as the tokenizer does, character by character, and split before the tag's last character."""
-    tok = lambda t: (
-        policy.tokenizer(t, add_special_tokens=False, split_special_tokens=True).input_ids
-    )
+    """Ways to write a text in tokens:
+    as the tokenizer does, character by character, and split before the tag's last character.
+    """
+
+    def tok(t):
+        return policy.tokenizer(t, add_special_tokens=False, split_special_tokens=True).input_ids
+
     yield tok(text)
     yield [i for c in text for i in tok(c)]
     cut = text.find(">")

@@ -1,4 +1,8 @@
-"""Several processes (gloo, on the CPU): the same update however it is spread, a rank without data, sharded weights, exact resume, signals, torchrun."""
+"""Several processes (gloo, on the CPU):
+
+the same update however it is spread, a rank without data, sharded weights, exact resume, signals,
+torchrun.
+"""
 
 import dataclasses
 import datetime
@@ -60,7 +64,9 @@ def joined(rank: int, world: int, folder: Path):
 
 
 def spread(function, world: int, folder: Path, *arguments) -> list:
-    """Run function(*arguments) in `world` processes that have joined; what each returned, by rank."""
+    """Run function(*arguments) in `world` processes that have joined;
+    what each returned, by rank.
+    """
     folder.mkdir(exist_ok=True)
     (folder / "meet").unlink(missing_ok=True)
     mp.spawn(_one_of, (world, folder, function, arguments), nprocs=world)
@@ -113,7 +119,9 @@ def sampled(agent_folder, world, tools, tmp_path_factory):
 def three_updates(
     model, file, budget, shard, dtype, take, aggregate="seq-mean", nodes=None, chunk=None
 ):
-    """Those of extras/bench/ranks.py, and the passes of each update: (weights, stats of the last, passes). chunk: tokens whose logits exist at once."""
+    """Those of extras/bench/ranks.py, and the passes of each update:
+    (weights, stats of the last, passes). chunk: tokens whose logits exist at once.
+    """
     config, usual = (
         dataclasses.replace(bench.CONFIG, micro_tokens=budget, aggregate=aggregate),
         policies.logits_chunk,
@@ -160,7 +168,9 @@ def alone(sampled):
 def test_the_update_is_the_same_however_it_is_spread(
     sampled, alone, tmp_path, processes, budget, passes, shard, aggregate
 ):
-    """1 rank x 4 passes, 2 x 2 and 4 x 1, copied and sharded: the same weights after three updates within 1e-6, the same stats on all ranks."""
+    """1 rank x 4 passes, 2 x 2 and 4 x 1, copied and sharded:
+    the same weights after three updates within 1e-6, the same stats on all ranks.
+    """
     weights, stats, made = alone[aggregate]
     assert made == 4
     moved = max(
@@ -187,7 +197,9 @@ def test_the_update_is_the_same_however_it_is_spread(
 
 @pytest.mark.slow
 def test_logits_in_chunks_of_sharded_weights(sampled, alone, tmp_path):
-    """The backward pass that computes logits again finds the whole output matrix, and its gradient is summed over the ranks."""
+    """The backward pass that computes logits again finds the whole output matrix, and its gradient
+    is summed over the ranks.
+    """
     weights, stats, _ = alone["seq-mean"]
     for other, theirs, _ in spread(
         three_updates,
@@ -230,7 +242,9 @@ def test_shards_in_a_node_and_copies_across_nodes(sampled, alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True])
 def test_a_rank_without_data_changes_nothing(sampled, tmp_path, shard):
-    """Of three rollouts on four ranks one rank has none, of five one has two, and with passes of one rollout they all make as many: the result of one process."""
+    """Of three rollouts on four ranks one rank has none, of five one has two, and with passes of
+    one rollout they all make as many: the result of one process.
+    """
     for take, passes in ((3, 1), (5, 2)):
         weights, stats, _ = three_updates(*sampled, 512, False, "float32", take)
         for other, theirs, made in spread(
@@ -245,7 +259,9 @@ def test_a_rank_without_data_changes_nothing(sampled, tmp_path, shard):
 
 @pytest.mark.slow
 def test_bfloat16_at_work_keeps_float32_weights(sampled, tmp_path):
-    """Sharded with bfloat16 weights at work: the float32 ones move by less than bfloat16 could show, near those of a float32 update."""
+    """Sharded with bfloat16 weights at work:
+    the float32 ones move by less than bfloat16 could show, near those of a float32 update.
+    """
     weights, *_ = three_updates(*sampled, 512, False, "float32", None)
     start = weights_of(Policy.load(sampled[0]))
     (other, stats), _ = spread(bfloat16_updates, 2, tmp_path / "spread", *sampled)
@@ -278,7 +294,9 @@ def bfloat16_updates(model, file):
 
 @pytest.mark.slow
 def test_sampling_on_gathered_weights_needs_no_meeting(sampled, tmp_path, world):
-    """Inside `unsharded` one rank samples and scores thrice as often as the other; then both update. Ids are those of a whole model."""
+    """Inside `unsharded` one rank samples and scores thrice as often as the other;
+    then both update. Ids are those of a whole model.
+    """
     results = spread(uneven_work, 2, tmp_path / "spread", *sampled, str(world / "train.jsonl"))
     policy = Policy.load(sampled[0])
     prompt = encode_prompt(policy.tokenizer, load_questions(str(world / "train.jsonl"))[0].messages)
@@ -301,7 +319,9 @@ def uneven_work(model, file, data):
 
 
 def test_shards_take_the_memory_that_the_plan_says(sampled, tmp_path):
-    """Parameters, gradients and AdamW's state on each of two processes, and whole weights at work, in bytes: those of --plan within 1%."""
+    """Parameters, gradients and AdamW's state on each of two processes, and whole weights at work,
+    in bytes: those of --plan within 1%.
+    """
     run = Config(model=sampled[0], shard=True, dtype="bfloat16")
     items = memory(read_shape(sampled[0]), run, 2)
     for held in spread(bytes_of_shards, 2, tmp_path / "spread", *sampled):
@@ -357,7 +377,9 @@ def poisoned_update(model, file):
 
 @pytest.mark.slow
 def test_a_heartbeat_names_who_keeps_the_others_waiting(tmp_path):
-    """One rank hangs in a tool, the other waits for it: rank 0 says so again and again. What an earlier run of more ranks has left does not count."""
+    """One rank hangs in a tool, the other waits for it:
+    rank 0 says so again and again. What an earlier run of more ranks has left does not count.
+    """
     (tmp_path / "heartbeat_7").write_text("1.0 step 3, sample")
     for slow in (0, 1):
         told = spread(one_hangs, 2, tmp_path / "spread", tmp_path, slow)[0]
@@ -380,7 +402,9 @@ def one_hangs(folder, slow):
 
 @pytest.mark.slow
 def test_a_slow_rank_trips_no_timeout_but_patience(tmp_path):
-    """Every process group that a run makes, those within and across nodes too, waits as long as --patience says."""
+    """Every process group that a run makes, those within and across nodes too, waits as long as
+    --patience says.
+    """
     assert spread(timeouts, 4, tmp_path / "spread") == [[1234.0, 1234.0]] * 4
 
 
@@ -483,7 +507,9 @@ def lines_of(out):
 
 @pytest.mark.slow
 def test_the_reference_is_shared_too(world, agent_folder, tmp_path):
-    """A step with a KL term to the starting model, on one rank and, sharded, on two: the same KL, 0 before the policy has moved."""
+    """A step with a KL term to the starting model, on one rank and, sharded, on two:
+    the same KL, 0 before the policy has moved.
+    """
     kl = {}
     for ranks, shard in ((1, "false"), (2, "true")):
         ended(
@@ -510,7 +536,9 @@ def test_the_reference_is_shared_too(world, agent_folder, tmp_path):
 
 
 def same_state(a, b):
-    """Are weights, float32 weights in shards and optimizer states of two checkpoints the same, bit for bit?"""
+    """Are weights, float32 weights in shards and optimizer states of two checkpoints the same, bit
+    for bit?
+    """
     x, y = (Policy.load(str(folder)).model.state_dict() for folder in (a, b))
     assert x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
     x, y = (trainer_tensors(folder, a.parent) for folder in (a, b))
@@ -522,7 +550,9 @@ def same_state(a, b):
     "shard, dtype", [("false", "float32"), ("true", "float32"), ("true", "bfloat16")]
 )
 def test_two_ranks_resume_bit_for_bit(world, agent_folder, tmp_path, shard, dtype):
-    """Six steps on two ranks at once; and three, kill -9 of all processes, three more: all tensors and all lines of metrics the same."""
+    """Six steps on two ranks at once;
+    and three, kill -9 of all processes, three more: all tensors and all lines of metrics the same.
+    """
     settings = dict(shard=shard, dtype=dtype, lr=1e-5, steps=6, save_every=3, eval_every=3)
     ended(torchrun(2, *flags(world, agent_folder, tmp_path / "whole", **settings)))
     process = torchrun(
@@ -560,22 +590,28 @@ def test_two_ranks_resume_bit_for_bit(world, agent_folder, tmp_path, shard, dtyp
 
 @pytest.mark.slow
 def test_two_nodes_resume_bit_for_bit(world, agent_folder, tmp_path):
-    """Two torchruns of two processes, --nnodes 2: shards in a node, copies across. One copy of the shards is saved; a step made again from it is the same."""
+    """Two torchruns of two processes, --nnodes 2:
+    shards in a node, copies across. One copy of the shards is saved; a step made again from it is
+    the same.
+    """
 
     def two_nodes():
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = str(free.getsockname()[1])
-        elastic = lambda node: [
-            "--nnodes",
-            "2",
-            "--node_rank",
-            str(node),
-            "--master_addr",
-            "localhost",
-            "--master_port",
-            port,
-        ]
+
+        def elastic(node):
+            return [
+                "--nnodes",
+                "2",
+                "--node_rank",
+                str(node),
+                "--master_addr",
+                "localhost",
+                "--master_port",
+                port,
+            ]
+
         started = [
             torchrun(
                 2,
@@ -645,7 +681,9 @@ def state_of(checkpoint):
 
 @pytest.mark.slow
 def test_two_ranks_sample_what_one_samples(world, agent_folder, tmp_path):
-    """One step on one rank and on two: the same initial rollouts, so the same rewards and lengths, and nearly the same weights."""
+    """One step on one rank and on two:
+    the same initial rollouts, so the same rewards and lengths, and nearly the same weights.
+    """
     results = {}
     for ranks in (1, 2):
         ended(
@@ -691,7 +729,10 @@ def test_two_ranks_sample_what_one_samples(world, agent_folder, tmp_path):
     assert max(float((a[name] - b[name]).abs().max()) for name in a) < 2.1e-4, (
         "AdamW's first step is lr in the direction of a sign; a branch may differ"
     )
-    texts = lambda rows: [[s["pieces"] for s in row["samples"]] for row in rows]
+
+    def texts(rows):
+        return [[s["pieces"] for s in row["samples"]] for row in rows]
+
     assert texts(results[1, "eval"]) == texts(results[2, "eval"]), (
         "and the evaluation is that of one rank"
     )
@@ -763,7 +804,9 @@ def finished_by_two(world, agent_folder, tmp_path):
 
 @pytest.mark.slow
 def test_torchrun_restarts_a_killed_run(world, agent_folder, tmp_path):
-    """kill -9 of one worker: torchrun starts both again, and the run ends as if nothing had been."""
+    """kill -9 of one worker:
+    torchrun starts both again, and the run ends as if nothing had been.
+    """
     process = torchrun(
         2,
         *flags(world, agent_folder, tmp_path / "run", save_every=1, eval_questions=0),

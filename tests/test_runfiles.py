@@ -106,6 +106,7 @@ def test_an_evaluation_takes_over_the_runs_tools_and_limits(finished, world):
     )
 
 
+@pytest.mark.slow
 def test_other_examples_of_a_stopped_cold_start_are_refused(world, tmp_path, monkeypatch):
     (tmp_path / "traces.jsonl").write_bytes((world / "traces.jsonl").read_bytes())
     settings = SMALL | dict(

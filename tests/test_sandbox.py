@@ -223,8 +223,11 @@ def test_python_children_die_with_a_killed_trainer(tmp_path):
     )
     trainer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     worker = int(trainer.stdout.readline())
-    time.sleep(1.0)
-    children = [int(line.split()[0]) for line in children_of(worker)]
+    deadline, children = time.monotonic() + 30, []
+    # they come when the worker has made its imports
+    while not children and time.monotonic() < deadline:
+        time.sleep(0.2)
+        children = [int(line.split()[0]) for line in children_of(worker)]
     trainer.kill(), trainer.wait(), trainer.stdout.close()
     time.sleep(0.5)
     assert children and not [pid for pid in (worker, *children) if alive(pid)]

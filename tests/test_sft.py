@@ -1,9 +1,12 @@
-"""sft.py: the forms of worked examples, what is imitated of them, the schedule, and a cold start that is interrupted."""
+"""sft.py: the forms of worked examples, what is imitated of them, the schedule, and a cold start
+that is interrupted.
+"""
 
 import dataclasses
 import json
 import math
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -18,7 +21,9 @@ from support.runfiles import forget_cold_start, newest
 
 
 def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
-    """Ids and mask of an example equal those of a rollout with the same text: results not imitated, the end of turn imitated."""
+    """Ids and mask of an example equal those of a rollout with the same text:
+    results not imitated, the end of turn imitated.
+    """
     example = json.loads((world / "traces.jsonl").read_text().splitlines()[-1])["messages"]
     ids, mask = sft.encode_example(agent.tokenizer, *sft.split_chat(example))
     assert (
@@ -149,13 +154,16 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_example(form, agent, tmp_path):
-    """The same conversation in ten forms: the result is context, everything the assistant says is imitated, the end of turn too."""
+    """The same conversation in ten forms:
+    the result is context, everything the assistant says is imitated, the end of turn too.
+    """
     ((ids, mask),) = sft.read_examples(written(tmp_path / "x.jsonl", FORMS[form]), agent.tokenizer)
     start = encode_prompt(agent.tokenizer, [QUESTION])
     assert ids[: len(start)] == start and not any(mask[: len(start)])
-    text = lambda own: agent.decode(
-        [i for i, m in zip(ids[len(start) :], mask[len(start) :]) if m == own]
-    )
+
+    def text(own):
+        return agent.decode([i for i, m in zip(ids[len(start) :], mask[len(start) :]) if m == own])
+
     assert (
         agent.decode(ids[len(start) :]) == SAID + "<|im_end|>"
         and text(False) == " <result>\nc d\n</result>"
@@ -400,9 +408,16 @@ def test_every_epoch_is_a_new_order_or_the_files():
 SHORT = dict(cold_steps=7, cold_save_every=3, micro_tokens=4096)
 
 
+def reached(rows, stop):
+    """Are there as many rows?"""
+    return len(rows) == stop
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_a_stopped_cold_start_goes_on_bit_for_bit(optimizer, world, tmp_path):
-    """Seven steps at once, and five, a request to stop, two more from the folder: the same weights and the same numbers."""
+    """Seven steps at once, and five, a request to stop, two more from the folder:
+    the same weights and the same numbers.
+    """
     run, results, rows = (
         dataclasses.replace(read_settings([]), cold_optimizer=optimizer, **SHORT),
         {},
@@ -424,7 +439,7 @@ def test_a_stopped_cold_start_goes_on_bit_for_bit(optimizer, world, tmp_path):
                     folder=tmp_path / name,
                     checkpoint=folder,
                     log=rows[name].append,
-                    asked=lambda: len(rows[name]) == stop,
+                    asked=partial(reached, rows[name], stop),
                 ),
             )
             assert (loss is None) == (stop == 5)
@@ -446,7 +461,8 @@ def test_a_cold_start_whose_gradients_are_not_finite_stops(agent, world):
     examples = sft.read_examples(str(world / "traces.jsonl"), agent.tokenizer)[:8]
     with pytest.raises(
         ValueError,
-        match="cold start: the gradients of 3 steps in a row were not finite, the last at step 3; a smaller --cold_lr may help",
+        match="cold start: the gradients of 3 steps in a row were not finite, the last at step 3; "
+        "a smaller --cold_lr may help",
     ):
         sft.cold_start(
             agent,

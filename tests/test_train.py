@@ -82,7 +82,9 @@ def test_the_runs_folder(finished):
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     world, agent_folder, tmp_path, capsys, monkeypatch
 ):
-    """Six steps in one go; and three, a request to stop that costs the evaluation due then, and three more: all tensors and all lines of both logs the same."""
+    """Six steps in one go; and three, a request to stop that costs the evaluation due then, and
+    three more: all tensors and all lines of both logs the same.
+    """
     settings = SMALL | dict(steps=6, save_every=5, eval_every=3)
     train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "whole", **settings))
     args, write = (
@@ -116,22 +118,31 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert all(torch.equal(x, y) for x, y in zip(a, b))
     a, b = (trainer_tensors(tmp_path / out / "step_000006", tmp_path) for out in ("whole", "parts"))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-    plain = lambda out: [
-        {k: v for k, v in x.items() if "seconds" not in k and k != "occupancy"}
-        for x in lines(tmp_path / out, "metrics")
-    ]
+
+    def plain(out):
+        return [
+            {k: v for k, v in x.items() if "seconds" not in k and k != "occupancy"}
+            for x in lines(tmp_path / out, "metrics")
+        ]
+
     assert plain("whole") == plain("parts") and [
         x["step"] for x in plain("whole") if "eval_greedy" in x
     ] == [0, 3, 6]
-    trees = lambda out: [
-        x | {"calls": [c | {"seconds": 0} for c in x["calls"]]}
-        for x in lines(tmp_path / out, "rollouts")
-    ]
+
+    def trees(out):
+        return [
+            x | {"calls": [c | {"seconds": 0} for c in x["calls"]]}
+            for x in lines(tmp_path / out, "rollouts")
+        ]
+
     assert trees("whole") == trees("parts")
 
 
+@pytest.mark.slow
 def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkeypatch):
-    """Asked to stop after four of six steps of the cold start, the same command goes on with them: the weights and numbers of a run that was not stopped."""
+    """Asked to stop after four of six steps of the cold start, the same command goes on with them:
+    the weights and numbers of a run that was not stopped.
+    """
     settings = SMALL | dict(
         steps=1, eval_questions=0, cold_steps=6, cold_batch=4, cold_start=world / "traces.jsonl"
     )
@@ -174,7 +185,9 @@ def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkey
 
 
 def test_the_checkpoint_is_looked_for_under_the_lock(world, agent_folder, tmp_path, monkeypatch):
-    """A run that starts while its predecessor still saves: what counts is what is there when the lock is free."""
+    """A run that starts while its predecessor still saves:
+    what counts is what is there when the lock is free.
+    """
     settings = SMALL | dict(steps=2, save_every=1, eval_questions=0)
     train.main(
         arguments(
@@ -215,6 +228,7 @@ def test_a_request_to_stop_during_an_evaluation_is_obeyed_before_the_next_step(
     )
 
 
+@pytest.mark.slow
 def test_the_reference_outlives_keep(world, agent_folder, tmp_path):
     settings = SMALL | dict(
         steps=3, save_every=1, keep_checkpoints=1, eval_questions=0, branches=0, kl_coef=0.1
@@ -244,7 +258,10 @@ def test_without_kl_no_reference_is_loaded(world, agent_folder, tmp_path, monkey
 def test_broken_tools_stop_a_run_that_then_goes_on(
     finished, world, agent_folder, tmp_path, monkeypatch
 ):
-    """From the third step on no search is answered: nothing is trained on that, two steps are saved, and with the search back the run ends as if nothing had been."""
+    """From the third step on no search is answered:
+    nothing is trained on that, two steps are saved, and with the search back the run ends as if
+    nothing had been.
+    """
     import tools
     from support.http import Unavailable
 
@@ -263,7 +280,8 @@ def test_broken_tools_stop_a_run_that_then_goes_on(
     )
     with pytest.raises(
         Unavailable,
-        match=r"step 3: tools: \d+ of \d+ calls failed for reasons of infrastructure \(search \d+\); step 2 is saved",
+        match=r"step 3: tools: \d+ of \d+ calls failed for reasons of infrastructure "
+        r"\(search \d+\); step 2 is saved",
     ):
         train.main(args)
     assert (tmp_path / "run" / "latest").read_text() == "step_000002"
@@ -289,11 +307,15 @@ def spoil_credit(monkeypatch, when):
 
 
 def test_gradients_that_are_not_finite_stop_the_run(world, agent_folder, tmp_path, monkeypatch):
-    """Credit that is not a number: no update is made, and after two such steps the run stops with the rollouts on disk and the weights of the start."""
+    """Credit that is not a number:
+    no update is made, and after two such steps the run stops with the rollouts on disk and the
+    weights of the start.
+    """
     spoil_credit(monkeypatch, lambda: True)
     with pytest.raises(
         ValueError,
-        match=r"the gradients of 2 steps in a row were not finite; the last step's rollouts are in .*skipped_000002_0.jsonl",
+        match=r"the gradients of 2 steps in a row were not finite; the last step's rollouts are in "
+        r".*skipped_000002_0.jsonl",
     ):
         train.main(
             arguments(
@@ -314,7 +336,10 @@ def test_gradients_that_are_not_finite_stop_the_run(world, agent_folder, tmp_pat
 
 
 def test_a_step_with_a_skipped_update_is_not_saved(world, agent_folder, tmp_path, monkeypatch):
-    """Every step would be saved; from the third on no gradient is finite: none of these is, and starting again changes nothing of that."""
+    """Every step would be saved;
+    from the third on no gradient is finite: none of these is, and starting again changes nothing of
+    that.
+    """
     step = appo.step
     monkeypatch.setattr(appo, "step", lambda *a: (seen.append(1), step(*a))[1])
     spoil_credit(monkeypatch, lambda: len(seen) > 2 - done)
@@ -411,13 +436,18 @@ def test_every_logged_number_is_defined_in_the_docs(finished):
 
 
 def test_a_hugging_face_model_on_real_formats(tokenizer, tmp_path, capsys):
-    """A random Llama, verl's data format with the authors' broken prompt, their search cache as the corpus: the path that SmolLM2 takes."""
+    """A random Llama, verl's data format with the authors' broken prompt, their search cache as the
+    corpus: the path that SmolLM2 takes.
+    """
     untrained("llama", tokenizer, initializer_range=0.02).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    chat = lambda k: [
-        {"role": "system", "content": "Answer in \x08oxed{}."},
-        {"role": "user", "content": f"What is {k} plus {k}?"},
-    ]
+
+    def chat(k):
+        return [
+            {"role": "system", "content": "Answer in \x08oxed{}."},
+            {"role": "user", "content": f"What is {k} plus {k}?"},
+        ]
+
     rows = [
         {
             "data_source": "x",
