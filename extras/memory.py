@@ -5,9 +5,10 @@
     3. advice     the one setting that helps most if they do not fit
 
 Two layouts. With --shard (FSDP2) parameters, gradients and AdamW state are float32 and split over
-the GPUs of a node; work is done in --dtype. While a GPU samples and scores it holds the whole
-weights of that dtype; the reference's come before the policy's. Without --shard every GPU has
-float32 copies. Not counted: the cold start, the CUDA context, communication buffers, fragmentation
+the GPUs of a node; work is done in --dtype. While a GPU samples, scores and branches, it holds the
+whole weights of that dtype; the reference's come on their own. Without --shard every GPU has
+float32 copies. A branch copies its parent's prefix, so a live row has room for a whole rollout.
+Not counted: the cold start, the CUDA context, communication buffers, fragmentation
 (a few GiB in all), and everything in host memory.
 """
 
@@ -16,24 +17,28 @@ import math
 
 from config import Config
 from extras.shape import Shape
-from policy import PASS_BLOCK, logits_chunk
-from support.draw import BLOCK as DRAW_BLOCK
-from support.shapes import GRAPH_BLOCK, key_slots, round_up, row_sizes
+from policy import logits_chunk, micro_batches, padded_width
+from rollout import Rollout
+from support.draw import BLOCK
+from support.schedule import whole_prompts
+from support.shapes import Shapes, key_slots, round_up
 
 GIB = 2**30
 ALWAYS = ("parameters", "AdamW state", "reference model")
-AT_WORK = (*ALWAYS, "gathered weights")
+AT_WORK = (*ALWAYS, "unsharded weights", "packed weights")
 TO_FORK_FROM = ("KV cache to fork from", "hidden states to fork from")
 # a phase has one of these at a time
 MOMENTS = (
+    "packing a matrix *",
+    "reading prompts, results *",
     "drawing a token *",
-    "reading a result *",
     "forward pass *",
     "logits chunk *",
+    "output gradients *",
     "layer backward *",
 )
-DRAW, READ, FORWARD, LOGITS, BACKWARD = MOMENTS
-DECODING = ("packed weights", DRAW, READ)
+PACK, READ, DRAW, FORWARD, LOGITS, HEAD, BACKWARD = MOMENTS
+DECODING = (PACK, READ, DRAW)
 PHASES = {
     "load": ("parameters", "weights before they are split"),
     "sample": (*AT_WORK, "KV cache of prompts", "KV cache of initial rollouts", *DECODING),
@@ -45,6 +50,7 @@ PHASES = {
         "weights and gradients in flight",
         "activations",
         LOGITS,
+        HEAD,
         BACKWARD,
     ),
 }
@@ -76,57 +82,63 @@ def weight_items(shape: Shape, run: Config, parts: int) -> dict[str, int]:
         "reference model": part if run.kl_coef else 0,
         # as they were loaded, or the reference's beside the policy's parts
         "weights before they are split": run.shard * 4 * P,
-        "gathered weights": run.shard * width * P,
-        # the CPU decoder's copy
+        "unsharded weights": run.shard * width * P,
+        # the CPU decoder's copy lives as long as weights are unsharded
         "packed weights": on_cpu * 4 * shape.read,
+        # the largest is copied first
+        PACK: on_cpu * 4 * shape.hidden * shape.vocabulary,
     }
 
 
 def cache_items(shape: Shape, run: Config, gpus: int) -> dict[str, int]:
     """Keys and values, and the moments of the sampling loop."""
-    width, T, cuda = bytes_of(run), run.max_tokens, run.device != "cpu"
+    width, T, shapes = bytes_of(run), run.max_tokens, shapes_of(run)
     prompts = math.ceil(run.prompts / gpus)
-    parents = forked_together(run, math.ceil(run.minibatch / gpus) * run.initial)
+    parents = forked_together(run, gpus)
     forks = run.branches > 0
-    initial = live_rows(run, prompts * run.initial)
-    branches = live_rows(run, parents * run.branches)
-    prompt_rows = min(prompts, max(1, run.decode_rows // 4))
-    prompt_slots = round_up(run.max_prompt, run.prefill_chunk)
+    initial = shapes.rows_for(prompts * run.initial)
+    branches = shapes.rows_for(parents * run.branches)
+    # one call of prompts is kept
+    prompt_rows = min(prompts, shapes.prompt_rows)
+    prompt_slots = key_slots(round_up(run.max_prompt, run.prefill_chunk))
+    parent_slots, slots = key_slots(width_of_pass(run)), live_slots(run)
     logits = initial * shape.vocabulary
-    drawn_at_once = logits if cuda else min(logits, DRAW_BLOCK + shape.vocabulary)
-    # per key that a query sees; a CPU's kernel keeps none
-    scores = cuda * max(1, run.decode_rows // 8) * run.prefill_chunk * shape.heads * (4 + width)
+    drawn_at_once = logits if shapes.cuda else min(logits, BLOCK + shape.vocabulary)
+    reading = (
+        reading_bytes(shape, run, shapes.prompt_rows, prompt_slots),
+        reading_bytes(shape, run, shapes.result_rows, slots),
+    )
     return {
-        "KV cache of initial rollouts": cache_bytes(shape, initial, live_slots(run), width),
+        "KV cache of initial rollouts": cache_bytes(shape, initial, slots, width),
         "KV cache of prompts": cache_bytes(shape, prompt_rows, prompt_slots, width),
-        "KV cache to fork from": forks * cache_bytes(shape, parents, longest(run), width),
+        "KV cache to fork from": forks * cache_bytes(shape, parents, parent_slots, width),
         "hidden states to fork from": forks * parents * T * shape.hidden * width,
-        "KV cache of branches": forks * cache_bytes(shape, branches, live_slots(run), width),
+        "KV cache of branches": forks * cache_bytes(shape, branches, slots, width),
         # five more float32 numbers per logit
         DRAW: 4 * logits + 20 * drawn_at_once,
-        READ: scores * (key_slots(longest(run)) + live_slots(run)),
+        READ: max(reading),
     }
 
 
 def pass_items(shape: Shape, run: Config, gpus: int) -> dict[str, int]:
     """A pass over whole rollouts, forward and backward."""
-    width, W, T = bytes_of(run), longest(run), run.max_tokens
-    rollouts = math.ceil(run.minibatch / gpus) * run.initial
-    # of a pass; a rollout is never split
-    tokens = max(W, min(run.micro_tokens, rollouts * W))
-    responses = tokens * T // W
+    width, W = bytes_of(run), width_of_pass(run)
+    rows = len(micro_batches(minibatch_of(run, gpus), run.micro_tokens)[0])
+    tokens, responses = rows * W, rows * run.max_tokens
     # the last norm; the responses' part of its output, and the gradient of that part
     around = shape.hidden * (tokens * (4 + width) + 2 * responses * width)
     again = run.checkpointing * layer_activations(shape, width)
     backward = (shape.intermediate + 3 * shape.hidden) * width + again
-    # per logit: itself; four float32 for softmax, entropy, gradient
-    logits = min(logits_chunk(shape.vocabulary), responses) * shape.vocabulary * (16 + width)
-    in_flight = 2 * (2 * shape.root + 3 * shape.layer) + 4 * (shape.root + shape.layer)
+    # every chunk makes a gradient of the output matrix, which is added to the others'
+    several = responses > logits_chunk(shape.vocabulary)
+    output = several * 2 * shape.vocabulary * shape.hidden * width
+    in_flight = width * (2 * shape.root + 3 * shape.layer) + 4 * (shape.root + shape.layer)
     return {
-        FORWARD: tokens * (3 * shape.intermediate + 4 * shape.hidden) * width,
+        FORWARD: forward_bytes(shape, tokens, width),
         "weights and gradients in flight": run.shard * in_flight,
         "activations": activations(shape, tokens, width, run.checkpointing),
-        LOGITS: logits + around,
+        LOGITS: logits_bytes(shape, responses) + around,
+        HEAD: output + around,
         BACKWARD: tokens * backward,
     }
 
@@ -136,28 +148,56 @@ def bytes_of(run: Config) -> int:
     return 2 if run.dtype == "bfloat16" else 4
 
 
-def longest(run: Config) -> int:
-    """Tokens of the longest rollout with its prompt, padded as a pass pads it."""
-    return round_up(run.max_prompt + run.max_tokens, PASS_BLOCK)
+def longest(run: Config) -> Rollout:
+    """A rollout as long as the limits allow."""
+    return Rollout([0] * run.max_prompt, 0, ids=[0] * run.max_tokens)
 
 
-def live_rows(run: Config, starts: int) -> int:
-    """Rows that the sampler keeps for so many starts."""
-    constant = run.constant_rows and run.dtype == "float32" and run.device == "cpu"
-    sizes = row_sizes(run.decode_rows, constant)
-    return next(size for size in sizes if size >= min(starts, run.decode_rows))
+def width_of_pass(run: Config) -> int:
+    """Tokens of a row of a pass over the longest rollouts, padding included."""
+    return padded_width([longest(run)])
+
+
+def shapes_of(run: Config) -> Shapes:
+    """The shapes of the sampler's calls, as Sampler chooses them."""
+    cuda = run.device != "cpu"
+    constant = run.constant_rows and not cuda and run.dtype == "float32"
+    return Shapes(run.decode_rows, constant, cuda)
 
 
 def live_slots(run: Config) -> int:
-    """Tokens that a live row has room for: the longest prompt and the whole budget."""
-    cuda = run.device != "cpu"
-    room = run.max_prompt + run.max_tokens + run.prefill_chunk + cuda
-    return round_up(key_slots(room), GRAPH_BLOCK if cuda else 1)
+    """Tokens that a live row has room for: Sampler's, whose decode steps on a GPU are one ahead."""
+    shapes = shapes_of(run)
+    room = run.max_prompt + run.max_tokens + run.prefill_chunk + shapes.cuda
+    return round_up(key_slots(room), shapes.keys_for(1))
 
 
 def cache_bytes(shape: Shape, rows: int, slots: int, width: int) -> int:
     """Keys and values of `rows` rows and a scratch row, numbers of `width` bytes."""
-    return 2 * shape.layers * (rows + 1) * shape.kv * key_slots(slots) * width
+    return 2 * shape.layers * (rows + 1) * shape.kv * slots * width
+
+
+def forward_bytes(shape: Shape, tokens: int, width: int) -> int:
+    """Most bytes at a time of a forward pass: the MLP of a layer."""
+    return tokens * (3 * shape.intermediate + 4 * shape.hidden) * width
+
+
+def logits_bytes(shape: Shape, tokens: int) -> int:
+    """Most bytes at a time for the logits of so many tokens and what is made of them."""
+    chunk = logits_chunk(shape.vocabulary)
+    # per logit: float32 for itself, log-softmax, softmax, and their gradients. Of several chunks
+    # the entropy is not computed again
+    return min(chunk, tokens) * shape.vocabulary * (20 if tokens <= chunk else 16)
+
+
+def reading_bytes(shape: Shape, run: Config, rows: int, keys: int) -> int:
+    """Most bytes at a time of a call that reads prompts or results."""
+    width, queries = bytes_of(run), rows * run.prefill_chunk
+    # of one layer
+    copied = 2 * rows * shape.kv * keys * width
+    # the mask, and what is added to the scores: a row for every head of a key
+    mask = queries * keys * (1 + width * shape.heads // shape.kv_heads)
+    return copied + mask + forward_bytes(shape, queries, width)
 
 
 def layer_activations(shape: Shape, width: int) -> int:
@@ -179,15 +219,17 @@ def activations(shape: Shape, tokens: int, width: int, checkpointing: bool) -> i
     return shape.layers * tokens * per_layer
 
 
-def forked_together(run: Config, rollouts: int) -> int:
-    """How many of these rollouts, at their longest, are kept at once for branches to fork from.
+def minibatch_of(run: Config, gpus: int) -> list[Rollout]:
+    """The initial rollouts of a mini-batch on the GPU that has most of them, at their longest."""
+    return [longest(run)] * (math.ceil(run.minibatch / gpus) * run.initial)
+
+
+def forked_together(run: Config, gpus: int) -> int:
+    """How many rollouts of a mini-batch, at their longest, are kept at once to fork from.
 
     Whole prompts, as many as --fork_tokens admits.
     """
-    if not run.fork_tokens:
-        return rollouts
-    prompts = run.fork_tokens // (run.initial * key_slots(longest(run)))
-    return min(rollouts, max(1, prompts) * run.initial)
+    return len(whole_prompts(minibatch_of(run, gpus), run)[0])
 
 
 def peaks(items: dict[str, int]) -> dict[str, int]:
@@ -243,7 +285,7 @@ def halves(n: int) -> list[int]:
 
 def smaller_passes(run: Config) -> list[int]:
     """Halves of --micro_tokens, down to the longest rollout: it is never split."""
-    one = longest(run)
+    one = width_of_pass(run)
     return [max(n, one) for n in halves(run.micro_tokens) if 2 * n > one]
 
 
@@ -251,7 +293,7 @@ def fewer_forks(run: Config, gpus: int) -> list[int]:
     """--fork_tokens for 1/2, 1/4, ... of a mini-batch's prompts on a GPU, down to one."""
     if not run.branches:
         return []
-    of_prompt = run.initial * key_slots(longest(run))
+    of_prompt = run.initial * key_slots(width_of_pass(run))
     values = [n * of_prompt for n in halves(math.ceil(run.minibatch / gpus))]
     return [n for n in values if not run.fork_tokens or n < run.fork_tokens]
 

@@ -153,12 +153,13 @@ def step_flops(shape: Shape, run: Config, hardware: Hardware) -> dict[str, float
     }
 
 
-def scoring_passes(run: Config) -> float:
+def scoring_passes(run: Config) -> int:
     """Passes without a gradient over all rollouts of a step: logp_old, now, the reference."""
-    early = run.algo == "released" and run.branches > 0
-    # what the first mini-batch's pass says of now is its logp_old; float32 records it
-    before = 1 if early else (run.dtype == "bfloat16") * (1 - run.minibatch / run.prompts)
-    return before + run.ppo_epochs + (run.kl_coef > 0)
+    reference = run.kl_coef > 0
+    if run.algo == "grpo":
+        # nothing asks for now; in float32 the sampler's log-probs serve as logp_old
+        return reference + (run.dtype == "bfloat16" or reference)
+    return 1 + run.ppo_epochs + reference
 
 
 def branches_of(run: Config, hardware: Hardware) -> tuple[float, float]:
@@ -173,12 +174,9 @@ def step_bytes(shape: Shape, run: Config, hardware: Hardware) -> dict[str, float
     P, T, width = run.max_prompt, hardware.length or run.max_tokens, bytes_of(run)
     rollouts = run.prompts / hardware.gpus * run.initial
     branches, new = branches_of(run, hardware)
-    # branches come mini-batch by mini-batch
-    parents = forked_together(run, rollouts * run.minibatch / run.prompts)
-    at_once = min(run.decode_rows, parents * run.branches)
-    # a prompt is read once for its rollouts, a parent once for all its forks
-    context = P / run.initial + T / 2
-    forked = (P + hardware.fork_depth * T) / max(1, run.branches) + new / 2
+    at_once = min(run.decode_rows, forked_together(run, hardware.gpus) * run.branches)
+    # a row attends to its prompt, its prefix and half of what it adds, on average
+    context, forked = P + T / 2, P + T - new / 2
     moved = {
         "sample": decode_bytes(shape, width, min(run.decode_rows, rollouts), rollouts, T, context),
     }

@@ -9,7 +9,7 @@ import torch
 from conftest import untrained
 
 import appo
-import sampling
+import policy as policies
 from config import Config, read_settings
 from extras import memory as items_of
 from extras.bench.models import most_allocated
@@ -19,17 +19,21 @@ from extras.memory import (
     activations,
     advice,
     fewer_forks,
+    live_slots,
+    logits_bytes,
     memory,
     peaks,
+    reading_bytes,
     smaller_passes,
 )
 from extras.shape import forward_flops, read_shape
-from policy import PASS_BLOCK, Policy
+from policy import Policy, padded_width
 from rollout import Rollout
 from sampling import Sampler
 from support.draw import draw
 from support.models import recompute_activations
-from support.shapes import key_slots, round_up
+from support.sampling_params import SamplingParams
+from support.shapes import key_slots
 
 # ---- against what is really allocated: float32, one process
 
@@ -50,7 +54,7 @@ def small(request, tokenizer, tmp_path, monkeypatch):
         head_dim=32,
     )
     model.config.save_pretrained(tmp_path)
-    for module in (appo, items_of):
+    for module in (policies, items_of):
         # as few as with a vocabulary of 100,000
         monkeypatch.setattr(module, "logits_chunk", lambda vocabulary: CHUNK)
     run = Config(
@@ -73,10 +77,10 @@ def at_the_limits(vocabulary: int) -> list[Rollout]:
     def words(k):
         return draw.choices(range(vocabulary), k=k)
 
-    return [
-        Rollout(words(PROMPT), n, ids=words(T), mask=[True] * T, logp=[0.0] * T, entropy=[0.0] * T)
-        for n in range(N)
-    ]
+    rollouts = [Rollout(words(PROMPT), n, ids=words(T), mask=[True] * T) for n in range(N)]
+    for r in rollouts:
+        r.logp_old, r.advantage = torch.zeros(T), torch.randn(T)
+    return rollouts
 
 
 def close(measured: float, planned: float, within: float = 0.1) -> bool:
@@ -85,13 +89,6 @@ def close(measured: float, planned: float, within: float = 0.1) -> bool:
 
 def size(*tensors) -> int:
     return sum(x.untyped_storage().nbytes() for x in tensors)
-
-
-def one_update(policy, run, rollouts, optimizer) -> None:
-    mask = torch.ones(N, RESPONSE, dtype=torch.bool)
-    appo.update(
-        policy, optimizer, rollouts, torch.zeros(mask.shape), torch.randn(mask.shape), mask, run
-    )
 
 
 def saved_bytes(policy, work) -> int:
@@ -115,7 +112,7 @@ def test_parameters_gradients_and_optimizer(small):
     items, parameters = memory(shape, run, 1), list(policy.model.parameters())
     optimizer, seen = torch.optim.AdamW(parameters, lr=1e-6), []
     optimizer.register_step_pre_hook(lambda *_: seen.append(size(*(p.grad for p in parameters))))
-    one_update(policy, run, rollouts, optimizer)
+    appo.update(policy, optimizer, rollouts, run)
     assert items["parameters"] == size(*parameters)
     assert [items["gradients"]] == seen and all(p.grad is None for p in parameters), (
         "gradients live as long as an update"
@@ -126,34 +123,68 @@ def test_parameters_gradients_and_optimizer(small):
     )
 
 
-@pytest.mark.parametrize("share_from", [RESPONSE, RESPONSE + 1], ids=["forks share", "forks copy"])
-def test_caches(small, share_from, monkeypatch):
-    policy, shape, run, rollouts = small
-    # the first token ends a rollout; the caches have room for the longest all the same
+def brief(policy, run) -> Sampler:
+    """A sampler whose rollouts end with their first token; its memory is that of the longest."""
     policy.stop_ids = set(range(policy.vocabulary))
-    for module in (items_of, sampling):
-        monkeypatch.setattr(module, "SHARE_FROM", share_from)
-    sampler, made, open_ = (
-        Sampler(policy, {}, run.decode_rows, run.max_tokens, 1, chunk=run.prefill_chunk),
-        [],
-        Sampler._open,
-    )
-    sampler._open = lambda starts: (
-        open_(sampler, starts)
-        or made.append([size(cache.kv) for cache in (sampler.live.cache, sampler.live.parent)])
-    )
-    # no more prompts than rows and a quarter
-    for prompts in (3, run.decode_rows, run.decode_rows + 4):
-        items = memory(shape, dataclasses.replace(run, prompts=prompts), 1)
-        sample_initial(sampler, [[5] * PROMPT] * prompts, run.initial, list(range(prompts)))
-        assert made.pop() == [items["KV cache of initial rollouts"], items["KV cache of prompts"]]
-    scored = appo.score(policy, rollouts, 1.0, run.micro_tokens, keep_cache=True)
-    assert items["KV cache to fork from"] == size(scored.cache.kv)
-    assert items["hidden states to fork from"] == size(scored.hidden)
-    appo.grow_branches(
-        sampler, rollouts, scored, [list(range(1, 1 + run.branches))] * len(rollouts), run
-    )
-    assert made[0][0] == items["KV cache of branches"]
+    return Sampler(policy, {}, SamplingParams.of(run))
+
+
+@pytest.mark.parametrize("constant_rows", [True, False])
+def test_caches(small, constant_rows, monkeypatch):
+    policy, shape, run, rollouts = small
+    made, cache = [], policy.cache
+
+    def spied(*args):
+        made.append(cache(*args))
+        return made[-1]
+
+    monkeypatch.setattr(policy, "cache", spied)
+    # a call of prompts has a quarter of the rows
+    for rows, prompts in ((6, 1), (6, 7), (12, 2), (12, 5)):
+        part = dataclasses.replace(
+            run, prompts=prompts, decode_rows=rows, constant_rows=constant_rows
+        )
+        items, sampler = memory(shape, part, 1), brief(policy, part)
+        sampler.initial([[5] * PROMPT] * prompts, run.initial, list(range(prompts)))
+        sizes = [size(cache.kv) for cache in made]
+        assert sizes == [items["KV cache of initial rollouts"], items["KV cache of prompts"]]
+        made.clear()
+    scored = policy.score(rollouts, 1.0, run.micro_tokens, keep_cache=True)
+    assert items["KV cache to fork from"] == size(scored.kv)
+    assert items["hidden states to fork from"] == size(scored.states)
+    points = [list(range(1, 1 + run.branches))] * len(rollouts)
+    sampler.branches(rollouts, points, scored)
+    assert [size(x.kv) for x in made[1:]] == [items["KV cache of branches"]]
+
+
+def test_peaks_of_sampling_and_branching(small):
+    """All that a run of the sampler allocates: caches, packed weights, prompts, a token."""
+    policy, shape, run, rollouts = small
+    run = dataclasses.replace(run, decode_rows=32, prompts=9)
+    items, sampler = memory(shape, run, 1), brief(policy, run)
+    elsewhere = items["parameters"] + items["AdamW state"]
+    prompts = [[5] * PROMPT] * run.prompts
+    sampling = most_allocated(lambda: sampler.initial(prompts, run.initial, [0] * run.prompts))
+    assert close(sampling, peaks(items)["sample"] - elsewhere)
+    scored = policy.score(rollouts, 1.0, run.micro_tokens, keep_cache=True)
+    points = [list(range(1, 1 + run.branches))] * len(rollouts)
+    branching = most_allocated(lambda: sampler.branches(rollouts, points, scored))
+    forked_from = size(scored.kv, scored.states)
+    assert close(branching + forked_from, peaks(items)["branch"] - elsewhere)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_reading_a_result(small, packed):
+    policy, shape, run, _ = small
+    rows, S, slots = 8, run.prefill_chunk, live_slots(run)
+    cache, where = policy.cache(rows, slots), torch.arange(rows)
+    ids, n = torch.zeros(rows, S, dtype=torch.long), torch.full((rows,), S)
+    with policy.unsharded():
+        decoder = policy.for_sampling()[0] if packed else policy.decoder
+        reading = most_allocated(lambda: cache.append(decoder, ids, n, where, slots))
+    planned = reading_bytes(shape, run, rows, slots)
+    # the model itself frees a layer's keys before its MLP
+    assert close(reading, planned) if packed else 0.7 * planned < reading < planned
 
 
 @pytest.mark.skipif(
@@ -164,17 +195,18 @@ def test_packed_weights(small):
     policy, shape, run, _ = small
 
     def pack():
-        with policy.packed():
-            assert policy.pack
+        with policy.unsharded():
+            assert policy.for_sampling()[0] is not policy.decoder
 
-    assert close(most_allocated(pack), memory(shape, run, 1)["packed weights"], 0.01)
+    items = memory(shape, run, 1)
+    assert close(most_allocated(pack), items["packed weights"] + items["packing a matrix *"], 0.01)
 
 
 def test_parts_of_a_minibatch(small):
     """--fork_tokens: what is kept to fork from is of as many prompts as fit, of one at least."""
     _, shape, run, _ = small
     whole = dataclasses.replace(run, prompts=8, minibatch=8)
-    W = key_slots(round_up(PROMPT + RESPONSE, PASS_BLOCK))
+    W = key_slots(padded_width(at_the_limits(3000)))
     for budget, kept in ((0, 8), (10**9, 8), (3 * N * W, 3), (3 * N * W - 1, 2), (1, 1)):
         items, few = (
             memory(shape, dataclasses.replace(whole, fork_tokens=budget), 1),
@@ -194,11 +226,11 @@ def test_tensors_that_autograd_saves(small, checkpointing):
     if checkpointing:
         recompute_activations(policy.model), policy.model.train()
     items = memory(shape, run, 1, checkpointing)
-    width, T = appo.padded_width(rollouts), RESPONSE
+    width, T = padded_width(rollouts), RESPONSE
     # the last norm; the responses' part of its output
     last = N * shape.hidden * (width * 8 + T * 4)
     assert close(
-        saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0)),
+        saved_bytes(policy, lambda: policy.logp(rollouts, 1.0)),
         items["activations"] + last,
         0.01,
     )
@@ -220,12 +252,12 @@ def test_peak_of_an_update(small, tokenizer, checkpointing, vocabulary):
         recompute_activations(policy.model), policy.model.train()
     run = dataclasses.replace(run, checkpointing=checkpointing)
     items, optimizer = memory(shape, run, 1), torch.optim.AdamW(policy.model.parameters(), lr=1e-6)
-    one_update(policy, run, rollouts, optimizer)
+    appo.update(policy, optimizer, rollouts, run)
     # the profiler sees only what is allocated from here on
     optimizer.zero_grad(set_to_none=True)
     elsewhere = items["parameters"] + items["AdamW state"]
     assert close(
-        most_allocated(lambda: one_update(policy, run, rollouts, optimizer)),
+        most_allocated(lambda: appo.update(policy, optimizer, rollouts, run)),
         peaks(items)["update"] - elsewhere,
     )
 
@@ -233,16 +265,14 @@ def test_peak_of_an_update(small, tokenizer, checkpointing, vocabulary):
 def test_peak_of_the_scoring_pass(small):
     policy, shape, run, rollouts = small
     items = memory(shape, run, 1)
-    scoring = most_allocated(
-        lambda: appo.score(policy, rollouts, 1.0, run.micro_tokens, keep_cache=True)
-    )
+    scoring = most_allocated(lambda: policy.score(rollouts, 1.0, run.micro_tokens, keep_cache=True))
     assert close(
         scoring,
         items["KV cache to fork from"]
         + items["hidden states to fork from"]
         + max(items["logits chunk *"], items["forward pass *"]),
     )
-    width = appo.padded_width(rollouts)
+    width = padded_width(rollouts)
     with torch.no_grad():
         reading = most_allocated(
             lambda: policy.decoder(
@@ -261,13 +291,27 @@ def test_logits_chunk(small, dtype, M):
     hidden = torch.randn(M, shape.hidden, dtype=dtype, requires_grad=True)
 
     def stats():
-        return appo.chunked_stats(policy, hidden, torch.zeros(M, dtype=torch.long), 1.0)[0]
+        return policy.token_stats(hidden, torch.zeros(M, dtype=torch.long), 1.0)[0]
 
-    chunk = CHUNK * shape.vocabulary * (16 + dtype.itemsize)
+    chunk = logits_bytes(shape, M)
     assert close(most_allocated(lambda: stats().sum().backward()), chunk)
     assert 0.7 * chunk < most_allocated(torch.no_grad()(stats)) < 1.01 * chunk, (
-        "less without a gradient"
+        "never more without a gradient"
     )
+
+
+def test_gradients_of_the_output_matrix(small, monkeypatch):
+    """What two chunks give to the gradient of the output matrix, and their sum, meet."""
+    policy, shape, run, _ = small
+    for module in (policies, items_of):
+        # few logits beside the matrix
+        monkeypatch.setattr(module, "logits_chunk", lambda vocabulary: 8)
+    hidden, ids = torch.randn(64, shape.hidden), torch.zeros(64, dtype=torch.long)
+    measured = most_allocated(lambda: policy.token_stats(hidden, ids, 1.0)[0].sum().backward())
+    gradient = 4 * shape.vocabulary * shape.hidden
+    items = memory(shape, run, 1)
+    around = items["logits chunk *"] - logits_bytes(shape, N * RESPONSE)
+    assert close(measured - gradient, items["output gradients *"] - around)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -276,10 +320,10 @@ def test_activations_in_bfloat16(small, checkpointing):
     policy.model.to(torch.bfloat16)
     if checkpointing:
         recompute_activations(policy.model), policy.model.train()
-    width, T = appo.padded_width(rollouts), RESPONSE
+    width, T = padded_width(rollouts), RESPONSE
     # as above
     last = N * shape.hidden * (width * 6 + T * 2)
-    saved = saved_bytes(policy, lambda: appo.score_rows(policy, rollouts, 1.0))
+    saved = saved_bytes(policy, lambda: policy.logp(rollouts, 1.0))
     assert close(saved, activations(shape, N * width, 2, checkpointing) + last, 0.02)
 
 
@@ -299,9 +343,9 @@ def test_flops_as_torch_counts_them(small):
     policy, shape, _, rollouts = small
     # the counter does not know the fused attention of the CPU
     policy.model.set_attn_implementation("eager")
-    width, T = appo.padded_width(rollouts), RESPONSE
+    width, T = padded_width(rollouts), RESPONSE
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        appo.score_rows(policy, rollouts, 1.0)
+        policy.logp(rollouts, 1.0)
     assert close(counter.get_total_flops(), forward_flops(shape, N * width, width, N * T)), (
         "eager attention looks at all of the width"
     )
@@ -329,11 +373,11 @@ def test_sharded_items_by_hand():
         items["parameters"],
         items["gradients"],
         items["AdamW state"],
-        items["gathered weights"],
+        items["unsharded weights"],
     ) == (P // 2, P // 2, P, 2 * P)
     assert (
-        items["KV cache of initial rollouts"] == 2 * 28 * 65 * 4 * 4608 * 128 * 2
-        and items["KV cache of branches"] == 2 * 28 * 25 * 4 * 4608 * 128 * 2
+        items["KV cache of initial rollouts"] == 2 * 28 * 65 * 4 * 6656 * 128 * 2
+        and items["KV cache of branches"] == 2 * 28 * 25 * 4 * 6656 * 128 * 2
         and items["KV cache to fork from"] == 2 * 28 * 9 * 4 * 6144 * 128 * 2
     )
     assert items["reference model"] == 0
@@ -343,7 +387,7 @@ def test_sharded_items_by_hand():
     alone = memory(shape, dataclasses.replace(run, shard=False, dtype="float32"), 1)
     assert (
         alone["parameters"],
-        alone["gathered weights"],
+        alone["unsharded weights"],
         alone["weights and gradients in flight"],
     ) == (4 * P, 0, 0)
 
@@ -374,7 +418,9 @@ def test_every_item_has_a_phase_and_the_peak_counts_one_moment():
     items = memory(shape, run, 8)
     assert set(items) == {name for names in PHASES.values() for name in names}
     held = sum(size for name, size in items.items() if name in PHASES["update"] and "*" not in name)
-    assert peaks(items)["update"] == held + max(items["logits chunk *"], items["layer backward *"])
+    assert peaks(items)["update"] == held + max(
+        items["logits chunk *"], items["output gradients *"], items["layer backward *"]
+    )
 
 
 def test_passes_grow_with_the_budget_between_one_rollout_and_all():

@@ -4,15 +4,18 @@ import dataclasses
 import math
 from pathlib import Path
 
-import model
 import pytest
+import transformers
+from conftest import CONFIG, one_step, untrained
 
 import train
 from config import LAPTOP, Config, read_settings
 from extras import plan
 from extras.memory import GIB, advice, most, without_checkpointing
-from extras.plan import Hardware, count_questions, seconds, work
+from extras.plan import Hardware, count_questions, scoring_passes, seconds, work
 from extras.shape import read_shape
+from policy import Policy
+from support import inputs
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -27,7 +30,7 @@ PAPER = {
     "qwen3-8b-search": (128, 16, 4, 3, 0.5, 32, 8192, 0, 40),
     "qwen3-14b-search": (128, 16, 4, 3, 0.5, 32, 8192, 0, 40),
 }
-# As in the released scripts, which draw N branches a prompt: B = 1 with branch_pool "prompt".
+# As in the released scripts, which draw N branches a prompt: B = 1 with their algo.
 # Steps: epochs x whole batches of 10,000 or 1,071.
 RELEASED = {
     "qwen2.5-7b-reasoning-released": (96, 16, 8, 1, 1.0, 64, 6144, 0.001, 208),
@@ -82,20 +85,11 @@ def test_config_holds_the_papers_numbers(name):
     assert (run.max_prompt, run.max_calls, run.tool_timeout) == (
         (2000, 6, 120.0) if search else (2048, 3, 30.0)
     )
-    method = (
-        run.branch_at,
-        run.branch_pool,
-        run.branch_when,
-        run.dual,
-        run.aggregate,
-        run.score_half_life,
-        run.fipo_guards,
-        run.reward,
-    )
-    assert method + (run.cold_batch,) == (
-        ("keep", "prompt", "step", "sum", "token-mean", math.inf, True, "released", 16)
+    method = (run.algo, run.dual, run.aggregate, run.score_half_life, run.reward, run.cold_batch)
+    assert method == (
+        ("released", "sum", "token-mean", math.inf, "released", 16)
         if released
-        else ("resample", "rollout", "minibatch", "avg", "seq-mean", 32, False, "auto", 128)
+        else ("appo", "avg", "seq-mean", 32, "auto", 128)
     )
     if not released:
         assert (
@@ -156,19 +150,20 @@ def test_seconds_scale_and_follow_the_settings():
         a == pytest.approx(2 * b) for phase in base for a, b in zip(base[phase], twice[phase])
     )
     score = base["score"][0]
-    assert base["update"][0] == pytest.approx(4 / (1 + 7 / 8) * score), (
-        "3 passes and one again; one at all, logp_old of all mini-batches but the first of 8"
+    assert base["update"][0] == pytest.approx(4 / 2 * score), (
+        "3 passes and one again; logp_old of all rollouts, and now"
     )
-    for changes, share in (
-        (dict(dtype="float32"), 1),
-        (dict(branch_when="step"), 2),
-        (dict(branch_when="step", branches=0), 15 / 8),
-        (dict(kl_coef=0.1), 23 / 8),
-        (dict(dtype="float32", ppo_epochs=2), 2),
+    for changes, passes in (
+        (dict(dtype="float32"), 2),
+        (dict(algo="released"), 2),
+        (dict(kl_coef=0.1), 3),
+        (dict(ppo_epochs=2), 3),
+        (dict(algo="grpo"), 1),
+        (dict(algo="grpo", dtype="float32"), 0),
+        (dict(algo="grpo", dtype="float32", kl_coef=0.1), 2),
     ):
-        assert seconds(shape, dataclasses.replace(run, **changes), hardware)["score"][
-            0
-        ] == pytest.approx(share * 8 / 15 * score), changes
+        changed = seconds(shape, dataclasses.replace(run, **changes), hardware)
+        assert changed["score"][0] == pytest.approx(passes / 2 * score), changes
     assert seconds(shape, dataclasses.replace(run, branches=0, future_weight=0.0), hardware)[
         "branch"
     ] == (0, 0)
@@ -177,9 +172,37 @@ def test_seconds_scale_and_follow_the_settings():
         < base["sample"][1]
     ), "weights are read half as often"
     weights = (7_615_616_512 - 152064 * 3584) * 2
-    # prompts are read once for their 4 rollouts
-    keys = 64 * 4096 * (2048 / 4 + 2048) * 2 * 28 * 4 * 128 * 2
+    # a row holds its prompt and, on average, half of its response
+    keys = 64 * 4096 * (2048 + 2048) * 2 * 28 * 4 * 128 * 2
     assert base["sample"][1] == pytest.approx((4096 * 4 * weights + keys) / 3350e9, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "algo, changes",
+    [
+        ("appo", {}),
+        ("appo", {"ppo_epochs": 2, "fork_tokens": 1}),
+        ("appo", {"kl_coef": 0.1}),
+        ("appo", {"branches": 0}),
+        ("released", {"kl_coef": 0.1}),
+        ("grpo", {}),
+        ("grpo", {"kl_coef": 0.1}),
+    ],
+)
+def test_scoring_passes_are_those_of_a_step(algo, changes, tokenizer, monkeypatch):
+    policy, reference = (Policy(untrained("llama", tokenizer), tokenizer) for _ in range(2))
+    policy.reference = reference
+    sizes = {"prompts": 4, "minibatch": 2, "max_tokens": 16}
+    run = dataclasses.replace(CONFIG, algo=algo, **sizes, **changes)
+    scored, score = [], Policy.score
+
+    def counted(policy, rollouts, *args, **kwargs):
+        scored.extend(rollouts)
+        return score(policy, rollouts, *args, **kwargs)
+
+    monkeypatch.setattr(Policy, "score", counted)
+    one_step(policy, {}, [[5, 6, 7]] * run.prompts, run, step=train.step_of(algo))
+    assert len(scored) == scoring_passes(run) * run.prompts * run.initial
 
 
 # ---- the printed plan
@@ -191,9 +214,9 @@ def nothing_loaded(monkeypatch):
         raise AssertionError("a model, a tokenizer or data was loaded")
 
     for module, name in (
-        (model.AutoModelForCausalLM, "from_pretrained"),
-        (model.AutoTokenizer, "from_pretrained"),
-        (train, "load_questions"),
+        (transformers.AutoModelForCausalLM, "from_pretrained"),
+        (transformers.AutoTokenizer, "from_pretrained"),
+        (inputs, "load_questions"),
     ):
         monkeypatch.setattr(module, name, loaded)
 
@@ -271,7 +294,7 @@ def test_checkpointing_only_where_it_is_needed(capsys, nothing_loaded):
         assert run.checkpointing == needed, name
     reasoning = ("--config", CONFIGS / "qwen2.5-7b-reasoning.json")
     on = ("--checkpointing", "--micro_tokens", 49152)
-    assert "--checkpointing is not needed with --micro_tokens 6144: 61." in printed(
+    assert "--checkpointing is not needed with --micro_tokens 6144: 62." in printed(
         capsys, *reasoning, *on, "--gpu_gib", 70
     )
     assert "--checkpointing is not needed: " in printed(capsys, *reasoning, *on, "--gpu_gib", 500)

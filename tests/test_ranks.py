@@ -348,7 +348,7 @@ def bytes_of_shards(model, file):
         "parameters": size(parameters),
         "gradients": grads[0],
         "AdamW state": state,
-        "gathered weights": gathered,
+        "unsharded weights": gathered,
     }
 
 
