@@ -61,7 +61,7 @@ def dual_group_advantage(
     if how not in ("avg", "sum", "literal", "off"):
         raise ValueError(f"how must be 'avg', 'sum', 'literal' or 'off', got {how!r}")
     _check_dual(rewards, branch_rewards, parent, fork_at, mask)
-    rewards = _float(rewards)
+    rewards, parent, fork_at = _float(rewards), parent.long(), fork_at.long()
     branch_rewards = branch_rewards.to(rewards)
     N, K = len(rewards), len(branch_rewards)
     z_init = group_advantage(rewards, correction)
@@ -100,9 +100,9 @@ def scale_by_future(
     Args:    adv, omega: (..., T). b: >= 0; 0 leaves adv as it is. clip: the paper's implementation
              has [1, 1.2]. ratio: (..., T), for the released code's guard only.
     Returns: (..., T).
+    Raises:  ValueError if the shapes differ.
     """
-    if adv.shape != omega.shape:
-        raise ValueError(f"shapes differ: adv {tuple(adv.shape)}, omega {tuple(omega.shape)}")
+    _same_shapes(adv=adv, omega=omega, ratio=ratio)
     value = omega.detach().clamp(*clip)
     if ratio is not None:
         guarded = (adv < 0) & (ratio.detach() > RATIO_GUARD)
@@ -139,26 +139,26 @@ def policy_loss(
              their KL only (released code: 1). surrogate: see `_surrogate`.
              kl_coef * low_variance_kl(logp, logp_ref) is added to every token.
     Returns: (loss, stats): a scalar; means over the policy tokens, and "tokens", their number.
+    Raises:  ValueError for other shapes or names than these.
     """
     if aggregate not in ("seq-mean", "token-mean"):
         raise ValueError(f"aggregate must be 'seq-mean' or 'token-mean', got {aggregate!r}")
-    if not logp.shape == logp_old.shape == adv.shape == mask.shape:
-        raise ValueError(
-            f"shapes differ: logp {tuple(logp.shape)}, logp_old {tuple(logp_old.shape)}, "
-            f"adv {tuple(adv.shape)}, mask {tuple(mask.shape)}"
-        )
+    _same_shapes(logp=logp, logp_old=logp_old, adv=adv, mask=mask, logp_ref=logp_ref)
+    if kl_coef and logp_ref is None:
+        raise ValueError(f"kl_coef = {kl_coef} needs logp_ref")
     mask = mask.bool()
-    logp = torch.where(mask, logp, 0.0)
-    log_ratio = logp - torch.where(mask, logp_old.detach(), 0.0)
+    # in float32 whatever comes in: 0 x inf of a short float would be NaN
+    logp = torch.where(mask, _float(logp), 0.0)
+    log_ratio = logp - torch.where(mask, _float(logp_old.detach()), 0.0)
     ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()  # (B, T)
-    A = torch.where(mask, adv.detach(), 0.0)
+    A = torch.where(mask, _float(adv.detach()), 0.0)
     dual = (A < 0) & (ratio > clip_c)
     loss = _surrogate(surrogate, logp, ratio, A, (1 - clip_low, 1 + clip_high), clip_c)
     if max_dual_clipped is not None:
         loss = torch.where(dual.sum(-1, keepdim=True) > max_dual_clipped, 0.0, loss)
     kl = torch.zeros_like(loss)
     if logp_ref is not None:
-        kl = low_variance_kl(logp, torch.where(mask, logp_ref, 0.0))
+        kl = low_variance_kl(logp, torch.where(mask, _float(logp_ref), 0.0))
     loss = torch.where(mask, loss + kl_coef * kl, 0.0)
     rows, tokens = mask.sum(-1), int(mask.sum())
     if aggregate == "seq-mean":
@@ -175,7 +175,9 @@ def policy_loss(
         "kl_ref": kl.detach(),
         "adv_abs": A.abs(),
     }
-    stats = {name: float(x[mask].float().sum()) / max(tokens, 1) for name, x in means.items()}
+    # one transfer for all of them
+    sums = torch.stack([torch.where(mask, x.float(), 0.0).sum() for x in means.values()]).tolist()
+    stats = {name: x / max(tokens, 1) for name, x in zip(means, sums)}
     top = float(torch.where(mask, ratio, 0.0).max()) if tokens else 0.0
     return value, stats | {"tokens": tokens, "ratio_max": top}
 
@@ -211,6 +213,8 @@ def _surrogate(
 
 def _score_in_group(rewards: Tensor, group: Tensor, correction: int) -> Tensor:
     """Rewards in standard deviations of a group; exactly 0 if the group has no variance."""
+    if rewards.dim() != 1 or group.dim() != 1:
+        raise ValueError(f"rewards of one group are (G,), got {tuple(rewards.shape)}")
     rewards, group = _float(rewards), _float(group)
     if len(group) < 2 or group.max() == group.min():
         return torch.zeros_like(rewards)
@@ -221,14 +225,25 @@ def _check_dual(
     rewards: Tensor, branch_rewards: Tensor, parent: Tensor, fork_at: Tensor, mask: Tensor
 ) -> None:
     """ValueError if shapes or parents do not fit."""
-    N, K = len(rewards), len(branch_rewards)
-    if len(mask) != N or len(parent) != K or len(fork_at) != K:
+    rows = {"branch_rewards": branch_rewards, "parent": parent, "fork_at": fork_at}
+    one = all(x.dim() == 1 for x in (rewards, *rows.values())) and mask.dim() == 2
+    if not one or len(mask) != len(rewards) or len({len(x) for x in rows.values()}) > 1:
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in rows.items())
         raise ValueError(
-            f"{N} rewards need a mask of {N} rows (got {len(mask)}); {K} branch rewards need as "
-            f"many parents and fork_at (got {len(parent)}, {len(fork_at)})"
+            f"rewards {tuple(rewards.shape)} need a mask of (N, T), got {tuple(mask.shape)}; "
+            f"branch rewards need as many parents and fork_at, got {shapes}"
         )
+    N, K = len(rewards), len(branch_rewards)
     if K and not (0 <= int(parent.min()) and int(parent.max()) < N):
         raise ValueError(f"parent must be in 0..{N - 1}, got {parent.tolist()}")
+
+
+def _same_shapes(**tensors: Tensor | None) -> None:
+    """ValueError that names every shape if those that are given are not all the same."""
+    given = {name: tuple(x.shape) for name, x in tensors.items() if x is not None}
+    if len(set(given.values())) > 1:
+        shapes = ", ".join(f"{name} {shape}" for name, shape in given.items())
+        raise ValueError(f"shapes differ: {shapes}")
 
 
 def _float(x: Tensor) -> Tensor:

@@ -74,28 +74,28 @@ def step(
     """
     check_step(policy, sampler, prompts, config)
     minibatches = split_minibatches(prompts, config, policy.ranks)
+    # 1-3. initial rollouts, tools inside the loop, rewards
     with policy.unsharded():
-        # 1-3. initial rollouts, tools inside the loop, rewards
         batches = sample_initial(sampler, prompts, minibatches, config.initial, meter)
-        # 4. log-probs at the start of the step, before the policy moves
-        meter.phase("score")
-        for batch in batches:
-            score_start(policy, batch, config)
+    # 4. log-probs at the start of the step, before the policy moves
+    meter.phase("score")
+    score_start(policy, batches, config)
     rollouts = [r for batch in batches for r in batch]
     for batch in in_epochs(batches, prompts, config):
         branches = []
         with policy.unsharded():
             for part in whole_prompts(batch, config):
-                # 5. where the policy is uncertain and what follows has become likelier
+                # 5. uncertain tokens (Eq. 3) whose future has become likelier (Eq. 4-5)
                 meter.phase("score")
                 cache = score_now(policy, part, config)
+                set_omega(part, config)
                 points = decision_points(policy, part, config)
                 # 6. branches from there, and their rewards
                 meter.phase("branch")
                 branches += sampler.branches(part, points, cache)
                 # before the next part is scored, and before the update
                 del cache
-            reward(branches, prompts)
+            set_rewards(branches, prompts)
         # 7. credit from both groups, scaled by the future value
         assign_credit(batch, branches, config)
         # 8. one optimizer step on the initial rollouts
@@ -118,38 +118,45 @@ def sample_initial(
     mine = sorted(p for group in minibatches for p in group)
     ids, seeds = [prompts[p].ids for p in mine], [prompts[p].seed for p in mine]
     rollouts = sampler.initial(ids, n, seeds, groups=mine)
-    reward(rollouts, prompts)
+    set_rewards(rollouts, prompts)
     meter.phase("wait")
     refuse_broken_tools(rollouts, sampler.policy.ranks)
     return [[r for p in group for r in rollouts if r.group == p] for group in minibatches]
 
 
-def reward(rollouts: list[Rollout], prompts: list[Prompt]) -> None:
+def set_rewards(rollouts: list[Rollout], prompts: list[Prompt]) -> None:
     """Set r.reward of every rollout."""
     for r in rollouts:
         r.reward = prompts[r.group].reward(r)
 
 
-def score_start(policy: Policy, rollouts: list[Rollout], config: Config) -> None:
-    """Set r.logp_old, and r.logp_ref if there is a KL term, in the passes of `score_now`.
+def score_start(policy: Policy, batches: list[list[Rollout]], config: Config) -> None:
+    """Set r.logp_old of all mini-batches, in the passes of `score_now`; r.logp_ref if KL is on.
 
     The sampler's own log-probs would not do: it rounds otherwise than the trainer's forward pass,
     and what rounds differently would pass for a policy that has moved.
     """
-    for part in whole_prompts(rollouts, config):
-        score_reference(policy, part, config)
-        policy.score(part, config.temperature, config.micro_tokens)
-    for r in rollouts:
+    score_reference(policy, batches, config)
+    with policy.unsharded():
+        for batch in batches:
+            for part in whole_prompts(batch, config):
+                policy.score(part, config.temperature, config.micro_tokens)
+    for r in (r for batch in batches for r in batch):
         r.logp_old = r.logp
 
 
-def score_reference(policy: Policy, rollouts: list[Rollout], config: Config) -> None:
-    """Set r.logp_ref under the frozen reference, if there is a KL term."""
-    if config.kl_coef:
-        with policy.reference.unsharded():
-            policy.reference.score(rollouts, config.temperature, config.micro_tokens)
-        for r in rollouts:
-            r.logp_ref = r.logp
+def score_reference(policy: Policy, batches: list[list[Rollout]], config: Config) -> None:
+    """Set r.logp_ref under the frozen reference, if there is a KL term.
+
+    Ranks hold unequal numbers of rollouts: the reference's weights are gathered once for all.
+    """
+    if not config.kl_coef:
+        return
+    with policy.reference.unsharded():
+        for batch in batches:
+            policy.reference.score(batch, config.temperature, config.micro_tokens)
+    for r in (r for batch in batches for r in batch):
+        r.logp_ref = r.logp
 
 
 # ---- 5. decision points
@@ -161,10 +168,28 @@ def score_now(policy: Policy, rollouts: list[Rollout], config: Config):
     return policy.score(rollouts, config.temperature, config.micro_tokens, keep_cache=keep)
 
 
+def set_omega(rollouts: list[Rollout], config: Config) -> None:
+    """Set r.omega, for the credit, and r.score_omega, for the branching score (Eq. 4).
+
+    They differ in their half-lives only.
+    """
+    hand_out(rollouts, "omega", future_values(rollouts, config.half_life, config))
+    hand_out(rollouts, "score_omega", future_values(rollouts, config.score_half_life, config))
+
+
+def future_values(
+    rollouts: list[Rollout], half_life: float, config: Config, ignore_above: float = float("inf")
+) -> Tensor:
+    """Omega, (N, T): how much likelier the policy now makes what follows each token (Eq. 4)."""
+    now, old = (pad([getattr(r, x) for r in rollouts], torch.float32) for x in ("logp", "logp_old"))
+    mask = pad([r.mask for r in rollouts], torch.bool)
+    return future_value(now, old, mask, half_life, config.decay_over, ignore_above)
+
+
 def decision_points(policy: Policy, rollouts: list[Rollout], config: Config) -> list[list[int]]:
     """The tokens of each rollout to branch at, best first: the B best by branching score (Eq. 5).
 
-    Sets r.omega, r.score and r.degenerate.
+    Needs r.entropy and r.score_omega; sets r.score and r.degenerate.
     """
     scores, preferred, top_up = rank_tokens(rollouts, config)
     allowed = pad([candidates(policy, r, config) for r in rollouts], torch.bool)
@@ -179,15 +204,14 @@ def rank_tokens(
     Where neither entropy nor Omega varies, the scores are random numbers of the rollout's seed.
     """
     entropy = pad([r.entropy for r in rollouts], torch.float32)  # (N, T)
+    omega = pad([r.score_omega for r in rollouts], torch.float32)  # (N, T)
     mask = pad([r.mask for r in rollouts], torch.bool)  # (N, T)
-    omega = future_values(rollouts, config.score_half_life, config)  # (N, T)
     scores = branching_score(entropy, omega, mask, config.score_clip)  # (N, T)
     flat = (scores == 0).all(-1)  # (N,)
     for n in flat.nonzero()[:, 0].tolist():
         seed = torch.full((mask.shape[1],), mix_seed(rollouts[n].seed, 1))
         scores[n] = uniform(seed, torch.arange(mask.shape[1])).to(scores)
-    spread(rollouts, "omega", future_values(rollouts, config.half_life, config))
-    spread(rollouts, "score", scores)
+    hand_out(rollouts, "score", scores)
     for r, constant in zip(rollouts, omega_is_constant(omega, mask, config.score_clip)):
         r.degenerate = bool(constant)
     if not config.prefer_positive:
@@ -196,31 +220,22 @@ def rank_tokens(
     return scores, above | flat[:, None], entropy
 
 
-def future_values(
-    rollouts: list[Rollout], half_life: float, config: Config, ignore_above: float = float("inf")
-) -> Tensor:
-    """Omega, (N, T): how much likelier the policy now makes what follows each token (Eq. 4)."""
-    now, old = (pad([getattr(r, x) for r in rollouts], torch.float32) for x in ("logp", "logp_old"))
-    mask = pad([r.mask for r in rollouts], torch.bool)
-    return future_value(now, old, mask, half_life, config.decay_over, ignore_above)
-
-
-def spread(rollouts: list[Rollout], name: str, rows: Tensor) -> None:
+def hand_out(rollouts: list[Rollout], name: str, rows: Tensor) -> None:
     """Give every rollout its row of (N, T), without the padding."""
     for r, row in zip(rollouts, rows):
         setattr(r, name, row[: len(r.ids)].clone())
 
 
-def candidates(policy: Policy, rollout: Rollout, config: Config) -> list[bool]:
+def candidates(policy: Policy, rollout: Rollout, config: Config, kept: int = 0) -> list[bool]:
     """Where a branch of this rollout may start, (T,).
 
     Not its first token, which all initial rollouts draw anew; not an end of turn; and at least
-    min_new tokens of the budget must be left.
+    min_new tokens of the budget must be left. kept: 1 if a branch keeps the chosen token.
     """
     texts = [policy.text[i] for i in rollout.ids]
     fit = branch_candidates(texts, rollout.mask, TAGS, config.exclude_punct)
     never = policy.stop_ids | {policy.tokenizer.pad_token_id}
-    last = config.max_tokens - config.min_new
+    last = config.max_tokens - config.min_new - kept
     return [
         ok and 0 < t <= last and i not in never for t, (ok, i) in enumerate(zip(fit, rollout.ids))
     ]
@@ -230,10 +245,18 @@ def candidates(policy: Policy, rollout: Rollout, config: Config) -> list[bool]:
 
 
 def assign_credit(rollouts: list[Rollout], branches: list[Rollout], config: Config) -> None:
-    """Set r.advantage of the initial rollouts: Eq. 6 prompt by prompt, then Eq. 7.
+    """Set r.advantage of the initial rollouts: Eq. 6 prompt by prompt, then Eq. 7 with r.omega.
 
-    A branch credits the tokens that it shares with its parent. branches: of these, in any order.
+    branches: of these rollouts, in any order.
     """
+    compare_groups(rollouts, branches, config)
+    for r in rollouts:
+        weight, clip = config.future_weight, config.future_clip
+        r.advantage = scale_by_future(r.advantage, r.omega, weight, clip)
+
+
+def compare_groups(rollouts: list[Rollout], branches: list[Rollout], config: Config) -> None:
+    """Set r.advantage by Eq. 6: a branch credits the tokens that it shares with its parent."""
     for group in dict.fromkeys(r.group for r in rollouts):
         trunk = [r for r in rollouts if r.group == group]
         grown = [x for x in branches if x.group == group]
@@ -247,9 +270,7 @@ def assign_credit(rollouts: list[Rollout], branches: list[Rollout], config: Conf
             config.dual,
             config.std_correction,
         )  # (N, T)
-        for r, base in zip(trunk, advantage):
-            base = base[: len(r.ids)].float()
-            r.advantage = scale_by_future(base, r.omega, config.future_weight, config.future_clip)
+        hand_out(trunk, "advantage", advantage.float())
 
 
 # ---- 8. the update
@@ -263,7 +284,8 @@ def update(
     However they are split into passes and over ranks, the gradient is that of the whole: the
     normaliser is the mini-batch's. A gradient that is not finite changes nothing.
 
-    Args:    rollouts: this rank's. loss: of (logp, logp_old, adv, mask, ...) as policy_loss.
+    Args:    rollouts: this rank's, with logp_old, advantage and, for a KL term, logp_ref.
+             loss: takes what policy_loss takes and returns (loss, stats) as it does.
     Returns: the loss' statistics over all ranks; "loss", "padding", "skipped" (0 or 1), and
              "grad_norm" before clipping.
     """
@@ -279,9 +301,9 @@ def update(
         logp = policy.logp(part, config.temperature)  # (B, T)
         value, stats = loss_of(part, logp, total, config, loss)
         value.backward()
-        share = stats.pop("tokens") / max(tokens, 1)
+        weight = stats.pop("tokens") / max(tokens, 1)
         top = max(top, stats.pop("ratio_max"))
-        sums.update({name: share * x for name, x in stats.items()})
+        sums.update({name: weight * x for name, x in stats.items()})
         sums.update(loss=value.item(), slots=len(part) * padded_width(part))
     policy.model.eval()
     norm = policy.take_step([optimizer], config.clip_grad)

@@ -107,7 +107,8 @@ def zscore(x: Tensor, mask: Tensor) -> Tensor:
     dividing rounding noise by its own spread would invent an order.
 
     Args:    x: (B, T). mask: (B, T).
-    Returns: (B, T), dtype of x; 0 under mask == False.
+    Returns: (B, T) float32 (float64 stays); 0 under mask == False.
+    Raises:  ValueError if the shapes differ.
     """
     _same_shapes(x=x, mask=mask)
     centred, std = _spread(x, mask)
@@ -127,6 +128,7 @@ def omega_is_constant(
     Args:    omega, mask: (B, T). clip: the bounds that branching_score uses.
     Returns: (B,) bool.
     """
+    _same_shapes(omega=omega, mask=mask)
     _, std = _spread(omega.double().clamp(*clip), mask)
     return std[:, 0] < OMEGA_MIN_STD
 
@@ -141,12 +143,12 @@ def branching_score(
     Where omega_is_constant it is zscore(entropy)_t alone. The clip comes before the z-score.
 
     Args:    entropy: (B, T) nats. omega: (B, T) from future_value. mask: (B, T).
-    Returns: (B, T), dtype of entropy; 0 under mask == False. All 0 in a row where neither factor
-             varies: choose there at random.
+    Returns: (B, T) float32 (float64 stays); 0 under mask == False. All 0 in a row where neither
+             factor varies: choose there at random.
     """
     _same_shapes(entropy=entropy, omega=omega, mask=mask)
     z_entropy = zscore(entropy, mask)
-    z_omega = zscore(omega.to(entropy.dtype).clamp(*clip), mask)
+    z_omega = zscore(_float(omega).clamp(*clip), mask)
     constant = omega_is_constant(omega, mask, clip)[:, None]
     return torch.where(constant, z_entropy, z_omega * z_entropy)
 
@@ -161,7 +163,8 @@ def both_above_average(
 
     Returns: (B, T) bool. Args as in branching_score.
     """
-    z_omega = zscore(omega.to(entropy.dtype).clamp(*clip), mask)
+    _same_shapes(entropy=entropy, omega=omega, mask=mask)
+    z_omega = zscore(_float(omega).clamp(*clip), mask)
     constant = omega_is_constant(omega, mask, clip)[:, None]
     return (zscore(entropy, mask) > 0) & ((z_omega > 0) | constant)
 
@@ -201,10 +204,10 @@ def choose_branch_points(
     """
     if k < 0:
         raise ValueError(f"k must be >= 0 branch points, got {k}")
-    _same_shapes(score=score, candidates=candidates)
     preferred = torch.ones_like(candidates) if preferred is None else preferred
     second = score if top_up is None else top_up
-    key = torch.where(preferred.bool(), score, second.to(score.dtype))
+    _same_shapes(score=score, candidates=candidates, preferred=preferred, top_up=second)
+    key = torch.where(preferred.bool(), score, second)
     chosen = []
     for row_key, row_ok, row_first in zip(key.tolist(), candidates.tolist(), preferred.tolist()):
         order = sorted((not row_first[t], -row_key[t], t) for t, ok in enumerate(row_ok) if ok)
@@ -242,7 +245,7 @@ def _float(x: Tensor) -> Tensor:
 
 
 def _same_shapes(**tensors: Tensor) -> None:
-    """ValueError that names every shape if they are not all the same."""
-    if len({x.shape for x in tensors.values()}) > 1:
+    """ValueError that names every shape if they are not all the same (B, T)."""
+    if len({x.shape for x in tensors.values()}) > 1 or next(iter(tensors.values())).dim() != 2:
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in tensors.items())
-        raise ValueError(f"shapes differ: {shapes}")
+        raise ValueError(f"shapes differ, or are not (B, T): {shapes}")

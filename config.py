@@ -199,6 +199,12 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     if c.branches and c.max_tokens <= c.min_new:
         room = f"--max_tokens {c.max_tokens} leaves no room for a branch"
         yield ("max_tokens", "min_new"), f"{room}: it must be above --min_new {c.min_new}"
+    if c.algo == "grpo" and (c.branches or c.future_weight):
+        has = f"got --branches {c.branches} and --future_weight {c.future_weight}"
+        yield (
+            ("algo",),
+            f"--algo grpo has neither branches nor a future term, {has}: leave them out",
+        )
     if c.algo == "released" and c.ppo_epochs > 1:
         once = "--algo released draws the branches once: it needs --ppo_epochs 1"
         yield ("algo", "ppo_epochs"), f"{once}, got {c.ppo_epochs}"

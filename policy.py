@@ -17,6 +17,7 @@ import types
 import warnings
 from collections import OrderedDict
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -142,7 +143,8 @@ class Policy:
 
     def for_sampling(self) -> tuple:
         """(decoder, head) as the sampler calls them inside `unsharded`."""
-        if self._packed is None and self._whole and cpu_decoder.fits(self.model):
+        plain = self.device.type != "cpu" or self.dtype != torch.float32
+        if self._packed is None and self._whole and not plain and cpu_decoder.fits(self.model):
             self._packed = cpu_decoder.PackedDecoder(self.model)
         fast = self._packed or self
         return (self._packed or self.decoder), fast.head
@@ -186,11 +188,15 @@ class Policy:
             if cache is not None:
                 cache.whole_rows = self.tensor(rows)
             logp, entropy, hidden = self._whole_pass(part, temperature, cache)
+            logp, entropy = logp.float().cpu(), entropy.float().cpu()
             for b, (n, r) in enumerate(zip(rows, part)):
                 T, first = len(r.ids), len(r.prompt) - 1
-                r.logp, r.entropy = logp[b, :T].float().cpu(), entropy[b, :T].float().cpu()
+                # copies: a view would keep the whole pass alive
+                r.logp, r.entropy = logp[b, :T].clone(), entropy[b, :T].clone()
                 if cache is not None:
                     cache.states[n, :T] = hidden[b, first : first + T]
+            # before the next pass makes its own
+            del hidden
         if cache is not None:
             cache.whole_rows = None
         return cache
@@ -218,7 +224,7 @@ class Policy:
     def _whole_pass(self, rollouts: list, temperature: float, cache: KVCache | None) -> tuple:
         """One causal pass over prompts and responses, padded on the right to W tokens.
 
-        Returns: logp, entropy (B, T), 0 where mask is False; hidden states (B, W, D).
+        Returns: logp, entropy (B, T), 0 where mask is False; with a cache hidden states (B, W, D).
         """
         ids = pad([r.ids for r in rollouts], torch.long).to(self.device)  # (B, T)
         mask = pad([r.mask for r in rollouts], torch.bool).to(self.device)  # (B, T)
@@ -234,7 +240,8 @@ class Policy:
                 input_ids=whole.to(self.device), past_key_values=cache, use_cache=cache is not None
             ).last_hidden_state
             chosen = hidden.flatten(0, 1).index_select(0, places)  # (M, D)
-            return *self.token_stats(chosen, ids[mask], temperature), hidden
+            stats = self.token_stats(chosen, ids[mask], temperature)
+            return *stats, None if cache is None else hidden
 
         logp, entropy, hidden = self._call(forward)
         zeros = torch.zeros(mask.shape, dtype=logp.dtype, device=mask.device)
@@ -250,8 +257,11 @@ class Policy:
         def stats(h, i):
             return token_stats(self.head(h), i, temperature)
 
+        # nothing here draws random numbers
+        again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+
         parts = [
-            checkpoint(stats, h, i, use_reentrant=False) if len(hidden) > chunk else stats(h, i)
+            again(stats, h, i) if len(hidden) > chunk else stats(h, i)
             for h, i in zip(hidden.split(chunk), ids.split(chunk))
         ]
         logp, entropy = (torch.cat(part) for part in zip(*parts))

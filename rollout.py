@@ -51,18 +51,23 @@ class Rollout:
     reward: float = 0.0
     parent: "Rollout | None" = None
     fork_at: int = 0
+    # branches so far: their seeds differ by it
     forks: int = 0
 
-    # under the policy at the start of the step, now, and under the reference
+    # log-probs in nats: at the start of the step, now, under the reference (Policy.score)
     logp_old: Tensor | None = None
     logp: Tensor | None = None
     logp_ref: Tensor | None = None
+    # of the next-token distribution now, nats: Eq. 3 (Policy.score)
     entropy: Tensor | None = None
+    # future value in the credit and in the score, no unit: Eq. 4 (appo.set_omega)
     omega: Tensor | None = None
+    score_omega: Tensor | None = None
+    # branching score: Eq. 5; was Omega constant, so that entropy alone ranked? (decision_points)
     score: Tensor | None = None
-    advantage: Tensor | None = None
-    # Omega was constant, so entropy alone ranked the tokens
     degenerate: bool = False
+    # credit: Eq. 6-7 (appo.assign_credit)
+    advantage: Tensor | None = None
 
     @property
     def text(self) -> str:

@@ -62,6 +62,11 @@ class Sampler:
     what else is being sampled (support/shapes.py). Elsewhere the running rows are kept in the first
     slots and no more are decoded than hold them.
 
+    A row is in one of these: waiting (a start without a slot), running (slot -> row), in_tool
+    (future -> row), ready (its result has come). launched: decode steps whose tokens were not
+    looked at yet. free: slots without a row. bucket: slots that are decoded. read: number of a
+    prompt -> (its row in the cache `prompts`, hidden state).
+
     Args: tools: name -> object with run(argument) -> ToolResult.
     count: computed (tokens put through the model), sampled (of them, drawn), row_calls (rows
            decoded, running or not).
@@ -76,7 +81,7 @@ class Sampler:
         self.record = cuda_graphs if cuda else lambda: None
         self.pool = ThreadPoolExecutor(params.tool_threads or params.decode_rows)
         self.count = Counter()
-        self.live: Live | None = None
+        self._forget()
 
     # ---- where rollouts start
 
@@ -106,7 +111,7 @@ class Sampler:
               for rollouts[n]. keep: the branch keeps token t and draws what follows.
         """
         starts = []
-        for row, (rollout, places) in enumerate(zip(rollouts, points)):
+        for row, (rollout, places) in enumerate(zip(rollouts, points, strict=True)):
             for t in places:
                 at = t + keep
                 starts.append(Start(rollout.fork(at), cache, row, cache.states[row, at]))
@@ -120,16 +125,16 @@ class Sampler:
 
         More starts than rows wait for a free slot. All share one cache, or have none, those of one
         prompt following each other. Memory, while this runs: as many rows as there are starts, at
-        most decode_rows, of the longest prompt and budget; on a CPU the weights once more.
+        most decode_rows (with constant rows always so many), of the longest prompt and budget.
         """
         if not starts:
             return
         self._check(starts)
-        self._open(starts)
         self.now = self.params.temperature if temperature is None else temperature
         try:
+            self._open(starts)
             with self.policy.unsharded():
-                while self.waiting or self.running or self.in_tool or self.ready or self.drawn:
+                while self.waiting or self.running or self.in_tool or self.ready or self.launched:
                     self._admit()
                     self._collect()
                     self._read_results()
@@ -140,11 +145,19 @@ class Sampler:
             for future in self.in_tool:
                 future.cancel()
             self.live = self.graphs = self.prompts = None
+            for held in (
+                self.waiting,
+                self.running,
+                self.in_tool,
+                self.ready,
+                self.drawn,
+                self.read,
+            ):
+                held.clear()
 
     def _open(self, starts: list[Start]) -> None:
         """Memory for these starts: only as many rows, and slots in them, as they can use."""
-        self.waiting, self.running, self.in_tool = deque(starts), {}, {}
-        self.ready, self.drawn, self.steps = [], deque(), 0
+        self.waiting, self.steps = deque(starts), 0
         longest = max(len(start.rollout.prompt) for start in starts)
         room = longest + self.params.max_tokens + self.params.prefill_chunk + self.lag
         self.bucket = self.shapes.rows_for(len(starts))
@@ -153,8 +166,14 @@ class Sampler:
         )
         self.free, self.marks = list(range(self.bucket)), None
         self.graphs = Graphs(self.record())
-        # prompts that have been read: a cache, and number -> (its row, hidden state)
-        self.prompts, self.read = None, {}
+
+    def _forget(self) -> None:
+        """No rows, and no memory for any."""
+        self.waiting, self.running, self.in_tool = deque(), {}, {}
+        self.ready, self.launched, self.read = [], deque(), {}
+        self.live: Live | None = None
+        self.graphs: Graphs | None = None
+        self.prompts: KVCache | None = None
 
     def _admit(self) -> None:
         """Waiting starts take free slots and copy the keys and values they go on from."""
@@ -231,15 +250,15 @@ class Sampler:
         if marks != self.marks:
             self.marks = marks
             self.live.running[: self.bucket] = self.policy.tensor(marks)
-        longest = max(row.held for row in self.running.values()) + len(self.drawn) + 1
+        longest = max(row.held for row in self.running.values()) + len(self.launched) + 1
         end = self.shapes.keys_for(longest)
         self.graphs((self.bucket, end), partial(self._step, end))
         drawn = self.live.drawn[:, : self.bucket].to("cpu", non_blocking=True, copy=True)
-        ready = torch.cuda.Event() if drawn.is_pinned() else None
-        if ready:
-            ready.record()
+        arrived = torch.cuda.Event() if drawn.is_pinned() else None
+        if arrived:
+            arrived.record()
         rows = [(row, row.slot, len(row.rollout.calls)) for row in self.running.values()]
-        self.drawn.append((drawn, ready, rows))
+        self.launched.append((drawn, arrived, rows))
         self.steps += 1
         self.count += Counter(row_calls=self.bucket, computed=len(self.running))
 
@@ -261,10 +280,10 @@ class Sampler:
 
         Of a row whose turn had ended before, what it drew since is dropped.
         """
-        while len(self.drawn) > (self.lag if self.running else 0):
-            drawn, ready, rows = self.drawn.popleft()
-            if ready:
-                ready.synchronize()
+        while len(self.launched) > (self.lag if self.running else 0):
+            drawn, arrived, rows = self.launched.popleft()
+            if arrived:
+                arrived.synchronize()
             ids, logp, entropy = drawn.tolist()
             for row, slot, turn in rows:
                 if self.running.get(row.slot) is row and len(row.rollout.calls) == turn:

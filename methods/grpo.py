@@ -7,9 +7,11 @@
 
 Differs from the original in: population standard deviation, no KL term unless --kl_coef, the clip
 and the aggregation of the configuration. Differs from `--algo appo --branches 0 --future_weight 0`
-in cost only: nothing asks for Omega, so in float32 the log-probs recorded while sampling serve as
-logp_old and no scoring pass runs.
+in cost only: nothing asks for Omega, so in float32 without a KL term the log-probs recorded while
+sampling serve as logp_old and no scoring pass runs.
 """
+
+from dataclasses import replace
 
 import torch
 
@@ -26,13 +28,13 @@ def step(
     policy: Policy, optimizer, sampler: Sampler, prompts: list[Prompt], config: Config, meter: Meter
 ) -> list[Rollout]:
     """One step of GRPO; arguments and result as in appo.step."""
+    config = replace(config, branches=0, future_weight=0.0)
     check_step(policy, sampler, prompts, config)
     minibatches = split_minibatches(prompts, config, policy.ranks)
     with policy.unsharded():
         batches = sample_initial(sampler, prompts, minibatches, config.initial, meter)
-        meter.phase("score")
-        for batch in batches:
-            start_log_probs(policy, batch, config)
+    meter.phase("score")
+    start_log_probs(policy, batches, config)
     for batch in in_epochs(batches, prompts, config):
         assign_credit(batch, [], config)
         meter.phase("update")
@@ -41,12 +43,12 @@ def step(
     return [r for batch in batches for r in batch]
 
 
-def start_log_probs(policy: Policy, rollouts: list[Rollout], config: Config) -> None:
+def start_log_probs(policy: Policy, batches: list[list[Rollout]], config: Config) -> None:
     """Set logp_old; logp, entropy and omega are those of a policy that has not moved."""
     recorded = policy.dtype == torch.float32 and not config.kl_coef
     if not recorded:
-        score_start(policy, rollouts, config)
-    for r in rollouts:
+        score_start(policy, batches, config)
+    for r in (r for batch in batches for r in batch):
         if recorded:
             r.logp_old, r.entropy = torch.tensor(r.sampled_logp), torch.tensor(r.sampled_entropy)
         r.logp, r.omega, r.score = r.logp_old, torch.ones(len(r.ids)), torch.zeros(len(r.ids))

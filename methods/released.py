@@ -11,7 +11,6 @@ Its control flow, beside appo.py. The numbers come with `--preset released` (con
 """
 
 import math
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -40,18 +39,17 @@ def step(
     minibatches = split_minibatches(prompts, config, policy.ranks)
     with policy.unsharded():
         batches = appo.sample_initial(sampler, prompts, minibatches, config.initial, meter)
-        grown = []
-        for batch in batches:
-            parts = whole_prompts(batch, config)
-            early = [
-                x for part in parts for x in branch_early(policy, sampler, part, config, meter)
-            ]
-            appo.reward(early, prompts)
-            grown.append(early)
+    meter.phase("score")
+    appo.score_reference(policy, batches, config)
+    with policy.unsharded():
+        grown = [branch_early(policy, sampler, batch, config, meter) for batch in batches]
+        for branches in grown:
+            appo.set_rewards(branches, prompts)
     for batch, branches in zip(batches, grown):
+        meter.phase("score")
         with policy.unsharded():
-            meter.phase("score")
-            policy.score(batch, config.temperature, config.micro_tokens)
+            for part in whole_prompts(batch, config):
+                policy.score(part, config.temperature, config.micro_tokens)
         guarded_credit(batch, branches, config)
         meter.phase("update")
         loss = partial(policy_loss, max_dual_clipped=1)
@@ -63,15 +61,19 @@ def step(
 def branch_early(
     policy: Policy, sampler: Sampler, rollouts: list[Rollout], config: Config, meter: Meter
 ) -> list[Rollout]:
-    """logp_old, branch points and branches of some prompts, before any update."""
-    meter.phase("score")
-    appo.score_reference(policy, rollouts, config)
-    cache = appo.score_now(policy, rollouts, config)
-    for r in rollouts:
-        r.logp_old = r.logp
-    points = pooled_points(policy, rollouts, config)
-    meter.phase("branch")
-    return sampler.branches(rollouts, points, cache, keep=True)
+    """logp_old, branch points and branches of a mini-batch, before any update."""
+    branches = []
+    for part in whole_prompts(rollouts, config):
+        meter.phase("score")
+        cache = appo.score_now(policy, part, config)
+        for r in part:
+            r.logp_old = r.logp
+        appo.set_omega(part, config)
+        points = pooled_points(policy, part, config)
+        meter.phase("branch")
+        branches += sampler.branches(part, points, cache, keep=True)
+        del cache
+    return branches
 
 
 def pooled_points(policy: Policy, rollouts: list[Rollout], config: Config) -> list[list[int]]:
@@ -81,17 +83,19 @@ def pooled_points(policy: Policy, rollouts: list[Rollout], config: Config) -> li
     """
     allowed = []
     for r in rollouts:
-        follows = r.mask[1:] + [False]
-        fit = appo.candidates(policy, r, replace(config, min_new=config.min_new + 1))
-        allowed.append([ok and own for ok, own in zip(fit, follows)])
-    ranked = [*appo.rank_tokens(rollouts, config)]
-    ranked.insert(1, pad(allowed, torch.bool))
-    N, T = config.initial, ranked[0].shape[1]
+        fit = appo.candidates(policy, r, config, kept=1)
+        allowed.append([ok and follows for ok, follows in zip(fit, [*r.mask[1:], False])])
+    scores, preferred, _ = appo.rank_tokens(rollouts, config)
+    N, T = config.initial, scores.shape[1]
     # one long row per prompt
-    scores, allowed, preferred, top_up = (x if x is None else x.reshape(-1, N * T) for x in ranked)
+    scores = scores.reshape(-1, N * T)
+    allowed = pad(allowed, torch.bool, T).reshape(-1, N * T)
+    preferred = None if preferred is None else preferred.reshape(-1, N * T)
     points = [[] for _ in rollouts]
-    pooled = choose_branch_points(scores, allowed, N * config.branches, preferred, top_up)
-    for p, chosen in enumerate(pooled):
+    # topped up by score too, as theirs is
+    for p, chosen in enumerate(
+        choose_branch_points(scores, allowed, N * config.branches, preferred)
+    ):
         for place in chosen:
             points[p * N + place // T].append(place % T)
     return points
@@ -100,8 +104,8 @@ def pooled_points(policy: Policy, rollouts: list[Rollout], config: Config) -> li
 def guarded_credit(rollouts: list[Rollout], branches: list[Rollout], config: Config) -> None:
     """Eq. 6-7 with the guards of the future term."""
     omega = appo.future_values(rollouts, config.half_life, config, ignore_above=math.log(3.0))
-    appo.spread(rollouts, "omega", omega)
-    appo.assign_credit(rollouts, branches, replace(config, future_weight=0.0))
+    appo.hand_out(rollouts, "omega", omega)
+    appo.compare_groups(rollouts, branches, config)
     for r in rollouts:
         ratio = (r.logp - r.logp_old).exp()
         weight, clip = config.future_weight, config.future_clip

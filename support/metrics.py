@@ -16,8 +16,9 @@ from torch import Tensor
 
 from support.ranks import Ranks
 
+PHASES = ("sample", "score", "branch", "update", "wait")
 STATUSES = ("ok", "error", "timeout", "output_limit", "crashed", "infra")
-# weighted by rollouts or by updates; every other mean is over policy tokens
+# weighted by updates; "degenerate" by rollouts; every other mean is over policy tokens
 PER_UPDATE = ("loss", "grad_norm", "padding", "skipped")
 
 
@@ -42,7 +43,8 @@ class Meter:
         if self._phase:
             self.seconds[self._phase] += now - self._since
         self._phase, self._since = name, now
-        self.note(name)
+        if name:
+            self.note(name)
 
     def add(self, batch: list, branches: list, stats: dict) -> None:
         """A mini-batch whose rollouts still hold the numbers from before its update."""
@@ -105,8 +107,7 @@ class Meter:
         numbers |= {f"tool_{name}": _mean([s == name for s in statuses]) for name in STATUSES}
         names = [name for name in log[0] if name not in ("trained", "rows")]
         numbers |= {name: over_minibatches(name, log) for name in names}
-        phases = list(dict.fromkeys(name for part in parts for name in part["seconds"]))
-        slowest = {p: max(part["seconds"][p] for part in parts) for p in phases}
+        slowest = {p: max(part["seconds"][p] for part in parts) for p in PHASES}
         return numbers | {f"seconds_{phase}": value for phase, value in slowest.items()}
 
 

@@ -69,7 +69,8 @@ def test_candidates(agent, tokenizer):
 
 def test_the_best_b_of_every_rollout(agent, rollouts):
     _, mine = rollouts
-    points = appo.decision_points(agent, scored(agent, mine), CONFIG)
+    appo.set_omega(scored(agent, mine), CONFIG)
+    points = appo.decision_points(agent, mine, CONFIG)
     assert all(len(places) == 3 == len(set(places)) for places in points)
     for r, places in zip(mine, points):
         ok = appo.candidates(agent, r, CONFIG)
@@ -83,6 +84,7 @@ def test_points_of_a_rollout_without_any_variation_are_drawn_at_random(agent, ro
     _, mine = rollouts
     for r in scored(agent, mine):
         r.entropy = torch.where(torch.tensor(r.mask), 0.5, 0.0)
+    appo.set_omega(mine, CONFIG)
     first, again = (appo.decision_points(agent, mine, CONFIG) for _ in range(2))
     assert first == again and len({tuple(p) for p in first}) > len(first) // 2
     assert not all(sorted(p) == list(range(1, 4)) for p in first)

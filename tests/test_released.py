@@ -34,7 +34,8 @@ def test_branches_come_before_the_first_update(agent, tools, prompts, fork_token
 def test_points_are_pooled_per_prompt(agent, rollouts):
     _, mine = rollouts
     config = dataclasses.replace(RELEASED, initial=2, branches=3)
-    points = released.pooled_points(agent, scored(agent, mine), config)
+    appo.set_omega(scored(agent, mine), config)
+    points = released.pooled_points(agent, mine, config)
     assert all(len(points[2 * p]) + len(points[2 * p + 1]) == 6 for p in range(8))
     assert points != appo.decision_points(agent, mine, config)
     for r, places in zip(mine, points):
@@ -53,7 +54,7 @@ def test_guards_reach_the_numbers(agent, rollouts):
     released.guarded_credit(mine, [], config)
     guarded = [r.advantage for r in mine]
     assert all((r.omega == 1).all() for r in mine), "log-ratios above log 3 take no part"
-    appo.spread(mine, "omega", plain)
+    appo.hand_out(mine, "omega", plain)
     appo.assign_credit(mine, [], config)
     for r, own in zip(mine, guarded):
         factor = 2.0 / 2.2
