@@ -144,16 +144,7 @@ class Sampler:
             # memory is given back even if a tool has raised
             for future in self.in_tool:
                 future.cancel()
-            self.live = self.graphs = self.prompts = None
-            for held in (
-                self.waiting,
-                self.running,
-                self.in_tool,
-                self.ready,
-                self.drawn,
-                self.read,
-            ):
-                held.clear()
+            self._forget()
 
     def _open(self, starts: list[Start]) -> None:
         """Memory for these starts: only as many rows, and slots in them, as they can use."""

@@ -277,7 +277,7 @@ def test_choose_order_ties_and_candidates():
     assert choose_branch_points(score, torch.zeros_like(ok), 3) == [[], []]
     with pytest.raises(ValueError, match="k must be >= 0"):
         choose_branch_points(score, ok, -1)
-    with pytest.raises(ValueError, match="shapes differ: score .2, 5., candidates .2, 4."):
+    with pytest.raises(ValueError, match="shapes differ, .*score .2, 5., candidates .2, 4."):
         choose_branch_points(score, ok[:, 1:], 1)
 
 
