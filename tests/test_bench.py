@@ -33,29 +33,9 @@ from support import draw
 def test_laptop_figures(tmp_path, capfd):
     seed = "987654"
     try:
-        bench.main(
-            [
-                "laptop",
-                "--seeds",
-                seed,
-                "--out",
-                str(tmp_path),
-                "--json",
-                str(tmp_path / "f.json"),
-                "--steps",
-                "1",
-                "--cold_steps",
-                "3",
-                "--eval_questions",
-                "3",
-                "--prompts",
-                "2",
-                "--minibatch",
-                "1",
-                "--threads",
-                "1",
-            ]
-        )
+        small = "--steps 1 --cold_steps 3 --eval_questions 3 --prompts 2 --minibatch 1 --threads 1"
+        where = ["--out", str(tmp_path), "--json", str(tmp_path / "f.json")]
+        bench.main(["laptop", "--seeds", seed, *where, *small.split()])
     finally:
         shutil.rmtree(WORLDS / f"easy-{seed}", ignore_errors=True)
     figures = json.loads((tmp_path / "f.json").read_text())

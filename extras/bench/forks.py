@@ -81,7 +81,7 @@ def starting(family: Family, plain, title: str, n: int) -> dict:
     """
     policy, sampler = family.policy, family.sampler(1)
     prefixes = [r.prompt + r.ids for r in family.branches()]
-    reader = models.make_sampler(policy, len(prefixes), family.length, chunk=64)
+    reader = models.make_sampler(policy, len(prefixes), family.length, prefill_chunk=64)
     readings = {
         "prefill": partial(reader.prefill, prefixes),
         "Hugging Face forward": partial(read_padded, plain, prefixes),

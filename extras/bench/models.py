@@ -119,24 +119,10 @@ def made_up_rollouts(policy: Policy, n: int, prompt: int, length: int) -> list[R
     return rows
 
 
-def make_sampler(
-    policy: Policy,
-    rows: int,
-    max_tokens: int,
-    tools=None,
-    max_calls: int = 0,
-    chunk: int = 16,
-    constant_rows: bool = False,
-) -> Sampler:
-    """A sampler that decodes the rows that are left, or with constant_rows always all."""
-    params = SamplingParams(
-        decode_rows=rows,
-        max_tokens=max_tokens,
-        max_calls=max_calls,
-        max_result_tokens=64,
-        prefill_chunk=chunk,
-        constant_rows=constant_rows,
-    )
+def make_sampler(policy: Policy, rows: int, max_tokens: int, tools=None, **changes) -> Sampler:
+    """A sampler that decodes only the rows that are left. changes: of SamplingParams."""
+    usual = dict(max_calls=0, max_result_tokens=64, prefill_chunk=16, constant_rows=False)
+    params = SamplingParams(decode_rows=rows, max_tokens=max_tokens, **usual | changes)
     return Sampler(policy, tools or {}, params)
 
 

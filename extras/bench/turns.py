@@ -52,7 +52,7 @@ class Given:
         """A sampler with a row for every rollout."""
         tools = {"python": SlowTool(), "search": SlowTool()}
         rows = len(self.prompts) * self.n
-        return models.make_sampler(self.policy, rows, self.budget, tools, max_calls)
+        return models.make_sampler(self.policy, rows, self.budget, tools, max_calls=max_calls)
 
     def unique(self, rollouts: list[Rollout]) -> int:
         """Tokens of the trees: each prompt once."""
