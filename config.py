@@ -7,6 +7,7 @@ A `fixed` setting makes another run; a `free` one may change when a run goes on.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,6 +200,8 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     if c.branches and c.max_tokens <= c.min_new:
         room = f"--max_tokens {c.max_tokens} leaves no room for a branch"
         yield ("max_tokens", "min_new"), f"{room}: it must be above --min_new {c.min_new}"
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", c.device):
+        yield ("device",), f"--device must be auto, cpu, cuda or cuda:N, got {c.device!r}"
     if c.algo == "grpo" and (c.branches or c.future_weight):
         has = f"got --branches {c.branches} and --future_weight {c.future_weight}"
         yield (

@@ -185,7 +185,7 @@ class Trainer:
         stop: then the number of such steps in a row is saved with it.
         """
         run, first, total = self.run, self.ranks.rank == 0, Counter()
-        name, quiet = "APPO" if run.branches else "GRPO", not first or self.done >= run.steps
+        name, quiet = run.algo.upper(), not first or self.done >= run.steps
         steps = range(self.done, run.steps)
         bar = tqdm(steps, initial=self.done, total=run.steps, desc=name, disable=quiet)
         for step in bar:

@@ -5,6 +5,7 @@
 3. recompute_activations   activations again in the backward pass: memory for time
 """
 
+import re
 from pathlib import Path
 
 import torch
@@ -66,6 +67,8 @@ def pick_device(name: str) -> str:
     """What --device names; auto: a GPU if there is one. ValueError if it is not there."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {name}: this PyTorch sees no GPU; use --device cpu")
     return name

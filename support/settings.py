@@ -138,7 +138,12 @@ def read_json(kind: type, path: str, ignored: Iterable[str] = ()) -> tuple[dict,
         raise ValueError(f"--config {path} is not an object of settings")
     values = new_names(kind, found)
     known = {f.name for f in dataclasses.fields(kind)}
-    twice = [f"--config {path}: two names of one setting"] * (len(values) < len(found))
+    old = {f.metadata["old"]: f.name for f in dataclasses.fields(kind)}
+    twice = [
+        f"--config {path}: {key!r} and {old[key]!r} are two names of one setting: keep one"
+        for key in found
+        if old.get(key) in found
+    ]
     unknown = sorted(set(values) - known - set(ignored))
     hint = "`python train.py --help` lists them all"
     lines = [f"--config {path}: unknown key {key!r}; {hint}" for key in unknown]

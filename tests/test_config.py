@@ -65,7 +65,7 @@ def test_precedence(tmp_path):
             "--future_clip",
             "0.9",
             "1.3",
-            "--fipo_guards",
+            "--prefer_positive",
             "false",
         ]
     )
@@ -75,13 +75,20 @@ def test_precedence(tmp_path):
         run.branches,
         run.score_clip,
         run.future_clip,
-        run.fipo_guards,
+        run.prefer_positive,
         run.clip_c,
     ) == (64, 0.7, 4, (0.9, 1.1), (0.9, 1.3), False, 5)
     released = read_settings(["--preset", "released", "--model", "m", "--data", "d"])
     assert released.score_half_life == math.inf and released.reward == "released"
     grpo = read_settings(["--algo", "grpo", "--config", str(file)])
     assert (grpo.branches, grpo.future_weight) == (0, 0)
+
+
+def test_grpo_with_branches_is_refused():
+    """It would be called GRPO and be something else."""
+    for flags in (["--branches", "3"], ["--b", "0.5"]):
+        with pytest.raises(ValueError, match="--algo grpo has neither branches nor a future term"):
+            read_settings(["--algo", "grpo", *flags])
 
 
 def test_every_flag_has_help_with_its_default(capsys):
@@ -103,7 +110,7 @@ def test_every_flag_has_help_with_its_default(capsys):
         ('{"brunches": 3}', "unknown key 'brunches'"),
         ('{"b": "half"}', "--b must be float, got 'half'.*c.json"),
         ('{"branches": 1.5}', "--branches must be int"),
-        ('{"fipo_guards": 1}', "--fipo_guards must be bool"),
+        ('{"prefer_positive": 1}', "--prefer_positive must be bool"),
         ('{"initial": true}', "--initial must be int"),
         ("[]", "not an object"),
         ("5", "not an object"),
@@ -129,7 +136,7 @@ def test_bad_flags():
         (["--bran", "3"], "unknown flag --bran"),
         (["--dual", "mean"], "--dual must be one of avg, sum, literal, off, got 'mean'"),
         (["--branches", "x"], "--branches must be int, got 'x'"),
-        (["--fipo_guards", "yes"], "--fipo_guards must be bool, got 'yes'"),
+        (["--prefer_positive", "yes"], "--prefer_positive must be bool, got 'yes'"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             read_settings(flags)

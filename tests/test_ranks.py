@@ -535,6 +535,22 @@ def test_the_reference_is_shared_too(world, agent_folder, tmp_path):
     assert kl[1] == pytest.approx(kl[2], rel=1e-2) and kl[1] > 1e-6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [dict(minibatch=1), dict(minibatch=2, fork_tokens=700)])
+def test_ranks_with_unequal_shares_gather_the_reference_together(
+    world, agent_folder, tmp_path, changes
+):
+    """Of a mini-batch of one prompt one rank has nothing; parts of others differ in number.
+
+    The weights of policy and reference are sharded: a gather that one rank alone made would hang.
+    """
+    settings = dict(
+        shard="true", steps=1, prompts=2, eval_questions=0, kl_coef=0.1, rank_timeout=60
+    )
+    ended(torchrun(2, *flags(world, agent_folder, tmp_path / "run", **settings | changes)))
+    assert steps_of(tmp_path / "run")[0]["optimizer_steps"] == 2 // changes["minibatch"]
+
+
 def same_state(a, b):
     """Are weights, float32 weights in shards and optimizer states of two checkpoints the same, bit
     for bit?

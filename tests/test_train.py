@@ -374,6 +374,17 @@ def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
         train.main(flags)
 
 
+@pytest.mark.parametrize("algo, branches", [("grpo", 0), ("released", 8)])
+def test_every_algo_trains(world, agent_folder, tmp_path, algo, branches, capsys):
+    """A step of train.py with the step of methods/NAME.py, its numbers in the log and the bar."""
+    preset = {"preset": "released", "reward": "auto"} if algo == "released" else {"algo": algo}
+    changes = dict(steps=1, prompts=2, minibatch=1, eval_questions=0, initial=4) | preset
+    train.main(arguments(world, tmp_path, model=agent_folder, **SMALL | changes))
+    (numbers,) = lines(tmp_path / "run", "metrics")
+    assert numbers["branches"] == branches and numbers["optimizer_steps"] == 2
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["algo"] == algo
+
+
 def test_no_gpu_is_said(world, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="sees no GPU"):
