@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -153,14 +154,15 @@ def test_seconds_scale_and_follow_the_settings():
     assert base["update"][0] == pytest.approx(4 / 2 * score), (
         "3 passes and one again; logp_old of all rollouts, and now"
     )
+    grpo = dict(algo="grpo", branches=0, future_weight=0.0)
     for changes, passes in (
         (dict(dtype="float32"), 2),
         (dict(algo="released"), 2),
         (dict(kl_coef=0.1), 3),
         (dict(ppo_epochs=2), 3),
-        (dict(algo="grpo"), 1),
-        (dict(algo="grpo", dtype="float32"), 0),
-        (dict(algo="grpo", dtype="float32", kl_coef=0.1), 2),
+        (grpo, 1),
+        (grpo | dict(dtype="float32"), 0),
+        (grpo | dict(dtype="float32", kl_coef=0.1), 2),
     ):
         changed = seconds(shape, dataclasses.replace(run, **changes), hardware)
         assert changed["score"][0] == pytest.approx(passes / 2 * score), changes
@@ -185,22 +187,32 @@ def test_seconds_scale_and_follow_the_settings():
         ("appo", {"kl_coef": 0.1}),
         ("appo", {"branches": 0}),
         ("released", {"kl_coef": 0.1}),
-        ("grpo", {}),
-        ("grpo", {"kl_coef": 0.1}),
+        ("grpo", {"branches": 0, "future_weight": 0.0}),
+        ("grpo", {"branches": 0, "future_weight": 0.0, "kl_coef": 0.1}),
     ],
 )
 def test_scoring_passes_are_those_of_a_step(algo, changes, tokenizer, monkeypatch):
-    policy, reference = (Policy(untrained("llama", tokenizer), tokenizer) for _ in range(2))
+    policies = [Policy(untrained("llama", tokenizer), tokenizer) for _ in range(2)]
+    policy, reference = policies
     policy.reference = reference
     sizes = {"prompts": 4, "minibatch": 2, "max_tokens": 16}
     run = dataclasses.replace(CONFIG, algo=algo, **sizes, **changes)
-    scored, score = [], Policy.score
+    scored, score, unsharded = [], Policy.score, Policy.unsharded
+
+    @contextmanager
+    def alone(policy):
+        """Whole weights of one model at a time: the plan counts no more."""
+        other = reference if policy is policies[0] else policies[0]
+        assert not other._whole
+        with unsharded(policy):
+            yield
 
     def counted(policy, rollouts, *args, **kwargs):
         scored.extend(rollouts)
         return score(policy, rollouts, *args, **kwargs)
 
     monkeypatch.setattr(Policy, "score", counted)
+    monkeypatch.setattr(Policy, "unsharded", alone)
     one_step(policy, {}, [[5, 6, 7]] * run.prompts, run, step=train.step_of(algo))
     assert len(scored) == scoring_passes(run) * run.prompts * run.initial
 
