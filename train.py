@@ -13,13 +13,15 @@ python -m extras.plan --config ...                        what that will cost
 6. train_loop      a step (appo.py), its log, checkpoints, evaluations
 """
 
+import signal
 import sys
 
 from config import Config, read_settings
 from support.runfiles import missing_inputs
 
 if __name__ == "__main__":
-    # the imports below take seconds: --help and a wrong flag are answered before
+    # the imports below take seconds: --help, a wrong flag and Ctrl-C are answered before
+    signal.signal(signal.SIGINT, lambda *_: sys.exit("train.py: interrupted before it began"))
     try:
         read_settings(sys.argv[1:], also=missing_inputs)
     except (ValueError, OSError) as problem:

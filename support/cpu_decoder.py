@@ -122,7 +122,8 @@ class Product:
     ROWS = 64
 
     def __init__(self, *linears, norm=None):
-        weight = torch.cat([linear.weight.detach() for linear in linears])
+        weights = [linear.weight.detach() for linear in linears]
+        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
         if norm is not None:
             weight = weight * (norm.weight * math.sqrt(len(norm.weight)))
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, self.ROWS)

@@ -128,10 +128,11 @@ def refuse_another(run: Config, path: Path, now: dict, files: set[str]) -> None:
         for name in sorted(files)
         if old.get(name) != now["data_sha256"][name]
     }
+    # a world's files follow from seed and world: only those are named
+    made = [name for name in changed if name in ("seed", "world")]
     if changed:
-        # a world's files follow from seed and world: those are named
-        name = min(changed, key=lambda name: name not in ("seed", "world"))
-        other = f"{run.out} holds a run with another --{name} ({changed[name]})"
+        others = ", ".join(f"--{name} ({changed[name]})" for name in made or changed)
+        other = f"{run.out} holds a run with another {others}"
         raise ValueError(f"{other}: give another --out, or delete it to start anew")
 
 
