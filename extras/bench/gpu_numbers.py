@@ -98,8 +98,9 @@ def sampled_tree(given: Given) -> tuple[Sampler, list[Rollout], list[Rollout]]:
     sampler = Sampler(policy, given.tools, SamplingParams.of(run))
     seeds = [mix_seed(run.seed, i) for i in range(len(given.prompts))]
     initial = sampler.initial(given.prompts, run.initial, seeds)
-    appo.score_start(policy, initial, run)
+    appo.score_start(policy, [initial], run)
     cache = appo.score_now(policy, initial, run)
+    appo.set_omega(initial, run)
     points = appo.decision_points(policy, initial, run)
     return sampler, initial, sampler.branches(initial, points, cache)
 

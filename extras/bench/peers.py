@@ -184,7 +184,7 @@ class Ours:
         TRL gets the same rollouts. Like TRL before its second update it takes the log-probs that
         sampling recorded for the old ones.
         """
-        grpo.start_log_probs(self.policy, self.given, self.config)
+        grpo.start_log_probs(self.policy, [self.given], self.config)
         assign_credit(self.given, [], self.config)
         update(self.policy, self.optimizer, self.given, self.config)
 
