@@ -1,7 +1,7 @@
 """Draw the README's picture: a learning curve, and a rollout with its decision points and branches.
 
     python docs/picture.py                draw picture.json as picture.svg and picture-dark.svg
-    python docs/picture.py runs/101 runs/102 runs/103 --tree 9 1
+    python docs/picture.py runs/201 runs/203 runs/204 --tree 6 0
                                           make picture.json of these runs, then draw it
 
 A run is `python train.py --seed S --eval_every 5 --out runs/S`. --tree STEP ROLLOUT chooses the
