@@ -29,7 +29,6 @@ AT_WORK = (*ALWAYS, "unsharded weights", "packed weights")
 TO_FORK_FROM = ("KV cache to fork from", "hidden states to fork from")
 # a phase has one of these at a time
 MOMENTS = (
-    "packing a matrix *",
     "reading prompts, results *",
     "drawing a token *",
     "forward pass *",
@@ -37,8 +36,8 @@ MOMENTS = (
     "output gradients *",
     "layer backward *",
 )
-PACK, READ, DRAW, FORWARD, LOGITS, HEAD, BACKWARD = MOMENTS
-DECODING = (PACK, READ, DRAW)
+READ, DRAW, FORWARD, LOGITS, HEAD, BACKWARD = MOMENTS
+DECODING = (READ, DRAW)
 PHASES = {
     "load": ("parameters", "weights before they are split"),
     "sample": (*AT_WORK, "KV cache of prompts", "KV cache of initial rollouts", *DECODING),
@@ -85,8 +84,6 @@ def weight_items(shape: Shape, run: Config, parts: int) -> dict[str, int]:
         "unsharded weights": run.shard * width * P,
         # the CPU decoder's copy lives as long as weights are unsharded
         "packed weights": on_cpu * 4 * shape.read,
-        # the largest is copied first
-        PACK: on_cpu * 4 * shape.hidden * shape.vocabulary,
     }
 
 
