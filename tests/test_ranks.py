@@ -562,6 +562,7 @@ def same_state(a, b):
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shard, dtype", [("false", "float32"), ("true", "float32"), ("true", "bfloat16")]
 )
