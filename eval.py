@@ -2,7 +2,7 @@
 
 1. load_file   the questions of a file, and a warning for answers that cannot be right
 2. sampling    the tools, and the model or the server that has it
-3. evaluate    every question sampled and graded (rewards.py, support/scores.py)
+3. evaluate    every question sampled and graded (support/scores.py, rewards.py)
 4. run_file    what is left of a file; a kill costs one batch (support/results.py)
 5. table       avg@k, pass@k, F1 with standard errors
 
@@ -16,22 +16,21 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import transformers
-from tqdm import tqdm
 
 from config import AgentConfig
 from policy import Policy
 from protocol import encode_prompt
 from rewards import released_reward, reward
-from rollout import Rollout
 from sampling import Sampler
 from support.benchmarks import benchmark_of, benchmark_table, name_of
 from support.compare import compare, regrade_all
+from support.inputs import opened_tools
 from support.judge import Judge, judge_rows
 from support.math_equal import last_boxed, math_equal
 from support.models import load_tokenizer, pick_device
@@ -39,18 +38,15 @@ from support.questions import Question, load_questions, overlap_lines
 from support.results import Job, open_job, weights_of, write_result
 from support.runfiles import sha256, shown_settings
 from support.sampling_params import SamplingParams
-from support.scores import lost_answers, numbers_of, pass_at_k, row_of, sample_of, table
+from support.scores import Sample, evaluate, lost_answers, numbers_of, pass_at_k, table
 from support.seeds import mix_seed
 from support.served import Served
 from support.settings import fixed, free, new_names, parser_for, problems, typed
 from support.words import exact_match, normalize_answer, token_f1
-from tools import open_tools
 
 # Other programs import the graders from here.
 __all__ = ["normalize_answer", "exact_match", "token_f1", "math_equal", "last_boxed"]
 __all__ += ["released_reward", "reward", "load_questions", "pass_at_k", "evaluate", "main"]
-# (prompts, n, a seed for each prompt) -> n rollouts of each prompt, prompt by prompt
-Sample = Callable[[list[list[int]], int, list[int]], list[Rollout]]
 
 
 @dataclass(frozen=True)
@@ -111,18 +107,6 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("data",), f"--data: {paths} would write one result file: rename one"
 
 
-def opened_tools(run: AgentConfig) -> dict:
-    """The tools, ready to run, each having said in one line what it is.
-
-    ValueError or OSError if one does not work.
-    """
-    how = run.topk, run.tool_timeout, run.sandbox, run.search_cache
-    opened = open_tools(run.tools, run.corpus, *how)
-    for tool in opened.values():
-        print(tool.probe(), flush=True)
-    return opened
-
-
 def settings_of_run(model: str) -> dict:
     """Tools and limits of a training run, if `model` is its folder.
 
@@ -173,27 +157,6 @@ def sampling(
     if run.served:
         return Served(run.served, run.served_name or run.model, tokenizer, tools, run), prompts
     return Sampler(policy, tools, SamplingParams.of(run)).initial, prompts
-
-
-def evaluate(
-    sample: Sample,
-    questions: list[Question],
-    prompts: list[list[int]],
-    samples: int,
-    seeds: list[int],
-    batch: int = 64,
-) -> Iterator[dict]:
-    """Sample every question `samples` times and grade: a row per question, in order.
-
-    seeds: one for each question. batch: questions that are sampled at once.
-    """
-    starts = range(0, len(questions), batch)
-    for start in tqdm(starts, desc="evaluation", disable=None, leave=False):
-        part = slice(start, start + batch)
-        rollouts = sample(prompts[part], samples, seeds[part])
-        for i, question in enumerate(questions[part]):
-            own = rollouts[i * samples : (i + 1) * samples]
-            yield row_of(question, [sample_of(r) for r in own])
 
 
 def run_files(run: EvalConfig) -> dict[str, dict]:

@@ -30,12 +30,13 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
 from branching import token_stats
 from kv_cache import KVCache
-from protocol import STOP_TAGS, TURN_ENDS
+from protocol import TURN_ENDS, closed_tag
 from support import cpu_decoder
 from support.models import check_config, load_tokenizer, pick_device
 from support.ranks import Ranks
@@ -187,7 +188,8 @@ class Policy:
             part = [rollouts[n] for n in rows]
             if cache is not None:
                 cache.whole_rows = self.tensor(rows)
-            logp, entropy, hidden = self._whole_pass(part, temperature, cache)
+            work = partial(self.token_stats, temperature=temperature)
+            (logp, entropy), hidden = self._whole_pass(part, work, cache)
             logp, entropy = logp.float().cpu(), entropy.float().cpu()
             for b, (n, r) in enumerate(zip(rows, part)):
                 T, first = len(r.ids), len(r.prompt) - 1
@@ -203,7 +205,12 @@ class Policy:
 
     def logp(self, rollouts: list, temperature: float) -> Tensor:
         """Log-probs of one pass with their gradient, (B, T), 0 where mask is False."""
-        return self._whole_pass(rollouts, temperature, None)[0]
+
+        def work(hidden, ids):
+            return (self.token_logp(hidden, ids, temperature),)
+
+        (logp,), _ = self._whole_pass(rollouts, work)
+        return logp
 
     def _cache_for(self, rollouts: list) -> KVCache:
         """An empty cache with a row for every rollout."""
@@ -221,10 +228,11 @@ class Policy:
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         return KVCache(self.model.config, rows, slots, like)
 
-    def _whole_pass(self, rollouts: list, temperature: float, cache: KVCache | None) -> tuple:
+    def _whole_pass(self, rollouts: list, work, cache: KVCache | None = None) -> tuple:
         """One causal pass over prompts and responses, padded on the right to W tokens.
 
-        Returns: logp, entropy (B, T), 0 where mask is False; with a cache hidden states (B, W, D).
+        Args:    work: (hidden states (M, D), ids (M,)) of the policy tokens -> tensors (M,).
+        Returns: those as (B, T), 0 where mask is False; with a cache hidden states (B, W, D).
         """
         ids = pad([r.ids for r in rollouts], torch.long).to(self.device)  # (B, T)
         mask = pad([r.mask for r in rollouts], torch.bool).to(self.device)  # (B, T)
@@ -240,32 +248,34 @@ class Policy:
                 input_ids=whole.to(self.device), past_key_values=cache, use_cache=cache is not None
             ).last_hidden_state
             chosen = hidden.flatten(0, 1).index_select(0, places)  # (M, D)
-            stats = self.token_stats(chosen, ids[mask], temperature)
-            return *stats, None if cache is None else hidden
+            return work(chosen, ids[mask]), None if cache is None else hidden
 
-        logp, entropy, hidden = self._call(forward)
-        zeros = torch.zeros(mask.shape, dtype=logp.dtype, device=mask.device)
-        return zeros.masked_scatter(mask, logp), zeros.masked_scatter(mask, entropy), hidden
+        numbers, hidden = self._call(forward)
+        zeros = torch.zeros(mask.shape, dtype=numbers[0].dtype, device=mask.device)
+        return [zeros.masked_scatter(mask, x) for x in numbers], hidden
 
     def token_stats(self, hidden: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """branching.token_stats of hidden states (M, D), the logits of one chunk at a time.
-
-        In a backward pass the logits of a chunk are computed again. No gradient of the entropy.
-        """
+        """branching.token_stats of hidden states (M, D), the logits of one chunk at a time."""
         chunk = logits_chunk(self.vocabulary)
-
-        def stats(h, i):
-            return token_stats(self.head(h), i, temperature)
-
-        # nothing here draws random numbers
-        again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-
         parts = [
-            again(stats, h, i) if len(hidden) > chunk else stats(h, i)
+            token_stats(self.head(h), i, temperature)
             for h, i in zip(hidden.split(chunk), ids.split(chunk))
         ]
         logp, entropy = (torch.cat(part) for part in zip(*parts))
-        return logp, entropy.detach()
+        return logp, entropy
+
+    def token_logp(self, hidden: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        """The log-probs alone, with their gradient, to the bit those of token_stats.
+
+        A backward pass computes the logits of a chunk again.
+        """
+        chunk = logits_chunk(self.vocabulary)
+        logp = partial(_logp, self.head, temperature)
+        if len(hidden) <= chunk:
+            return logp(hidden, ids)
+        # nothing here draws random numbers
+        again = partial(checkpoint, logp, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([again(h, i) for h, i in zip(hidden.split(chunk), ids.split(chunk))])
 
     # ---- tokens
 
@@ -281,19 +291,10 @@ class Policy:
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
     def closed_tag(self, ids: list[int]) -> str | None:
-        """The stop tag that the last of these ids completes, or None.
-
-        Tags span several tokens in real vocabularies, and the last may hold text after the ">".
-        ids: the policy's own tokens since the last tool result; a tag in a result must not count.
-        """
+        """The stop tag that the last of these ids completes, or None; see protocol.closed_tag."""
         if not ids or ids[-1] not in self.closing:
             return None
-        tail = "".join(self.text[i] for i in ids[-max(map(len, STOP_TAGS)) :])
-        last = len(self.text[ids[-1]])
-        for tag in STOP_TAGS:
-            if tail.find(tag, max(0, len(tail) - last - len(tag) + 1)) >= 0:
-                return tag
-        return None
+        return closed_tag([self.text[i] for i in ids])
 
     def _stop_ids(self) -> set[int]:
         """What the model's configuration names, and the chat markers of the vocabulary."""
@@ -314,6 +315,14 @@ class Policy:
                 f"{type(self.model).__name__} computes its logits by more than its output matrix; "
                 "this loop would sample from another distribution"
             )
+
+
+def _logp(head, temperature: float, hidden: Tensor, ids: Tensor) -> Tensor:
+    """log p[id] (M,) from hidden states (M, D); without the entropy, which needs no gradient."""
+    logits = head(hidden)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = logits if temperature == 1 else logits / temperature
+    return -cross_entropy(logits, ids, reduction="none")
 
 
 def _plain_call(work):

@@ -3,9 +3,11 @@
     <python>code</python>  <search>query</search>   from the model; the closing tag ends its turn
     <result>text</result>                           from the environment alone
 
-1. `parse_call` reads the call from the model's own text.
-2. `defuse` makes a result harmless: it can neither open nor close a tag.
-3. `encode_result` turns the result into token ids.
+1. `closed_tag` ends a turn: the model has closed a tag.
+2. `parse_call` reads the call from the model's own text.
+3. `defuse` makes a result harmless: it can neither open nor close a tag.
+4. `encode_result` turns the result into token ids.
+5. `system_prompt` tells a model how it is done.
 
 `Tags` holds all that is particular to this format. Another format is another class with the same
 attributes and methods. Imports no other file of this project.
@@ -14,6 +16,21 @@ attributes and methods. Imports no other file of this project.
 import re
 import textwrap
 from dataclasses import dataclass
+
+# of a tool: what it is, how it is called, an example
+INSTRUCTIONS = {
+    "search": (
+        "a search engine over an encyclopedia",
+        "to search, write <search> your query </search>",
+        "<think> I need a fact. </think> <search> a query </search> "
+        "<result> what was found </result> ",
+    ),
+    "python": (
+        "a Python interpreter",
+        "to compute, write <python> your code </python>",
+        "<think> Now compute. </think> <python> print(6 * 7) </python> <result> 42 </result> ",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,22 @@ class Tags:
     def stops(self) -> tuple[str, ...]:
         """The strings at which the model's turn ends."""
         return (*(f"</{name}>" for name in self.tools), self.forged)
+
+    def closed_tag(self, texts: list[str]) -> str | None:
+        """The stop tag that the last token completes, or None.
+
+        A tag spans several tokens in real vocabularies, and the last may hold text after the ">".
+
+        Args: texts: of the policy's own tokens since the last tool result, one by one: a tag in a
+              result must not count.
+        """
+        # a token before these cannot be part of a tag that the last one completes
+        tail = "".join(texts[-max(map(len, self.stops)) :])
+        before = len(tail) - len(texts[-1])
+        for tag in self.stops:
+            if tail.find(tag, max(0, before - len(tag) + 1)) >= 0:
+                return tag
+        return None
 
     def parse_call(self, text: str) -> tuple[str, str] | None:
         """The last complete call in the model's own text: (tool name, argument), or None.
@@ -77,6 +110,27 @@ def encode_prompt(tokenizer, messages: list[dict]) -> list[int]:
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
 
+def system_prompt(tools: str = "python,search") -> str:
+    """What a model is told of the protocol if a question is no chat. tools: comma-separated."""
+    have = [INSTRUCTIONS[name] for name in INSTRUCTIONS if name in tools.split(",")]
+    called = "Reason inside <think> and </think>"
+    if have:
+        number = {1: "One tool is", 2: "Two tools are"}[len(have)]
+        how = "; ".join(use for _, use, _ in have)
+        called = (
+            f"{number} at hand: {' and '.join(what for what, _, _ in have)}. {called}. "
+            f"{how[:1].upper()}{how[1:]}; what the tool returns follows between <result> and "
+            "</result>. Reason and use tools as often as needed"
+        )
+    return (
+        f"Answer the question by reasoning in steps. {called}, for instance: "
+        f"{''.join(example for _, _, example in have)}"
+        "<think> Done. </think> <answer> The answer is \\[ \\boxed{42} \\] </answer>. "
+        "The last thing to write is <answer> ... </answer> with the exact final answer in "
+        "\\boxed{}."
+    )
+
+
 # chat markers that end a turn, whatever the configuration of a model says
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 # the format of the paper, with its two tools
@@ -85,6 +139,7 @@ TOOL_TAGS = _PAPER.tools
 TAGS = _PAPER.tags
 FORGED = _PAPER.forged
 STOP_TAGS = _PAPER.stops
+closed_tag = _PAPER.closed_tag
 parse_call = _PAPER.parse_call
 defuse = _PAPER.defuse
 encode_result = _PAPER.encode_result

@@ -150,11 +150,10 @@ class Sampler:
         """Memory for these starts: only as many rows, and slots in them, as they can use."""
         self.waiting, self.steps = deque(starts), 0
         longest = max(len(start.rollout.prompt) for start in starts)
-        room = longest + self.params.max_tokens + self.params.prefill_chunk + self.lag
+        budget, chunk = self.params.max_tokens, self.params.prefill_chunk
+        slots = self.shapes.row_slots(longest, budget, chunk, self.lag)
         self.bucket = self.shapes.rows_for(len(starts))
-        self.live = Live(
-            self.policy, self.bucket, round_up(key_slots(room), self.shapes.keys_for(1))
-        )
+        self.live = Live(self.policy, self.bucket, slots)
         self.free, self.marks = list(range(self.bucket)), None
         self.graphs = Graphs(self.record())
 

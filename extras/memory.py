@@ -32,16 +32,20 @@ MOMENTS = (
     "reading prompts, results *",
     "drawing a token *",
     "forward pass *",
+    "scored logits *",
     "logits chunk *",
     "output gradients *",
     "layer backward *",
 )
-READ, DRAW, FORWARD, LOGITS, HEAD, BACKWARD = MOMENTS
+READ, DRAW, FORWARD, SCORED, LOGITS, HEAD, BACKWARD = MOMENTS
 DECODING = (READ, DRAW)
+# bytes per logit. Scored: float32 for itself, log-softmax, softmax, and one in between. Trained on:
+# itself, log-softmax and its gradient
+SCORING, TRAINING = 16, 12
 PHASES = {
     "load": ("parameters", "weights before they are split"),
     "sample": (*AT_WORK, "KV cache of prompts", "KV cache of initial rollouts", *DECODING),
-    "score": (*AT_WORK, *TO_FORK_FROM, FORWARD, LOGITS),
+    "score": (*AT_WORK, *TO_FORK_FROM, FORWARD, SCORED),
     "branch": (*AT_WORK, *TO_FORK_FROM, "KV cache of branches", *DECODING),
     "update": (
         *ALWAYS,
@@ -134,7 +138,8 @@ def pass_items(shape: Shape, run: Config, gpus: int) -> dict[str, int]:
         FORWARD: forward_bytes(shape, tokens, width),
         "weights and gradients in flight": run.shard * in_flight,
         "activations": activations(shape, tokens, width, run.checkpointing),
-        LOGITS: logits_bytes(shape, responses) + around,
+        SCORED: SCORING * logits_at_once(shape, responses) + around,
+        LOGITS: TRAINING * logits_at_once(shape, responses) + around,
         HEAD: output + around,
         BACKWARD: tokens * backward,
     }
@@ -165,8 +170,8 @@ def shapes_of(run: Config) -> Shapes:
 def live_slots(run: Config) -> int:
     """Tokens that a live row has room for: Sampler's, whose decode steps on a GPU are one ahead."""
     shapes = shapes_of(run)
-    room = run.max_prompt + run.max_tokens + run.prefill_chunk + shapes.cuda
-    return round_up(key_slots(room), shapes.keys_for(1))
+    ahead = int(shapes.cuda)
+    return shapes.row_slots(run.max_prompt, run.max_tokens, run.prefill_chunk, ahead)
 
 
 def cache_bytes(shape: Shape, rows: int, slots: int, width: int) -> int:
@@ -179,12 +184,9 @@ def forward_bytes(shape: Shape, tokens: int, width: int) -> int:
     return tokens * (3 * shape.intermediate + 4 * shape.hidden) * width
 
 
-def logits_bytes(shape: Shape, tokens: int) -> int:
-    """Most bytes at a time for the logits of so many tokens and what is made of them."""
-    chunk = logits_chunk(shape.vocabulary)
-    # per logit: float32 for itself, log-softmax, softmax, and their gradients. Of several chunks
-    # the entropy is not computed again
-    return min(chunk, tokens) * shape.vocabulary * (20 if tokens <= chunk else 16)
+def logits_at_once(shape: Shape, tokens: int) -> int:
+    """Logits that exist at a time, for so many tokens."""
+    return min(logits_chunk(shape.vocabulary), tokens) * shape.vocabulary
 
 
 def reading_bytes(shape: Shape, run: Config, rows: int, keys: int) -> int:

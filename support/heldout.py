@@ -7,12 +7,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from config import Config
-from eval import evaluate
 from sampling import Sampler
 from support.ranks import Ranks
 from support.results import write_result
 from support.runfiles import Log, shown_settings, versions
-from support.scores import numbers_of
+from support.scores import evaluate, numbers_of
 from support.seeds import mix_seed
 
 

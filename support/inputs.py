@@ -8,8 +8,7 @@ from pathlib import Path
 
 from jinja2.exceptions import TemplateError
 
-from config import Config
-from eval import opened_tools
+from config import AgentConfig, Config
 from extras.world.modes import MODES
 from extras.world.prepare import WORLDS, made_as, prepare
 from protocol import encode_prompt
@@ -17,6 +16,7 @@ from support import sft
 from support.models import load_tokenizer
 from support.questions import Question, load_questions
 from support.runfiles import newest, unpaired
+from tools import open_tools
 
 Questions = tuple[list[Question], list[list[int]]]
 
@@ -74,6 +74,18 @@ def check_inputs(run: Config) -> Inputs:
             tool.close()
         raise ValueError("\n".join(problems))
     return Inputs(train, tuple(part[: run.eval_questions] for part in test), examples, tools)
+
+
+def opened_tools(run: AgentConfig) -> dict:
+    """The tools, ready to run, each having said in one line what it is.
+
+    ValueError or OSError if one does not work.
+    """
+    how = run.topk, run.tool_timeout, run.sandbox, run.search_cache
+    opened = open_tools(run.tools, run.corpus, *how)
+    for tool in opened.values():
+        print(tool.probe(), flush=True)
+    return opened
 
 
 def train_questions(run: Config, tokenizer) -> Questions:

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from protocol import system_prompt
 from support.benchmarks import benchmark_of
 from support.latex import last_boxed
 
@@ -29,19 +30,6 @@ ASKED = ("prompt", "question", "Question", "problem")
 ANSWERS = ("answer", "answers", "ground_truth", "golden_answers", "Final answer")
 # bad rows that are named one by one
 SHOWN = 50
-TOOLS = {
-    "search": (
-        "a search engine over an encyclopedia",
-        "to search, write <search> your query </search>",
-        "<think> I need a fact. </think> <search> a query </search> "
-        "<result> what was found </result> ",
-    ),
-    "python": (
-        "a Python interpreter",
-        "to compute, write <python> your code </python>",
-        "<think> Now compute. </think> <python> print(6 * 7) </python> <result> 42 </result> ",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -56,27 +44,6 @@ class Question:
     answers: list[str]
     task: str
     meta: dict = field(default_factory=dict)
-
-
-def system_prompt(tools: str = "python,search") -> str:
-    """What a model is told of the protocol if a question is no chat. tools: comma-separated."""
-    have = [TOOLS[name] for name in TOOLS if name in tools.split(",")]
-    called = "Reason inside <think> and </think>"
-    if have:
-        number = {1: "One tool is", 2: "Two tools are"}[len(have)]
-        how = "; ".join(use for _, use, _ in have)
-        called = (
-            f"{number} at hand: {' and '.join(what for what, _, _ in have)}. {called}. "
-            f"{how[:1].upper()}{how[1:]}; what the tool returns follows between <result> and "
-            "</result>. Reason and use tools as often as needed"
-        )
-    return (
-        f"Answer the question by reasoning in steps. {called}, for instance: "
-        f"{''.join(example for _, _, example in have)}"
-        "<think> Done. </think> <answer> The answer is \\[ \\boxed{42} \\] </answer>. "
-        "The last thing to write is <answer> ... </answer> with the exact final answer in "
-        "\\boxed{}."
-    )
 
 
 def load_questions(

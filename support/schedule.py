@@ -15,10 +15,10 @@ import torch
 
 from policy import Policy, micro_batches, padded_width
 from rollout import Rollout
+from support.http import Unavailable
 from support.ranks import Ranks
 from support.seeds import mix_seed
 from support.shapes import key_slots
-from tools import Unavailable
 
 
 def split_minibatches(prompts: list, config, ranks: Ranks | None = None) -> list[list[int]]:

@@ -1,26 +1,52 @@
 """Samples to numbers: grades, means with standard errors, a table.
 
-1. sample_of    what is stored of a rollout
-2. row_of       a question with its samples, graded
-3. numbers_of   avg@k, pass@k, F1, ... of rows, with standard errors by bootstrap
-4. table        the numbers of several files in Markdown
+1. evaluate     every question sampled and graded
+2. sample_of    what is stored of a rollout
+3. row_of       a question with its samples, graded
+4. numbers_of   avg@k, pass@k, F1, ... of rows, with standard errors by bootstrap
+5. table        the numbers of several files in Markdown
 """
 
 import math
 import statistics
 from collections import Counter
+from collections.abc import Callable, Iterator
 
 import torch
+from tqdm import tqdm
 
 from rewards import answer_of, is_correct, reward
 from rollout import Call, Rollout
 from support.questions import Question
 from support.words import token_f1
 
+# (prompts, n, a seed for each prompt) -> n rollouts of each prompt, prompt by prompt
+Sample = Callable[[list[list[int]], int, list[int]], list[Rollout]]
 # answers that cannot be right and are named one by one
 SHOWN = 10
 # of a bootstrap: elements drawn at once, 16 MB
 DRAWN = 2**20
+
+
+def evaluate(
+    sample: Sample,
+    questions: list[Question],
+    prompts: list[list[int]],
+    samples: int,
+    seeds: list[int],
+    batch: int = 64,
+) -> Iterator[dict]:
+    """Sample every question `samples` times and grade: a row per question, in order.
+
+    seeds: one for each question. batch: questions that are sampled at once.
+    """
+    starts = range(0, len(questions), batch)
+    for start in tqdm(starts, desc="evaluation", disable=None, leave=False):
+        part = slice(start, start + batch)
+        rollouts = sample(prompts[part], samples, seeds[part])
+        for i, question in enumerate(questions[part]):
+            own = rollouts[i * samples : (i + 1) * samples]
+            yield row_of(question, [sample_of(r) for r in own])
 
 
 def sample_of(r: Rollout) -> dict:

@@ -72,3 +72,8 @@ class Shapes:
         if self.constant:
             return key_slots(length)
         return round_up(length, GRAPH_BLOCK if self.cuda else VECTOR)
+
+    def row_slots(self, prompt: int, budget: int, chunk: int, lag: int) -> int:
+        """Tokens that a live row has room for: its prompt, its response, a padded chunk behind it
+        and the decode steps that are one ahead."""
+        return round_up(key_slots(prompt + budget + chunk + lag), self.keys_for(1))

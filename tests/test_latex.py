@@ -24,9 +24,9 @@ def test_last_boxed(text, inside):
 
 
 def test_last_boxed_is_linear():
-    started = time.perf_counter()
+    started = time.process_time()
     assert (
         last_boxed("\\boxed{" * 200_000) is None
         and last_boxed("\\boxed{" * 100_000 + "}" * 100_000) == ""
     )
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3

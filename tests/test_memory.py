@@ -16,11 +16,13 @@ from extras.bench.models import most_allocated
 from extras.memory import (
     GIB,
     PHASES,
+    SCORING,
+    TRAINING,
     activations,
     advice,
     fewer_forks,
     live_slots,
-    logits_bytes,
+    logits_at_once,
     memory,
     peaks,
     reading_bytes,
@@ -289,15 +291,11 @@ def test_logits_chunk(small, dtype, M):
     policy, shape, run, _ = small
     policy.model.to(dtype).requires_grad_(False)
     hidden = torch.randn(M, shape.hidden, dtype=dtype, requires_grad=True)
-
-    def stats():
-        return policy.token_stats(hidden, torch.zeros(M, dtype=torch.long), 1.0)[0]
-
-    chunk = logits_bytes(shape, M)
-    assert close(most_allocated(lambda: stats().sum().backward()), chunk)
-    assert 0.7 * chunk < most_allocated(torch.no_grad()(stats)) < 1.01 * chunk, (
-        "never more without a gradient"
-    )
+    ids = torch.zeros(M, dtype=torch.long)
+    logits = logits_at_once(shape, M)
+    update = most_allocated(lambda: policy.token_logp(hidden, ids, 1.0).sum().backward())
+    scoring = most_allocated(lambda: torch.no_grad()(policy.token_stats)(hidden, ids, 1.0))
+    assert close(update, TRAINING * logits) and close(scoring, SCORING * logits)
 
 
 def test_gradients_of_the_output_matrix(small, monkeypatch):
@@ -307,10 +305,10 @@ def test_gradients_of_the_output_matrix(small, monkeypatch):
         # few logits beside the matrix
         monkeypatch.setattr(module, "logits_chunk", lambda vocabulary: 8)
     hidden, ids = torch.randn(64, shape.hidden), torch.zeros(64, dtype=torch.long)
-    measured = most_allocated(lambda: policy.token_stats(hidden, ids, 1.0)[0].sum().backward())
+    measured = most_allocated(lambda: policy.token_logp(hidden, ids, 1.0).sum().backward())
     gradient = 4 * shape.vocabulary * shape.hidden
     items = memory(shape, run, 1)
-    around = items["logits chunk *"] - logits_bytes(shape, N * RESPONSE)
+    around = items["logits chunk *"] - TRAINING * logits_at_once(shape, N * RESPONSE)
     assert close(measured - gradient, items["output gradients *"] - around)
 
 

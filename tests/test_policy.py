@@ -40,15 +40,18 @@ def test_chunked_stats_are_exact_and_small(monkeypatch, bias, temperature):
     for chunk, calls in ((16, [16] * 4 + [6]), (35, [35, 35]), (70, [70])):
         monkeypatch.setattr(policies, "logits_chunk", lambda vocabulary, chunk=chunk: chunk)
         widest.clear()
-        logp, entropy = Policy.token_stats(policy, hidden, ids, temperature)
+        with torch.no_grad():
+            scored, entropy = Policy.token_stats(policy, hidden, ids, temperature)
         assert widest == calls
-        torch.testing.assert_close(logp, expected, atol=1e-12, rtol=0)
+        torch.testing.assert_close(scored, expected, atol=1e-12, rtol=0)
         torch.testing.assert_close(entropy, -(whole.exp() * whole).sum(-1), atol=1e-12, rtol=0)
+        widest.clear()
+        logp = Policy.token_logp(policy, hidden, ids, temperature)
+        assert torch.equal(logp, scored) and widest == calls
         for a, b in zip(torch.autograd.grad((logp * weights).sum(), inputs), gradients):
             torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
         again = [] if chunk == 70 else calls
         assert sorted(widest[len(calls) :]) == sorted(again), "the logits are made again"
-        assert not entropy.requires_grad
 
 
 def test_chunked_stats_in_bfloat16(monkeypatch):
@@ -61,7 +64,9 @@ def test_chunked_stats_in_bfloat16(monkeypatch):
     for dtype in (torch.float32, torch.bfloat16):
         policy = types.SimpleNamespace(head=head.to(dtype), vocabulary=600)
         h = hidden.to(dtype).requires_grad_()
-        logp, _ = Policy.token_stats(policy, h, ids, 1.0)
+        logp = Policy.token_logp(policy, h, ids, 1.0)
+        with torch.no_grad():
+            assert torch.equal(logp, Policy.token_stats(policy, h, ids, 1.0)[0])
         assert logp.dtype == torch.float32
         gradients.append([x.float() for x in torch.autograd.grad(logp.sum(), [h, head.weight])])
     for exact, rounded in zip(*gradients):

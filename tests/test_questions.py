@@ -8,7 +8,8 @@ import pytest
 from eval_parts import write
 
 import eval as evaluation
-from support.questions import guess_task, load_questions, overlap, system_prompt
+from protocol import system_prompt
+from support.questions import guess_task, load_questions, overlap
 
 
 @pytest.mark.parametrize(

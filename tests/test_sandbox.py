@@ -40,7 +40,7 @@ def test_python_timeout(code):
     assert (
         result.status == "timeout"
         and "timed out after 0.5 s" in result.text
-        and time.monotonic() - started < 1.5
+        and time.monotonic() - started < 5
     )
     assert "kept" in result.text
     assert tool.run("1").text == "1"
@@ -87,7 +87,7 @@ def test_python_stopped_worker_is_replaced(python):
     os.kill(tool.backend.worker.pid, signal.SIGSTOP)
     started = time.monotonic()
     result = tool.run("2")
-    assert (result.status, result.text) == ("ok", "2") and time.monotonic() - started < 8, (
+    assert (result.status, result.text) == ("ok", "2") and time.monotonic() - started < 20, (
         "our delay is not the model's timeout"
     )
     tool.close()

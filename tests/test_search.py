@@ -95,7 +95,7 @@ def test_retrieve_from_a_broken_server(serve, answer, cause, posts):
         result.status == "infra"
         and cause in result.text
         and len(result.text) < 150
-        and time.monotonic() - started < 2.0
+        and time.monotonic() - started < 10
     )
     assert (
         len(server.asked) == posts

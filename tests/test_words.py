@@ -126,7 +126,7 @@ def test_words_in_other_dress(line, score):
 
 
 def test_words_of_long_texts_take_no_time():
-    started = time.perf_counter()
+    started = time.process_time()
     for text in (
         "$" * 10**5 + "x",
         " " * 10**5 + "x",
@@ -136,4 +136,4 @@ def test_words_of_long_texts_take_no_time():
         "\\" * 10**5,
     ):
         assert not exact_match(text, ["5"]) and token_f1(text, ["5"]) == 0
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3

@@ -34,9 +34,10 @@ def measured(args, head: nn.Linear, what: str, tokens: int) -> dict:
     ids = torch.randint(vocabulary, (tokens,))
     # all of a policy that its log-probs need
     policy = types.SimpleNamespace(head=head, vocabulary=vocabulary)
-    whole = partial(whole_stats, head, hidden, ids)
-    chunked = partial(Policy.token_stats, policy, hidden, ids, 1.0)
-    ways = [partial(stats_and_gradient, way, head, grad) for way in (whole, chunked)]
+    whole = partial(whole_logp if grad else whole_stats, head, hidden, ids)
+    method = Policy.token_logp if grad else torch.no_grad()(Policy.token_stats)
+    chunked = partial(method, policy, hidden, ids, 1.0)
+    ways = [partial(with_gradient, way, head) if grad else way for way in (whole, chunked)]
     title = f"logprob: {tokens:,} tokens, vocabulary {vocabulary:,}, {what}"
     theirs, ours = (models.most_allocated(way) for way in ways)
     figures = {}
@@ -51,20 +52,22 @@ def measured(args, head: nn.Linear, what: str, tokens: int) -> dict:
     }
 
 
+@torch.no_grad()
 def whole_stats(head: nn.Linear, hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The textbook way: all logits, log_softmax, gather; the entropy carries no gradient."""
+    """The textbook way: all logits, log_softmax, gather, and the entropy."""
     log_p = head(hidden).float().log_softmax(-1)
-    free = log_p.detach()
-    return log_p.gather(-1, ids[:, None])[:, 0], -(free.exp() * free).sum(-1)
+    return log_p.gather(-1, ids[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
 
 
-def stats_and_gradient(way, head: nn.Linear, grad: bool) -> None:
-    """Both numbers of every token; with grad the gradient of the log-probs' sum as well."""
-    with torch.set_grad_enabled(grad):
-        logp, _ = way()
-        if grad:
-            logp.sum().backward()
-            head.zero_grad(set_to_none=True)
+def whole_logp(head: nn.Linear, hidden: Tensor, ids: Tensor) -> Tensor:
+    """The log-probs alone, with their gradient."""
+    return head(hidden).float().log_softmax(-1).gather(-1, ids[:, None])[:, 0]
+
+
+def with_gradient(way, head: nn.Linear) -> None:
+    """The log-probs and the gradient of their sum."""
+    way().sum().backward()
+    head.zero_grad(set_to_none=True)
 
 
 @torch.no_grad()
