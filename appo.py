@@ -11,14 +11,16 @@
     8. update             clipped policy gradient on the initial rollouts            (Eq. 8)
 
 Every number of a token lives on its Rollout (rollout.py). Branches never enter the loss.
+To score rollouts is to put them through the model once; the branching score is Eq. 5. A group is
+what is compared with each other: all initial rollouts of a prompt, or all its branches.
 
-Differs from the paper in: a mini-batch before which the policy has not moved has Omega = 1
-everywhere, where Eq. 5 is undefined; there entropy alone chooses.
+Differs from the paper in: README's five departures. A gap filled here: before the first update of a
+step Omega is 1 everywhere and Eq. 5 is undefined; there entropy alone chooses.
 Differs from the released code in: branches are drawn before every update with the current policy,
-not once per step with the old one (methods/released.py does that); only calls made in the rollout
-itself count against its limit; no token that the policy did not sample is trained on.
+not once per step with the old one (methods/released.py does that); closing tags in the prompt do
+not count as calls; no token that the policy did not sample is trained on.
 
-Axes: N rollouts, B rollouts of a pass, T response tokens.
+Axes: N initial rollouts of a mini-batch, B rollouts of one forward pass, T response tokens.
 """
 
 from collections import Counter
@@ -44,12 +46,12 @@ from rollout import Rollout
 from sampling import Sampler
 from support.metrics import Meter
 from support.schedule import (
+    cache_parts,
     check_step,
     equal_passes,
     in_epochs,
     refuse_broken_tools,
     split_minibatches,
-    whole_prompts,
 )
 from support.seeds import mix_seed, uniform
 
@@ -84,7 +86,7 @@ def step(
     for batch in in_epochs(batches, prompts, config):
         branches = []
         with policy.unsharded():
-            for part in whole_prompts(batch, config):
+            for part in cache_parts(batch, config):
                 # 5. uncertain tokens (Eq. 3) whose future has become likelier (Eq. 4-5)
                 meter.phase("score")
                 cache = score_now(policy, part, config)
@@ -93,9 +95,9 @@ def step(
                 # 6. branches from there, and their rewards
                 meter.phase("branch")
                 branches += sampler.branches(part, points, cache)
-                # before the next part is scored, and before the update
+                # its memory is needed by the next part and by the update
                 del cache
-            set_rewards(branches, prompts)
+        set_rewards(branches, prompts)
         # 7. credit from both groups, scaled by the future value
         assign_credit(batch, branches, config)
         # 8. one optimizer step on the initial rollouts
@@ -115,13 +117,13 @@ def sample_initial(
 ) -> list[list[Rollout]]:
     """n rewarded rollouts of every prompt: all in one run of the sampler, then by mini-batch."""
     meter.phase("sample")
-    mine = sorted(p for group in minibatches for p in group)
+    mine = sorted(p for batch in minibatches for p in batch)
     ids, seeds = [prompts[p].ids for p in mine], [prompts[p].seed for p in mine]
     rollouts = sampler.initial(ids, n, seeds, groups=mine)
     set_rewards(rollouts, prompts)
     meter.phase("wait")
     refuse_broken_tools(rollouts, sampler.policy.ranks)
-    return [[r for p in group for r in rollouts if r.group == p] for group in minibatches]
+    return [[r for p in batch for r in rollouts if r.group == p] for batch in minibatches]
 
 
 def set_rewards(rollouts: list[Rollout], prompts: list[Prompt]) -> None:
@@ -139,7 +141,7 @@ def score_start(policy: Policy, batches: list[list[Rollout]], config: Config) ->
     score_reference(policy, batches, config)
     with policy.unsharded():
         for batch in batches:
-            for part in whole_prompts(batch, config):
+            for part in cache_parts(batch, config):
                 policy.score(part, config.temperature, config.micro_tokens)
     for r in (r for batch in batches for r in batch):
         r.logp_old = r.logp
@@ -173,11 +175,11 @@ def set_omega(rollouts: list[Rollout], config: Config) -> None:
 
     They differ in their half-lives only.
     """
-    hand_out(rollouts, "omega", future_values(rollouts, config.half_life, config))
-    hand_out(rollouts, "score_omega", future_values(rollouts, config.score_half_life, config))
+    hand_out(rollouts, "omega", omega_of(rollouts, config.half_life, config))
+    hand_out(rollouts, "score_omega", omega_of(rollouts, config.score_half_life, config))
 
 
-def future_values(
+def omega_of(
     rollouts: list[Rollout], half_life: float, config: Config, ignore_above: float = float("inf")
 ) -> Tensor:
     """Omega, (N, T): how much likelier the policy now makes what follows each token (Eq. 4)."""
@@ -281,8 +283,9 @@ def update(
 ) -> dict:
     """One optimizer step on a mini-batch of initial rollouts (Eq. 8).
 
-    However they are split into passes and over ranks, the gradient is that of the whole: the
-    normaliser is the mini-batch's. A gradient that is not finite changes nothing.
+    The normaliser is the mini-batch's, over all ranks: its initial rollouts, times B + 1 with
+    norm = "budget"; with aggregate = "token-mean" its policy tokens. So the gradient is the same
+    however rollouts are split into passes. A gradient that is not finite changes nothing.
 
     Args:    rollouts: this rank's, with logp_old, advantage and, for a KL term, logp_ref.
              loss: takes what policy_loss takes and returns (loss, stats) as it does.
@@ -296,6 +299,7 @@ def update(
         total *= config.branches + 1
     sums, top = Counter(read=sum(len(r.prompt) + len(r.ids) for r in rollouts)), 0.0
     optimizer.zero_grad(set_to_none=True)
+    # transformers recomputes activations in training mode only
     policy.model.train(config.checkpointing)
     for part in equal_passes(rollouts, config.micro_tokens, ranks):
         logp = policy.logp(part, config.temperature)  # (B, T)
@@ -303,6 +307,7 @@ def update(
         value.backward()
         weight = stats.pop("tokens") / max(tokens, 1)
         top = max(top, stats.pop("ratio_max"))
+        # a Counter adds
         sums.update({name: weight * x for name, x in stats.items()})
         sums.update(loss=value.item(), slots=len(part) * padded_width(part))
     policy.model.eval()

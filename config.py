@@ -49,7 +49,9 @@ class Method:
     score_clip: Pair = fixed((0.8, 1.2), "bounds of Omega in the branching score")
     future_clip: Pair = fixed((1.0, 1.2), "bounds of Omega in the credit (released code 1 1.2)")
     prefer_positive: bool = fixed(True, "first tokens above both averages; false: Eq. 5 alone")
-    exclude_punct: bool = fixed(True, "never branch at punctuation, unless it opens a tag")
+    exclude_punct: bool = fixed(
+        True, "never branch at punctuation, unless it opens or closes a tag"
+    )
     min_new: int = fixed(4, "budget that a branch point leaves at least, tokens", 1)
     dual: Literal["avg", "sum", "literal", "off"] = fixed(
         "avg", "both groups: average (paper), sum (released code), Eq. 6 as printed, or one group"
@@ -197,6 +199,9 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
             yield (name,), f"--{name} must be two numbers 0 < low <= high, got {low}, {high}"
     if c.clip_low > 1:
         yield ("clip_low",), f"--clip_low must be in [0, 1], got {c.clip_low}"
+    if c.norm == "budget" and c.aggregate != "seq-mean":
+        alone = "--norm budget is for --aggregate seq-mean: a mean over tokens counts no rollouts"
+        yield ("norm", "aggregate"), alone
     if c.branches and c.max_tokens <= c.min_new:
         room = f"--max_tokens {c.max_tokens} leaves no room for a branch"
         yield ("max_tokens", "min_new"), f"{room}: it must be above --min_new {c.min_new}"

@@ -121,10 +121,11 @@ class Policy:
 
     @contextmanager
     def unsharded(self):
-        """Whole weights that stay as they are: any number of forward passes without gradients.
+        """Whole weights, gradients off: sampling and scoring need no other process.
 
-        FSDP2's hooks are off meanwhile: what is called is the plain model. The weights that a CPU
-        samples with are packed at most once. Inside another `unsharded` it does nothing.
+        FSDP2's hooks are off meanwhile: what is called is the plain model. On one process nothing
+        is gathered; a CPU packs the weights that it samples with, once. Inside another `unsharded`
+        it does nothing.
         """
         if self._whole:
             yield

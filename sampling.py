@@ -16,11 +16,12 @@ branch; a rollout whose policy writes <result> itself, a made-up tool result, en
 Axes: R rows of the live cache, B rows of a call, P prompts, D hidden, V vocabulary.
 """
 
+import math
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -31,14 +32,18 @@ from protocol import FORGED, encode_result, parse_call
 from rollout import Call, Rollout
 from support.draw import draw
 from support.graphs import Graphs, cuda_graphs
-from support.live import Live, Row
+from support.live import Live, Row, check_prompts, check_starts
 from support.sampling_params import SamplingParams
 from support.seeds import mix_seed, uniform
 from support.shapes import Shapes, key_slots, round_up
 from tools import ToolResult
 
-# decode steps that a tool result waits for others to be read with
+# a tool result waits at most so many decode steps, so that several are read in one call
 PATIENCE = 8
+NOT_FINITE = (
+    "the model's logits are not finite: it has diverged, or its weights are damaged; go on from an "
+    "earlier checkpoint with a lower --lr"
+)
 
 
 @dataclass
@@ -60,7 +65,8 @@ class Sampler:
 
     On a CPU in float32 every call has a constant shape, so the tokens of a row do not depend on
     what else is being sampled (support/shapes.py). Elsewhere the running rows are kept in the first
-    slots and no more are decoded than hold them.
+    slots and no more are decoded than hold them. lag: decode steps launched before the tokens of an
+    earlier one are looked at, 1 on a GPU, so that it never waits for the host.
 
     A row is in one of these: waiting (a start without a slot), running (slot -> row), in_tool
     (future -> row), ready (its result has come). launched: decode steps whose tokens were not
@@ -123,13 +129,14 @@ class Sampler:
     def run(self, starts: list[Start], temperature: float | None = None) -> None:
         """Complete the rollouts of all starts, in place and in the order given.
 
-        More starts than rows wait for a free slot. All share one cache, or have none, those of one
-        prompt following each other. Memory, while this runs: as many rows as there are starts, at
-        most decode_rows (with constant rows always so many), of the longest prompt and budget.
+        All starts share one cache, or have none; then those of one prompt follow each other. A
+        start waits until a row is free. While this runs it holds memory for decode_rows rows of
+        the longest prompt and budget; without constant rows, for no more rows than starts.
         """
         if not starts:
             return
-        self._check(starts)
+        positions = getattr(self.policy.model.config, "max_position_embeddings", None)
+        check_starts(starts, self.params.max_tokens, positions)
         self.now = self.params.temperature if temperature is None else temperature
         try:
             self._open(starts)
@@ -223,7 +230,7 @@ class Sampler:
             return
         rows, self.ready = self.ready, []
         held, slots = [row.held for row in rows], [row.slot for row in rows]
-        # with a lag a row has drawn further than its rollout knows
+        # on a GPU a row has drawn `lag` tokens that are not on its rollout; they are forgotten
         self.live.cache.length[self.policy.tensor(slots)] = self.policy.tensor(held)
         unread = [row.unread for row in rows]
         hidden = self._extend(self.live.cache, slots, held, unread, self.shapes.result_rows)
@@ -277,6 +284,8 @@ class Sampler:
             ids, logp, entropy = drawn.tolist()
             for row, slot, turn in rows:
                 if self.running.get(row.slot) is row and len(row.rollout.calls) == turn:
+                    if not math.isfinite(logp[slot]):
+                        raise ValueError(NOT_FINITE)
                     token = int(ids[slot])
                     row.rollout.append([token], True, [logp[slot]], [entropy[slot]])
                     self.count["sampled"] += 1
@@ -366,7 +375,7 @@ class Sampler:
         Returns: the cache, and the hidden states (P, D) that predict the first response token.
         Raises:  ValueError for a prompt without a token.
         """
-        _check_prompts(prompts)
+        check_prompts(prompts)
         rows = list(range(len(prompts)))
         slots = key_slots(round_up(max(map(len, prompts)), self.params.prefill_chunk))
         if cache is None or cache.slots < slots or cache.scratch < len(prompts):
@@ -403,29 +412,3 @@ class Sampler:
                     last[j] = state if part else last[j]
         self.count["computed"] += sum(map(len, ids))
         return torch.stack(last)
-
-    def _check(self, starts: list[Start]) -> None:
-        """Refuse starts that cannot be."""
-        cache = starts[0].cache
-        if any(start.cache is not cache for start in starts):
-            raise ValueError("the starts of a run must share one cache")
-        for r in (start.rollout for start in starts):
-            if len(r.ids) != r.fork_at or (cache is None and r.ids):
-                place = ", without a cache at the end of its prompt" * (cache is None)
-                raise ValueError(
-                    f"a start begins where its rollout ends{place}: {len(r.ids)} ids, "
-                    f"fork_at {r.fork_at}"
-                )
-        if cache is None:
-            _check_prompts(list({s.row: s.rollout.prompt for s in starts}.values()))
-            if len(list(groupby(starts, lambda s: s.row))) > len({s.row for s in starts}):
-                raise ValueError("starts of one prompt must follow each other")
-
-
-def _check_prompts(prompts: list[list[int]]) -> None:
-    """ValueError for a prompt without a token."""
-    for p, ids in enumerate(prompts):
-        if not ids:
-            raise ValueError(
-                f"prompt {p} has no token: there is nothing to predict the first one from"
-            )

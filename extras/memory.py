@@ -20,7 +20,7 @@ from extras.shape import Shape
 from policy import logits_chunk, micro_batches, padded_width
 from rollout import Rollout
 from support.draw import BLOCK
-from support.schedule import whole_prompts
+from support.schedule import cache_parts
 from support.shapes import Shapes, key_slots, round_up
 
 GIB = 2**30
@@ -228,7 +228,7 @@ def forked_together(run: Config, gpus: int) -> int:
 
     Whole prompts, as many as --fork_tokens admits.
     """
-    return len(whole_prompts(minibatch_of(run, gpus), run)[0])
+    return len(cache_parts(minibatch_of(run, gpus), run)[0])
 
 
 def peaks(items: dict[str, int]) -> dict[str, int]:

@@ -25,9 +25,9 @@ from rollout import Rollout
 from sampling import Sampler
 from support.metrics import Meter
 from support.schedule import (
+    cache_parts,
     check_step,
     split_minibatches,
-    whole_prompts,
 )
 
 
@@ -48,7 +48,7 @@ def step(
     for batch, branches in zip(batches, grown):
         meter.phase("score")
         with policy.unsharded():
-            for part in whole_prompts(batch, config):
+            for part in cache_parts(batch, config):
                 policy.score(part, config.temperature, config.micro_tokens)
         guarded_credit(batch, branches, config)
         meter.phase("update")
@@ -63,7 +63,7 @@ def branch_early(
 ) -> list[Rollout]:
     """logp_old, branch points and branches of a mini-batch, before any update."""
     branches = []
-    for part in whole_prompts(rollouts, config):
+    for part in cache_parts(rollouts, config):
         meter.phase("score")
         cache = appo.score_now(policy, part, config)
         for r in part:
@@ -103,7 +103,7 @@ def pooled_points(policy: Policy, rollouts: list[Rollout], config: Config) -> li
 
 def guarded_credit(rollouts: list[Rollout], branches: list[Rollout], config: Config) -> None:
     """Eq. 6-7 with the guards of the future term."""
-    omega = appo.future_values(rollouts, config.half_life, config, ignore_above=math.log(3.0))
+    omega = appo.omega_of(rollouts, config.half_life, config, ignore_above=math.log(3.0))
     appo.hand_out(rollouts, "omega", omega)
     appo.compare_groups(rollouts, branches, config)
     for r in rollouts:

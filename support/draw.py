@@ -67,6 +67,7 @@ def _find(sums: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     ends = sums.cumsum(-1)
     last = ends[:, -1:]
     target = torch.minimum(share * last, last.nextafter(torch.zeros_like(share)))
-    at = torch.searchsorted(ends, target, right=True)
+    # weights that are not finite are found nowhere: whoever drew sees it at the log-prob
+    at = torch.searchsorted(ends, target, right=True).clamp(max=sums.shape[1] - 1)
     size = sums.gather(-1, at)
     return at, ((target - ends.gather(-1, at) + size) / size).clamp(0, 1)

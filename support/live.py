@@ -1,11 +1,13 @@
 """The rows that are decoded: on the host which rollout is where, on the device their numbers.
 
-1. Row    a rollout, its slot, and what the model has not read yet
-2. Live   the cache of all slots, and numbers per slot
+1. check_starts   what cannot be sampled is refused before anything is
+2. Row            a rollout, its slot, and what the model has not read yet
+3. Live           the cache of all slots, and numbers per slot
 """
 
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 
 import torch
 
@@ -54,3 +56,39 @@ class Live:
             layer[target, :, :length] = layer[source, :, :length]
         for x in (self.cache.length, self.hidden, self.seed, self.position):
             x[target] = x[source]
+
+
+def check_starts(starts: list, budget: int, positions: int | None) -> None:
+    """Refuse starts that cannot be.
+
+    Args: budget: tokens of a response. positions: those of the model, if known.
+    """
+    cache = starts[0].cache
+    if any(start.cache is not cache for start in starts):
+        raise ValueError("the starts of a run must share one cache")
+    for r in (start.rollout for start in starts):
+        if len(r.ids) != r.fork_at or (cache is None and r.ids):
+            place = ", without a cache at the end of its prompt" * (cache is None)
+            raise ValueError(
+                f"a start begins where its rollout ends{place}: {len(r.ids)} ids, "
+                f"fork_at {r.fork_at}"
+            )
+    longest = max(len(start.rollout.prompt) for start in starts)
+    if positions and longest + budget > positions:
+        raise ValueError(
+            f"a prompt of {longest} tokens and up to {budget} of response (--max_tokens) are "
+            f"more than the model's {positions} positions: lower --max_tokens"
+        )
+    if cache is None:
+        check_prompts(list({s.row: s.rollout.prompt for s in starts}.values()))
+        if len(list(groupby(starts, lambda s: s.row))) > len({s.row for s in starts}):
+            raise ValueError("starts of one prompt must follow each other")
+
+
+def check_prompts(prompts: list[list[int]]) -> None:
+    """ValueError for a prompt without a token."""
+    for p, ids in enumerate(prompts):
+        if not ids:
+            raise ValueError(
+                f"prompt {p} has no token: there is nothing to predict the first one from"
+            )

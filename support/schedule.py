@@ -3,7 +3,7 @@
     1. check_step, refuse_broken_tools   what would waste a step
     2. split_minibatches   prompts of an update; a prompt's rollouts stay together: they are a group
     3. in_epochs           the mini-batches of all PPO epochs
-    4. whole_prompts       parts of a mini-batch whose cache fits
+    4. cache_parts         parts of a mini-batch whose cache fits
     5. equal_passes        micro-batches, as many on every rank
 
 Prompts are anything with `seed`; rollouts anything with `prompt`, `ids` and `mask`.
@@ -41,7 +41,7 @@ def in_epochs(batches: list, prompts: list, config) -> list:
     return batches + [batches[k] for order in orders for k in order]
 
 
-def whole_prompts(rollouts: list[Rollout], config) -> list[list[Rollout]]:
+def cache_parts(rollouts: list[Rollout], config) -> list[list[Rollout]]:
     """A mini-batch in parts of whole prompts, whose cache holds at most fork_tokens tokens."""
     size = max(1, len(rollouts))
     if config.fork_tokens and config.branches:

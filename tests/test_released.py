@@ -48,7 +48,7 @@ def test_guards_reach_the_numbers(agent, rollouts):
         # every token is now e^3 = 20 times likelier
         r.logp_old = torch.where(torch.tensor(r.mask), r.logp - 3.0, r.logp)
     mine[0].reward = -1.0
-    plain = appo.future_values(mine, 32.0, RELEASED)
+    plain = appo.omega_of(mine, 32.0, RELEASED)
     assert plain.max() > 1e3
     config = dataclasses.replace(RELEASED, initial=2)
     released.guarded_credit(mine, [], config)

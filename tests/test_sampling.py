@@ -705,3 +705,18 @@ def test_a_forged_result_ends_the_rollout(agent, tokenizer, monkeypatch):
     )
     _, (r,) = rolled(agent, {}, [[5, 6, 7]], n=1)
     assert r.ids == forged and r.finish == "forged"
+
+
+def test_a_model_that_has_diverged_is_named(agent, tools, prompts):
+    with torch.no_grad():
+        agent.head.weight[3] = float("nan")
+    with pytest.raises(ValueError, match="logits are not finite"):
+        sampler_for(agent, tools).initial(prompts[:2], 2, [0, 1])
+
+
+def test_more_tokens_than_the_model_has_positions(agent, tools, prompts):
+    agent.model.config.max_position_embeddings = len(prompts[0]) + 127
+    with pytest.raises(ValueError, match="up to 128 of response .* positions: lower --max_tokens"):
+        sampler_for(agent, tools).initial(prompts[:1], 2, [0])
+    agent.model.config.max_position_embeddings += 1
+    assert sampler_for(agent, tools).initial(prompts[:1], 1, [0])[0].ids

@@ -11,12 +11,12 @@ from policy import padded_width
 from rollout import Call, Rollout
 from support.ranks import Ranks
 from support.schedule import (
+    cache_parts,
     check_step,
     equal_passes,
     in_epochs,
     refuse_broken_tools,
     split_minibatches,
-    whole_prompts,
 )
 from support.shapes import key_slots
 from tools import Unavailable
@@ -49,13 +49,13 @@ def test_epochs_are_the_same_minibatches_in_new_orders():
     assert len({str(e) for e in epochs}) == 3
 
 
-def test_parts_of_whole_prompts_fit():
+def test_parts_of_cache_parts_fit():
     mine = of_lengths(*[20, 100, 30, 70] * 4)
     slots = CONFIG.initial * key_slots(padded_width(mine))
     for tokens, sizes in ((0, [16]), (1, [4] * 4), (2 * slots, [8, 8]), (3 * slots, [12, 4])):
-        parts = whole_prompts(mine, dataclasses.replace(CONFIG, fork_tokens=tokens))
+        parts = cache_parts(mine, dataclasses.replace(CONFIG, fork_tokens=tokens))
         assert [len(part) for part in parts] == sizes and sum(parts, []) == mine
-    assert whole_prompts([], CONFIG) == []
+    assert cache_parts([], CONFIG) == []
 
 
 def test_every_rank_makes_as_many_passes():

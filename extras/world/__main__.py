@@ -31,6 +31,10 @@ def main() -> None:
         mode = changed(MODES[args.mode], args.set)
     except (ValueError, TypeError) as problem:
         parser.error(f"--set {' '.join(args.set)}: {problem}")
+    if args.seed < 0:
+        parser.error(f"the seed must be >= 0, got {args.seed}")
+    if args.out and args.out.exists() and not args.out.is_dir():
+        parser.error(f"--out {args.out} is a file: name a folder")
     out = prepare(mode, args.seed, args.out or WORLDS / f"{args.mode}-{args.seed}")
     sizes = [f"{p.name} {p.stat().st_size / 1024:.0f} KiB" for p in sorted(out.glob("*.jsonl"))]
     print(f"{out}: {', '.join(sizes)}")
