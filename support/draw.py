@@ -59,7 +59,8 @@ def pick(weights: Tensor, u: Tensor, block: int = 256) -> Tensor:
     outer, rest = _find(blocks.sum(-1, dtype=torch.float64), u[:, None])
     chosen = blocks.gather(1, outer[:, :, None].expand(-1, -1, block))[:, 0]
     inner, _ = _find(chosen.double(), rest)
-    return (outer * block + inner)[:, 0]
+    # weights that are not finite are found nowhere; whoever drew sees it at the log-prob
+    return (outer * block + inner)[:, 0].clamp(max=weights.shape[1] - 1)
 
 
 def _find(sums: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,6 @@ def _find(sums: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     ends = sums.cumsum(-1)
     last = ends[:, -1:]
     target = torch.minimum(share * last, last.nextafter(torch.zeros_like(share)))
-    # weights that are not finite are found nowhere: whoever drew sees it at the log-prob
     at = torch.searchsorted(ends, target, right=True).clamp(max=sums.shape[1] - 1)
     size = sums.gather(-1, at)
     return at, ((target - ends.gather(-1, at) + size) / size).clamp(0, 1)

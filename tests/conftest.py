@@ -160,7 +160,9 @@ def one_step(
     policy, tools, prompts, config=CONFIG, lr=1e-3, optimizer=None, sampler=None, step=appo.step
 ):
     """The numbers and rollouts of one step. prompts: token ids, or Prompts."""
-    sampler = sampler or sampler_for(policy, tools, max_tokens=config.max_tokens)
+    # rows for all branches of a mini-batch: few decode steps
+    rows = dict(max_tokens=config.max_tokens, decode_rows=48)
+    sampler = sampler or sampler_for(policy, tools, **rows)
     if optimizer is None:
         optimizer = torch.optim.AdamW(policy.model.parameters(), lr=lr, weight_decay=0.01)
     if not isinstance(prompts[0], appo.Prompt):

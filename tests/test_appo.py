@@ -107,6 +107,7 @@ def test_omega_is_exactly_one_in_the_first_mini_batch_and_only_there(agent, tool
     assert metrics["computed_per_unique"] <= 1 and metrics["sampler_gap"] < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("why", ["no rate", "skipped"])
 def test_a_policy_that_has_not_moved_has_omega_one(agent_folder, tools, prompts, dtype, why):
@@ -139,6 +140,7 @@ def count_passes(monkeypatch):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs, branches", [(1, 3), (2, 3), (1, 0)])
 def test_scoring_passes_of_a_step(agent, tools, prompts, monkeypatch, epochs, branches):
     """Two mini-batches: each is scored once at the start, and once before each of its updates."""
@@ -234,6 +236,7 @@ def test_without_branches_and_b_it_is_grpo(agent_folder, tools, prompts):
     assert moved > 1e-3 and apart < 1e-6, (moved, apart)
 
 
+@pytest.mark.slow
 def test_branches_without_variance_do_not_rescale_the_update(agent_folder, tools, prompts):
     """Rewards that do not vary among branches, dual="sum": the update is that of no branches."""
     results = []
@@ -248,6 +251,7 @@ def test_branches_without_variance_do_not_rescale_the_update(agent_folder, tools
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_minibatch_in_parts(agent_folder, tools, prompts):
     """With fork_tokens some prompts at a time: never more slots kept; the step is the same."""
     results = []
@@ -282,6 +286,7 @@ def test_a_minibatch_in_parts(agent_folder, tools, prompts):
             torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

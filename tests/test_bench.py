@@ -112,6 +112,7 @@ def test_every_check_for_a_gpu_passes_on_a_small_model(tmp_path, capfd):
     } <= set(figures)
 
 
+@pytest.mark.slow
 def test_a_failed_check_fails_the_bench_after_the_others(tmp_path, monkeypatch, capfd):
     def breaks(*_):
         raise RuntimeError("no room")
@@ -329,6 +330,7 @@ def test_forks_sample_the_tokens_that_a_fresh_prefill_samples(light):
     assert value(figures, "memory of a fork") < value(figures, "memory of a fresh prefill")
 
 
+@pytest.mark.slow
 def test_tool_turns_compute_nothing_twice(light):
     figures = light("turns")
     assert (

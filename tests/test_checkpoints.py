@@ -45,6 +45,7 @@ def test_reloaded_weights_give_the_logits_of_the_live_model(agent, tmp_path, pro
         )
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(finished, world, agent_folder, tmp_path, capsys):
     """The newest one cut short, another left half-written by a kill:
     the run goes on from the one before and ends the same.
@@ -71,6 +72,7 @@ def longer(world, agent_folder, tmp_path, finished):
     )
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_leaves_the_old_checkpoint(
     finished, world, agent_folder, tmp_path, monkeypatch
 ):

@@ -69,6 +69,7 @@ def test_command_line(world, agent_folder, asked, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_killed_goes_on(
     world, agent_folder, asked, tmp_path, monkeypatch, capsys
 ):

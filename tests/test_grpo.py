@@ -14,7 +14,7 @@ from policy import Policy
 PLAIN = dataclasses.replace(CONFIG, **ALGOS["grpo"])
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("epochs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_grpo_equals_appo_without_branches(agent_folder, tools, prompts, epochs):
     """The same rollouts; parameters within 1e-6: logp_old is the sampler's, not the scorer's."""
     results = []

@@ -77,7 +77,7 @@ def attack(identity: str, sandbox: str) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module", params=["root", "user"])
+@pytest.fixture(scope="module", params=["root", pytest.param("user", marks=pytest.mark.slow)])
 def attacked(request):
     if PythonTool(sandbox="best-effort").level.startswith("no jail"):
         pytest.skip("this kernel offers no whole jail")

@@ -211,6 +211,7 @@ def test_stop_tags_in_plain_tokens(agent):
     assert_stops_once(agent)
 
 
+@pytest.mark.slow
 def test_stop_tags_in_a_real_vocabulary():
     """SmolLM2: tags are three tokens and the last ">" merges with what follows."""
     # found, not imported: that would need its dependencies

@@ -318,6 +318,7 @@ def uneven_work(model, file, data):
     return [r.ids for r in rollouts]
 
 
+@pytest.mark.slow
 def test_shards_take_the_memory_that_the_plan_says(sampled, tmp_path):
     """Parameters, gradients and AdamW's state on each of two processes, and whole weights at work,
     in bytes: those of --plan within 1%.

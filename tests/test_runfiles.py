@@ -56,6 +56,7 @@ def test_no_file_of_a_run_holds_a_password():
         )
 
 
+@pytest.mark.slow
 def test_another_run_in_the_same_folder_is_refused(finished, world, agent_folder, tmp_path):
     args = arguments(world, tmp_path, model=agent_folder, out=finished, **SMALL)
     before = (finished / "config.json").read_text()

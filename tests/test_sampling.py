@@ -236,6 +236,7 @@ def test_one_prefill_for_all_rollouts_of_a_prompt(agent, tools, prompts):
     assert sampler.count["computed"] == sum(map(len, prompts[:3]))
 
 
+@pytest.mark.slow
 def test_prompts_are_read_when_their_turn_comes(agent, tools, prompts, monkeypatch):
     """Of 40 prompts never more than a call are held beside the rows; each is read once.
 
@@ -327,6 +328,7 @@ def test_the_speed_of_tools_changes_nothing(agent, tools, prompts):
     assert slow["search"].calls > 8
 
 
+@pytest.mark.slow
 def test_long_rows_do_not_depend_on_their_neighbours(tokenizer, prompts):
     """The same where sums over keys are long enough for the library to split them."""
     policy = Policy(untrained("llama", tokenizer, initializer_range=0.05), tokenizer)
@@ -380,6 +382,7 @@ def long_tailed(policy, prompts, constant, budget=400, count=96):
     ]
 
 
+@pytest.mark.slow
 def test_idle_rows_are_not_decoded(tokenizer, prompts):
     policy = Policy(untrained("llama", tokenizer, initializer_range=0.05), tokenizer)
     policy.stop_ids, policy.closing = set(), set()

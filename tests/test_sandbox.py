@@ -81,6 +81,7 @@ def test_python_cannot_leave_its_session_for_the_workers(python, tmp_path):
     tool.close()
 
 
+@pytest.mark.slow
 def test_python_stopped_worker_is_replaced(python):
     tool = PythonTool(0.5, "best-effort")
     tool.run("1")
@@ -147,6 +148,7 @@ def alive(pid):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks into /proc")
 def test_python_leaves_no_process_and_no_file_behind():
     tool = PythonTool(0.3, "best-effort")

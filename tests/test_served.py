@@ -30,7 +30,7 @@ def greedy_server(policy, include_stop=True):
     return reply
 
 
-@pytest.mark.parametrize("include_stop", [True, False])
+@pytest.mark.parametrize("include_stop", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_served_model_is_evaluated_as_a_local_one(
     world, agent_folder, agent, asked, tmp_path, judging, include_stop, capsys
 ):
@@ -74,6 +74,7 @@ def test_a_served_model_is_evaluated_as_a_local_one(
     )
 
 
+@pytest.mark.slow
 def test_limits_of_a_served_model(world, agent_folder, agent, asked, tmp_path, judging):
     data = write(tmp_path / "a.jsonl", *asked[:3])
     finishes = {}

@@ -53,7 +53,14 @@ def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
             assert ids[skip:] == r.ids and mask[skip:] == r.mask
 
 
-@pytest.mark.parametrize("budget, passes", [(4096, 1), (1, 3), (300, 2)])
+@pytest.mark.parametrize(
+    "budget, passes",
+    [
+        pytest.param(4096, 1, marks=pytest.mark.slow),
+        pytest.param(1, 3, marks=pytest.mark.slow),
+        (300, 2),
+    ],
+)
 def test_imitation_loss_by_hand(agent, world, budget, passes, monkeypatch):
     example = sft.read_examples(str(world / "traces.jsonl"), agent.tokenizer)[-3:]
     total, count = 0.0, 0
@@ -413,7 +420,8 @@ def reached(rows, stop):
     return len(rows) == stop
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_stopped_cold_start_goes_on_bit_for_bit(optimizer, world, tmp_path):
     """Seven steps at once, and five, a request to stop, two more from the folder:
     the same weights and the same numbers.
@@ -455,6 +463,7 @@ def test_a_stopped_cold_start_goes_on_bit_for_bit(optimizer, world, tmp_path):
     assert not list((tmp_path / "parts").glob("cold_*"))
 
 
+@pytest.mark.slow
 def test_a_cold_start_whose_gradients_are_not_finite_stops(agent, world):
     with torch.no_grad():
         agent.model.lm_head.weight[5] = float("nan")

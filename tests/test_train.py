@@ -79,6 +79,7 @@ def test_the_runs_folder(finished):
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     world, agent_folder, tmp_path, capsys, monkeypatch
 ):
@@ -184,6 +185,7 @@ def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkey
     assert a == b and [x["step"] for x in a] == [1, 2, 3, 4, 5, 6] and a[0]["lr"] > a[-1]["lr"] > 0
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_looked_for_under_the_lock(world, agent_folder, tmp_path, monkeypatch):
     """A run that starts while its predecessor still saves:
     what counts is what is there when the lock is free.
@@ -238,6 +240,7 @@ def test_the_reference_outlives_keep(world, agent_folder, tmp_path):
     train.main(arguments(world, tmp_path, model=agent_folder, **settings | dict(steps=4)))
 
 
+@pytest.mark.slow
 def test_without_kl_no_reference_is_loaded(world, agent_folder, tmp_path, monkeypatch):
     loaded, load = [], train.load_policy
     monkeypatch.setattr(train, "load_policy", lambda *a: loaded.append(1) or load(*a))
@@ -255,6 +258,7 @@ def test_without_kl_no_reference_is_loaded(world, agent_folder, tmp_path, monkey
         assert len(loaded) == models
 
 
+@pytest.mark.slow
 def test_broken_tools_stop_a_run_that_then_goes_on(
     finished, world, agent_folder, tmp_path, monkeypatch
 ):
@@ -335,6 +339,7 @@ def test_gradients_that_are_not_finite_stop_the_run(world, agent_folder, tmp_pat
     assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
+@pytest.mark.slow
 def test_a_step_with_a_skipped_update_is_not_saved(world, agent_folder, tmp_path, monkeypatch):
     """Every step would be saved;
     from the third on no gradient is finite: none of these is, and starting again changes nothing of
@@ -357,6 +362,7 @@ def test_a_step_with_a_skipped_update_is_not_saved(world, agent_folder, tmp_path
         assert newest(tmp_path / "run").name == "step_000002" and len(seen) == 4 - done
 
 
+@pytest.mark.slow
 def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
     world, agent_folder, tmp_path, monkeypatch
 ):
@@ -409,6 +415,7 @@ def test_an_evaluation_lost_to_a_kill_is_made_up_for(
     assert last == [x for x in lines(finished, "metrics") if "eval_greedy" in x][-1]
 
 
+@pytest.mark.slow
 def test_the_reference_of_a_resumed_run_is_the_starting_model(world, agent_folder, tmp_path):
     runs = {}
     for name, stops in (("whole", ["3"]), ("parts", ["1", "3"])):

@@ -41,6 +41,7 @@ def rows(folder, name):
     return [json.loads(line) for line in open(folder / f"{name}.jsonl")]
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(world, tmp_path):
     mode = Mode(questions=200, tests=40, traces=2000, copies=800)
 
@@ -229,6 +230,7 @@ def test_mixed_asks_for_three_hops(tmp_path, one_tokenizer):
         )
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path):
     def run(*args):
         return subprocess.run(
