@@ -149,6 +149,7 @@ def test_scoring_passes_of_a_step(agent, tools, prompts, monkeypatch, epochs, br
     assert made == [(16, False)] * 2 + [(16, branches > 0)] * 2 * epochs
 
 
+@pytest.mark.slow
 def test_logp_old_is_that_of_the_start_and_kept_in_later_epochs(agent, tools, prompts, monkeypatch):
     before, seen, update = copy.deepcopy(agent.model), [], appo.update
 
@@ -170,6 +171,7 @@ def test_logp_old_is_that_of_the_start_and_kept_in_later_epochs(agent, tools, pr
         torch.testing.assert_close(old, r.logp, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [0.0, 0.01])
 def test_a_sampler_that_disagrees_is_noticed(agent, tools, prompts, by):
     sampler = sampler_for(agent, tools)
@@ -310,6 +312,7 @@ def test_every_switch_runs(agent, tools, prompts, changes):
     assert len({r.seed for r in branches}) == len(branches) == 96 * config.ppo_epochs
 
 
+@pytest.mark.slow
 def test_caches_are_given_back(agent, tools, prompts, monkeypatch):
     """At most one scoring cache lives, and none during an update."""
     seen, update = [], appo.update

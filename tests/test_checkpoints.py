@@ -188,6 +188,7 @@ def test_a_checkpoint_that_is_there_is_not_written_again(agent, tmp_path):
     assert checkpoints.load_state(agent, [optimizer], tmp_path / "step_000001") == {"skipped": 2}
 
 
+@pytest.mark.slow
 def test_an_old_checkpoint_is_there_until_a_newer_one_is_complete(
     finished, world, agent_folder, tmp_path, monkeypatch
 ):

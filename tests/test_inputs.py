@@ -68,7 +68,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+# four attempts at a server
+WAITS = {"no search server": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=WAITS.get(x, ())) for x in BAD])
 def test_bad_input_is_named_before_a_model_is_loaded(name, world, tmp_path, no_model):
     changes, message = BAD[name]
     (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "1"}\n{"question": "b"}\n')

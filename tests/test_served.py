@@ -30,7 +30,8 @@ def greedy_server(policy, include_stop=True):
     return reply
 
 
-@pytest.mark.parametrize("include_stop", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("include_stop", [True, False])
 def test_a_served_model_is_evaluated_as_a_local_one(
     world, agent_folder, agent, asked, tmp_path, judging, include_stop, capsys
 ):

@@ -106,6 +106,7 @@ def test_python_clean_environment(python, monkeypatch):
     fresh.close()
 
 
+@pytest.mark.slow
 def test_python_sets_print_in_the_same_order_in_every_worker():
     texts = set()
     for _ in range(3):

@@ -310,6 +310,7 @@ def spoil_credit(monkeypatch, when):
     monkeypatch.setattr(appo, "assign_credit", spoilt)
 
 
+@pytest.mark.slow
 def test_gradients_that_are_not_finite_stop_the_run(world, agent_folder, tmp_path, monkeypatch):
     """Credit that is not a number:
     no update is made, and after two such steps the run stops with the rollouts on disk and the
