@@ -77,7 +77,8 @@ def dual_group_advantage(
     else:
         shared = torch.arange(mask.shape[1], device=mask.device) < fork_at[:, None]  # (K, T)
         zeros = torch.zeros(mask.shape, dtype=rewards.dtype, device=mask.device)
-        count = zeros.index_add(0, parent, shared.to(rewards.dtype))  # (N, T) branches in S(n,t)
+        # branches in S(n,t)
+        count = zeros.index_add(0, parent, shared.to(rewards.dtype))  # (N, T)
         branches = zeros.index_add(0, parent, shared * z_branch[:, None]) / count.clamp(min=1)
         credit = torch.where(count > 0, (own + branches) / (1 if how == "sum" else 2), own)
     return torch.where(mask.bool(), credit, 0.0)
@@ -144,6 +145,8 @@ def policy_loss(
     if aggregate not in ("seq-mean", "token-mean"):
         raise ValueError(f"aggregate must be 'seq-mean' or 'token-mean', got {aggregate!r}")
     _same_shapes(logp=logp, logp_old=logp_old, adv=adv, mask=mask, logp_ref=logp_ref)
+    if mask.dim() != 2:
+        raise ValueError(f"logp, logp_old, adv and mask are (B, T), got {tuple(mask.shape)}")
     if kl_coef and logp_ref is None:
         raise ValueError(f"kl_coef = {kl_coef} needs logp_ref")
     mask = mask.bool()
@@ -197,7 +200,7 @@ def _surrogate(
     """The clipped loss per token, (B, T), before masks and means.
 
     "ppo"    max(-A ratio, -A clip(ratio)); where A < 0 at most -clip_c A
-    "gppo"   the same value; a clipped token keeps the gradient bound * A instead of 0
+    "gppo"   the same value; a clipped token keeps the gradient bound * A, a dual-clipped one has 0
     "cispo"  -sg(clip(ratio)) A logp; no dual clip
     """
     if kind not in ("ppo", "gppo", "cispo"):

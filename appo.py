@@ -72,7 +72,8 @@ def step(
 
     Returns: this rank's initial rollouts, then its branches. The numbers are in `meter`.
     Raises:  ValueError if the sampler or the reference does not fit the configuration;
-             Unavailable, before any update, if most tool calls failed for reasons of ours.
+             Unavailable, before any update, if most tool calls of the initial rollouts failed for
+             reasons of ours.
     """
     check_step(policy, sampler, prompts, config)
     minibatches = split_minibatches(prompts, config, policy.ranks)
@@ -203,7 +204,7 @@ def rank_tokens(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """What `choose_branch_points` ranks by, (N, T) each: scores, who comes first, for the others.
 
-    Where neither entropy nor Omega varies, the scores are random numbers of the rollout's seed.
+    Where entropy does not vary, the scores are random numbers of the rollout's seed.
     """
     entropy = pad([r.entropy for r in rollouts], torch.float32)  # (N, T)
     omega = pad([r.score_omega for r in rollouts], torch.float32)  # (N, T)
@@ -212,7 +213,7 @@ def rank_tokens(
     flat = (scores == 0).all(-1)  # (N,)
     for n in flat.nonzero()[:, 0].tolist():
         seed = torch.full((mask.shape[1],), mix_seed(rollouts[n].seed, 1))
-        scores[n] = uniform(seed, torch.arange(mask.shape[1])).to(scores)
+        scores[n] = mask[n] * uniform(seed, torch.arange(mask.shape[1])).to(scores)
     hand_out(rollouts, "score", scores)
     for r, constant in zip(rollouts, omega_is_constant(omega, mask, config.score_clip)):
         r.degenerate = bool(constant)
@@ -264,13 +265,13 @@ def compare_groups(rollouts: list[Rollout], branches: list[Rollout], config: Con
         grown = [x for x in branches if x.group == group]
         index = {id(r): n for n, r in enumerate(trunk)}
         advantage = dual_group_advantage(
-            torch.tensor([r.reward for r in trunk], dtype=torch.float64),
-            torch.tensor([x.reward for x in grown], dtype=torch.float64),
-            torch.tensor([index[id(x.parent)] for x in grown], dtype=torch.long),
-            torch.tensor([x.fork_at for x in grown], dtype=torch.long),
-            pad([r.mask for r in trunk], torch.bool),
-            config.dual,
-            config.std_correction,
+            rewards=torch.tensor([r.reward for r in trunk], dtype=torch.float64),
+            branch_rewards=torch.tensor([x.reward for x in grown], dtype=torch.float64),
+            parent=torch.tensor([index[id(x.parent)] for x in grown], dtype=torch.long),
+            fork_at=torch.tensor([x.fork_at for x in grown], dtype=torch.long),
+            mask=pad([r.mask for r in trunk], torch.bool),
+            how=config.dual,
+            correction=config.std_correction,
         )  # (N, T)
         hand_out(trunk, "advantage", advantage.float())
 

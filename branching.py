@@ -143,8 +143,8 @@ def branching_score(
     Where omega_is_constant it is zscore(entropy)_t alone. The clip comes before the z-score.
 
     Args:    entropy: (B, T) nats. omega: (B, T) from future_value. mask: (B, T).
-    Returns: (B, T) float32 (float64 stays); 0 under mask == False. All 0 in a row where neither
-             factor varies: choose there at random.
+    Returns: (B, T) float32 (float64 stays); 0 under mask == False. All 0 in a row whose entropy
+             does not vary: choose there at random.
     """
     _same_shapes(entropy=entropy, omega=omega, mask=mask)
     z_entropy = zscore(entropy, mask)

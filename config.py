@@ -69,7 +69,7 @@ class Method:
     norm: Literal["init", "budget"] = fixed(
         "init", "divide by initial rollouts or by all M (Eq. 8)"
     )
-    kl_coef: float = fixed(0.0, "KL to the starting model; 0 loads none (released code 0.001)", 0)
+    kl_coef: float = fixed(0.0, "KL to the cold-started model; 0: none (released code 0.001)", 0)
     reward: Literal["auto", "f1", "math", "released"] = fixed(
         "auto", "math or F1 as the question's task says, one for all, or the released code's"
     )

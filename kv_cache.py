@@ -5,7 +5,7 @@
     3. folded_attention    the attention function of every layer: grouped heads, keys not copied
 
 Works with every Hugging Face causal language model with full attention. Imports no sibling.
-Axes: R rows of the cache, B rows of a call, S new tokens per row, T slots looked at, D hidden.
+Axes: R rows of the cache, B rows of a call, S new tokens per row, L slots looked at, D hidden.
 """
 
 import math
@@ -28,7 +28,8 @@ class KVCache:
     Slots beyond a row's length hold anything finite: no query sees them before they are written.
     One row more than asked for, `scratch`, takes the padding rows of a call.
 
-    states: (R, T, D) or None: the hidden states that predict each response token, if a scoring pass
+    whole_rows: while a scoring pass fills the cache, the rows that its call writes from slot 0.
+    states: (R, T, D) or None: the hidden states that predict the T response tokens, if such a pass
     filled the cache. A fork at token t goes on from states[row, t].
     """
 
@@ -56,7 +57,7 @@ class KVCache:
         """Put tokens behind the rows' last ones and read them. Nothing here waits for the device.
 
         Args:    ids: (B, S) long, right-padded. n: (B,) how many of each count, 0 for none.
-                 rows: (B,) long or a slice. end: T, beyond the last new token of every row.
+                 rows: (B,) long or a slice. end: L, beyond the last new token of every row.
         Returns: (B, D) hidden state of each row's last token; rubbish where n is 0.
         Raises:  ValueError if the cache has no room.
         """
@@ -69,7 +70,7 @@ class KVCache:
         self.rows, self.end = rows, end
         self.at = length[:, None] + torch.arange(ids.shape[1], device=device)  # (B, S)
         self.at_row = torch.arange(len(self.length), device=device)[rows][:, None]
-        seen = torch.arange(end, device=device) <= self.at[:, :, None]  # (B, S, T)
+        seen = torch.arange(end, device=device) <= self.at[:, :, None]  # (B, S, L)
         hidden = decoder(
             input_ids=ids,
             attention_mask=self._bias(seen),
@@ -86,7 +87,7 @@ class KVCache:
         self.length[row] = length
 
     def _bias(self, seen: Tensor) -> Tensor:
-        """Added to scores: 0 where a key is seen, else -inf; (B, 1, G S, T)."""
+        """Added to scores: 0 where a key is seen, else -inf; (B, 1, G S, L)."""
         bias = torch.zeros(seen.shape, dtype=self.kv.dtype, device=seen.device)
         return bias.masked_fill_(~seen, -math.inf)[:, None].repeat(1, 1, self.groups, 1)
 
@@ -123,7 +124,7 @@ def folded_attention(
     """Grouped-query attention: the G heads that share a key head become G times as many queries.
 
     Without a mask the rows are fresh and attention is causal. Shapes: query (B, heads, S, dim);
-    mask (B, 1, G S, T) from KVCache, or (B, 1, S, T) from transformers.
+    mask (B, 1, G S, L) from KVCache, or (B, 1, S, L) from transformers.
     """
     for name in UNSUPPORTED:
         if kwargs.get(name) is not None:

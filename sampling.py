@@ -39,7 +39,7 @@ from support.shapes import Shapes, key_slots, round_up
 from tools import ToolResult
 
 # a tool result waits at most so many decode steps, so that several are read in one call
-PATIENCE = 8
+RESULT_WAIT = 8
 NOT_FINITE = (
     "the model's logits are not finite: it has diverged, or its weights are damaged; go on from an "
     "earlier checkpoint with a lower --lr"
@@ -226,7 +226,7 @@ class Sampler:
     def _read_results(self) -> None:
         """Put results through the model once there are enough or one has waited long enough."""
         enough = len(self.ready) >= self.shapes.result_rows or not self.running
-        if not self.ready or not (enough or self.steps - self.ready[0].since >= PATIENCE):
+        if not self.ready or not (enough or self.steps - self.ready[0].since >= RESULT_WAIT):
             return
         rows, self.ready = self.ready, []
         held, slots = [row.held for row in rows], [row.slot for row in rows]

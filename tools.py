@@ -16,13 +16,15 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from protocol import TOOL_TAGS, parse_call  # noqa: F401  (whoever takes the tools takes the calls)
+from protocol import TOOL_TAGS, parse_call
 from support.corpus import split_words, utf8
 from support.http import Unavailable
-from support.sandbox import SANDBOXES, Outcome, open_sandbox
+from support.sandbox import SANDBOXES, STATUSES, Outcome, open_sandbox
 from support.search import CachedSearch, clean_query, open_source
 
-STATUSES = ("ok", "error", "timeout", "output_limit", "crashed", "infra")
+# whoever takes the tools takes the calls
+__all__ = ["STATUSES", "PythonTool", "SearchTool", "Tool", "ToolResult", "open_tools", "parse_call"]
+__all__ += ["Unavailable", "main"]
 
 
 @dataclass(frozen=True)

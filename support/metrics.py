@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from support.ranks import Ranks
+from support.sandbox import STATUSES
 
 PHASES = ("sample", "score", "branch", "update", "wait")
-STATUSES = ("ok", "error", "timeout", "output_limit", "crashed", "infra")
 # weighted by updates; "degenerate" by rollouts; every other mean is over policy tokens
 PER_UPDATE = ("loss", "grad_norm", "padding", "skipped")
 

@@ -43,6 +43,8 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
+# of a tool call, for the log
+STATUSES = ("ok", "error", "timeout", "output_limit", "crashed", "infra")
 
 
 class Outcome(NamedTuple):

@@ -28,8 +28,7 @@ def write_step(run: Config, policy, log: Log, step: int, metrics: dict, rollouts
 def give_up(path: Path, policy, rollouts: list, step: int, skipped: int) -> None:
     """Leave the rollouts that gave gradients which are not finite in a file, and stop."""
     # a rank may have none
-    groups = max((r.group for r in rollouts), default=-1) + 1
-    rows = tree_rows(policy, step, rollouts, groups)
+    rows = tree_rows(policy, step, rollouts, len(rollouts))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     raise ValueError(
         f"the gradients of {skipped} steps in a row were not finite; the last step's rollouts are "
@@ -37,13 +36,13 @@ def give_up(path: Path, policy, rollouts: list, step: int, skipped: int) -> None
     )
 
 
-def tree_rows(policy, step: int, rollouts: list, groups: int) -> list[dict]:
-    """The whole trees of the first prompts, a row per rollout, as rollouts.jsonl holds them.
+def tree_rows(policy, step: int, rollouts: list, prompts: int) -> list[dict]:
+    """The whole trees of so many prompts, a row per rollout, as rollouts.jsonl holds them.
 
-    parent: index of the row in its tree.
+    parent: index of the row in its tree. group: of the prompt among all ranks'.
     """
     rows = []
-    for group in range(groups):
+    for group in sorted({r.group for r in rollouts})[:prompts]:
         tree = [r for r in rollouts if r.group == group]
         place = {id(r): k for k, r in enumerate(tree)}
         rows += [tree_row(policy, step, r, place) for r in tree]

@@ -446,3 +446,9 @@ def test_dapo_without_filtering_is_grpo_with_token_mean(batch):
         logp, old, adv, mask, clip_low=0.2, clip_high=0.2, clip_c=math.inf, aggregate="token-mean"
     )[0]
     assert dapo.item() == pytest.approx(sum(map(sum, rows)) / sum(map(len, rows)), abs=1e-12)
+
+
+def test_a_loss_of_one_row_without_a_batch_axis_is_refused():
+    row = torch.zeros(4)
+    with pytest.raises(ValueError, match=r"are \(B, T\), got \(4,\)"):
+        policy_loss(row, row, row, torch.ones(4, dtype=torch.bool))

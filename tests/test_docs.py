@@ -279,3 +279,12 @@ def test_words_that_do_not_hold_are_gone():
     for page in PAGES:
         text = " ".join(page.read_text().split())
         assert [words for words in wrong if words in text] == [], page.name
+
+
+def test_support_imports_nothing_above_it():
+    above = {"appo", "methods", "train", "eval"}
+    for path in Path(config.__file__).parent.joinpath("support").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not above & {name.split(".")[0] for name in names}, path

@@ -1,9 +1,11 @@
 """support/steplog.py: trees, alarms, giving up."""
 
 import pytest
+import torch
 from conftest import lines
 
-from support.steplog import alarms, give_up
+from rollout import Rollout
+from support.steplog import alarms, give_up, tree_rows
 
 
 def test_rollouts_file_holds_whole_trees(finished):
@@ -62,3 +64,13 @@ def test_alarms():
     assert alarms(fine | dict(sampler_gap=0.1, sampler_gap_exact=False)) == [], (
         "in bfloat16 log-probs differ by so much"
     )
+
+
+def test_the_first_process_logs_a_tree_whichever_prompts_it_has(agent):
+    """Its prompts have their numbers among all processes'."""
+    mine = [Rollout([1], 0, group=group, ids=[2], mask=[True]) for group in (5, 3, 5)]
+    for r in mine:
+        r.sampled_logp = r.sampled_entropy = [0.0]
+        r.logp_old = r.omega = r.score = r.advantage = torch.zeros(1)
+    assert [row["group"] for row in tree_rows(agent, 1, mine, 1)] == [3]
+    assert [row["group"] for row in tree_rows(agent, 1, mine, 2)] == [3, 5, 5]
