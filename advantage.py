@@ -21,8 +21,6 @@ from torch import Tensor
 STD_EPS = 1e-6
 # keeps exp() finite; any such ratio is far outside the clip range
 LOG_RATIO_LIMIT = 20.0
-# the released code's guard: above this ratio negative credit is scaled by an Omega of at most 1
-RATIO_GUARD, GUARD_CLIP = 6.0, (0.8, 1.0)
 
 
 def group_advantage(rewards: Tensor, correction: int = 0) -> Tensor:
@@ -89,7 +87,6 @@ def scale_by_future(
     omega: Tensor,
     b: float,
     clip: tuple[float, float] = (1.0, 1.2),
-    ratio: Tensor | None = None,
 ) -> Tensor:
     """Scale the credit of each token by its future value (Eq. 7).
 
@@ -99,16 +96,12 @@ def scale_by_future(
     in [1 + b, 1 + 1.2 b]: mostly a constant.
 
     Args:    adv, omega: (..., T). b: >= 0; 0 leaves adv as it is. clip: the paper's implementation
-             has [1, 1.2]. ratio: (..., T), for the released code's guard only.
+             has [1, 1.2].
     Returns: (..., T).
     Raises:  ValueError if the shapes differ.
     """
-    _same_shapes(adv=adv, omega=omega, ratio=ratio)
-    value = omega.detach().clamp(*clip)
-    if ratio is not None:
-        guarded = (adv < 0) & (ratio.detach() > RATIO_GUARD)
-        value = torch.where(guarded, omega.detach().clamp(*GUARD_CLIP), value)
-    return adv * (1.0 + b * value)
+    _same_shapes(adv=adv, omega=omega)
+    return adv * (1.0 + b * omega.detach().clamp(*clip))
 
 
 def policy_loss(
@@ -123,7 +116,6 @@ def policy_loss(
     total: float | None = None,
     logp_ref: Tensor | None = None,
     kl_coef: float = 0.0,
-    max_dual_clipped: int | None = None,
     surrogate: str = "ppo",
 ) -> tuple[Tensor, dict]:
     """The clipped policy-gradient loss, to be minimised (Eq. 8), with a dual clip.
@@ -136,8 +128,7 @@ def policy_loss(
     For micro-batches give the total of the mini-batch: the losses then add up to that of the whole.
 
     Args:    logp: (B, T) with gradient; logp_old, adv, logp_ref: (B, T) without; mask: (B, T).
-             clip_c: >= 1, inf for none. max_dual_clipped: rows with more dual-clipped tokens keep
-             their KL only (released code: 1). surrogate: see `_surrogate`.
+             clip_c: >= 1, inf for none. surrogate: see `_surrogate`.
              kl_coef * low_variance_kl(logp, logp_ref) is added to every token.
     Returns: (loss, stats): a scalar; means over the policy tokens, and "tokens", their number.
     Raises:  ValueError for other shapes or names than these.
@@ -157,8 +148,6 @@ def policy_loss(
     A = torch.where(mask, _float(adv.detach()), 0.0)
     dual = (A < 0) & (ratio > clip_c)
     loss = _surrogate(surrogate, logp, ratio, A, (1 - clip_low, 1 + clip_high), clip_c)
-    if max_dual_clipped is not None:
-        loss = torch.where(dual.sum(-1, keepdim=True) > max_dual_clipped, 0.0, loss)
     kl = torch.zeros_like(loss)
     if logp_ref is not None:
         kl = low_variance_kl(logp, torch.where(mask, _float(logp_ref), 0.0))

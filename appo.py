@@ -180,13 +180,11 @@ def set_omega(rollouts: list[Rollout], config: Config) -> None:
     hand_out(rollouts, "score_omega", omega_of(rollouts, config.score_half_life, config))
 
 
-def omega_of(
-    rollouts: list[Rollout], half_life: float, config: Config, ignore_above: float = float("inf")
-) -> Tensor:
+def omega_of(rollouts: list[Rollout], half_life: float, config: Config) -> Tensor:
     """Omega, (N, T): how much likelier the policy now makes what follows each token (Eq. 4)."""
     now, old = (pad([getattr(r, x) for r in rollouts], torch.float32) for x in ("logp", "logp_old"))
     mask = pad([r.mask for r in rollouts], torch.bool)
-    return future_value(now, old, mask, half_life, config.decay_over, ignore_above)
+    return future_value(now, old, mask, half_life, config.decay_over)
 
 
 def decision_points(policy: Policy, rollouts: list[Rollout], config: Config) -> list[list[int]]:
@@ -229,16 +227,16 @@ def hand_out(rollouts: list[Rollout], name: str, rows: Tensor) -> None:
         setattr(r, name, row[: len(r.ids)].clone())
 
 
-def candidates(policy: Policy, rollout: Rollout, config: Config, kept: int = 0) -> list[bool]:
+def candidates(policy: Policy, rollout: Rollout, config: Config) -> list[bool]:
     """Where a branch of this rollout may start, (T,).
 
     Not its first token, which all initial rollouts draw anew; not an end of turn; and at least
-    min_new tokens of the budget must be left. kept: 1 if a branch keeps the chosen token.
+    min_new tokens of the budget must be left.
     """
     texts = [policy.text[i] for i in rollout.ids]
     fit = branch_candidates(texts, rollout.mask, TAGS, config.exclude_punct)
     never = policy.stop_ids | {policy.tokenizer.pad_token_id}
-    last = config.max_tokens - config.min_new - kept
+    last = config.max_tokens - config.min_new
     return [
         ok and 0 < t <= last and i not in never for t, (ok, i) in enumerate(zip(fit, rollout.ids))
     ]

@@ -59,7 +59,6 @@ def future_value(
     mask: Tensor,
     half_life: float,
     decay_over: str = "all",
-    ignore_above: float = float("inf"),
 ) -> Tensor:
     """How much likelier the policy now makes what follows each token: Omega (Eq. 4), not clipped.
 
@@ -69,8 +68,7 @@ def future_value(
     The sum starts at t itself. By default a tool token adds nothing but costs a step of decay.
 
     Args:    logp_new, logp_old: (B, T) nats, never read under mask == False. half_life: tokens,
-             > 0; inf: no decay. decay_over: "all" or "policy" tokens. ignore_above: a larger
-             log-ratio takes no part (the released code's guard: log 3).
+             > 0; inf: no decay. decay_over: "all" or "policy" tokens.
     Returns: (B, T) float32 (float64 stays), no unit; 1.0 means "no change". Exponent within +-20.
     Raises:  ValueError if the shapes differ or an argument is out of range.
     """
@@ -81,8 +79,7 @@ def future_value(
         raise ValueError(f"decay_over must be 'all' or 'policy', got {decay_over!r}")
     mask = mask.bool()
     gamma = 2.0 ** (-1.0 / half_life)
-    log_ratio = torch.where(mask, logp_new.double() - logp_old.double(), 0.0)
-    future = torch.where(log_ratio > ignore_above, 0.0, log_ratio)  # (B, T)
+    future = torch.where(mask, logp_new.double() - logp_old.double(), 0.0)  # (B, T)
     decay = torch.full_like(future, gamma)  # (B, T)
     if decay_over == "policy":
         decay = torch.where(mask, decay, 1.0)

@@ -109,18 +109,17 @@ class Sampler:
         return [start.rollout for start in starts]
 
     def branches(
-        self, rollouts: list[Rollout], points: list[list[int]], cache: KVCache, keep: bool = False
+        self, rollouts: list[Rollout], points: list[list[int]], cache: KVCache
     ) -> list[Rollout]:
         """A branch from every branch point, in order: token t of its parent is drawn anew.
 
         Args: points: token indices per rollout. cache: of a scoring pass over these rollouts, row n
-              for rollouts[n]. keep: the branch keeps token t and draws what follows.
+              for rollouts[n].
         """
         starts = []
         for row, (rollout, places) in enumerate(zip(rollouts, points, strict=True)):
             for t in places:
-                at = t + keep
-                starts.append(Start(rollout.fork(at), cache, row, cache.states[row, at]))
+                starts.append(Start(rollout.fork(t), cache, row, cache.states[row, t]))
         self.run(starts)
         return [start.rollout for start in starts]
 

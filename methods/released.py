@@ -11,14 +11,14 @@ Its control flow, beside appo.py. The numbers come with `--preset released` (con
 """
 
 import math
-from functools import partial
 
 import torch
+from torch import Tensor
 
 import appo
 from advantage import policy_loss, scale_by_future
 from appo import Prompt
-from branching import choose_branch_points
+from branching import choose_branch_points, future_value
 from config import Config
 from policy import Policy, pad
 from rollout import Rollout
@@ -29,6 +29,9 @@ from support.schedule import (
     check_step,
     split_minibatches,
 )
+
+# above this ratio negative credit is scaled by an Omega of at most 1
+RATIO_GUARD, GUARD_CLIP = 6.0, (0.8, 1.0)
 
 
 def step(
@@ -52,8 +55,7 @@ def step(
                 policy.score(part, config.temperature, config.micro_tokens)
         guarded_credit(batch, branches, config)
         meter.phase("update")
-        loss = partial(policy_loss, max_dual_clipped=1)
-        meter.add(batch, branches, appo.update(policy, optimizer, batch, config, loss))
+        meter.add(batch, branches, appo.update(policy, optimizer, batch, config, guarded_loss))
     meter.phase("wait")
     return [r for rollouts in (*batches, *grown) for r in rollouts]
 
@@ -71,7 +73,9 @@ def branch_early(
         appo.set_omega(part, config)
         points = pooled_points(policy, part, config)
         meter.phase("branch")
-        branches += sampler.branches(part, points, cache, keep=True)
+        # the chosen token is kept: what follows it is drawn
+        points = [[t + 1 for t in places] for places in points]
+        branches += sampler.branches(part, points, cache)
         del cache
     return branches
 
@@ -79,12 +83,14 @@ def branch_early(
 def pooled_points(policy: Policy, rollouts: list[Rollout], config: Config) -> list[list[int]]:
     """The N * B best tokens of each prompt, as token indices per rollout.
 
-    Not the last token before a result or the end: a kept token must have one after it to draw.
+    Not the last token before a result or the end: a kept token must have one after it to draw, and
+    min_new tokens of the budget behind it.
     """
-    allowed = []
+    allowed, last = [], config.max_tokens - config.min_new - 1
     for r in rollouts:
-        fit = appo.candidates(policy, r, config, kept=1)
-        allowed.append([ok and follows for ok, follows in zip(fit, [*r.mask[1:], False])])
+        fit = appo.candidates(policy, r, config)
+        follows = [*r.mask[1:], False]
+        allowed.append([ok and follows[t] and t <= last for t, ok in enumerate(fit)])
     scores, preferred, _ = appo.rank_tokens(rollouts, config)
     N, T = config.initial, scores.shape[1]
     # one long row per prompt
@@ -103,10 +109,32 @@ def pooled_points(policy: Policy, rollouts: list[Rollout], config: Config) -> li
 
 def guarded_credit(rollouts: list[Rollout], branches: list[Rollout], config: Config) -> None:
     """Eq. 6-7 with the guards of the future term."""
-    omega = appo.omega_of(rollouts, config.half_life, config, ignore_above=math.log(3.0))
-    appo.hand_out(rollouts, "omega", omega)
+    appo.hand_out(rollouts, "omega", guarded_omega(rollouts, config))
     appo.compare_groups(rollouts, branches, config)
     for r in rollouts:
         ratio = (r.logp - r.logp_old).exp()
-        weight, clip = config.future_weight, config.future_clip
-        r.advantage = scale_by_future(r.advantage, r.omega, weight, clip, ratio)
+        guarded = (r.advantage < 0) & (ratio > RATIO_GUARD)
+        omega = r.omega.clamp(*config.future_clip)
+        omega = torch.where(guarded, r.omega.clamp(*GUARD_CLIP), omega)
+        r.advantage = scale_by_future(r.advantage, omega, config.future_weight, (0.0, math.inf))
+
+
+def guarded_omega(rollouts: list[Rollout], config: Config) -> Tensor:
+    """Omega, (N, T), without the tokens whose log-ratio is above log 3."""
+    old = [r.logp_old for r in rollouts]
+    now = [torch.where(r.logp - r.logp_old > math.log(3.0), r.logp_old, r.logp) for r in rollouts]
+    mask = pad([r.mask for r in rollouts], torch.bool)
+    now, old = pad(now, torch.float32), pad(old, torch.float32)
+    return future_value(now, old, mask, config.half_life, config.decay_over)
+
+
+def guarded_loss(
+    logp: Tensor, logp_old: Tensor, adv: Tensor, mask: Tensor, **how
+) -> tuple[Tensor, dict]:
+    """policy_loss; a rollout with more than one dual-clipped token keeps its KL term only."""
+    ratio = (logp.detach() - logp_old).exp()
+    dual = mask & (adv < 0) & (ratio > how["clip_c"])
+    adv = torch.where(dual.sum(-1, keepdim=True) > 1, 0.0, adv)
+    value, stats = policy_loss(logp, logp_old, adv, mask, **how)
+    # those of the rollouts left out count too
+    return value, stats | {"clip_dual": int(dual.sum()) / max(stats["tokens"], 1)}

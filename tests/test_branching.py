@@ -164,16 +164,13 @@ def test_future_value_inserting_tool_tokens(data):
     assert (with_gap["all"][:, :30] - without[:, :30]).abs().max() > 1e-3
 
 
-def test_future_value_overflow_and_guard():
+def test_future_value_overflow():
     mask = torch.ones(1, 8, dtype=torch.bool)
     for sign in (100.0, -100.0):
         omega = future_value(torch.full((1, 8), sign), torch.zeros(1, 8), mask, 32)
         assert torch.isfinite(omega).all() and omega[0, 0].item() == pytest.approx(
             math.exp(math.copysign(20, sign)), rel=1e-5
         )
-    new = torch.tensor([[0.1, 2.0, 0.1]])
-    guarded = future_value(new, torch.zeros(1, 3), mask[:, :3], math.inf, ignore_above=math.log(3))
-    torch.testing.assert_close(guarded.log(), torch.tensor([[0.2, 0.1, 0.1]]))
 
 
 def test_future_value_errors(data):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import appo
 from config import PRESETS
 from methods import released
 from policy import Policy
+from rollout import Rollout
 
 RELEASED = dataclasses.replace(
     CONFIG, **PRESETS["released"] | dict(initial=4, prompts=8, minibatch=4, max_tokens=128)
@@ -59,3 +61,40 @@ def test_guards_reach_the_numbers(agent, rollouts):
     for r, own in zip(mine, guarded):
         factor = 2.0 / 2.2
         torch.testing.assert_close(own, r.advantage * factor, atol=1e-5, rtol=0)
+
+
+def by_hand(logp, advantage):
+    """A rollout whose log-probs were 0 at the start of the step."""
+    r = Rollout([1], 0, ids=[2] * len(logp), mask=[True] * len(logp), reward=1.0)
+    r.logp, r.logp_old = torch.tensor(logp), torch.zeros(len(logp))
+    r.advantage = torch.tensor(advantage)
+    return r
+
+
+def test_large_log_ratios_leave_the_future_sum():
+    config = dataclasses.replace(RELEASED, half_life=math.inf)
+    omega = released.guarded_omega([by_hand([0.1, 2.0, 0.1], [0.0] * 3)], config)
+    torch.testing.assert_close(omega.log(), torch.tensor([[0.2, 0.1, 0.1]]))
+
+
+def test_negative_credit_of_a_large_ratio_is_scaled_by_one_at_most(monkeypatch):
+    """Omega 1.1 at every token; ratio 7 at the first two of four."""
+    r = by_hand([math.log(7.0), math.log(7.0), 0.0, 0.0], [1.0, -1.0, 1.0, -1.0])
+    monkeypatch.setattr(released, "guarded_omega", lambda *_: torch.full((1, 4), 1.1))
+    monkeypatch.setattr(appo, "compare_groups", lambda *_: None)
+    released.guarded_credit([r], [], RELEASED)
+    torch.testing.assert_close(r.advantage, torch.tensor([2.1, -2.0, 2.1, -2.1]))
+
+
+def test_a_rollout_with_two_dual_clipped_tokens_gives_no_policy_gradient():
+    logp = torch.full((2, 3), 2.0, dtype=torch.float64, requires_grad=True)
+    old, mask = torch.zeros(2, 3, dtype=torch.float64), torch.ones(2, 3, dtype=torch.bool)
+    # three dual-clipped tokens in row 0, one in row 1
+    adv = torch.tensor([[-1.0, -1.0, -1.0], [-1.0, 0.5, 0.5]], dtype=torch.float64)
+    how = dict(clip_c=3.0, aggregate="seq-mean", total=2)
+    loss, stats = released.guarded_loss(logp, old, adv, mask, **how)
+    assert loss.item() == pytest.approx((0 + (3 - 2 * 0.5 * 1.28) / 3) / 2)
+    assert stats["clip_dual"] == 4 / 6
+    kl, _ = released.guarded_loss(logp, old, adv, mask, logp_ref=old, kl_coef=0.1, **how)
+    low_variance = math.exp(-2.0) + 2.0 - 1
+    assert kl.item() - loss.item() == pytest.approx(0.1 * low_variance), "its KL term stays"

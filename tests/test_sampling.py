@@ -131,15 +131,14 @@ def test_first_token_of_a_fork_has_the_parents_distribution(agent, rollouts):
             assert abs(entropy - r.sampled_entropy[at]) < 2e-4
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_branches_share_the_prefix_and_its_calls(agent, tools, rollouts, keep):
+def test_branches_share_the_prefix_and_its_calls(agent, tools, rollouts):
     sampler, mine = rollouts
     cache = agent.score(mine, 1.0, 1024, keep_cache=True)
     points = [[1, len(r.ids) // 2, len(r.ids) - 5] for r in mine]
     points = [[t for t in places if r.mask[t] and r.mask[t + 1]] for r, places in zip(mine, points)]
-    branches = sampler.branches(mine, points, cache, keep=keep)
+    branches = sampler.branches(mine, points, cache)
     assert len(branches) == sum(map(len, points)) > 2 * len(mine)
-    wanted = [(r, t + keep) for r, places in zip(mine, points) for t in places]
+    wanted = [(r, t) for r, places in zip(mine, points) for t in places]
     assert [(x.parent, x.fork_at) for x in branches] == wanted
     for x in branches:
         parent, at = x.parent, x.fork_at
@@ -151,7 +150,7 @@ def test_branches_share_the_prefix_and_its_calls(agent, tools, rollouts, keep):
         assert len(x.calls) == results, "a call for every run of tool tokens"
         assert len(x.ids) <= 128 and x.finish and len(x.ids) > at
     assert len({x.seed for x in branches}) == len(branches)
-    assert keep or any(x.ids[x.fork_at] != x.parent.ids[x.fork_at] for x in branches)
+    assert any(x.ids[x.fork_at] != x.parent.ids[x.fork_at] for x in branches)
 
 
 def test_calls_in_the_prompt_do_not_count(agent, tools, tokenizer, prompts):
