@@ -11,8 +11,8 @@
     8. update             clipped policy gradient on the initial rollouts            (Eq. 8)
 
 Every number of a token lives on its Rollout (rollout.py). Branches never enter the loss.
-To score rollouts is to put them through the model once; the branching score is Eq. 5. A group is
-what is compared with each other: all initial rollouts of a prompt, or all its branches.
+To score rollouts is to put them through the model once; the branching score is Eq. 5. Two groups of
+a prompt are compared, each within itself: its initial rollouts, and its branches.
 
 Differs from the paper in: README's five departures. A gap filled here: before the first update of a
 step Omega is 1 everywhere and Eq. 5 is undefined; there entropy alone chooses.

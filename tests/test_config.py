@@ -231,3 +231,9 @@ def test_configs_hold_only_what_differs(path):
     base |= PRESETS[values.get("preset", "paper")] | {"preset": "paper"}
     same = [name for name, value in values.items() if base[name] == value]
     assert not same
+
+
+def test_a_normaliser_that_would_be_ignored_is_refused():
+    with pytest.raises(ValueError, match="--norm budget is for --aggregate seq-mean"):
+        read_settings(["--norm", "budget", "--aggregate", "token-mean"])
+    assert read_settings(["--norm", "budget"]).norm == "budget"

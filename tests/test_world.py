@@ -14,6 +14,7 @@ import transformers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from eval import load_questions
+from extras.world import __main__ as world_command
 from extras.world import modes
 from extras.world import prepare as making
 from extras.world.facts import apply
@@ -259,3 +260,16 @@ def test_command_line(tmp_path):
         "nonsense" in run("easy", "--set", "nonsense=1").stderr
         and "hop must be like" in run("easy", "--set", "hop=0.5").stderr
     )
+
+
+@pytest.mark.parametrize(
+    "seed, out, said", [("-1", "w", "seed must be >= 0"), ("0", "f", "a file")]
+)
+def test_what_cannot_be_made_is_refused_at_once(tmp_path, monkeypatch, capsys, seed, out, said):
+    (tmp_path / "f").write_text("")
+    argv = ["extras.world", "easy", seed, "--out", str(tmp_path / out)]
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(world_command, "prepare", lambda *_: pytest.fail("a world was made"))
+    with pytest.raises(SystemExit):
+        world_command.main()
+    assert said in capsys.readouterr().err
