@@ -11,10 +11,18 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Literal
 
-from support.settings import fixed, free, parser_for, problems, read_json, typed, unknown_flags
+from support.settings import (
+    fixed,
+    free,
+    parser_for,
+    problems,
+    read_json,
+    sound,
+    typed,
+    unknown_flags,
+)
 
 LAPTOP = Path(__file__).parent / "configs" / "laptop.json"
 # what the config.json of a run holds besides settings
@@ -259,7 +267,7 @@ def read_settings(argv: list[str], also: Callable[[Config], list[str]] | None = 
     values = defaults | preset | file | algo | flags
     values["out"] = values["out"] or default_out(str(values["model"]), str(values["data"]))
     found += problems(Config, values, rules)
-    found += also(SimpleNamespace(**values)) if also else []
+    found += also(sound(Config, values)) if also else []
     if found:
         raise ValueError("\n".join(found) + (f" (flags and {given})" if given else ""))
     return Config(**values)

@@ -146,7 +146,7 @@ def sampling(
 
     opened: closes the tools.
     """
-    tools = opened_tools(run)
+    tools = opened_tools(run, run.tools)
     for tool in tools.values():
         opened.callback(tool.close)
     policy = None if run.served else Policy.load(model, run.dtype, pick_device(run.device))

@@ -9,7 +9,7 @@
 
 A rollout is anything with `prompt`, `ids` (token ids) and `mask` (True where the policy chose).
 Axes: B rollouts of a pass, T response tokens, W tokens of prompt and response, M policy tokens,
-D hidden, V vocabulary.
+D hidden.
 """
 
 import math
@@ -30,14 +30,12 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor
-from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
-from branching import token_stats
 from kv_cache import KVCache
 from protocol import TURN_ENDS, closed_tag
 from support import cpu_decoder
+from support.log_probs import logp_in_chunks, stats_in_chunks
 from support.models import check_config, load_tokenizer, pick_device
 from support.ranks import Ranks
 from support.shapes import key_slots, round_up
@@ -189,7 +187,7 @@ class Policy:
             part = [rollouts[n] for n in rows]
             if cache is not None:
                 cache.whole_rows = self.tensor(rows)
-            work = partial(self.token_stats, temperature=temperature)
+            work = partial(stats_in_chunks, self.head, temperature=temperature)
             (logp, entropy), hidden = self._whole_pass(part, work, cache)
             logp, entropy = logp.float().cpu(), entropy.float().cpu()
             for b, (n, r) in enumerate(zip(rows, part)):
@@ -208,7 +206,7 @@ class Policy:
         """Log-probs of one pass with their gradient, (B, T), 0 where mask is False."""
 
         def work(hidden, ids):
-            return (self.token_logp(hidden, ids, temperature),)
+            return (logp_in_chunks(self.head, hidden, ids, temperature),)
 
         (logp,), _ = self._whole_pass(rollouts, work)
         return logp
@@ -255,29 +253,6 @@ class Policy:
         zeros = torch.zeros(mask.shape, dtype=numbers[0].dtype, device=mask.device)
         return [zeros.masked_scatter(mask, x) for x in numbers], hidden
 
-    def token_stats(self, hidden: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """branching.token_stats of hidden states (M, D), the logits of one chunk at a time."""
-        chunk = logits_chunk(self.vocabulary)
-        parts = [
-            token_stats(self.head(h), i, temperature)
-            for h, i in zip(hidden.split(chunk), ids.split(chunk))
-        ]
-        logp, entropy = (torch.cat(part) for part in zip(*parts))
-        return logp, entropy
-
-    def token_logp(self, hidden: Tensor, ids: Tensor, temperature: float) -> Tensor:
-        """The log-probs alone, with their gradient, to the bit those of token_stats.
-
-        A backward pass computes the logits of a chunk again.
-        """
-        chunk = logits_chunk(self.vocabulary)
-        logp = partial(_logp, self.head, temperature)
-        if len(hidden) <= chunk:
-            return logp(hidden, ids)
-        # nothing here draws random numbers
-        again = partial(checkpoint, logp, use_reentrant=False, preserve_rng_state=False)
-        return torch.cat([again(h, i) for h, i in zip(hidden.split(chunk), ids.split(chunk))])
-
     # ---- tokens
 
     def tensor(self, values: list) -> Tensor:
@@ -316,14 +291,6 @@ class Policy:
                 f"{type(self.model).__name__} computes its logits by more than its output matrix; "
                 "this loop would sample from another distribution"
             )
-
-
-def _logp(head, temperature: float, hidden: Tensor, ids: Tensor) -> Tensor:
-    """log p[id] (M,) from hidden states (M, D); without the entropy, which needs no gradient."""
-    logits = head(hidden)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    logits = logits if temperature == 1 else logits / temperature
-    return -cross_entropy(logits, ids, reduction="none")
 
 
 def _plain_call(work):
@@ -368,8 +335,3 @@ def micro_batches(rollouts: list, budget: int) -> list[list[int]]:
             width = padded_width([rollouts[n]])
         batches[-1].append(n)
     return batches
-
-
-def logits_chunk(vocabulary: int) -> int:
-    """Tokens whose logits exist at once: 2^25 numbers, but 128 tokens at least."""
-    return max(128, 2**25 // vocabulary)

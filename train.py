@@ -5,9 +5,10 @@ python train.py --model M --data F --corpus C             a Hugging Face model, 
 torchrun --nproc_per_node 8 train.py --config configs/qwen2.5-7b-reasoning.json --data F
 python -m extras.plan --config ...                        what that will cost
 
-1. read_settings   flags and files; what is wrong with them is said before torch is imported
+1. read_run        settings, questions, worked examples, tools; what is wrong with them is said in
+                   one message, before torch is imported
 2. join_ranks      of several processes each samples its share of the prompts
-3. check_inputs    questions, worked examples, tools
+3. encode          prompts and examples as ids
 4. load            the model, from the newest checkpoint of the run if there is one
 5. begin           a new run: cold start and checkpoint 0; an old one: its optimizer
 6. train_loop      a step (appo.py), its log, checkpoints, evaluations
@@ -16,14 +17,15 @@ python -m extras.plan --config ...                        what that will cost
 import signal
 import sys
 
-from config import Config, read_settings
-from support.runfiles import missing_inputs
+from config import Config
+from support.inputs import Inputs, Rows, encode, only_rank_0_prints, read_run
 
 if __name__ == "__main__":
-    # the imports below take seconds: --help, a wrong flag and Ctrl-C are answered before
+    # the imports below take seconds: --help, bad input and Ctrl-C are answered before
     signal.signal(signal.SIGINT, lambda *_: sys.exit("train.py: interrupted before it began"))
+    only_rank_0_prints()
     try:
-        read_settings(sys.argv[1:], also=missing_inputs)
+        BEGUN = read_run(sys.argv[1:])
     except (ValueError, OSError) as problem:
         sys.exit(f"train.py: {problem}")
 
@@ -41,6 +43,7 @@ import transformers
 from tqdm import tqdm
 
 from appo import Prompt
+from extras.world.prepare import with_world
 from policy import Policy
 from rewards import REWARDS, reward
 from rollout import Rollout
@@ -48,9 +51,8 @@ from sampling import Sampler
 from support import checkpoints, heldout, runfiles, sft
 from support.heartbeat import Heartbeat, Stop
 from support.http import Unavailable
-from support.inputs import Inputs, check_inputs, with_world
 from support.metrics import Meter
-from support.models import recompute_activations
+from support.models import load_tokenizer, recompute_activations
 from support.processes import join_ranks, mesh_of
 from support.questions import Question
 from support.ranks import Ranks
@@ -61,20 +63,28 @@ from support.steplog import bar_text, give_up, write_step
 
 
 def main(argv: list[str]) -> None:
+    """The command line."""
+    start(*read_run(argv))
+
+
+def start(run: Config, rows: Rows) -> None:
     """A run in its folder, from the start or from where it was."""
     transformers.utils.logging.disable_progress_bar()
-    run, ranks = join_ranks(read_settings(argv, also=missing_inputs))
+    run, ranks = join_ranks(run)
     try:
-        # the bundled world is made once
-        run = with_world(run) if ranks.rank == 0 else run
-        run = dataclasses.replace(ranks.gather(run)[0], device=run.device)
+        if not run.data:
+            # the bundled world is made once
+            run = with_world(run) if ranks.rank == 0 else run
+            run = dataclasses.replace(ranks.gather(run)[0], device=run.device)
+            rows.complete(run)
         if run.threads:
             torch.set_num_threads(run.threads)
-        inputs = check_inputs(run)
+        inputs = encode(run, rows, load_tokenizer(run.model))
         # before the checkpoint is looked for: another process may still be writing one
         with locked(Path(run.out), ranks):
             train(load(run, inputs, ranks))
     finally:
+        rows.close()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -288,7 +298,7 @@ def every_reward(rollouts: list[Rollout], questions: list, ranks: Ranks) -> dict
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        start(*BEGUN)
     except (ValueError, OSError) as problem:
         sys.exit(f"train.py: {problem}")
     except KeyboardInterrupt:

@@ -17,9 +17,10 @@ import math
 
 from config import Config
 from extras.shape import Shape
-from policy import logits_chunk, micro_batches, padded_width
+from policy import micro_batches, padded_width
 from rollout import Rollout
 from support.draw import BLOCK
+from support.log_probs import logits_chunk
 from support.schedule import cache_parts
 from support.shapes import Shapes, key_slots, round_up
 
@@ -34,14 +35,13 @@ MOMENTS = (
     "forward pass *",
     "scored logits *",
     "logits chunk *",
-    "output gradients *",
     "layer backward *",
 )
-READ, DRAW, FORWARD, SCORED, LOGITS, HEAD, BACKWARD = MOMENTS
+READ, DRAW, FORWARD, SCORED, LOGITS, BACKWARD = MOMENTS
 DECODING = (READ, DRAW)
-# bytes per logit. Scored: float32 for itself, log-softmax, softmax, and one in between. Trained on:
-# itself, log-softmax and its gradient
-SCORING, TRAINING = 16, 12
+# bytes per logit. Scored: float32 for itself, log-softmax, softmax, and one in between. Trained on
+# in one chunk: itself, log-softmax and its gradient; in several: itself and softmax
+SCORING, ONE_CHUNK, CHUNKS = 16, 12, 8
 PHASES = {
     "load": ("parameters", "weights before they are split"),
     "sample": (*AT_WORK, "KV cache of prompts", "KV cache of initial rollouts", *DECODING),
@@ -53,7 +53,6 @@ PHASES = {
         "weights and gradients in flight",
         "activations",
         LOGITS,
-        HEAD,
         BACKWARD,
     ),
 }
@@ -130,17 +129,20 @@ def pass_items(shape: Shape, run: Config, gpus: int) -> dict[str, int]:
     around = shape.hidden * (tokens * (4 + width) + 2 * responses * width)
     again = run.checkpointing * layer_activations(shape, width)
     backward = (shape.intermediate + 3 * shape.hidden) * width + again
-    # every chunk makes a gradient of the output matrix, which is added to the others'
-    several = responses > logits_chunk(shape.vocabulary)
-    output = several * 2 * shape.vocabulary * shape.hidden * width
+    logits = logits_at_once(shape, responses)
+    # what a pass adds to the gradient of the output matrix; in one chunk it follows the logits
+    output = shape.vocabulary * shape.hidden * width
+    if responses > logits_chunk(shape.vocabulary):
+        training = CHUNKS * logits + output
+    else:
+        training = max(ONE_CHUNK * logits, 4 * logits + output)
     in_flight = width * (2 * shape.root + 3 * shape.layer) + 4 * (shape.root + shape.layer)
     return {
         FORWARD: forward_bytes(shape, tokens, width),
         "weights and gradients in flight": run.shard * in_flight,
         "activations": activations(shape, tokens, width, run.checkpointing),
-        SCORED: SCORING * logits_at_once(shape, responses) + around,
-        LOGITS: TRAINING * logits_at_once(shape, responses) + around,
-        HEAD: output + around,
+        SCORED: SCORING * logits + around,
+        LOGITS: training + around,
         BACKWARD: tokens * backward,
     }
 

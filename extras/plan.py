@@ -13,7 +13,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import train
 from config import Config, read_settings
 from extras.memory import (
     GIB,
@@ -26,6 +25,7 @@ from extras.memory import (
     without_checkpointing,
 )
 from extras.shape import Shape, decode_bytes, forward_flops, read_shape
+from extras.world.prepare import with_world
 from support.settings import free, parser_for, problems, typed
 
 
@@ -312,7 +312,7 @@ def main(argv: list[str]) -> None:
     """Print what a run would cost. Without --model that of the bundled world."""
     hardware, rest = read_flags(argv)
     run = read_settings(rest)
-    print(plan(run if run.model else train.with_world(run), hardware))
+    print(plan(run if run.model else with_world(run), hardware))
 
 
 if __name__ == "__main__":

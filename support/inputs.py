@@ -1,21 +1,24 @@
-"""What a run reads besides the model: questions, worked examples, tools; checked before a model is
-loaded, and all that is wrong said at once."""
+"""What a run reads besides the model: questions, worked examples, tools. Imports no torch.
 
-import dataclasses
+1. read_run             settings, and what they name: all that is wrong in one message
+2. Rows                 questions and examples as read, tools ready to run
+3. encode               the same with prompts and examples as ids, once a tokenizer is there
+4. only_rank_0_prints   of several processes the first one speaks
+"""
+
 import os
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2.exceptions import TemplateError
 
-from config import AgentConfig, Config
-from extras.world.modes import MODES
-from extras.world.prepare import WORLDS, made_as, prepare
+from config import AgentConfig, Config, read_settings
 from protocol import encode_prompt
-from support import sft
-from support.models import load_tokenizer
+from support.examples import Chat, Example, encode_chats, read_chats
 from support.questions import Question, load_questions
-from support.runfiles import newest, unpaired
+from support.runfiles import missing_inputs, newest
 from tools import open_tools
 
 Questions = tuple[list[Question], list[list[int]]]
@@ -27,84 +30,129 @@ class Inputs:
 
     train: Questions
     test: Questions
-    examples: list
+    examples: list[Example]
     tools: dict
 
 
-def with_world(run: Config) -> Config:
-    """Fill what is empty from the bundled world, which is made if it is not there yet."""
-    if run.model and run.data:
-        return run
-    for problem in unpaired(run):
-        raise ValueError(problem)
-    folder = WORLDS / f"{run.world}-{run.seed}"
-    if made_as(folder) != (MODES[run.world], run.seed):
-        print(f"making the bundled world in {os.path.relpath(folder)} ...", flush=True)
-        prepare(MODES[run.world], run.seed, folder)
-    mine = dict(model="model", data="train.jsonl", eval_data="test.jsonl")
-    mine |= dict(cold_start="traces.jsonl", corpus="corpus.jsonl")
-    empty = {name: str(folder / file) for name, file in mine.items() if not getattr(run, name)}
-    return dataclasses.replace(run, **empty)
+@dataclass
+class Rows:
+    """Questions and worked examples as they were read; tools by name, ready to run."""
+
+    train: list[Question] = field(default_factory=list)
+    test: list[Question] = field(default_factory=list)
+    chats: list[Chat] = field(default_factory=list)
+    tools: dict = field(default_factory=dict)
+
+    def read(self, run: Config) -> list[str]:
+        """Read the files that are there and open the tools that are not open yet.
+
+        The bundled world, which a run without --data uses, may be made later: then this is called
+        again. Returns: what is wrong, a line each.
+        """
+        lines: list[str] = []
+        waits = not (run.data or run.corpus)
+        names = [name for name in run.tools.split(",") if not (waits and name.strip() == "search")]
+        missing = ",".join(name for name in names if name.strip() not in self.tools)
+        self.tools |= _tried(lines, lambda: opened_tools(run, missing), {})
+        if Path(run.data).is_file():
+            self.train = _tried(lines, lambda: train_questions(run), [])
+        if run.eval_questions and Path(run.eval_data).is_file():
+            self.test = _tried(lines, lambda: read_questions(run, run.eval_data), [])
+        # a run that has begun needs no examples
+        if Path(run.cold_start).is_file() and not newest(run.out):
+            self.chats = _tried(lines, lambda: read_chats(run.cold_start, run.skip_bad), [])
+        return lines
+
+    def complete(self, run: Config) -> None:
+        """Read what was not there before. ValueError with all that is wrong."""
+        lines = self.read(run)
+        if lines:
+            raise ValueError("\n".join(lines))
+
+    def close(self) -> None:
+        """Close the tools."""
+        while self.tools:
+            self.tools.popitem()[1].close()
 
 
-def check_inputs(run: Config) -> Inputs:
-    """Read and check everything but the model; nothing is written.
+def only_rank_0_prints() -> None:
+    """Of the processes that torchrun starts, the first one speaks for all."""
+    if int(os.environ.get("RANK", 0)):
+        sys.stdout = open(os.devnull, "w")
 
-    Raises: ValueError with all that is wrong.
+
+def read_run(argv: list[str]) -> tuple[Config, Rows]:
+    """The settings of a command line, and what they name.
+
+    Raises: ValueError with all that is wrong, a line each.
     """
-    problems = []
-
-    def attempt(work, otherwise):
-        try:
-            return work()
-        except (ValueError, OSError) as problem:
-            problems.append(str(problem))
-            return otherwise
-
-    tools = attempt(lambda: opened_tools(run), {})
-    tokenizer = attempt(lambda: load_tokenizer(run.model), None)
-    train = attempt(lambda: train_questions(run, tokenizer), None)
-    test, examples = ([], []), []
-    if run.eval_data and run.eval_questions:
-        test = attempt(lambda: read_data(run, run.eval_data, tokenizer), test)
-    if run.cold_start and not newest(run.out) and tokenizer:
-        examples = attempt(lambda: read_cold_start(run, tokenizer, train), [])
-    if problems:
-        for tool in tools.values():
-            tool.close()
-        raise ValueError("\n".join(problems))
-    return Inputs(train, tuple(part[: run.eval_questions] for part in test), examples, tools)
+    rows = Rows()
+    try:
+        return read_settings(argv, lambda run: missing_inputs(run) + rows.read(run)), rows
+    except ValueError:
+        rows.close()
+        raise
 
 
-def opened_tools(run: AgentConfig) -> dict:
-    """The tools, ready to run, each having said in one line what it is.
+def encode(run: Config, rows: Rows, tokenizer) -> Inputs:
+    """Prompts and examples as ids.
+
+    Raises: ValueError with all that does not fit, a line each.
+    """
+    lines: list[str] = []
+    train = _tried(lines, lambda: prompts_of(run, run.data, rows.train, tokenizer), [])
+    test = rows.test[: run.eval_questions]
+    test_prompts = _tried(lines, lambda: prompts_of(run, run.eval_data, test, tokenizer), [])
+    examples = _tried(lines, lambda: examples_of(run, rows, tokenizer), [])
+    if lines:
+        raise ValueError("\n".join(lines))
+    return Inputs((rows.train, train), (test, test_prompts), examples, rows.tools)
+
+
+def _tried(lines: list[str], work: Callable, otherwise):
+    """What `work` returns; if it fails, the reason goes to `lines`."""
+    try:
+        return work()
+    except (ValueError, OSError) as problem:
+        lines.append(str(problem))
+        return otherwise
+
+
+def opened_tools(run: AgentConfig, names: str) -> dict:
+    """Tools, ready to run, each having said in one line what it is.
 
     ValueError or OSError if one does not work.
     """
     how = run.topk, run.tool_timeout, run.sandbox, run.search_cache
-    opened = open_tools(run.tools, run.corpus, *how)
+    opened = open_tools(names, run.corpus, *how)
     for tool in opened.values():
         print(tool.probe(), flush=True)
     return opened
 
 
-def train_questions(run: Config, tokenizer) -> Questions:
+def train_questions(run: Config) -> list[Question]:
     """The questions to train on. ValueError if they do not fill a step."""
-    train = read_data(run, run.data, tokenizer)
-    if len(train[0]) < run.prompts:
-        few = f"--data {run.data} holds {len(train[0])} questions"
+    questions = read_questions(run, run.data)
+    if len(questions) < run.prompts:
+        few = f"--data {run.data} holds {len(questions)} questions"
         raise ValueError(f"{few}, fewer than --prompts {run.prompts}")
-    return train
+    return questions
 
 
-def read_data(run: Config, path: str, tokenizer) -> Questions:
-    """Questions and their prompts as ids; no prompts without a tokenizer.
-
-    Raises: ValueError naming the row if a prompt is longer than --max_prompt.
-    """
+def read_questions(run: Config, path: str) -> list[Question]:
+    """The questions of a file; what was repaired is printed."""
     questions = load_questions(path, run.skip_bad, run.task, tools=run.tools)
+    repaired = sum(q.meta["repaired"] for q in questions)
+    if repaired:
+        what = f"{repaired} of {len(questions)} prompts"
+        print(f"{path}: repaired the backspace in \\boxed in {what}")
+    return questions
+
+
+def prompts_of(run: Config, path: str, questions: list[Question], tokenizer) -> list[list[int]]:
+    """Their prompts as ids. ValueError naming the row if one is longer than --max_prompt."""
     try:
-        prompts = [encode_prompt(tokenizer, q.messages) for q in questions] if tokenizer else []
+        prompts = [encode_prompt(tokenizer, q.messages) for q in questions]
     except TemplateError as problem:
         template = f"the chat template of {run.model} does not take these messages"
         raise ValueError(f"{path}: {template}: {problem}") from None
@@ -113,19 +161,23 @@ def read_data(run: Config, path: str, tokenizer) -> Questions:
             limit = f"{len(prompt)} tokens, --max_prompt is {run.max_prompt}: raise it"
             longest = f"the longest has {max(map(len, prompts))}"
             raise ValueError(f"{path}, row {q.meta['row']}: the prompt has {limit} ({longest})")
-    repaired = sum(q.meta["repaired"] for q in questions)
-    if repaired:
-        what = f"{repaired} of {len(questions)} prompts"
-        print(f"{path}: repaired the backspace in \\boxed in {what}")
-    return questions, prompts
+    return prompts
 
 
-def read_cold_start(run: Config, tokenizer, train: Questions | None) -> list:
-    """The examples to imitate, compared with the system message of the questions to train on."""
+def examples_of(run: Config, rows: Rows, tokenizer) -> list[Example]:
+    """The examples to imitate; said is how many have another system message than the questions."""
+    path, wanted = run.cold_start, system_of(rows.train)
+    others = sum(chat.system != wanted for chat in rows.chats)
     # some exercises of the bundled world have no system message, as they should
-    bundled = Path(run.cold_start).parent == Path(run.model).parent
-    system = None if bundled or not train else system_of(train[0])
-    return sft.read_examples(run.cold_start, tokenizer, run.cold_max_tokens, run.skip_bad, system)
+    if others and Path(path).parent != Path(run.model).parent:
+        print(
+            f"--cold_start {path}: {others} of {len(rows.chats)} examples have another system "
+            "message than the questions to train on: what is learned under one may not show under "
+            "the other"
+        )
+    if not rows.chats:
+        return []
+    return encode_chats(path, rows.chats, tokenizer, run.cold_max_tokens, run.skip_bad)
 
 
 def system_of(questions: list[Question]) -> str:

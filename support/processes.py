@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import os
-import sys
 
 import torch
 import torch.distributed as dist
@@ -19,7 +18,7 @@ from support.ranks import Ranks
 def join_ranks(run: Config) -> tuple[Config, Ranks]:
     """Join the other processes if torchrun started several; with --shard one alone joins itself.
 
-    Returns: the run with this process's device, the ranks. Only rank 0 goes on printing.
+    Returns: the run with this process's device, the ranks.
     """
     several, asked = int(os.environ.get("WORLD_SIZE", 1)) > 1, run.device
     run = dataclasses.replace(run, device=pick_device(asked))
@@ -38,8 +37,6 @@ def join_ranks(run: Config) -> tuple[Config, Ranks]:
     elif run.shard and not dist.is_initialized():
         dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
     ranks = Ranks()
-    if ranks.rank:
-        sys.stdout = open(os.devnull, "w")
     if asked == "auto":
         why = "" if cuda else ", as this PyTorch sees no GPU"
         print(f"--device auto: {run.device}{why}", flush=True)

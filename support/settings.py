@@ -154,14 +154,26 @@ def problems(kind: type, values: Mapping[str, Any], rules: Callable) -> list[str
     """What is wrong with the values of all fields, a line each that names the flag.
 
     rules: a function of the values that yields (names, line) for each rule between them that is
-    broken. Where a value is wrong in itself it sees the default, and rules about that are left out.
+    broken. It sees `sound` values; rules about a value that is wrong in itself are left out.
     """
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    found = {name: _complaint(f, values[name]) for name, f in fields.items()}
-    wrong = {name: f"{_named(fields[name])} {text}" for name, text in found.items() if text}
-    whole = {name: f.default if name in wrong else values[name] for name, f in fields.items()}
-    broken = rules(types.SimpleNamespace(**whole))
+    wrong = _complaints(kind, values)
+    broken = rules(sound(kind, values))
     return [*wrong.values(), *(line for names, line in broken if not wrong.keys() & set(names))]
+
+
+def sound(kind: type, values: Mapping[str, Any]) -> types.SimpleNamespace:
+    """The values of all fields, with the default where a value is wrong in itself."""
+    wrong = _complaints(kind, values)
+    fields = dataclasses.fields(kind)
+    return types.SimpleNamespace(
+        **{f.name: f.default if f.name in wrong else values[f.name] for f in fields}
+    )
+
+
+def _complaints(kind: type, values: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with each value in itself: name -> a line that names the flag."""
+    found = {f: _complaint(f, values[f.name]) for f in dataclasses.fields(kind)}
+    return {f.name: f"{_named(f)} {text}" for f, text in found.items() if text}
 
 
 def _named(f: dataclasses.Field) -> str:

@@ -19,6 +19,7 @@ from protocol import encode_prompt
 from rollout import Rollout
 from sampling import Sampler
 from support import sft
+from support.examples import read_examples
 from support.metrics import Meter
 from support.questions import load_questions
 from support.ranks import Ranks
@@ -73,7 +74,7 @@ def agent_folder(world, tmp_path_factory):
     assert (
         sft.cold_start(
             policy,
-            sft.read_examples(str(world / "traces.jsonl"), policy.tokenizer),
+            read_examples(str(world / "traces.jsonl"), policy.tokenizer),
             read_settings([]),
             Ranks(),
             sft.Beside(progress=False),

@@ -353,10 +353,9 @@ def test_occupancy_figures(light):
 @pytest.mark.slow
 def test_logprob_figures(light):
     figures = light("logprob")
-    assert (
-        value(figures, "no gradient, memory of ours / log_softmax") < 0.5
-        and value(figures, "log_softmax / our products alone") > 0
-    )
+    assert value(figures, "no gradient, memory of log_softmax / ours") > 2
+    assert value(figures, "with gradient, memory of torch.utils.checkpoint / ours") >= 1
+    assert value(figures, "no gradient, seconds of our products alone / ours") > 0
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from conftest import arguments
 
 import policy
 import train
+from support.inputs import read_run
 
 
 @pytest.fixture
@@ -88,25 +89,24 @@ def test_model_without_data(no_model):
 
 
 def test_all_that_is_wrong_is_said_at_once(world, tmp_path, no_model):
-    """Files that do not exist come with wrong flags; what is in the files comes together too."""
+    """Files that do not exist come with wrong flags."""
     flags = arguments(world, tmp_path, data=tmp_path / "no.jsonl", eval_data=tmp_path / "nor.jsonl")
     with pytest.raises(ValueError) as refused:
         train.main([*flags, "--initial", "0", "--brunches", "3"])
     said = str(refused.value).splitlines()
     for text in ("no.jsonl does not exist", "nor.jsonl does not exist", "--initial", "--brunches"):
         assert sum(text in line for line in said) == 1, text
+
+
+def test_all_of_it_comes_before_torch_is_imported(world, tmp_path):
+    """Flags, files, rows and tools, in one message."""
     (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "1"}\n{"question": "b"}\n')
-    bad = dict(data=tmp_path / "rows.jsonl", sandbox="yes", cold_start=tmp_path / "rows.jsonl")
-    with pytest.raises(ValueError) as refused:
-        train.main(arguments(world, tmp_path, **bad))
-    for text in ("row 2 has no answer", "sandbox must be require", "rows.jsonl, row 1"):
-        assert text in str(refused.value), text
-
-
-def test_missing_files_are_named_before_torch_is_imported(tmp_path):
+    bad = dict(data=tmp_path / "rows.jsonl", eval_data=tmp_path / "no.jsonl", sandbox="yes")
+    bad |= dict(cold_start=tmp_path / "rows.jsonl")
+    flags = [*arguments(world, tmp_path, **bad), "--initial", "0"]
     code = f"""
 import runpy, sys
-sys.argv = ["train.py", "--model", "m", "--data", {str(tmp_path / "no.jsonl")!r}]
+sys.argv = ["train.py", *{flags!r}]
 try:
     runpy.run_path("train.py", run_name="__main__")
 except SystemExit as end:
@@ -114,4 +114,17 @@ except SystemExit as end:
 """
     root = Path(train.__file__).parent
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
-    assert shown.stdout == f"train.py: --data {tmp_path / 'no.jsonl'} does not exist False\n", shown
+    assert shown.stdout.endswith(" False\n"), shown
+    for text in (
+        "--initial must be >= 1",
+        "no.jsonl does not exist",
+        "row 2 has no answer",
+        "sandbox must be require",
+        "rows.jsonl, row 1: ",
+    ):
+        assert shown.stdout.count(text) == 1, shown.stdout
+
+
+def test_a_run_of_the_bundled_world_refuses_its_sandbox_before_the_world_is_made():
+    with pytest.raises(ValueError, match="sandbox must be require"):
+        read_run(["--sandbox", "yes"])

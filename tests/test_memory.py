@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,15 @@ import torch
 from conftest import untrained
 
 import appo
-import policy as policies
 from config import Config, read_settings
 from extras import memory as items_of
 from extras.bench.models import most_allocated
 from extras.memory import (
+    CHUNKS,
     GIB,
+    ONE_CHUNK,
     PHASES,
     SCORING,
-    TRAINING,
     activations,
     advice,
     fewer_forks,
@@ -32,7 +33,9 @@ from extras.shape import forward_flops, read_shape
 from policy import Policy, padded_width
 from rollout import Rollout
 from sampling import Sampler
+from support import log_probs
 from support.draw import draw
+from support.log_probs import logp_in_chunks, stats_in_chunks
 from support.models import recompute_activations
 from support.sampling_params import SamplingParams
 from support.shapes import key_slots
@@ -56,7 +59,7 @@ def small(request, tokenizer, tmp_path, monkeypatch):
         head_dim=32,
     )
     model.config.save_pretrained(tmp_path)
-    for module in (policies, items_of):
+    for module in (log_probs, items_of):
         # as few as with a vocabulary of 100,000
         monkeypatch.setattr(module, "logits_chunk", lambda vocabulary: CHUNK)
     run = Config(
@@ -293,23 +296,27 @@ def test_logits_chunk(small, dtype, M):
     hidden = torch.randn(M, shape.hidden, dtype=dtype, requires_grad=True)
     ids = torch.zeros(M, dtype=torch.long)
     logits = logits_at_once(shape, M)
-    update = most_allocated(lambda: policy.token_logp(hidden, ids, 1.0).sum().backward())
-    scoring = most_allocated(lambda: torch.no_grad()(policy.token_stats)(hidden, ids, 1.0))
-    assert close(update, TRAINING * logits) and close(scoring, SCORING * logits)
+    head, training = policy.head, ONE_CHUNK * logits
+    if M > CHUNK:
+        # the gradients of the output matrix and of the hidden states
+        outer = (shape.vocabulary + M) * shape.hidden
+        training = CHUNKS * logits + outer * hidden.element_size()
+    update = most_allocated(lambda: logp_in_chunks(head, hidden, ids, 1.0).sum().backward())
+    scoring = most_allocated(lambda: torch.no_grad()(stats_in_chunks)(head, hidden, ids, 1.0))
+    assert close(update, training) and close(scoring, SCORING * logits)
 
 
 def test_gradients_of_the_output_matrix(small, monkeypatch):
-    """What two chunks give to the gradient of the output matrix, and their sum, meet."""
+    """What a pass adds to the gradient of the output matrix is one matrix, whatever its chunks."""
     policy, shape, run, _ = small
-    for module in (policies, items_of):
+    for module in (log_probs, items_of):
         # few logits beside the matrix
         monkeypatch.setattr(module, "logits_chunk", lambda vocabulary: 8)
     hidden, ids = torch.randn(64, shape.hidden), torch.zeros(64, dtype=torch.long)
-    measured = most_allocated(lambda: policy.token_logp(hidden, ids, 1.0).sum().backward())
+    way = partial(logp_in_chunks, policy.head, hidden, ids, 1.0)
+    measured = most_allocated(lambda: way().sum().backward())
     gradient = 4 * shape.vocabulary * shape.hidden
-    items = memory(shape, run, 1)
-    around = items["logits chunk *"] - TRAINING * logits_at_once(shape, N * RESPONSE)
-    assert close(measured - gradient, items["output gradients *"] - around)
+    assert close(measured, gradient + CHUNKS * logits_at_once(shape, N * RESPONSE))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -416,9 +423,7 @@ def test_every_item_has_a_phase_and_the_peak_counts_one_moment():
     items = memory(shape, run, 8)
     assert set(items) == {name for names in PHASES.values() for name in names}
     held = sum(size for name, size in items.items() if name in PHASES["update"] and "*" not in name)
-    assert peaks(items)["update"] == held + max(
-        items["logits chunk *"], items["output gradients *"], items["layer backward *"]
-    )
+    assert peaks(items)["update"] == held + max(items["logits chunk *"], items["layer backward *"])
 
 
 def test_passes_grow_with_the_budget_between_one_rollout_and_all():

@@ -28,7 +28,6 @@ from conftest import trainer_tensors
 from torch.distributed.tensor import DTensor
 
 import appo
-import policy as policies
 from config import LAPTOP, Config
 from extras.bench import ranks as bench
 from extras.bench.ranks import weights_of
@@ -37,7 +36,7 @@ from extras.shape import read_shape
 from policy import Policy
 from protocol import encode_prompt
 from sampling import Sampler
-from support import checkpoints, heartbeat
+from support import checkpoints, heartbeat, log_probs
 from support.processes import local, node_mesh
 from support.questions import load_questions
 from support.ranks import Ranks
@@ -122,14 +121,12 @@ def three_updates(
     """Those of extras/bench/ranks.py, and the passes of each update:
     (weights, stats of the last, passes). chunk: tokens whose logits exist at once.
     """
-    config, usual = (
-        dataclasses.replace(bench.CONFIG, micro_tokens=budget, aggregate=aggregate),
-        policies.logits_chunk,
-    )
-    policies.logits_chunk = lambda vocabulary: chunk or usual(vocabulary)
+    config = dataclasses.replace(bench.CONFIG, micro_tokens=budget, aggregate=aggregate)
+    usual = log_probs.logits_chunk
+    log_probs.logits_chunk = lambda vocabulary: chunk or usual(vocabulary)
     with counted_passes() as made:
         weights, stats = bench.three_updates(model, file, config, shard, dtype, take, nodes)
-    policies.logits_chunk = usual
+    log_probs.logits_chunk = usual
     return weights, stats, made["update"] // 3
 
 

@@ -18,6 +18,7 @@ from policy import Policy
 from rollout import Rollout
 from sampling import Sampler, Start
 from support import sft
+from support.examples import read_examples
 from support.sampling_params import SamplingParams
 
 transformers.utils.logging.disable_progress_bar()
@@ -62,7 +63,7 @@ def agent_folder(args) -> Path:
         policy = Policy.load(str(world / "model"))
         sft.cold_start(
             policy,
-            sft.read_examples(str(world / "traces.jsonl"), policy.tokenizer),
+            read_examples(str(world / "traces.jsonl"), policy.tokenizer),
             read_settings([]),
             policy.ranks,
             sft.Beside(progress=False),

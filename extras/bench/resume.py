@@ -17,7 +17,8 @@ from extras.bench.runs import HERE, run_training, smollm2_folder
 from extras.world.modes import MODES
 from extras.world.prepare import prepare
 from support import checkpoints
-from support.inputs import check_inputs
+from support.inputs import encode, read_run
+from support.models import load_tokenizer
 from support.ranks import Ranks
 from support.runfiles import newest
 
@@ -69,7 +70,7 @@ def going_on(args, name: str, settings: dict) -> dict:
         )
         for _ in range(times)
     ]
-    parts = [in_process(run, checkpoint) for _ in range(times)]
+    parts = [in_process(flags, checkpoint) for _ in range(times)]
     named = {
         "start to the next step": whole,
         "Python and imports": start,
@@ -106,14 +107,14 @@ def until_next_step(run: Config, flags: list[str]) -> float:
     return float(said.split()[0]) - started
 
 
-def in_process(run: Config, checkpoint: Path) -> tuple[float, float, float]:
+def in_process(flags: list[str], checkpoint: Path) -> tuple[float, float, float]:
     """Seconds of preparing the run, of loading the optimizer's state, of saving to another folder.
 
     Preparing: data, tools, the checkpoint's model.
     """
     started = time.perf_counter()
-    ranks = Ranks()
-    trainer = train.load(run, check_inputs(run), ranks)
+    ranks, (run, rows) = Ranks(), read_run(flags)
+    trainer = train.load(run, encode(run, rows, load_tokenizer(run.model)), ranks)
     prepared = time.perf_counter() - started
     policy = trainer.policy
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=run.lr)
@@ -123,6 +124,5 @@ def in_process(run: Config, checkpoint: Path) -> tuple[float, float, float]:
     folder = aside / "step_000001"
     saving = seconds(lambda: checkpoints.save(folder, policy, [optimizer], {}, ranks))
     shutil.rmtree(aside)
-    for tool in trainer.inputs.tools.values():
-        tool.close()
+    rows.close()
     return prepared, loading, saving

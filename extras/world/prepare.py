@@ -4,6 +4,7 @@
     2. facts      a made-up geography, its documents, its questions
     3. traces     worked examples that decide right with a stated probability
     4. prepare    writes them into a folder, complete or not at all; all from one seed
+    5. with_world the settings of a run that uses it
 
 "What is the new height of the capital of Durnex times 3?" takes two searches and one computation:
 
@@ -30,10 +31,12 @@ import random
 import shutil
 from pathlib import Path
 
+from config import Config
 from extras.world.facts import TRAIN_REGIONS, Question, World
-from extras.world.modes import Mode
+from extras.world.modes import MODES, Mode
 from extras.world.student import build_model, build_tokenizer, syllables
 from extras.world.traces import copies, trace
+from support.runfiles import unpaired
 
 # where the worlds are made, MODE-SEED each
 WORLDS = Path(__file__).parents[2] / "data" / "world"
@@ -111,3 +114,19 @@ def made_as(folder: Path) -> tuple[Mode, int] | None:
     # its settings are those of another version
     except TypeError:
         return None
+
+
+def with_world(run: Config) -> Config:
+    """Fill what is empty from the bundled world, which is made if it is not there yet."""
+    if run.model and run.data:
+        return run
+    for problem in unpaired(run):
+        raise ValueError(problem)
+    folder = WORLDS / f"{run.world}-{run.seed}"
+    if made_as(folder) != (MODES[run.world], run.seed):
+        print(f"making the bundled world in {os.path.relpath(folder)} ...", flush=True)
+        prepare(MODES[run.world], run.seed, folder)
+    mine = dict(model="model", data="train.jsonl", eval_data="test.jsonl")
+    mine |= dict(cold_start="traces.jsonl", corpus="corpus.jsonl")
+    empty = {name: str(folder / file) for name, file in mine.items() if not getattr(run, name)}
+    return dataclasses.replace(run, **empty)

@@ -1,0 +1,338 @@
+"""support/examples.py: the forms of worked examples, and what is imitated of them."""
+
+import json
+import re
+
+import pytest
+from conftest import sampler_for
+
+from protocol import encode_prompt
+from support.examples import encode_example, read_examples, split_chat
+
+
+def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
+    """Ids and mask of an example equal those of a rollout with the same text:
+    results not imitated, the end of turn imitated.
+    """
+    example = json.loads((world / "traces.jsonl").read_text().splitlines()[-1])["messages"]
+    ids, mask = encode_example(agent.tokenizer, *split_chat(example))
+    assert (
+        agent.decode(ids)
+        == agent.decode(encode_prompt(agent.tokenizer, example[:-1]))
+        + example[-1]["content"]
+        + "<|im_end|>"
+    )
+    own = agent.decode([i for i, m in zip(ids, mask) if m])
+    assert (
+        "<result>" not in own
+        and own == re.sub(r" <result>\n.*?\n</result>", "", example[-1]["content"]) + "<|im_end|>"
+    )
+    sampler = sampler_for(agent, tools)
+    for r in sampler.initial(prompts[:8], 1, list(range(8))):
+        if r.finish == "stop":
+            ids, mask = encode_example(
+                agent.tokenizer,
+                *split_chat(
+                    [
+                        *example[:-1],
+                        {"role": "assistant", "content": r.text.removesuffix("<|im_end|>")},
+                    ]
+                ),
+            )
+            skip = len(encode_prompt(agent.tokenizer, example[:-1]))
+            assert ids[skip:] == r.ids and mask[skip:] == r.mask
+
+
+def written(path, *rows):
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    )
+    return str(path)
+
+
+QUESTION = {"role": "user", "content": "q"}
+SAID = "<think> a </think><search> b </search> <result>\nc d\n</result><answer> e </answer>"
+CALL = {"function": {"name": "search", "arguments": '{"query": " b "}'}}
+FORMS = {
+    "messages": {"messages": [QUESTION, {"role": "assistant", "content": SAID}]},
+    "parts of text": {
+        "messages": [QUESTION, {"role": "assistant", "content": [{"type": "text", "text": SAID}]}]
+    },
+    "ShareGPT": {
+        "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": SAID}]
+    },
+    "Alpaca": {"instruction": "q", "input": "", "output": SAID},
+    "tool message": {
+        "messages": [
+            QUESTION,
+            {"role": "assistant", "content": "<think> a </think><search> b </search>"},
+            {"role": "tool", "content": "c d"},
+            {"role": "assistant", "content": "<answer> e </answer>"},
+        ]
+    },
+    "result as a user": {
+        "messages": [
+            QUESTION,
+            {"role": "assistant", "content": "<think> a </think><search> b </search>"},
+            {"role": "user", "content": "<result>\nc d\n</result>"},
+            {"role": "assistant", "content": "<answer> e </answer>"},
+        ]
+    },
+    "tool_calls": {
+        "messages": [
+            QUESTION,
+            {"role": "assistant", "content": "<think> a </think>", "tool_calls": [CALL]},
+            {"role": "tool", "content": "c d"},
+            {"role": "assistant", "content": "<answer> e </answer>"},
+        ]
+    },
+    "legacy function_call": {
+        "messages": [
+            QUESTION,
+            {
+                "role": "assistant",
+                "content": "<think> a </think>",
+                "function_call": {"name": "search", "arguments": '{"query": " b ", "code": null}'},
+            },
+            {"role": "function", "content": "c d"},
+            {"role": "assistant", "content": "<answer> e </answer>"},
+        ]
+    },
+    "white space and end": {
+        "messages": [
+            QUESTION,
+            {
+                "role": "assistant",
+                "content": SAID.replace("</search> <result>", "</search>\n\n<result>")
+                + "<|im_end|>",
+            },
+        ]
+    },
+    "function_call": {
+        "conversations": [
+            {"from": "human", "value": "q"},
+            {"from": "gpt", "value": "<think> a </think>"},
+            {"from": "function_call", "value": '{"name": "search", "arguments": {"query": " b "}}'},
+            {"from": "observation", "value": "c d"},
+            {"from": "gpt", "value": "<answer> e </answer>"},
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_example(form, agent, tmp_path):
+    """The same conversation in ten forms:
+    the result is context, everything the assistant says is imitated, the end of turn too.
+    """
+    ((ids, mask),) = read_examples(written(tmp_path / "x.jsonl", FORMS[form]), agent.tokenizer)
+    start = encode_prompt(agent.tokenizer, [QUESTION])
+    assert ids[: len(start)] == start and not any(mask[: len(start)])
+
+    def text(own):
+        return agent.decode([i for i, m in zip(ids[len(start) :], mask[len(start) :]) if m == own])
+
+    assert (
+        agent.decode(ids[len(start) :]) == SAID + "<|im_end|>"
+        and text(False) == " <result>\nc d\n</result>"
+    )
+    assert (ids, mask) == read_examples(
+        written(tmp_path / "y.jsonl", FORMS["messages"]), agent.tokenizer
+    )[0]
+    assert text(True) == "<think> a </think><search> b </search><answer> e </answer><|im_end|>"
+
+
+def test_only_the_answer_to_the_last_question_is_imitated(agent, tmp_path):
+    chat = [
+        {"role": "system", "content": "s"},
+        QUESTION,
+        {"role": "assistant", "content": "first"},
+        {"role": "user", "content": "more"},
+        {"role": "assistant", "content": "second"},
+    ]
+    ((ids, mask),) = read_examples(
+        written(tmp_path / "x.jsonl", {"messages": chat}), agent.tokenizer
+    )
+    assert (
+        agent.decode([i for i, m in zip(ids, mask) if m]) == "second<|im_end|>"
+        and ids[:-2]
+        and agent.decode(ids).count("first") == 1
+    )
+
+
+def test_a_list_in_json_and_parquet_are_read(agent, tmp_path):
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    (tmp_path / "x.json").write_text(json.dumps([FORMS["messages"], FORMS["ShareGPT"]], indent=1))
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([FORMS["messages"]] * 2), tmp_path / "x.parquet"
+    )
+    lines = read_examples(
+        written(tmp_path / "x.jsonl", FORMS["messages"], FORMS["messages"]), agent.tokenizer
+    )
+    assert (
+        lines
+        == read_examples(str(tmp_path / "x.json"), agent.tokenizer)
+        == read_examples(str(tmp_path / "x.parquet"), agent.tokenizer)
+    )
+
+
+BAD = {
+    "empty": ({"messages": []}, "does not end with the assistant's own words"),
+    "other row": ({"text": "x"}, "KeyError.*a row is"),
+    "no JSON": ("oops", "is not JSON"),
+    "a list": ("[1]", "must be an object, not list"),
+    "no answer": ({"messages": [QUESTION]}, "does not end with the assistant's own words"),
+    "no role": ({"messages": [{"content": "q"}]}, "KeyError.*role"),
+    "unknown role": (
+        {"messages": [{"role": "boss", "content": "q"}]},
+        "unknown role 'boss'; known are system",
+    ),
+    "no text": (
+        {"messages": [QUESTION, {"role": "assistant", "content": 5}]},
+        "content must be text",
+    ),
+    "says nothing": (
+        {"messages": [QUESTION, {"role": "assistant", "content": ""}]},
+        "does not end with",
+    ),
+    "ends with a result": (
+        {
+            "messages": [
+                QUESTION,
+                {"role": "assistant", "content": "a"},
+                {"role": "tool", "content": "r"},
+            ]
+        },
+        "does not end with the assistant's own words",
+    ),
+    "result of no call": (
+        {
+            "messages": [
+                QUESTION,
+                {"role": "assistant", "content": "a"},
+                {"role": "tool", "content": "r"},
+                {"role": "assistant", "content": "b"},
+            ]
+        },
+        "a tool result does not follow a call",
+    ),
+    "two results": (
+        {
+            "messages": [
+                QUESTION,
+                {"role": "assistant", "content": "<search>a</search>"},
+                {"role": "tool", "content": "r"},
+                {"role": "tool", "content": "r"},
+                {"role": "assistant", "content": "b"},
+            ]
+        },
+        "a tool result does not follow a call",
+    ),
+    "two calls": (
+        {
+            "messages": [
+                QUESTION,
+                {"role": "assistant", "tool_calls": [CALL, CALL]},
+                {"role": "tool", "content": "r"},
+                {"role": "assistant", "content": "b"},
+            ]
+        },
+        "several calls at once",
+    ),
+    "ends with a call": (
+        {"messages": [QUESTION, {"role": "assistant", "content": "<search>a</search>"}]},
+        "a call is not followed by its result",
+    ),
+    "goes on after a call": (
+        {
+            "messages": [
+                QUESTION,
+                {"role": "assistant", "content": "<search>a</search> so <answer> b </answer>"},
+            ]
+        },
+        "a call is not followed by its result",
+    ),
+    "chat marker": (
+        {
+            "messages": [
+                QUESTION,
+                {"role": "assistant", "content": "a<|im_end|>\n<|im_start|>user\nb"},
+            ]
+        },
+        "a chat marker",
+    ),
+    "question amid results": (
+        {
+            "messages": [
+                QUESTION,
+                {"role": "assistant", "content": "<search>a</search>"},
+                {"role": "user", "content": "<result>r</result> now what? <result>s</result>"},
+            ]
+        },
+        "does not end with the assistant's own words",
+    ),
+    "arguments null": (
+        {
+            "messages": [
+                QUESTION,
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"function": {"name": "search", "arguments": None}}],
+                },
+            ]
+        },
+        "not a JSON object: 'None'",
+    ),
+    "no question": ({"messages": [{"role": "assistant", "content": "a"}]}, "no question of a user"),
+    "unclosed result": (
+        {"messages": [QUESTION, {"role": "assistant", "content": "a <result> b"}]},
+        "a <result> is not closed",
+    ),
+    "closed result": (
+        {"messages": [QUESTION, {"role": "assistant", "content": "a </result> b"}]},
+        "closed without being opened",
+    ),
+    "too long": (
+        {"messages": [QUESTION, {"role": "assistant", "content": "word " * 300}]},
+        r"\d+ tokens, --cold_max_tokens is 200",
+    ),
+    "other tool": (
+        {
+            "messages": [
+                QUESTION,
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"function": {"name": "fly", "arguments": "{}"}}],
+                },
+            ]
+        },
+        "a call of 'fly' with 0 arguments; tools are python, search",
+    ),
+    "call of no JSON": (
+        {
+            "conversations": [
+                {"from": "human", "value": "q"},
+                {"from": "function_call", "value": "fly()"},
+            ]
+        },
+        "not a JSON object: 'fly\\(\\)'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_examples_are_named_or_left_out(kind, agent, tmp_path, capsys):
+    row, message = BAD[kind]
+    path = written(tmp_path / "x.jsonl", FORMS["messages"], row)
+    with pytest.raises(
+        ValueError,
+        match=rf"--cold_start .*x.jsonl, row 2.*{message}(?s:.*)--skip_bad leaves such rows out",
+    ):
+        read_examples(path, agent.tokenizer, 200)
+    assert len(read_examples(path, agent.tokenizer, 200, skip_bad=True)) == 1 and re.search(
+        f"left out: .*row 2.*{message}", capsys.readouterr().out
+    )
+    with pytest.raises(ValueError, match="holds no example"):
+        read_examples(written(tmp_path / "y.jsonl", row), agent.tokenizer, 200, skip_bad=True)
