@@ -1,11 +1,16 @@
 """Shared parts: a small bundled world, a cold-started agent, untrained models of three families."""
 
 import json
+import multiprocessing
+import os
+from pathlib import Path
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 import transformers
 from eval_parts import asked, judging  # noqa: F401 (fixtures)
+from filelock import FileLock
 from tool_parts import corpus, python, serve  # noqa: F401  (fixtures)
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
@@ -31,6 +36,7 @@ transformers.utils.logging.disable_progress_bar()
 # tiny matrices; two busy threads would only wait for each other
 torch.set_num_threads(1)
 
+HERE = Path(__file__).parent
 CONFIG = Config(max_tokens=128, prompts=8, minibatch=4, micro_tokens=1024, max_calls=4)
 SMALL = dict(
     steps=4,
@@ -69,21 +75,27 @@ def tools(world):
 
 @pytest.fixture(scope="session")
 def agent_folder(world, tmp_path_factory):
-    """A checkpoint that uses its tools: the bundled model after a short cold start."""
-    policy = Policy.load(str(world / "model"))
-    assert (
-        sft.cold_start(
-            policy,
-            read_examples(str(world / "traces.jsonl"), policy.tokenizer),
-            read_settings([]),
-            Ranks(),
-            sft.Beside(progress=False),
-        )
-        < 0.5
-    )
-    folder = tmp_path_factory.mktemp("agent") / "model"
-    policy.model.save_pretrained(folder), policy.tokenizer.save_pretrained(folder)
+    """A checkpoint that uses its tools: the bundled model after a short cold start.
+
+    The workers of pytest-xdist share one.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    folder = shared / "agent"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "config.json").exists():
+            make_agent(world, folder)
     return folder
+
+
+def make_agent(world, folder) -> None:
+    """Imitate the world's traces."""
+    policy = Policy.load(str(world / "model"))
+    examples = read_examples(str(world / "traces.jsonl"), policy.tokenizer)
+    beside = sft.Beside(progress=False)
+    loss = sft.cold_start(policy, examples, read_settings([]), Ranks(), beside)
+    assert loss < 0.5
+    policy.tokenizer.save_pretrained(folder), policy.model.save_pretrained(folder)
 
 
 @pytest.fixture
@@ -205,3 +217,20 @@ def trainer_tensors(checkpoint, folder):
     """The tensors of a checkpoint's trainer state by name, whole."""
     dcp_to_torch_save(checkpoint / "trainer", folder / "state.pt")
     return torch.load(folder / "state.pt", weights_only=True)
+
+
+def forked(function, count: int, *arguments):
+    """Start function(rank, *arguments) in `count` processes; join() of what this returns waits.
+
+    They are forked from a server that has imported all of this and computed nothing: an import
+    takes longer than most of what is tested here.
+    """
+    before = os.environ.get("PYTHONPATH")
+    # the server starts here for the first time, and reads sys.path from there
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (HERE.parent, HERE)))
+    multiprocessing.set_forkserver_preload(["conftest"])
+    try:
+        return mp.start_processes(function, arguments, count, join=False, start_method="forkserver")
+    finally:
+        os.environ.pop("PYTHONPATH")
+        os.environ.update({} if before is None else {"PYTHONPATH": before})

@@ -3,16 +3,14 @@ behind.
 """
 
 import os
+import resource
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from conftest import SMALL, arguments, lines
+from conftest import SMALL, arguments, forked, lines
 
 import train
 from policy import Policy
@@ -96,39 +94,49 @@ def test_a_disk_without_room_leaves_the_old_checkpoint(
     assert (tmp_path / "run" / "latest").read_text() == "step_000005"
 
 
+def _without_room(_, checkpoint, folder, kilobytes, said):
+    """Save once; then again, when files may not be larger than that."""
+    policy = Policy.load(str(checkpoint))
+    optimizer = torch.optim.AdamW(policy.model.parameters())
+    checkpoints.load_state(policy, [optimizer], checkpoint)
+    checkpoints.save(folder / "step_000001", policy, [optimizer], {}, Ranks())
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, kilobytes * 1024))
+    with pytest.raises(OSError) as problem:
+        checkpoints.save(folder / "step_000002", policy, [optimizer], {}, Ranks())
+    said.write_text(str(problem.value))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [200, 2000], ids=["the weights", "the trainer's state"])
 def test_a_disk_that_is_full_after_all_leaves_the_old_checkpoint(finished, tmp_path, kilobytes):
     """The operating system refuses to write on, first the weights, then the trainer's state:
     an OSError that says so, no rubbish, the old checkpoint.
     """
-    code = f"""
-import resource, signal, sys
-sys.path.insert(0, {str(Path(train.__file__).parent)!r})
-import torch
-from pathlib import Path
-from policy import Policy
-from support.ranks import Ranks
-from support import checkpoints
-policy = Policy.load({str(finished / "step_000004")!r})
-optimizer = torch.optim.AdamW(policy.model.parameters())
-checkpoints.load_state(policy, [optimizer], Path({str(finished / "step_000004")!r}))
-checkpoints.save(Path({str(tmp_path)!r}) / "step_000001", policy, [optimizer], {{}}, Ranks())
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes} * 1024, {kilobytes} * 1024))
-try:
-    checkpoints.save(Path({str(tmp_path)!r}) / "step_000002", policy, [optimizer], {{}}, Ranks())
-except OSError as problem:
-    print("OSError:", problem)
-"""
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (
-        "OSError: no checkpoint step_000002: rank 0: " in shown.stdout
-        and f"the newest complete one is {tmp_path / 'step_000001'}" in shown.stdout
-    ), shown
+    said = tmp_path / "said"
+    forked(_without_room, 1, finished / "step_000004", tmp_path, kilobytes, said).join()
+    text = said.read_text()
+    assert text.startswith("no checkpoint step_000002: rank 0: "), text
+    assert f"the newest complete one is {tmp_path / 'step_000001'}" in text
     assert [p.name for p in tmp_path.iterdir() if "step_" in p.name] == [
         "step_000001"
     ] and checkpoints.complete(tmp_path / "step_000001")
+
+
+def _killed_in(_, where, flags):
+    """A run that kill -9 ends in the middle of saving."""
+    module, name = (os, "replace") if where == "os.replace" else (checkpoints, where)
+    work = getattr(module, name)
+
+    def killed(*a):
+        if where == "os.replace" and "step_" not in str(a[0]):
+            return work(*a)
+        if where == "write_model":
+            work(*a)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(module, name, killed)
+    train.main(flags)
 
 
 @pytest.mark.slow
@@ -137,35 +145,9 @@ def test_kill_9_in_the_middle_of_saving_leaves_the_old_checkpoint(
     finished, world, agent_folder, tmp_path, where
 ):
     flags = longer(world, agent_folder, tmp_path, finished)
-    code = f"""
-import os, signal, sys
-sys.path.insert(0, {str(Path(train.__file__).parent)!r})
-import train
-from support import checkpoints
-if {where!r} == "os.replace":
-    rename = os.replace
-    def killed(a, b):
-        if "step_" in str(a):
-            os.kill(os.getpid(), signal.SIGKILL)
-        rename(a, b)
-    os.replace = killed
-else:
-    name = {where.replace("os.replace", "publish")!r}
-    work = getattr(checkpoints, name)
-    def killed(*a):
-        if {where!r} == "write_model":
-            work(*a)
-        os.kill(os.getpid(), signal.SIGKILL)
-    setattr(checkpoints, name, killed)
-train.main({flags!r})
-"""
-    killed = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = forked(_killed_in, 1, where, flags).processes[0]
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert (tmp_path / "run" / "step_000005.tmp").exists() and newest(
         tmp_path / "run"
     ).name == "step_000004"

@@ -237,9 +237,9 @@ def test_one_prefill_for_all_rollouts_of_a_prompt(agent, tools, prompts):
 
 @pytest.mark.slow
 def test_prompts_are_read_when_their_turn_comes(agent, tools, prompts, monkeypatch):
-    """Of 40 prompts never more than a call are held beside the rows; each is read once.
+    """Of 20 prompts never more than a call are held beside the rows; each is read once.
 
-    The rollouts are those of 40 prompts that were read beforehand.
+    The rollouts are those of 20 prompts that were read beforehand.
     """
     sampler, held, prefill = sampler_for(agent, tools, decode_rows=8), [], Sampler.prefill
 
@@ -248,17 +248,17 @@ def test_prompts_are_read_when_their_turn_comes(agent, tools, prompts, monkeypat
         held.append((len(some), made.scratch))
         return made, hidden
 
-    seeds = [mix_seed(0, i) for i in range(40)]
+    seeds = [mix_seed(0, i) for i in range(20)]
     with monkeypatch.context() as patch:
         patch.setattr(Sampler, "prefill", watched)
-        lazy = sampler.initial(prompts[:40], 3, seeds)
-    assert sum(count for count, _ in held) == 40 and set(held) == {(2, 2)}
-    read = sum(map(len, prompts[:40])) + sum(len(r.ids) for r in lazy) - unread(lazy)
+        lazy = sampler.initial(prompts[:20], 3, seeds)
+    assert sum(count for count, _ in held) == 20 and set(held) == {(2, 2)}
+    read = sum(map(len, prompts[:20])) + sum(len(r.ids) for r in lazy) - unread(lazy)
     assert sampler.count["computed"] == read
-    cache, hidden = sampler.prefill(prompts[:40])
+    cache, hidden = sampler.prefill(prompts[:20])
     starts = [
         Start(Rollout(prompts[p], mix_seed(seeds[p], k), p), cache, p, hidden[p])
-        for p in range(40)
+        for p in range(20)
         for k in range(3)
     ]
     sampler.run(starts)
@@ -335,7 +335,7 @@ def test_long_rows_do_not_depend_on_their_neighbours(tokenizer, prompts):
     long = [(prompts[k] * 60)[:length] for k, length in enumerate((700, 90, 1100, 400))]
 
     def run(chosen):
-        sampler = sampler_for(policy, {}, decode_rows=4, max_tokens=600, prefill_chunk=64)
+        sampler = sampler_for(policy, {}, decode_rows=4, max_tokens=450, prefill_chunk=64)
         filled = {k: [1] * 300 * (k == 1) for k in chosen}
         cache, hidden = sampler.prefill([long[k] + filled[k] for k in chosen])
         starts = [

@@ -83,10 +83,10 @@ def test_the_runs_folder(finished):
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     world, agent_folder, tmp_path, capsys, monkeypatch
 ):
-    """Six steps in one go; and three, a request to stop that costs the evaluation due then, and
-    three more: all tensors and all lines of both logs the same.
+    """Four steps in one go; and two, a request to stop that costs the evaluation due then, and
+    two more: all tensors and all lines of both logs the same.
     """
-    settings = SMALL | dict(steps=6, save_every=5, eval_every=3)
+    settings = SMALL | dict(steps=4, save_every=3, eval_every=2)
     train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "whole", **settings))
     args, write = (
         arguments(world, tmp_path, model=agent_folder, out=tmp_path / "parts", **settings),
@@ -97,27 +97,27 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
         "write_step",
         lambda run, policy, log, step, *rest: (
             write(run, policy, log, step, *rest),
-            step == 3 and os.kill(os.getpid(), signal.SIGTERM),
+            step == 2 and os.kill(os.getpid(), signal.SIGTERM),
         ),
     )
     train.main(args)
     monkeypatch.undo()
     assert (
-        "asked to stop: step 3 is saved" in capsys.readouterr().out
-        and (tmp_path / "parts" / "latest").read_text() == "step_000003"
+        "asked to stop: step 2 is saved" in capsys.readouterr().out
+        and (tmp_path / "parts" / "latest").read_text() == "step_000002"
     )
     # a step that was under way when the run was killed, its last line cut short
     for name in ("metrics", "rollouts"):
         with open(tmp_path / "parts" / f"{name}.jsonl", "a") as log:
-            log.write(json.dumps({"step": 4, "reward": 9}) + '\n{"step": 4, "ids": [1, 2')
+            log.write(json.dumps({"step": 3, "reward": 9}) + '\n{"step": 3, "ids": [1, 2')
     train.main(args)
     assert "going on from" in capsys.readouterr().out
     a, b = (
-        Policy.load(str(tmp_path / out / "step_000006")).model.parameters()
+        Policy.load(str(tmp_path / out / "step_000004")).model.parameters()
         for out in ("whole", "parts")
     )
     assert all(torch.equal(x, y) for x, y in zip(a, b))
-    a, b = (trainer_tensors(tmp_path / out / "step_000006", tmp_path) for out in ("whole", "parts"))
+    a, b = (trainer_tensors(tmp_path / out / "step_000004", tmp_path) for out in ("whole", "parts"))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
     def plain(out):
@@ -128,7 +128,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
     assert plain("whole") == plain("parts") and [
         x["step"] for x in plain("whole") if "eval_greedy" in x
-    ] == [0, 3, 6]
+    ] == [0, 2, 4]
 
     def trees(out):
         return [

@@ -23,7 +23,7 @@ def logprob(args) -> dict:
     vocabulary, size = (150_000, 8) if args.light else (152_064, 896)
     torch.manual_seed(0)
     head = nn.Linear(size, vocabulary, bias=False)
-    few, many = (300, 1024) if args.light else (1024, 3072)
+    few, many = (300, 512) if args.light else (1024, 3072)
     return scored(args, head, many) | trained_on(args, head, few)
 
 
