@@ -11,7 +11,7 @@ averaged, not summed; a group without variance gets exactly 0; every rollout wei
 whatever its length and whichever micro-batch it falls in.
 
 Pure functions on tensors; this file imports torch only. Axes: N initial rollouts of a prompt,
-K branches, B rollouts of a batch, T response tokens.
+K branches, R rollouts of a batch, T response tokens.
 mask: True (or 1) where the policy chose the token; False for tool results and padding.
 """
 
@@ -59,27 +59,32 @@ def dual_group_advantage(
     if how not in ("avg", "sum", "literal", "off"):
         raise ValueError(f"how must be 'avg', 'sum', 'literal' or 'off', got {how!r}")
     _check_dual(rewards, branch_rewards, parent, fork_at, mask)
-    rewards, parent, fork_at = _float(rewards), parent.long(), fork_at.long()
-    branch_rewards = branch_rewards.to(rewards)
+    rewards, branch_rewards = _float(rewards), branch_rewards.to(_float(rewards))
     N, K = len(rewards), len(branch_rewards)
     z_init = group_advantage(rewards, correction)
     z_branch = group_advantage(branch_rewards, correction)
     if how == "off":
-        z_init, z_branch = group_advantage(torch.cat([rewards, branch_rewards]), correction).split(
-            [N, K]
-        )
+        everyone = torch.cat([rewards, branch_rewards])
+        z_init, z_branch = group_advantage(everyone, correction).split([N, K])
     own = z_init[:, None].expand(mask.shape)  # (N, T)
     if how == "literal":
         other = _score_in_group(rewards, branch_rewards, correction)[:, None]
         credit = (own + other) / 2 if K else own
     else:
-        shared = torch.arange(mask.shape[1], device=mask.device) < fork_at[:, None]  # (K, T)
-        zeros = torch.zeros(mask.shape, dtype=rewards.dtype, device=mask.device)
-        # branches in S(n,t)
-        count = zeros.index_add(0, parent, shared.to(rewards.dtype))  # (N, T)
-        branches = zeros.index_add(0, parent, shared * z_branch[:, None]) / count.clamp(min=1)
-        credit = torch.where(count > 0, (own + branches) / (1 if how == "sum" else 2), own)
+        branches, any_branch = _mean_of_branches(z_branch, parent, fork_at, mask)
+        credit = torch.where(any_branch, (own + branches) / (1 if how == "sum" else 2), own)
     return torch.where(mask.bool(), credit, 0.0)
+
+
+def _mean_of_branches(
+    z_branch: Tensor, parent: Tensor, fork_at: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """mean_{k in S(n,t)} z_branch(k), and whether S(n,t) holds any branch; (N, T) each."""
+    shared = torch.arange(mask.shape[1], device=mask.device) < fork_at[:, None]  # (K, T)
+    zeros = torch.zeros(mask.shape, dtype=z_branch.dtype, device=mask.device)
+    count = zeros.index_add(0, parent.long(), shared.to(zeros))  # (N, T)
+    total = zeros.index_add(0, parent.long(), shared * z_branch[:, None])  # (N, T)
+    return total / count.clamp(min=1), count > 0
 
 
 def scale_by_future(
@@ -127,7 +132,7 @@ def policy_loss(
 
     For micro-batches give the total of the mini-batch: the losses then add up to that of the whole.
 
-    Args:    logp: (B, T) with gradient; logp_old, adv, logp_ref: (B, T) without; mask: (B, T).
+    Args:    logp: (R, T) with gradient; logp_old, adv, logp_ref: (R, T) without; mask: (R, T).
              clip_c: >= 1, inf for none. surrogate: see `_surrogate`.
              kl_coef * low_variance_kl(logp, logp_ref) is added to every token.
     Returns: (loss, stats): a scalar; means over the policy tokens, and "tokens", their number.
@@ -137,41 +142,46 @@ def policy_loss(
         raise ValueError(f"aggregate must be 'seq-mean' or 'token-mean', got {aggregate!r}")
     _same_shapes(logp=logp, logp_old=logp_old, adv=adv, mask=mask, logp_ref=logp_ref)
     if mask.dim() != 2:
-        raise ValueError(f"logp, logp_old, adv and mask are (B, T), got {tuple(mask.shape)}")
+        raise ValueError(f"logp, logp_old, adv and mask are (R, T), got {tuple(mask.shape)}")
     if kl_coef and logp_ref is None:
         raise ValueError(f"kl_coef = {kl_coef} needs logp_ref")
     mask = mask.bool()
     # in float32 whatever comes in: 0 x inf of a short float would be NaN
     logp = torch.where(mask, _float(logp), 0.0)
     log_ratio = logp - torch.where(mask, _float(logp_old.detach()), 0.0)
-    ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()  # (B, T)
+    ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()  # (R, T)
     A = torch.where(mask, _float(adv.detach()), 0.0)
-    dual = (A < 0) & (ratio > clip_c)
     loss = _surrogate(surrogate, logp, ratio, A, (1 - clip_low, 1 + clip_high), clip_c)
     kl = torch.zeros_like(loss)
     if logp_ref is not None:
         kl = low_variance_kl(logp, torch.where(mask, _float(logp_ref), 0.0))
     loss = torch.where(mask, loss + kl_coef * kl, 0.0)
-    rows, tokens = mask.sum(-1), int(mask.sum())
     if aggregate == "seq-mean":
-        value = (loss.sum(-1) / rows.clamp(min=1)).sum() / (len(mask) if total is None else total)
+        rows = loss.sum(-1) / mask.sum(-1).clamp(min=1)  # (R,)
+        value = rows.sum() / (len(mask) if total is None else total)
     else:
-        value = loss.sum() / max(tokens if total is None else total, 1)
+        value = loss.sum() / (mask.sum().clamp(min=1) if total is None else max(total, 1))
     ratio, log_ratio = ratio.detach(), log_ratio.detach()
-    means = {
+    stats = {
         "ratio": ratio,
         "clip_low": (A < 0) & (ratio < 1 - clip_low),
         "clip_high": (A > 0) & (ratio > 1 + clip_high),
-        "clip_dual": dual,
+        "clip_dual": (A < 0) & (ratio > clip_c),
         "kl_old": ratio - 1 - log_ratio,
         "kl_ref": kl.detach(),
         "adv_abs": A.abs(),
     }
+    top = float(torch.where(mask, ratio, 0.0).max()) if mask.numel() else 0.0
+    return value, _token_means(stats, mask) | {"ratio_max": top}
+
+
+def _token_means(values: dict[str, Tensor], mask: Tensor) -> dict[str, float]:
+    """The mean of each (R, T) over the policy tokens, and "tokens", their number."""
+    masked = [torch.where(mask, x.float(), 0.0).sum() for x in values.values()]
     # one transfer for all of them
-    sums = torch.stack([torch.where(mask, x.float(), 0.0).sum() for x in means.values()]).tolist()
-    stats = {name: x / max(tokens, 1) for name, x in zip(means, sums)}
-    top = float(torch.where(mask, ratio, 0.0).max()) if tokens else 0.0
-    return value, stats | {"tokens": tokens, "ratio_max": top}
+    *sums, tokens = torch.stack([*masked, mask.sum()]).tolist()
+    means = {name: x / max(tokens, 1) for name, x in zip(values, sums)}
+    return means | {"tokens": int(tokens)}
 
 
 def low_variance_kl(logp: Tensor, logp_ref: Tensor) -> Tensor:
@@ -186,7 +196,7 @@ def low_variance_kl(logp: Tensor, logp_ref: Tensor) -> Tensor:
 def _surrogate(
     kind: str, logp: Tensor, ratio: Tensor, A: Tensor, bounds: tuple[float, float], clip_c: float
 ) -> Tensor:
-    """The clipped loss per token, (B, T), before masks and means.
+    """The clipped loss per token, (R, T), before masks and means.
 
     "ppo"    max(-A ratio, -A clip(ratio)); where A < 0 at most -clip_c A
     "gppo"   the same value; a clipped token keeps the gradient bound * A, a dual-clipped one has 0

@@ -20,7 +20,7 @@ Differs from the released code in: branches are drawn before every update with t
 not once per step with the old one (methods/released.py does that); closing tags in the prompt do
 not count as calls; no token that the policy did not sample is trained on.
 
-Axes: N initial rollouts of a mini-batch, B rollouts of one forward pass, T response tokens.
+Axes: R rollouts of a mini-batch or of a pass, N of them of one prompt, T response tokens.
 """
 
 from collections import Counter
@@ -72,14 +72,11 @@ def step(
 
     Returns: this rank's initial rollouts, then its branches. The numbers are in `meter`.
     Raises:  ValueError if the sampler or the reference does not fit the configuration;
-             Unavailable, before any update, if most tool calls of the initial rollouts failed for
-             reasons of ours.
+             Unavailable, before any update, if most tool calls failed for reasons of ours.
     """
-    check_step(policy, sampler, prompts, config)
-    minibatches = split_minibatches(prompts, config, policy.ranks)
     # 1-3. initial rollouts, tools inside the loop, rewards
     with policy.unsharded():
-        batches = sample_initial(sampler, prompts, minibatches, config.initial, meter)
+        batches = sample_initial(policy, sampler, prompts, config, meter)
     # 4. log-probs at the start of the step, before the policy moves
     meter.phase("score")
     score_start(policy, batches, config)
@@ -114,16 +111,18 @@ def step(
 
 
 def sample_initial(
-    sampler: Sampler, prompts: list[Prompt], minibatches: list[list[int]], n: int, meter: Meter
+    policy: Policy, sampler: Sampler, prompts: list[Prompt], config: Config, meter: Meter
 ) -> list[list[Rollout]]:
-    """n rewarded rollouts of every prompt: all in one run of the sampler, then by mini-batch."""
+    """N rewarded rollouts of every prompt: all in one run of the sampler, then by mini-batch."""
+    check_step(policy, sampler, prompts, config)
+    minibatches = split_minibatches(prompts, config, policy.ranks)
     meter.phase("sample")
     mine = sorted(p for batch in minibatches for p in batch)
     ids, seeds = [prompts[p].ids for p in mine], [prompts[p].seed for p in mine]
-    rollouts = sampler.initial(ids, n, seeds, groups=mine)
+    rollouts = sampler.initial(ids, config.initial, seeds, groups=mine)
     set_rewards(rollouts, prompts)
     meter.phase("wait")
-    refuse_broken_tools(rollouts, sampler.policy.ranks)
+    refuse_broken_tools(rollouts, policy.ranks)
     return [[r for p in batch for r in rollouts if r.group == p] for batch in minibatches]
 
 
@@ -181,7 +180,7 @@ def set_omega(rollouts: list[Rollout], config: Config) -> None:
 
 
 def omega_of(rollouts: list[Rollout], half_life: float, config: Config) -> Tensor:
-    """Omega, (N, T): how much likelier the policy now makes what follows each token (Eq. 4)."""
+    """Omega, (R, T): how much likelier the policy now makes what follows each token (Eq. 4)."""
     now, old = (pad([getattr(r, x) for r in rollouts], torch.float32) for x in ("logp", "logp_old"))
     mask = pad([r.mask for r in rollouts], torch.bool)
     return future_value(now, old, mask, half_life, config.decay_over)
@@ -200,18 +199,18 @@ def decision_points(policy: Policy, rollouts: list[Rollout], config: Config) -> 
 def rank_tokens(
     rollouts: list[Rollout], config: Config
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """What `choose_branch_points` ranks by, (N, T) each: scores, who comes first, for the others.
+    """What `choose_branch_points` ranks by, (R, T) each: scores, who comes first, for the others.
 
     Where entropy does not vary, the scores are random numbers of the rollout's seed.
     """
-    entropy = pad([r.entropy for r in rollouts], torch.float32)  # (N, T)
-    omega = pad([r.score_omega for r in rollouts], torch.float32)  # (N, T)
-    mask = pad([r.mask for r in rollouts], torch.bool)  # (N, T)
-    scores = branching_score(entropy, omega, mask, config.score_clip)  # (N, T)
-    flat = (scores == 0).all(-1)  # (N,)
-    for n in flat.nonzero()[:, 0].tolist():
-        seed = torch.full((mask.shape[1],), mix_seed(rollouts[n].seed, 1))
-        scores[n] = mask[n] * uniform(seed, torch.arange(mask.shape[1])).to(scores)
+    entropy = pad([r.entropy for r in rollouts], torch.float32)  # (R, T)
+    omega = pad([r.score_omega for r in rollouts], torch.float32)  # (R, T)
+    mask = pad([r.mask for r in rollouts], torch.bool)  # (R, T)
+    scores = branching_score(entropy, omega, mask, config.score_clip)  # (R, T)
+    flat = (scores == 0).all(-1)  # (R,)
+    for row in flat.nonzero()[:, 0].tolist():
+        seed = torch.full((mask.shape[1],), mix_seed(rollouts[row].seed, 1))
+        scores[row] = mask[row] * uniform(seed, torch.arange(mask.shape[1])).to(scores)
     hand_out(rollouts, "score", scores)
     for r, constant in zip(rollouts, omega_is_constant(omega, mask, config.score_clip)):
         r.degenerate = bool(constant)
@@ -222,7 +221,7 @@ def rank_tokens(
 
 
 def hand_out(rollouts: list[Rollout], name: str, rows: Tensor) -> None:
-    """Give every rollout its row of (N, T), without the padding."""
+    """Give every rollout its row of (R, T), without the padding."""
     for r, row in zip(rollouts, rows):
         setattr(r, name, row[: len(r.ids)].clone())
 
@@ -301,7 +300,7 @@ def update(
     # transformers recomputes activations in training mode only
     policy.model.train(config.checkpointing)
     for part in equal_passes(rollouts, config.micro_tokens, ranks):
-        logp = policy.logp(part, config.temperature)  # (B, T)
+        logp = policy.logp(part, config.temperature)  # (R, T)
         value, stats = loss_of(part, logp, total, config, loss)
         value.backward()
         weight = stats.pop("tokens") / max(tokens, 1)
@@ -321,7 +320,7 @@ def update(
 def loss_of(
     rollouts: list[Rollout], logp: Tensor, total: float, config: Config, loss
 ) -> tuple[Tensor, dict]:
-    """The loss of one pass, from logp (B, T) with its gradient and what its rollouts hold."""
+    """The loss of one pass, from logp (R, T) with its gradient and what its rollouts hold."""
 
     def rows(name: str) -> Tensor:
         return pad([getattr(r, name) for r in rollouts], torch.float32).to(logp.device)

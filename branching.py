@@ -10,7 +10,7 @@ Differs from the released code in: the future sum decays in the score as it does
 rollout whose Omega is constant is ranked by entropy alone, instead of branching at its first
 tokens; the standard score of a constant row is exactly 0.
 
-Pure functions; this file imports torch only. Axes: B rollouts, T response tokens, V vocabulary.
+Pure functions; this file imports torch only. Axes: R rollouts, T response tokens, V vocabulary.
 mask: True (or 1) where the policy chose the token; False for tool results and padding.
 """
 
@@ -67,9 +67,9 @@ def future_value(
 
     The sum starts at t itself. By default a tool token adds nothing but costs a step of decay.
 
-    Args:    logp_new, logp_old: (B, T) nats, never read under mask == False. half_life: tokens,
+    Args:    logp_new, logp_old: (R, T) nats, never read under mask == False. half_life: tokens,
              > 0; inf: no decay. decay_over: "all" or "policy" tokens.
-    Returns: (B, T) float32 (float64 stays), no unit; 1.0 means "no change". Exponent within +-20.
+    Returns: (R, T) float32 (float64 stays), no unit; 1.0 means "no change". Exponent within +-20.
     Raises:  ValueError if the shapes differ or an argument is out of range.
     """
     _same_shapes(logp_new=logp_new, logp_old=logp_old, mask=mask)
@@ -79,8 +79,8 @@ def future_value(
         raise ValueError(f"decay_over must be 'all' or 'policy', got {decay_over!r}")
     mask = mask.bool()
     gamma = 2.0 ** (-1.0 / half_life)
-    future = torch.where(mask, logp_new.double() - logp_old.double(), 0.0)  # (B, T)
-    decay = torch.full_like(future, gamma)  # (B, T)
+    future = torch.where(mask, logp_new.double() - logp_old.double(), 0.0)  # (R, T)
+    decay = torch.full_like(future, gamma)  # (R, T)
     if decay_over == "policy":
         decay = torch.where(mask, decay, 1.0)
     # Suffix sum by doubling: after j rounds future_t covers the tokens t .. t + 2^j - 1 and decay_t
@@ -103,14 +103,14 @@ def zscore(x: Tensor, mask: Tensor) -> Tensor:
     A row that is constant up to float32 rounding, or without a policy token, gives exactly 0:
     dividing rounding noise by its own spread would invent an order.
 
-    Args:    x: (B, T). mask: (B, T).
-    Returns: (B, T) float32 (float64 stays); 0 under mask == False.
+    Args:    x: (R, T). mask: (R, T).
+    Returns: (R, T) float32 (float64 stays); 0 under mask == False.
     Raises:  ValueError if the shapes differ.
     """
     _same_shapes(x=x, mask=mask)
     centred, std = _spread(x, mask)
     largest = torch.where(mask.bool(), x.double(), 0.0).abs().amax(-1, keepdim=True)
-    constant = std <= 1e-6 * largest  # (B, 1)
+    constant = std <= 1e-6 * largest  # (R, 1)
     return torch.where(constant, 0.0, centred / torch.where(constant, 1.0, std)).to(_float(x).dtype)
 
 
@@ -122,8 +122,8 @@ def omega_is_constant(
     Always so before the first update after logp_old was taken: there Omega is 1 everywhere and
     Eq. 5 is undefined (the paper does not say).
 
-    Args:    omega, mask: (B, T). clip: the bounds that branching_score uses.
-    Returns: (B,) bool.
+    Args:    omega, mask: (R, T). clip: the bounds that branching_score uses.
+    Returns: (R,) bool.
     """
     _same_shapes(omega=omega, mask=mask)
     _, std = _spread(omega.double().clamp(*clip), mask)
@@ -139,8 +139,8 @@ def branching_score(
 
     Where omega_is_constant it is zscore(entropy)_t alone. The clip comes before the z-score.
 
-    Args:    entropy: (B, T) nats. omega: (B, T) from future_value. mask: (B, T).
-    Returns: (B, T) float32 (float64 stays); 0 under mask == False. All 0 in a row whose entropy
+    Args:    entropy: (R, T) nats. omega: (R, T) from future_value. mask: (R, T).
+    Returns: (R, T) float32 (float64 stays); 0 under mask == False. All 0 in a row whose entropy
              does not vary: choose there at random.
     """
     _same_shapes(entropy=entropy, omega=omega, mask=mask)
@@ -158,7 +158,7 @@ def both_above_average(
     A token below average in both has a positive product too, but is no decision point. Eq. 5 does
     not exclude it; here it is chosen only after these.
 
-    Returns: (B, T) bool. Args as in branching_score.
+    Returns: (R, T) bool. Args as in branching_score.
     """
     _same_shapes(entropy=entropy, omega=omega, mask=mask)
     z_omega = zscore(_float(omega).clamp(*clip), mask)
@@ -195,8 +195,8 @@ def choose_branch_points(
     With `preferred`, those candidates come first, by score; if they are fewer than k, the best of
     the others by `top_up` (by score without it) follow.
 
-    Args:    score: (B, T). candidates: (B, T), where a branch may start. preferred, top_up: (B, T).
-    Returns: B lists of min(k, number of candidates) distinct indices, best first.
+    Args:    score: (R, T). candidates: (R, T), where a branch may start. preferred, top_up: (R, T).
+    Returns: R lists of min(k, number of candidates) distinct indices, best first.
     Raises:  ValueError if k is negative or the shapes differ.
     """
     if k < 0:
@@ -228,7 +228,7 @@ def _has_content(texts: list[str], t: int, tags: tuple[str, ...]) -> bool:
 
 
 def _spread(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance from the row's mean, 0 under mask == False, and the row's population std (B, 1)."""
+    """Distance from the row's mean, 0 under mask == False, and the row's population std (R, 1)."""
     mask = mask.bool()
     count = mask.sum(-1, keepdim=True).clamp(min=1)
     values = torch.where(mask, x.double(), 0.0)
@@ -242,7 +242,7 @@ def _float(x: Tensor) -> Tensor:
 
 
 def _same_shapes(**tensors: Tensor) -> None:
-    """ValueError that names every shape if they are not all the same (B, T)."""
+    """ValueError that names every shape if they are not all the same (R, T)."""
     if len({x.shape for x in tensors.values()}) > 1 or next(iter(tensors.values())).dim() != 2:
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in tensors.items())
-        raise ValueError(f"shapes differ, or are not (B, T): {shapes}")
+        raise ValueError(f"shapes differ, or are not (R, T): {shapes}")

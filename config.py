@@ -26,7 +26,7 @@ from support.settings import (
 
 LAPTOP = Path(__file__).parent / "configs" / "laptop.json"
 # what the config.json of a run holds besides settings
-RECORDED = {"versions", "data_sha256", "sandbox_level"}
+NO_SETTINGS = {"versions", "data_sha256", "sandbox_level"}
 USAGE = "python train.py [--config FILE] [--SETTING VALUE ...]"
 EPILOG = "python -m extras.plan with the same flags prints what the run will cost."
 PLAN = "--plan is a command of its own: python -m extras.plan, with the same flags"
@@ -259,7 +259,7 @@ def read_settings(argv: list[str], also: Callable[[Config], list[str]] | None = 
     flags = typed(Config, parsed)
     given = flags.pop("config")
     path = given or ("" if flags.get("model") else str(LAPTOP))
-    file, found = read_json(Config, path, RECORDED) if path else ({}, [])
+    file, found = read_json(Config, path, NO_SETTINGS) if path else ({}, [])
     found += [PLAN] if "--plan" in unknown else unknown_flags(parser, unknown)
     preset = PRESETS.get(str((file | flags).get("preset")), {})
     algo = ALGOS.get(str((preset | file | flags).get("algo")), {})

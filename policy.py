@@ -8,7 +8,7 @@
     6. Policy.take_step    clip the gradient and step
 
 A rollout is anything with `prompt`, `ids` (token ids) and `mask` (True where the policy chose).
-Axes: B rollouts of a pass, T response tokens, W tokens of prompt and response, M policy tokens,
+Axes: R rollouts of a pass, T response tokens, W tokens of prompt and response, M policy tokens,
 D hidden.
 """
 
@@ -190,12 +190,12 @@ class Policy:
             work = partial(stats_in_chunks, self.head, temperature=temperature)
             (logp, entropy), hidden = self._whole_pass(part, work, cache)
             logp, entropy = logp.float().cpu(), entropy.float().cpu()
-            for b, (n, r) in enumerate(zip(rows, part)):
+            for row, (n, r) in enumerate(zip(rows, part)):
                 T, first = len(r.ids), len(r.prompt) - 1
                 # copies: a view would keep the whole pass alive
-                r.logp, r.entropy = logp[b, :T].clone(), entropy[b, :T].clone()
+                r.logp, r.entropy = logp[row, :T].clone(), entropy[row, :T].clone()
                 if cache is not None:
-                    cache.states[n, :T] = hidden[b, first : first + T]
+                    cache.states[n, :T] = hidden[row, first : first + T]
             # before the next pass makes its own
             del hidden
         if cache is not None:
@@ -203,7 +203,7 @@ class Policy:
         return cache
 
     def logp(self, rollouts: list, temperature: float) -> Tensor:
-        """Log-probs of one pass with their gradient, (B, T), 0 where mask is False."""
+        """Log-probs of one pass with their gradient, (R, T), 0 where mask is False."""
 
         def work(hidden, ids):
             return (logp_in_chunks(self.head, hidden, ids, temperature),)
@@ -231,12 +231,12 @@ class Policy:
         """One causal pass over prompts and responses, padded on the right to W tokens.
 
         Args:    work: (hidden states (M, D), ids (M,)) of the policy tokens -> tensors (M,).
-        Returns: those as (B, T), 0 where mask is False; with a cache hidden states (B, W, D).
+        Returns: those as (R, T), 0 where mask is False; with a cache hidden states (R, W, D).
         """
-        ids = pad([r.ids for r in rollouts], torch.long).to(self.device)  # (B, T)
-        mask = pad([r.mask for r in rollouts], torch.bool).to(self.device)  # (B, T)
+        ids = pad([r.ids for r in rollouts], torch.long).to(self.device)  # (R, T)
+        mask = pad([r.mask for r in rollouts], torch.bool).to(self.device)  # (R, T)
         width = padded_width(rollouts)
-        whole = pad([r.prompt + r.ids for r in rollouts], torch.long, width)  # (B, W)
+        whole = pad([r.prompt + r.ids for r in rollouts], torch.long, width)  # (R, W)
         first = self.tensor([len(r.prompt) - 1 for r in rollouts])
         row, t = mask.nonzero(as_tuple=True)
         # a token is predicted by the hidden state before it
@@ -309,7 +309,7 @@ def _take_hooks(module) -> tuple:
 
 
 def pad(rows: list, dtype: torch.dtype, width: int = 0) -> Tensor:
-    """Lists or one-dimensional tensors as one tensor (B, width), zeros on the right."""
+    """Lists or one-dimensional tensors as one tensor (R, width), zeros on the right."""
     width = max([1, width, *map(len, rows)])
     out = torch.zeros(len(rows), width, dtype=dtype)
     for b, row in enumerate(rows):

@@ -71,7 +71,7 @@ class Sampler:
     A row is in one of these: waiting (a start without a slot), running (slot -> row), in_tool
     (future -> row), ready (its result has come). launched: decode steps whose tokens were not
     looked at yet. free: slots without a row. bucket: slots that are decoded. read: number of a
-    prompt -> (its row in the cache `prompts`, hidden state).
+    prompt -> (its row in prompt_cache, hidden state).
 
     Args: tools: name -> object with run(argument) -> ToolResult.
     count: computed (tokens put through the model), sampled (of them, drawn), row_calls (rows
@@ -84,7 +84,7 @@ class Sampler:
         self.policy, self.tools, self.params = policy, tools, params
         self.lag = int(cuda) if params.lag is None else params.lag
         self.shapes = Shapes(params.decode_rows, constant, cuda)
-        self.record = cuda_graphs if cuda else lambda: None
+        self.recorder = cuda_graphs if cuda else lambda: None
         self.pool = ThreadPoolExecutor(params.tool_threads or params.decode_rows)
         self.count = Counter()
         self._forget()
@@ -161,7 +161,7 @@ class Sampler:
         self.bucket = self.shapes.rows_for(len(starts))
         self.live = Live(self.policy, self.bucket, slots)
         self.free, self.marks = list(range(self.bucket)), None
-        self.graphs = Graphs(self.record())
+        self.graphs = Graphs(self.recorder())
 
     def _forget(self) -> None:
         """No rows, and no memory for any."""
@@ -169,7 +169,7 @@ class Sampler:
         self.ready, self.launched, self.read = [], deque(), {}
         self.live: Live | None = None
         self.graphs: Graphs | None = None
-        self.prompts: KVCache | None = None
+        self.prompt_cache: KVCache | None = None
 
     def _admit(self) -> None:
         """Waiting starts take free slots and copy the keys and values they go on from."""
@@ -200,9 +200,9 @@ class Sampler:
         if start.row not in self.read:
             ahead = {s.row: s.rollout.prompt for s in (start, *self.waiting)}
             batch = dict(islice(ahead.items(), self.shapes.prompt_rows))
-            self.prompts, hidden = self.prefill(list(batch.values()), self.prompts)
+            self.prompt_cache, hidden = self.prefill(list(batch.values()), self.prompt_cache)
             self.read = {number: (row, hidden[row]) for row, number in enumerate(batch)}
-        return self.prompts, *self.read[start.row]
+        return self.prompt_cache, *self.read[start.row]
 
     def _collect(self) -> None:
         """Results that have come join their rollouts; if nothing else is to do, wait for one."""
@@ -248,7 +248,7 @@ class Sampler:
             self.live.running[: self.bucket] = self.policy.tensor(marks)
         longest = max(row.held for row in self.running.values()) + len(self.launched) + 1
         end = self.shapes.keys_for(longest)
-        self.graphs((self.bucket, end), partial(self._step, end))
+        self.graphs((self.bucket, end), partial(self._draw_and_read, end))
         drawn = self.live.drawn[:, : self.bucket].to("cpu", non_blocking=True, copy=True)
         arrived = torch.cuda.Event() if drawn.is_pinned() else None
         if arrived:
@@ -259,7 +259,7 @@ class Sampler:
         self.count += Counter(row_calls=self.bucket, computed=len(self.running))
 
     @torch.no_grad()
-    def _step(self, end: int) -> None:
+    def _draw_and_read(self, end: int) -> None:
         """Draw a token in every row and read it; only the device knows which."""
         live, B = self.live, self.bucket
         decoder, head = self.policy.for_sampling()

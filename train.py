@@ -109,7 +109,7 @@ def train(trainer: "Trainer") -> None:
     """Begin or go on, then all steps."""
     run, ranks, policy = trainer.run, trainer.ranks, trainer.policy
     level = getattr(trainer.inputs.tools.get("python"), "level", "")
-    ranks.agree(lambda: runfiles.record(run, level), ranks.rank == 0)
+    ranks.agree(lambda: runfiles.write_config(run, level), ranks.rank == 0)
     if ranks.rank == 0:
         runfiles.tidy(run, begun=trainer.checkpoint is not None)
     size = sum(p.numel() for p in policy.model.parameters()) / 1e6

@@ -28,10 +28,12 @@ PARAMETERS = 6
 
 
 def functions(tree: ast.AST) -> list[ast.FunctionDef]:
+    """All functions and methods."""
     return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
 
 
 def parameters(function: ast.FunctionDef) -> int:
+    """How many, self and cls apart."""
     a = function.args
     return len([x for x in a.posonlyargs + a.args + a.kwonlyargs if x.arg not in ("self", "cls")])
 
@@ -40,6 +42,7 @@ def settings(tree: ast.AST) -> int:
     """Class fields whose default is a call that holds a text."""
 
     def has_text(call: ast.Call) -> bool:
+        """Does it hold a text of several words?"""
         texts = [x.value for x in ast.walk(call) if isinstance(x, ast.Constant)]
         return any(isinstance(x, str) and " " in x for x in texts)
 
@@ -48,6 +51,7 @@ def settings(tree: ast.AST) -> int:
 
 
 def percentile(numbers: list[int], share: float) -> int:
+    """The number that this share of them do not exceed; 0 of none."""
     return sorted(numbers)[min(len(numbers) - 1, int(share * len(numbers)))] if numbers else 0
 
 
@@ -90,12 +94,14 @@ def with_lines(readme: str, folder: Path) -> str:
     """The README with today's number of lines in its table of files."""
 
     def row(found: re.Match) -> str:
+        """A row of the table."""
         return f"| {len((folder / found[1]).read_text().splitlines())} | `{found[1]}` |"
 
     return re.sub(r"^\| \d+ \| `([\w/]+\.py)` \|", row, readme, flags=re.M)
 
 
 def main() -> None:
+    """Print the counts, or write them into the README."""
     here = Path(__file__).resolve().parent.parent
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=here, help="a repository")

@@ -11,6 +11,7 @@ rollout that is shown, among those the first run logged. Standard library only.
 import argparse
 import json
 import statistics
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -68,6 +69,7 @@ TAGS = {
 
 
 def rows(file: Path) -> list[dict]:
+    """The objects of a .jsonl file."""
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
@@ -135,6 +137,7 @@ def question(prompt: str) -> str:
 
 
 def collect(runs: list[Path], step: int, index: int) -> dict:
+    """All numbers of the picture."""
     config = json.loads((runs[0] / "config.json").read_text())
     seeds = [json.loads((run / "config.json").read_text())["seed"] for run in runs]
     return {
@@ -183,14 +186,17 @@ class Drawing:
     def __init__(self, colors: dict[str, str]):
         self.colors, self.parts = colors, []
 
-    def text(self, x, y, words, color="text", size=12, anchor="start", weight=400, font=FONT):
+    def text(self, x, y, words, color="text", anchor="start", **style):
+        """Words from, around or up to x (anchor start, middle, end). style: size, weight, font."""
+        style = {"size": 12, "weight": 400, "font": FONT} | style
         self.parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" fill="{self.colors[color]}" font-size="{size}" '
-            f'text-anchor="{anchor}" font-weight="{weight}" font-family="{font}" '
-            f'xml:space="preserve">{escape(words)}</text>'
+            f'<text x="{x:.1f}" y="{y:.1f}" fill="{self.colors[color]}" '
+            f'font-size="{style["size"]}" text-anchor="{anchor}" font-weight="{style["weight"]}" '
+            f'font-family="{style["font"]}" xml:space="preserve">{escape(words)}</text>'
         )
 
     def path(self, d, color="line", width=1.0, fill="none", dash="", opacity=1.0):
+        """d: as in SVG. color, fill: names of the palette, or none."""
         dashes = f' stroke-dasharray="{dash}"' if dash else ""
         self.parts.append(
             f'<path d="{d}" fill="{self.colors.get(fill, fill)}" '
@@ -198,10 +204,11 @@ class Drawing:
             f'stroke-linejoin="round" stroke-linecap="round" opacity="{opacity}"{dashes}/>'
         )
 
-    def rect(self, x, y, width, height, color, radius=0.0, opacity=1.0):
+    def rect(self, x, y, width, height, color, radius=0.0):
+        """A filled rectangle."""
         self.parts.append(
             f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" '
-            f'rx="{radius}" fill="{self.colors[color]}" opacity="{opacity}"/>'
+            f'rx="{radius}" fill="{self.colors[color]}" opacity="1.0"/>'
         )
 
     def badge(self, x, y, words, color):
@@ -210,9 +217,10 @@ class Drawing:
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="{self.colors[color]}" '
             f'stroke="{self.colors["paper"]}" stroke-width="1.5"/>'
         )
-        self.text(x, y + 3.8, words, "paper", 11, "middle", 700)
+        self.text(x, y + 3.8, words, "paper", "middle", size=11, weight=700)
 
     def svg(self, title: str) -> str:
+        """The whole picture."""
         head = (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
             f'width="{WIDTH}" height="{HEIGHT}" role="img"><title>{escape(title)}</title>'
@@ -221,14 +229,17 @@ class Drawing:
 
 
 def line(points) -> str:
+    """A path through points."""
     return "M" + " L".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def draw_curve(d: Drawing, data: dict, left=40, top=66, width=236, height=272) -> None:
+    """Held-out accuracy over the steps: the mean of the seeds and the band around it."""
     steps = data["curves"][0]["step"]
     end = steps[-1]
 
     def at(step, value):
+        """Where a point of the curve is."""
         return left + width * step / end, top + height * (1 - value)
 
     d.text(8, 20, "It learns: held-out accuracy", size=15, weight=600)
@@ -237,10 +248,10 @@ def draw_curve(d: Drawing, data: dict, left=40, top=66, width=236, height=272) -
     for value in (0, 0.25, 0.5, 0.75, 1):
         y = at(0, value)[1]
         d.path(line([(left, y), (left + width, y)]), dash="" if value == 0 else "2 4")
-        d.text(left - 7, y + 4, f"{value:.0%}", "faint", 11, "end")
+        d.text(left - 7, y + 4, f"{value:.0%}", "faint", "end", size=11)
     for step in range(0, end + 1, 10):
-        d.text(at(step, 0)[0], top + height + 17, str(step), "faint", 11, "middle")
-    d.text(left + width / 2, top + height + 35, "training steps", "faint", 12, "middle")
+        d.text(at(step, 0)[0], top + height + 17, str(step), "faint", "middle", size=11)
+    d.text(left + width / 2, top + height + 35, "training steps", "faint", "middle")
 
     values = list(zip(*[run["sampled"] for run in data["curves"]]))
     upper = [at(s, max(v)) for s, v in zip(steps, values)]
@@ -251,26 +262,47 @@ def draw_curve(d: Drawing, data: dict, left=40, top=66, width=236, height=272) -
     for (x, y), v, shift in ((mean[0], values[0], 16), (mean[-1], values[-1], 21)):
         d.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{d.colors["curve"]}"/>')
         side, aside = ("start", 4) if v is values[0] else ("end", 4)
-        d.text(x + aside, y + shift, f"{statistics.mean(v):.1%}", "curve", 13, side, 700)
+        d.text(
+            x + aside, y + shift, f"{statistics.mean(v):.1%}", "curve", side, size=13, weight=700
+        )
     x, y = at(11, 0.4)
     d.text(x, y, "mean of the seeds;", "curve")
     d.text(x, y + 15, "band: lowest to highest", "curve")
 
 
-def draw_lane(d: Drawing, values, mask, x, top, height, span, color, base) -> None:
-    """One number per token as bars from a base line; tool tokens have none."""
-    low, high = span
-    zero = top + height * (high - base) / (high - low)
+@dataclass(frozen=True)
+class Lane:
+    """Where one number per token is drawn: bars from a base line, between low and high."""
+
+    name: str
+    top: float
+    low: float
+    base: float
+    high: float
+    height: float = 34
+
+    def y(self, value: float) -> float:
+        """Where a value is; one outside is drawn at the edge."""
+        inside = min(max(value, self.low), self.high)
+        return self.top + self.height * (self.high - inside) / (self.high - self.low)
+
+
+def draw_lane(d: Drawing, lane: Lane, values, mask, x) -> None:
+    """The numbers of a rollout's tokens; tool tokens have none. x: of a token's left edge."""
+    zero = lane.y(lane.base)
     d.path(line([(x(0), zero), (x(len(values)), zero)]))
     for t, (value, own) in enumerate(zip(values, mask)):
         if own:
-            y = top + height * (high - min(max(value, low), high)) / (high - low)
-            d.rect(x(t), min(y, zero), x(1) - x(0) - 1, max(abs(y - zero), 0.6), color)
+            y = lane.y(value)
+            d.rect(x(t), min(y, zero), x(1) - x(0) - 1, max(abs(y - zero), 0.6), lane.name)
 
 
-def draw_strip(d: Drawing, names, x, y, first=0, least=0.0, height=12.0) -> None:
-    """Tokens as one strip, a block for each run of equal names."""
-    start = first
+def draw_strip(d: Drawing, names, x, y, first=0, least=0.0) -> None:
+    """Tokens as one strip, a block for each run of equal names. first: token that it begins with.
+
+    least: nothing is drawn left of it.
+    """
+    start, height = first, 12.0
     for t in range(first, len(names) + 1):
         if t == len(names) or names[t] != names[start]:
             left, right = max(x(start), least), max(x(t), least) - 1
@@ -279,8 +311,9 @@ def draw_strip(d: Drawing, names, x, y, first=0, least=0.0, height=12.0) -> None
 
 
 def reward_mark(d: Drawing, x, y, reward) -> None:
+    """A reward behind its strip."""
     color = "good" if reward > 0 else "bad"
-    d.text(x, y + 4, f"{reward:.1f}", color, 12, "start", 700)
+    d.text(x, y + 4, f"{reward:.1f}", color, weight=700)
 
 
 def draw_rollout(d: Drawing, tree: dict, left=376, right=798, top=58) -> float:
@@ -288,28 +321,30 @@ def draw_rollout(d: Drawing, tree: dict, left=376, right=798, top=58) -> float:
     count = max(len(tree["kinds"]), max(len(b["kinds"]) for b in tree["branches"]))
 
     def x(t):
+        """The left edge of token t."""
         return left + (right - left) * t / count
 
     strip = top + 104
     for b in tree["branches"]:
         middle = (x(b["fork_at"]) + x(b["fork_at"] + 1) - 1) / 2
         d.path(line([(middle, top), (middle, strip)]), "point", 1, dash="2 3")
-    draw_lane(d, tree["entropy"], tree["mask"], x, top, 34, (0, 1.5), "entropy", 0)
-    draw_lane(d, tree["omega"], tree["mask"], x, top + 48, 34, (0.8, 1.2), "omega", 1.0)
-    d.text(left - 8, top + 14, "entropy", "entropy", 12, "end", 600)
-    d.text(left - 8, top + 29, "0 to 1.5", "faint", 10, "end")
-    d.text(left - 8, top + 62, "Ω", "omega", 14, "end", 600)
-    d.text(left - 8, top + 77, "0.8 to 1.2", "faint", 10, "end")
+    entropy, omega = Lane("entropy", top, 0, 0, 1.5), Lane("omega", top + 48, 0.8, 1.0, 1.2)
+    draw_lane(d, entropy, tree["entropy"], tree["mask"], x)
+    draw_lane(d, omega, tree["omega"], tree["mask"], x)
+    d.text(left - 8, top + 14, "entropy", "entropy", "end", weight=600)
+    d.text(left - 8, top + 29, "0 to 1.5", "faint", "end", size=10)
+    d.text(left - 8, top + 62, "Ω", "omega", "end", size=14, weight=600)
+    d.text(left - 8, top + 77, "0.8 to 1.2", "faint", "end", size=10)
     draw_strip(d, tree["kinds"], x, strip)
-    d.text(left - 8, strip + 4, "rollout", "text", 12, "end", 600)
+    d.text(left - 8, strip + 4, "rollout", "text", "end", weight=600)
     reward_mark(d, right + 6, strip, tree["reward"])
-    d.text(right + 36, strip - 14, "reward", "faint", 11, "end")
+    d.text(right + 36, strip - 14, "reward", "faint", "end", size=11)
     for number, b in enumerate(tree["branches"], 1):
         y, start = strip + 26 * (len(tree["branches"]) - number + 1), x(b["fork_at"] + 0.5)
         d.path(f"M{start:.1f},{strip} V{y - 8:.1f} q0,8 8,8", "point", 1.5)
         draw_strip(d, b["kinds"], x, y, b["fork_at"], least=start + 8)
         reward_mark(d, right + 6, y, b["reward"])
-    d.text(left - 8, strip + 56, "branches", "text", 12, "end", 600)
+    d.text(left - 8, strip + 56, "branches", "text", "end", weight=600)
     for number, b in enumerate(tree["branches"], 1):
         d.badge(x(b["fork_at"] + 0.5), strip, str(number), "point")
     return strip
@@ -320,29 +355,25 @@ def draw_table(d: Drawing, tree: dict, top: float) -> None:
     stops = [(350, "start"), (372, "start"), (590, "end"), (650, "end"), (712, "end"), (798, "end")]
     head = ["", "token, drawn anew as", "entropy", "Ω", "score", "reward"]
     for (x, anchor), words in zip(stops, head):
-        d.text(x, top, words, "faint", 11, anchor)
+        d.text(x, top, words, "faint", anchor, size=11)
     d.path(line([(340, top + 6), (798, top + 6)]))
     for number, b in enumerate(tree["branches"], 1):
         y = top + 4 + 20 * number
         d.badge(stops[0][0] - 1, y - 4, str(number), "point")
         words = f"{b['token'].strip()}  →  {b['anew'].strip()}"
-        d.text(stops[1][0], y, words, "text", 12, font=CODE)
+        d.text(stops[1][0], y, words, font=CODE)
         numbers = [f"{b['entropy']:.2f}", f"{b['omega']:.2f}", f"{b['score']:+.1f}"]
         for (x, anchor), value in zip(stops[2:], numbers):
-            d.text(x, y, value, "text", 12, anchor)
+            d.text(x, y, value, "text", anchor)
         change = f"{tree['reward']:.1f} → {b['reward']:.1f}"
         better = "good" if b["reward"] > tree["reward"] else "text"
-        d.text(stops[5][0], y, change, better, 12, "end", 600)
+        d.text(stops[5][0], y, change, better, "end", weight=600)
 
 
 def draw_tree(d: Drawing, tree: dict) -> None:
-    d.text(
-        326,
-        20,
-        "It branches where it is uncertain and the future got likelier",
-        size=15,
-        weight=600,
-    )
+    """A rollout, its numbers, its branches, and a table of them."""
+    words = "It branches where it is uncertain and the future got likelier"
+    d.text(326, 20, words, size=15, weight=600)
     d.text(326, 38, f"“{tree['question']}”  step {tree['step']}", "faint")
     strip = draw_rollout(d, tree)
     x, y = 376, strip + 26 * len(tree["branches"]) + 28
@@ -353,12 +384,13 @@ def draw_tree(d: Drawing, tree: dict) -> None:
         ("answer", "answers"),
     ):
         d.rect(x, y - 9, 12, 10, kind, 2)
-        d.text(x + 17, y, words, "faint", 11)
+        d.text(x + 17, y, words, "faint", size=11)
         x += 33 + 6.1 * len(words)
     draw_table(d, tree, y + 30)
 
 
 def draw(data: dict, colors: dict[str, str]) -> str:
+    """The picture in one palette."""
     d = Drawing(colors)
     draw_curve(d, data)
     draw_tree(d, data["tree"])
@@ -366,6 +398,7 @@ def draw(data: dict, colors: dict[str, str]) -> str:
 
 
 def main() -> None:
+    """Draw, and print the numbers that README and docs quote."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="*", type=Path, help="finished runs, one per seed")
     parser.add_argument("--tree", nargs=2, type=int, metavar=("STEP", "ROLLOUT"), default=(9, 1))

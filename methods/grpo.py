@@ -21,7 +21,7 @@ from policy import Policy
 from rollout import Rollout
 from sampling import Sampler
 from support.metrics import Meter
-from support.schedule import check_step, in_epochs, split_minibatches
+from support.schedule import in_epochs
 
 
 def step(
@@ -29,10 +29,8 @@ def step(
 ) -> list[Rollout]:
     """One step of GRPO; arguments and result as in appo.step."""
     config = replace(config, branches=0, future_weight=0.0)
-    check_step(policy, sampler, prompts, config)
-    minibatches = split_minibatches(prompts, config, policy.ranks)
     with policy.unsharded():
-        batches = sample_initial(sampler, prompts, minibatches, config.initial, meter)
+        batches = sample_initial(policy, sampler, prompts, config, meter)
     meter.phase("score")
     start_log_probs(policy, batches, config)
     for batch in in_epochs(batches, prompts, config):

@@ -24,11 +24,7 @@ from policy import Policy, pad
 from rollout import Rollout
 from sampling import Sampler
 from support.metrics import Meter
-from support.schedule import (
-    cache_parts,
-    check_step,
-    split_minibatches,
-)
+from support.schedule import cache_parts
 
 # above this ratio negative credit is scaled by an Omega of at most 1
 RATIO_GUARD, GUARD_CLIP = 6.0, (0.8, 1.0)
@@ -38,10 +34,8 @@ def step(
     policy: Policy, optimizer, sampler: Sampler, prompts: list[Prompt], config: Config, meter: Meter
 ) -> list[Rollout]:
     """One step as the released code takes it; arguments and result as in appo.step."""
-    check_step(policy, sampler, prompts, config)
-    minibatches = split_minibatches(prompts, config, policy.ranks)
     with policy.unsharded():
-        batches = appo.sample_initial(sampler, prompts, minibatches, config.initial, meter)
+        batches = appo.sample_initial(policy, sampler, prompts, config, meter)
     meter.phase("score")
     appo.score_reference(policy, batches, config)
     with policy.unsharded():
@@ -120,7 +114,7 @@ def guarded_credit(rollouts: list[Rollout], branches: list[Rollout], config: Con
 
 
 def guarded_omega(rollouts: list[Rollout], config: Config) -> Tensor:
-    """Omega, (N, T), without the tokens whose log-ratio is above log 3."""
+    """Omega, (R, T), without the tokens whose log-ratio is above log 3."""
     old = [r.logp_old for r in rollouts]
     now = [torch.where(r.logp - r.logp_old > math.log(3.0), r.logp_old, r.logp) for r in rollouts]
     mask = pad([r.mask for r in rollouts], torch.bool)

@@ -1,6 +1,6 @@
 """The files of a run's folder. Imports no torch.
 
-config.json                     settings, versions, hashes of the data: `record`
+config.json                     settings, versions, hashes of the data: `write_config`
 metrics.jsonl, rollouts.jsonl   a line per step, a row per rollout: `Log`
 step_000100/, latest            checkpoints, see checkpoints.py: `newest`, `prune`
 lock                            the process that writes to the folder: `locked`
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from config import RECORDED, Config
+from config import NO_SETTINGS, Config
 from support.http import split_url
 from support.settings import free_names, new_names
 
@@ -95,7 +95,7 @@ def _hold(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def record(run: Config, sandbox_level: str) -> None:
+def write_config(run: Config, sandbox_level: str) -> None:
     """Write config.json: settings, versions, hashes of the data, what confines model code.
 
     Raises: ValueError naming what changed, if settings or data would make it another run.
@@ -117,7 +117,7 @@ def refuse_another(run: Config, path: Path, now: dict, files: set[str]) -> None:
     except ValueError as problem:
         why = "without it nothing says whether this is the same run: mend or delete it"
         raise ValueError(f"{path} cannot be read: {problem}; {why}") from None
-    fixed = set(now) - free_names(Config) - files - RECORDED
+    fixed = set(now) - free_names(Config) - files - NO_SETTINGS
     old = before.get("data_sha256", {})
     changed = {
         name: f"{before.get(name)!r}, now {now[name]!r}"

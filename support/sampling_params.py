@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """The sampler's settings. Lengths are tokens; temperature 0 is greedy.
+    """The sampler's settings. Lengths are tokens; temperature 0 is greedy. The defaults draw from
+    the whole distribution.
 
     decode_rows: rows decoded at once. prefill_chunk: tokens per row and call when prompts and
     results are read. tool_threads: calls that run at once, 0: as many as rows. constant_rows: see
@@ -16,11 +17,11 @@ class SamplingParams:
     decode_rows: int
     max_tokens: int
     max_calls: int
-    max_result_tokens: int = 2048
+    max_result_tokens: int
+    prefill_chunk: int
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
-    prefill_chunk: int = 16
     tool_threads: int = 0
     constant_rows: bool = True
     lag: int | None = None

@@ -105,10 +105,8 @@ def cold_start(
         beside.log(row | {"seconds": time.perf_counter() - started})
         skipped = 0 if math.isfinite(norm) else skipped + 1
         if skipped >= run.max_skipped:
-            raise ValueError(
-                f"cold start: the gradients of {skipped} steps in a row were not finite, the last "
-                f"at step {i + 1}; a smaller --cold_lr may help"
-            )
+            steps = f"{skipped} steps in a row, the last at step {i + 1}"
+            raise ValueError(f"cold start: no finite gradient in {steps}; try a smaller --cold_lr")
         stop = ranks.max([beside.asked()])[0] > 0
         due = not skipped and i + 1 < steps and (i + 1) % run.cold_save_every == 0
         if beside.folder and (stop or due):

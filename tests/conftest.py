@@ -81,7 +81,8 @@ def agent_folder(world, tmp_path_factory):
     """
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
-    folder = shared / "agent"
+    folder = shared / "agent" / "model"
+    folder.parent.mkdir(exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not (folder / "config.json").exists():
             make_agent(world, folder)
@@ -138,6 +139,7 @@ def untrained(family: str, tokenizer, seed: int = 0, **changes):
 def sampler_for(policy, tools, **changes):
     """A small sampler. changes: of SamplingParams."""
     small = dict(decode_rows=16, max_tokens=128, max_calls=4, max_result_tokens=48)
+    small |= dict(prefill_chunk=16)
     return Sampler(policy, tools, SamplingParams(**small | changes))
 
 

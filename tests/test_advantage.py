@@ -439,5 +439,5 @@ def test_dapo_without_filtering_is_grpo_with_token_mean(batch):
 
 def test_a_loss_of_one_row_without_a_batch_axis_is_refused():
     row = torch.zeros(4)
-    with pytest.raises(ValueError, match=r"are \(B, T\), got \(4,\)"):
+    with pytest.raises(ValueError, match=r"are \(R, T\), got \(4,\)"):
         policy_loss(row, row, row, torch.ones(4, dtype=torch.bool))

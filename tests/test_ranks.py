@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import forked, trainer_tensors
+from conftest import forked, sampler_for, trainer_tensors
 from torch.distributed.tensor import DTensor
 
 import appo
@@ -35,14 +35,12 @@ from extras.memory import memory
 from extras.shape import read_shape
 from policy import Policy
 from protocol import encode_prompt
-from sampling import Sampler
 from support import checkpoints, heartbeat, log_probs
 from support.inputs import only_rank_0_prints
 from support.processes import local, node_mesh
 from support.questions import load_questions
 from support.ranks import Ranks
 from support.runfiles import complete
-from support.sampling_params import SamplingParams
 from support.seeds import mix_seed
 
 HERE = Path(__file__).parent
@@ -83,8 +81,7 @@ def _one_of(rank, world, folder, function, arguments):
 
 
 def small_sampler(policy, tools, rows):
-    params = SamplingParams(decode_rows=rows, max_tokens=64, max_calls=4, max_result_tokens=48)
-    return Sampler(policy, tools, params)
+    return sampler_for(policy, tools, decode_rows=rows, max_tokens=64)
 
 
 def credited(policy, rollouts, advantage):
@@ -126,7 +123,7 @@ def three_updates(
     usual = log_probs.logits_chunk
     log_probs.logits_chunk = lambda vocabulary: chunk or usual(vocabulary)
     with counted_passes() as made:
-        weights, stats = bench.three_updates(model, file, config, shard, dtype, take, nodes)
+        weights, stats = bench.three_updates(model, file, config, nodes or shard, dtype, take)
     log_probs.logits_chunk = usual
     return weights, stats, made["update"] // 3
 

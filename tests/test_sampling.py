@@ -462,14 +462,14 @@ class Waits(torch.utils._python_dispatch.TorchDispatchMode):
 
 
 def test_a_decode_step_never_waits_for_the_device(agent, tools, prompts, monkeypatch):
-    step, calls = Sampler._step, []
+    step, calls = Sampler._draw_and_read, []
 
     def watched(self, end):
         calls.append(end)
         with Waits():
             step(self, end)
 
-    monkeypatch.setattr(Sampler, "_step", watched)
+    monkeypatch.setattr(Sampler, "_draw_and_read", watched)
     rolled(agent, tools, prompts[:4], n=2, decode_rows=8)
     assert len(calls) > 20
     with pytest.raises(AssertionError, match="waits"), Waits():
@@ -518,7 +518,7 @@ def test_replayed_steps_equal_called_ones(agent, tools, prompts):
 
         return record
 
-    sampler.record = recorder
+    sampler.recorder = recorder
     replayed = sampler.initial(prompts[:6], 2, [mix_seed(0, i) for i in range(6)])
     assert replays and [snapshot(r) for r in replayed] == [snapshot(r) for r in called]
 

@@ -137,8 +137,8 @@ def test_a_cold_start_whose_gradients_are_not_finite_stops(agent, world):
     examples = read_examples(str(world / "traces.jsonl"), agent.tokenizer)[:8]
     with pytest.raises(
         ValueError,
-        match="cold start: the gradients of 3 steps in a row were not finite, the last at step 3; "
-        "a smaller --cold_lr may help",
+        match="cold start: no finite gradient in 3 steps in a row, the last at step 3; "
+        "try a smaller --cold_lr",
     ):
         sft.cold_start(
             agent,

@@ -53,6 +53,7 @@ class Ours:
             decode_rows=sizes.rows,
             max_tokens=max(sizes.tokens),
             max_calls=0,
+            max_result_tokens=64,
             prefill_chunk=min(512, sizes.context),
         )
 

@@ -117,15 +117,14 @@ def three_updates(
     model: str,
     file: Path,
     config: Config,
-    shard: bool,
+    shard: bool | tuple[int, int],
     dtype: str = "float32",
     take: int | None = None,
-    nodes=None,
 ) -> tuple[list, dict]:
     """Three updates with made-up credit on this rank's part of the rollouts in a file.
 
-    take: the first so many of them. nodes: (nodes, processes of each) for shards in a node and
-    copies across nodes; None: shards over all processes.
+    shard: False for copies, True for shards over all processes, (nodes, processes of each) for
+    shards in a node and copies across nodes. take: the first so many rollouts.
     Returns: (weights, stats of the last update).
     """
     policy = Policy.load(model)
@@ -134,7 +133,8 @@ def three_updates(
         p.data = p.data.to(getattr(torch, dtype))
     policy.dtype = getattr(torch, dtype)
     if shard:
-        policy.shard(dtype, nodes and node_mesh("cpu", *nodes, 600.0))
+        nodes = None if shard is True else node_mesh("cpu", *shard, 600.0)
+        policy.shard(dtype, nodes)
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.05, momentum=0.9)
     mine = policy.ranks.share(rollouts)
     for k in range(3):

@@ -1,0 +1,28 @@
+"""support/processes.py: which device a process takes; the meeting itself is tests/test_ranks.py."""
+
+import pytest
+
+from config import Config
+from support.processes import join_ranks, mesh_of
+from support.ranks import Ranks
+
+
+def test_one_gpu_for_several_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(
+        ValueError, match="--device cuda:1 names one GPU for 8 processes: give cuda"
+    ):
+        join_ranks(Config(device="cuda:1"))
+
+
+def test_a_missing_gpu_is_refused_and_auto_says_what_it_took(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="--device cuda: this PyTorch sees no GPU"):
+        join_ranks(Config(device="cuda"))
+    run, ranks = join_ranks(Config(device="auto"))
+    assert run.device == "cpu" and ranks.world == 1
+    assert capsys.readouterr().out == "--device auto: cpu, as this PyTorch sees no GPU\n"
+
+
+def test_on_one_node_there_is_no_mesh():
+    assert mesh_of(Config(device="cpu"), Ranks()) is None
