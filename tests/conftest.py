@@ -155,6 +155,13 @@ def rollouts(agent, tools, prompts):
     return rolled(agent, tools, prompts[:8])
 
 
+def begun(prompt, seed, ids):
+    """A rollout whose first ids a tool has given."""
+    r = Rollout(prompt, seed, fork_at=len(ids))
+    r.append(list(ids), False, [0.0] * len(ids), [0.0] * len(ids))
+    return r
+
+
 def snapshot(r: Rollout):
     """What makes two rollouts the same, bit for bit."""
     calls = [(c.name, c.argument, c.status, c.start, c.end) for c in r.calls]

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import rolled, sampler_for, snapshot, untrained
+from conftest import begun, rolled, sampler_for, snapshot, untrained
 
 import sampling
 from branching import token_stats
@@ -350,13 +350,6 @@ def test_long_rows_do_not_depend_on_their_neighbours(tokenizer, prompts):
     assert run([2, 3, 0]) == {k: together[k] for k in (2, 3, 0)}
 
 
-def begun(prompt, seed, ids):
-    """A rollout whose first ids a tool has given."""
-    r = Rollout(prompt, seed, fork_at=len(ids))
-    r.append(list(ids), False, [0.0] * len(ids), [0.0] * len(ids))
-    return r
-
-
 # ---- rows that come and go
 
 
@@ -570,43 +563,6 @@ def test_a_bug_in_a_tool_leaves_nothing_behind(agent, tools, prompts):
         s.initial(prompts[:8], 2, range(8)) for s in (sampler, sampler_for(agent, tools))
     )
     assert list(map(snapshot, again)) == list(map(snapshot, fresh))
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        (dict(decode_rows=0), "decode_rows must be >= 1, got 0"),
-        (dict(temperature=-1.0), "temperature must be >= 0, got -1.0"),
-        (dict(top_p=0.0), "top_p must be >= 1e-06, got 0.0"),
-        (dict(top_k=-3), "top_k must be >= 0, got -3"),
-        (dict(lag=-1), "lag must be >= 0, got -1"),
-        (dict(max_tokens=0), "max_tokens must be >= 1, got 0"),
-        (dict(tool_threads=-1), "tool_threads must be >= 0"),
-    ],
-)
-def test_a_sampler_with_impossible_settings_is_refused(agent, changes, message):
-    with pytest.raises(ValueError, match=message):
-        sampler_for(agent, {}, **changes)
-
-
-def test_starts_that_cannot_be_are_refused(agent, prompts):
-    sampler = sampler_for(agent, {})
-    with pytest.raises(ValueError, match="prompt 1 has no token"):
-        sampler.prefill([prompts[0], []])
-    with pytest.raises(ValueError, match="prompt 1 has no token"):
-        sampler.initial([prompts[0], []], 3, [0, 1])
-    with pytest.raises(ValueError, match="starts of one prompt must follow each other"):
-        sampler.run([Start(Rollout(prompts[p], 0), None, p, None) for p in (0, 1, 0)])
-    with pytest.raises(ValueError, match="without a cache at the end of its prompt"):
-        sampler.run([Start(begun(prompts[0], 0, [1]), None, 0, None)])
-    cache, hidden = sampler.prefill(prompts[:1])
-    started = begun(prompts[0], 0, [1, 2])
-    started.fork_at = 0
-    with pytest.raises(ValueError, match="a start begins where its rollout ends: 2 ids, fork_at 0"):
-        sampler.run([Start(started, cache, 0, hidden[0])])
-    other, _ = sampler.prefill(prompts[:1])
-    with pytest.raises(ValueError, match="must share one cache"):
-        sampler.run([Start(Rollout(prompts[0], 0), c, 0, hidden[0]) for c in (cache, other)])
 
 
 def test_budget_includes_results_and_is_never_exceeded(agent, prompts):

@@ -6,9 +6,9 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from tool_parts import alive, children_of
 
 from support import sandbox
 from support.python_worker import SPARES
@@ -115,13 +115,6 @@ def test_python_with_many_open_files(python):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_python_worker_dies_and_comes_back(python):
-    assert python.run("1").text == "1"
-    python.backend.worker.send_signal(signal.SIGKILL)
-    python.backend.worker.wait()
-    assert python.run("2").text == "2"
-
-
 def test_python_from_many_threads(python):
     results = {}
     threads = [
@@ -132,20 +125,6 @@ def test_python_from_many_threads(python):
     ]
     [t.start() for t in threads], [t.join() for t in threads]
     assert results == {i: str(i * 1001) for i in range(40)}
-
-
-def children_of(pid):
-    return subprocess.run(
-        ["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True
-    ).stdout.split("\n")[:-1]
-
-
-def alive(pid):
-    """Running, not dead and waiting for a lazy init to notice."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 @pytest.mark.slow
@@ -194,45 +173,6 @@ def test_python_many_timeouts_at_once():
     assert {r.status for r in late} == {"timeout"} and len(late) == 50
     assert tool.run("1").text == "1"
     tool.close()
-
-
-def test_python_worker_dies_under_a_call():
-    """Killed in mid-call: each call is made again with a new worker."""
-    tool, results = PythonTool(5.0, "best-effort"), []
-    tool.run("1")
-    first = tool.backend.worker.pid
-    threads = [
-        threading.Thread(
-            target=lambda i=i: results.append(tool.run(f"import time; time.sleep(0.5); {i}").text)
-        )
-        for i in range(6)
-    ]
-    [t.start() for t in threads]
-    time.sleep(0.25)
-    os.kill(first, signal.SIGKILL)
-    [t.join() for t in threads]
-    assert sorted(results) == [str(i) for i in range(6)] and tool.backend.worker.pid != first
-    tool.close()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's death signal")
-def test_python_children_die_with_a_killed_trainer(tmp_path):
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})\n"
-        f"from tools import PythonTool\n"
-        f"t = PythonTool(60, 'best-effort'); print(t.backend.worker.pid, flush=True); "
-        f"t.run('while True: pass')"
-    )
-    trainer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    worker = int(trainer.stdout.readline())
-    deadline, children = time.monotonic() + 30, []
-    # they come when the worker has made its imports
-    while not children and time.monotonic() < deadline:
-        time.sleep(0.2)
-        children = [int(line.split()[0]) for line in children_of(worker)]
-    trainer.kill(), trainer.wait(), trainer.stdout.close()
-    time.sleep(0.5)
-    assert children and not [pid for pid in (worker, *children) if alive(pid)]
 
 
 def test_python_waiting_children_may_die(python):

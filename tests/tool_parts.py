@@ -131,3 +131,17 @@ def trickle(headers):
             time.sleep(0.05)
 
     return answer
+
+
+def children_of(pid):
+    return subprocess.run(
+        ["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True
+    ).stdout.split("\n")[:-1]
+
+
+def alive(pid):
+    """Running, not dead and waiting for a lazy init to notice."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
