@@ -31,7 +31,7 @@ def group_advantage(rewards: Tensor, correction: int = 0) -> Tensor:
     Args:    rewards: (G,). correction: 0 population std (released APPO code), 1 unbiased (verl).
     Returns: (G,) float; exactly 0 for a group of one or without variance, empty for an empty one.
     """
-    return _score_in_group(rewards, rewards, correction)
+    return _standardized(rewards, rewards, correction)
 
 
 def dual_group_advantage(
@@ -68,7 +68,7 @@ def dual_group_advantage(
         z_init, z_branch = group_advantage(everyone, correction).split([N, K])
     own = z_init[:, None].expand(mask.shape)  # (N, T)
     if how == "literal":
-        other = _score_in_group(rewards, branch_rewards, correction)[:, None]
+        other = _standardized(rewards, branch_rewards, correction)[:, None]
         credit = (own + other) / 2 if K else own
     else:
         branches, any_branch = _mean_of_branches(z_branch, parent, fork_at, mask)
@@ -213,7 +213,7 @@ def _surrogate(
     return torch.where((A < 0) & (ratio > clip_c), -clip_c * A, loss)
 
 
-def _score_in_group(rewards: Tensor, group: Tensor, correction: int) -> Tensor:
+def _standardized(rewards: Tensor, group: Tensor, correction: int) -> Tensor:
     """Rewards in standard deviations of a group; exactly 0 if the group has no variance."""
     if rewards.dim() != 1 or group.dim() != 1:
         raise ValueError(f"rewards of one group are (G,), got {tuple(rewards.shape)}")

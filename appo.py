@@ -23,7 +23,7 @@ not count as calls; no token that the policy did not sample is trained on.
 Axes: R rollouts of a mini-batch or of a pass, N of them of one prompt, T response tokens.
 """
 
-from collections import Counter
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,7 +44,7 @@ from policy import Policy, pad, padded_width
 from protocol import TAGS
 from rollout import Rollout
 from sampling import Sampler
-from support.metrics import Meter
+from support.metrics import Meter, over_passes
 from support.schedule import (
     cache_parts,
     check_step,
@@ -189,7 +189,7 @@ def omega_of(rollouts: list[Rollout], half_life: float, config: Config) -> Tenso
 def decision_points(policy: Policy, rollouts: list[Rollout], config: Config) -> list[list[int]]:
     """The tokens of each rollout to branch at, best first: the B best by branching score (Eq. 5).
 
-    Needs r.entropy and r.score_omega; sets r.score and r.degenerate.
+    Needs r.entropy and r.score_omega; sets r.branching_score and r.degenerate.
     """
     scores, preferred, top_up = rank_tokens(rollouts, config)
     allowed = pad([candidates(policy, r, config) for r in rollouts], torch.bool)
@@ -211,7 +211,7 @@ def rank_tokens(
     for row in flat.nonzero()[:, 0].tolist():
         seed = torch.full((mask.shape[1],), mix_seed(rollouts[row].seed, 1))
         scores[row] = mask[row] * uniform(seed, torch.arange(mask.shape[1])).to(scores)
-    hand_out(rollouts, "score", scores)
+    hand_out(rollouts, "branching_score", scores)
     for r, constant in zip(rollouts, omega_is_constant(omega, mask, config.score_clip)):
         r.degenerate = bool(constant)
     if not config.prefer_positive:
@@ -295,7 +295,7 @@ def update(
     total = tokens if config.aggregate == "token-mean" else count
     if config.norm == "budget" and config.aggregate == "seq-mean":
         total *= config.branches + 1
-    sums, top = Counter(read=sum(len(r.prompt) + len(r.ids) for r in rollouts)), 0.0
+    passes = []
     optimizer.zero_grad(set_to_none=True)
     # transformers recomputes activations in training mode only
     policy.model.train(config.checkpointing)
@@ -303,18 +303,14 @@ def update(
         logp = policy.logp(part, config.temperature)  # (R, T)
         value, stats = loss_of(part, logp, total, config, loss)
         value.backward()
-        weight = stats.pop("tokens") / max(tokens, 1)
-        top = max(top, stats.pop("ratio_max"))
-        # a Counter adds
-        sums.update({name: weight * x for name, x in stats.items()})
-        sums.update(loss=value.item(), slots=len(part) * padded_width(part))
+        passes.append(stats | {"loss": value.item(), "slots": len(part) * padded_width(part)})
     policy.model.eval()
     norm = policy.take_step([optimizer], config.clip_grad)
-    sums = dict(zip(sums, ranks.sum(list(sums.values()))))
-    padding = 1 - sums.pop("read") / sums.pop("slots")
-    skipped = float(not torch.isfinite(torch.tensor(norm)))
-    top = ranks.max([top])[0]
-    return sums | {"padding": padding, "ratio_max": top, "grad_norm": norm, "skipped": skipped}
+    read = sum(len(r.prompt) + len(r.ids) for r in rollouts)
+    return over_passes(passes, read, ranks) | {
+        "grad_norm": norm,
+        "skipped": float(not math.isfinite(norm)),
+    }
 
 
 def loss_of(

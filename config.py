@@ -2,7 +2,7 @@
 
 Values come from, each overriding the one before: the defaults, --preset, --config, --algo, flags.
 Without --model and --config they are those of the laptop run, configs/laptop.json.
-Brackets name the source, (paper ...) or (released code ...); a default without one is ours.
+Brackets: the paper's value, or the released code's; a default without them is ours.
 A `fixed` setting makes another run; a `free` one may change when a run goes on.
 """
 
@@ -54,8 +54,10 @@ class Method:
     decay_over: Literal["all", "policy"] = fixed(
         "all", "what makes a step of decay: every token, or policy tokens only"
     )
-    score_clip: Pair = fixed((0.8, 1.2), "bounds of Omega in the branching score")
-    future_clip: Pair = fixed((1.0, 1.2), "bounds of Omega in the credit (released code 1 1.2)")
+    score_clip: Pair = fixed(
+        (0.8, 1.2), "bounds of Omega in the branching score (released code 0.8 1.2)"
+    )
+    future_clip: Pair = fixed((1.0, 1.2), "bounds of Omega in the credit (paper 1 1.2)")
     prefer_positive: bool = fixed(True, "first tokens above both averages; false: Eq. 5 alone")
     exclude_punct: bool = fixed(
         True, "never branch at punctuation, unless it opens or closes a tag"
@@ -70,7 +72,9 @@ class Method:
     )
     clip_low: float = fixed(0.2, "ratio clip below 1, in [0, 1] (released code 0.2)", 0)
     clip_high: float = fixed(0.28, "ratio clip above 1 (released code 0.28)", 0)
-    clip_c: float = fixed(3.0, "dual clip of the ratio where credit < 0; inf: none", 1)
+    clip_c: float = fixed(
+        3.0, "dual clip of the ratio where credit < 0; inf: none (released code 3)", 1
+    )
     aggregate: Literal["seq-mean", "token-mean"] = fixed(
         "seq-mean", "every rollout weighs the same (Eq. 8) or every token (released code)"
     )
@@ -87,10 +91,14 @@ class Method:
 class Sampling:
     """Sampling: lengths, batches."""
 
-    temperature: float = fixed(1.0, "of sampling and of every log-prob and entropy", 1e-3)
-    max_prompt: int = fixed(2048, "longest prompt, tokens; a longer one is an error", 1)
+    temperature: float = fixed(1.0, "of sampling, log-probs, entropies (released code 1)", 1e-3)
+    max_prompt: int = fixed(
+        2048, "longest prompt, tokens; longer: an error (released code 2048)", 1
+    )
     max_tokens: int = fixed(4096, "response with tool results, tokens (paper 4096, search 8192)", 1)
-    max_calls: int = fixed(3, "tool calls per rollout; one more ends it as truncated", 0)
+    max_calls: int = fixed(
+        3, "tool calls; one more ends the rollout (released code 3, search 6)", 0
+    )
     max_result_tokens: int = fixed(2048, "longest tool result, tokens", 8)
     prompts: int = fixed(128, "prompts per step, a multiple of --minibatch (paper 128)", 1)
 
@@ -100,10 +108,12 @@ class Update:
     """The update: optimizer, memory."""
 
     minibatch: int = fixed(16, "prompts per update (paper 16: 8 updates a step)", 1)
-    ppo_epochs: int = fixed(1, "passes over a step's rollouts, each with new branches", 1)
+    ppo_epochs: int = fixed(
+        1, "passes over a step's rollouts, each with new branches (released code 1)", 1
+    )
     lr: float = fixed(1e-6, "AdamW learning rate, constant (released code 1e-6)", 0)
-    weight_decay: float = fixed(0.01, "AdamW weight decay", 0)
-    clip_grad: float = fixed(1.0, "the gradient norm is clipped to this", 0)
+    weight_decay: float = fixed(0.01, "AdamW weight decay (released code 0.01)", 0)
+    clip_grad: float = fixed(1.0, "the gradient norm is clipped to this (released code 1)", 0)
     micro_tokens: int = free(49152, "tokens of a pass over whole rollouts, padding too: memory", 1)
     fork_tokens: int = free(0, "tokens kept at once to branch from; 0: a mini-batch's", 0)
     checkpointing: bool = free(False, "recompute activations: less memory, a third more time")
@@ -120,9 +130,9 @@ class AgentConfig:
 
     tools: str = fixed("python,search", "tools of the agent, comma-separated: python, search")
     corpus: str = fixed("", ".jsonl, .json or folder to search; URL of a /retrieve server; serper")
-    topk: int = fixed(3, "documents per search", 1)
+    topk: int = fixed(3, "documents per search (released code 10)", 1)
     search_cache: str = free("", "SQLite file of answers; after a comma, a .json cache to read")
-    tool_timeout: float = free(5.0, "seconds per python call", 0.01)
+    tool_timeout: float = free(5.0, "seconds per python call (released code 30, search 120)", 0.01)
     sandbox: str = free("require", "require (whole jail), best-effort, off, or SandboxFusion's URL")
     decode_rows: int = free(64, "rows decoded at once: memory and speed", 1, old="rows")
     prefill_chunk: int = free(64, "tokens per row and call when prompts are read", 1, old="chunk")
@@ -154,7 +164,7 @@ class ColdStart:
     cold_start: str = fixed("", "chats to imitate: .jsonl, .json, .parquet; empty: the world's")
     cold_epochs: int = fixed(1, "passes over the file (paper 3)", 1)
     cold_steps: int = fixed(0, "optimizer steps; 0: as --cold_epochs says", 0)
-    cold_batch: int = fixed(8, "examples per step", 1)
+    cold_batch: int = fixed(8, "examples per step (paper 128)", 1)
     cold_shuffle: bool = fixed(True, "a new order every epoch; false: the file's")
     cold_max_tokens: int = fixed(
         4096, "longest example, tokens; longer is an error (paper 4096)", 8
@@ -173,7 +183,7 @@ class ColdStart:
 
 
 @dataclass(frozen=True)
-class Folder:
+class Run:
     """The run: length, folder, evaluations, log."""
 
     out: str = free("", "the run's folder; goes on from its newest checkpoint; empty: runs/NAME")
@@ -190,7 +200,7 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Config(Method, Sampling, Update, AgentConfig, Data, ColdStart, Folder):
+class Config(Method, Sampling, Update, AgentConfig, Data, ColdStart, Run):
     """All settings of a run, checked: ValueError names every wrong flag and value, a line each."""
 
     def __post_init__(self):

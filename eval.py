@@ -30,7 +30,7 @@ from rewards import released_reward, reward
 from sampling import Sampler
 from support.benchmarks import benchmark_of, benchmark_table, name_of
 from support.compare import compare, regrade_all
-from support.inputs import opened_tools
+from support.inputs import probed_tools
 from support.judge import Judge, judge_rows
 from support.math_equal import last_boxed, math_equal
 from support.models import load_tokenizer, pick_device
@@ -146,7 +146,7 @@ def sampling(
 
     opened: closes the tools.
     """
-    tools = opened_tools(run, run.tools)
+    tools = probed_tools(run, run.tools)
     for tool in tools.values():
         opened.callback(tool.close)
     policy = None if run.served else Policy.load(model, run.dtype, pick_device(run.device))

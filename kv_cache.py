@@ -5,7 +5,7 @@
     3. folded_attention    the attention function of every layer: grouped heads, keys not copied
 
 Works with every Hugging Face causal language model with full attention. Imports no sibling.
-Axes: R rows of the cache, B rows of a call, S new tokens per row, L slots looked at, D hidden.
+Axes: R rows of the cache, C rows of a call, S new tokens per row, L slots that are seen, D hidden.
 """
 
 import math
@@ -48,7 +48,7 @@ class KVCache:
         self.length = torch.zeros(rows + 1, dtype=torch.long, device=like.device)
         self.slots = slots
         self.scratch = rows
-        self.groups = config.num_attention_heads // heads
+        self.heads_per_key = config.num_attention_heads // heads
         self.states: Tensor | None = None
         self.whole_rows: Tensor | None = None
 
@@ -56,9 +56,9 @@ class KVCache:
     def append(self, decoder, ids: Tensor, n: Tensor, rows: slice | Tensor, end: int) -> Tensor:
         """Put tokens behind the rows' last ones and read them. Nothing here waits for the device.
 
-        Args:    ids: (B, S) long, right-padded. n: (B,) how many of each count, 0 for none.
-                 rows: (B,) long or a slice. end: L, beyond the last new token of every row.
-        Returns: (B, D) hidden state of each row's last token; rubbish where n is 0.
+        Args:    ids: (C, S) long, right-padded. n: (C,) how many of each count, 0 for none.
+                 rows: (C,) long or a slice. end: L, beyond the last new token of every row.
+        Returns: (C, D) hidden state of each row's last token; rubbish where n is 0.
         Raises:  ValueError if the cache has no room.
         """
         if end > self.slots:
@@ -68,9 +68,9 @@ class KVCache:
         device = self.length.device
         length = self.length[rows]
         self.rows, self.end = rows, end
-        self.at = length[:, None] + torch.arange(ids.shape[1], device=device)  # (B, S)
+        self.at = length[:, None] + torch.arange(ids.shape[1], device=device)  # (C, S)
         self.at_row = torch.arange(len(self.length), device=device)[rows][:, None]
-        seen = torch.arange(end, device=device) <= self.at[:, :, None]  # (B, S, L)
+        seen = torch.arange(end, device=device) <= self.at[:, :, None]  # (C, S, L)
         hidden = decoder(
             input_ids=ids,
             attention_mask=self._bias(seen),
@@ -87,14 +87,14 @@ class KVCache:
         self.length[row] = length
 
     def _bias(self, seen: Tensor) -> Tensor:
-        """Added to scores: 0 where a key is seen, else -inf; (B, 1, G S, L)."""
+        """Added to scores: 0 where a key is seen, else -inf; (C, 1, G S, L)."""
         bias = torch.zeros(seen.shape, dtype=self.kv.dtype, device=seen.device)
-        return bias.masked_fill_(~seen, -math.inf)[:, None].repeat(1, 1, self.groups, 1)
+        return bias.masked_fill_(~seen, -math.inf)[:, None].repeat(1, 1, self.heads_per_key, 1)
 
     # ---- what the attention layers call
 
     def update(self, k: Tensor, v: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, heads, S, dim); return those that the queries may see."""
+        """Store new keys and values (C, heads, S, dim); return those that the queries may see."""
         if self.whole_rows is not None:
             # a pass over whole rows attends to what it has just computed
             self.k[layer, self.whole_rows, :, : k.shape[2]] = k
@@ -103,7 +103,7 @@ class KVCache:
         return self.store(torch.cat([k, v], 1).transpose(1, 2), layer)
 
     def store(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """The same for keys and, behind them, values in one tensor (B, S, 2 heads, dim)."""
+        """The same for keys and, behind them, values in one tensor (C, S, 2 heads, dim)."""
         kv = self.kv[layer]
         kv[:, self.at_row, :, self.at] = new.unflatten(2, (2, -1))
         return kv[:, self.rows, :, : self.end].unbind()
@@ -121,10 +121,10 @@ class KVCache:
 def folded_attention(
     module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs
 ):
-    """Grouped-query attention: the G heads that share a key head become G times as many queries.
+    """Grouped-query attention: the G heads with one key head become G times as many queries.
 
-    Without a mask the rows are fresh and attention is causal. Shapes: query (B, heads, S, dim);
-    mask (B, 1, G S, L) from KVCache, or (B, 1, S, L) from transformers.
+    Without a mask the rows are fresh and attention is causal. Shapes: query (C, heads, S, dim);
+    mask (C, 1, G S, L) from KVCache, or (C, 1, S, L) from transformers.
     """
     for name in UNSUPPORTED:
         if kwargs.get(name) is not None:
@@ -135,15 +135,15 @@ def folded_attention(
     if attention_mask is None:
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         return sdpa(module, query, key, value, None, scaling=scaling, dropout=dropout, **kwargs)
-    B, H, S, dim = query.shape
-    G = H // key.shape[1]
-    folded = query.reshape(B, -1, G * S, dim)
-    if attention_mask.shape[2] != G * S:
-        attention_mask = attention_mask.repeat(1, 1, G, 1)
+    C, heads, S, dim = query.shape
+    per_key = heads // key.shape[1]
+    folded = query.reshape(C, -1, per_key * S, dim)
+    if attention_mask.shape[2] != per_key * S:
+        attention_mask = attention_mask.repeat(1, 1, per_key, 1)
     out = F.scaled_dot_product_attention(
         folded, key, value, attn_mask=attention_mask, scale=scaling
     )
-    return out.view(B, H, S, dim).transpose(1, 2).contiguous(), None
+    return out.view(C, heads, S, dim).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register("folded", folded_attention)

@@ -312,8 +312,8 @@ def pad(rows: list, dtype: torch.dtype, width: int = 0) -> Tensor:
     """Lists or one-dimensional tensors as one tensor (R, width), zeros on the right."""
     width = max([1, width, *map(len, rows)])
     out = torch.zeros(len(rows), width, dtype=dtype)
-    for b, row in enumerate(rows):
-        out[b, : len(row)] = torch.as_tensor(row, dtype=dtype)
+    for line, row in zip(out, rows):
+        line[: len(row)] = torch.as_tensor(row, dtype=dtype)
     return out
 
 

@@ -13,7 +13,7 @@ A slow tool holds up its own row only.
 Differs from the released code in: nothing is prefilled anew, neither after a tool result nor for a
 branch; a rollout whose policy writes <result> itself, a made-up tool result, ends there.
 
-Axes: R rows of the live cache, B rows of a call, P prompts, D hidden, V vocabulary.
+Axes: R rows of the live cache, C rows of a call, P prompts, D hidden, V vocabulary.
 """
 
 import math
@@ -84,8 +84,8 @@ class Sampler:
         self.policy, self.tools, self.params = policy, tools, params
         self.lag = int(cuda) if params.lag is None else params.lag
         self.shapes = Shapes(params.decode_rows, constant, cuda)
-        self.recorder = cuda_graphs if cuda else lambda: None
-        self.pool = ThreadPoolExecutor(params.tool_threads or params.decode_rows)
+        self.capture = cuda_graphs if cuda else lambda: None
+        self.pool = ThreadPoolExecutor(params.decode_rows)
         self.count = Counter()
         self._forget()
 
@@ -136,7 +136,7 @@ class Sampler:
             return
         positions = getattr(self.policy.model.config, "max_position_embeddings", None)
         check_starts(starts, self.params.max_tokens, positions)
-        self.now = self.params.temperature if temperature is None else temperature
+        self.temperature = self.params.temperature if temperature is None else temperature
         try:
             self._open(starts)
             with self.policy.unsharded():
@@ -154,14 +154,14 @@ class Sampler:
 
     def _open(self, starts: list[Start]) -> None:
         """Memory for these starts: only as many rows, and slots in them, as they can use."""
-        self.waiting, self.steps = deque(starts), 0
+        self.waiting, self.decode_steps = deque(starts), 0
         longest = max(len(start.rollout.prompt) for start in starts)
         budget, chunk = self.params.max_tokens, self.params.prefill_chunk
         slots = self.shapes.row_slots(longest, budget, chunk, self.lag)
         self.bucket = self.shapes.rows_for(len(starts))
         self.live = Live(self.policy, self.bucket, slots)
         self.free, self.marks = list(range(self.bucket)), None
-        self.graphs = Graphs(self.recorder())
+        self.graphs = Graphs(self.capture())
 
     def _forget(self) -> None:
         """No rows, and no memory for any."""
@@ -216,7 +216,7 @@ class Sampler:
             ids = encode_result(self.policy.tokenizer, result.text, room)
             r.append(ids, False, [0.0] * len(ids), [0.0] * len(ids))
             call.status, call.seconds, call.end = result.status, result.seconds, len(r.ids)
-            row.unread, row.since = ids, self.steps
+            row.unread, row.since = ids, self.decode_steps
             if len(r.ids) < self.params.max_tokens:
                 self.ready.append(row)
             else:
@@ -225,7 +225,7 @@ class Sampler:
     def _read_results(self) -> None:
         """Put results through the model once there are enough or one has waited long enough."""
         enough = len(self.ready) >= self.shapes.result_rows or not self.running
-        if not self.ready or not (enough or self.steps - self.ready[0].since >= RESULT_WAIT):
+        if not self.ready or not (enough or self.decode_steps - self.ready[0].since >= RESULT_WAIT):
             return
         rows, self.ready = self.ready, []
         held, slots = [row.held for row in rows], [row.slot for row in rows]
@@ -255,21 +255,21 @@ class Sampler:
             arrived.record()
         rows = [(row, row.slot, len(row.rollout.calls)) for row in self.running.values()]
         self.launched.append((drawn, arrived, rows))
-        self.steps += 1
+        self.decode_steps += 1
         self.count += Counter(row_calls=self.bucket, computed=len(self.running))
 
     @torch.no_grad()
     def _draw_and_read(self, end: int) -> None:
         """Draw a token in every row and read it; only the device knows which."""
-        live, B = self.live, self.bucket
+        live, C = self.live, self.bucket
         decoder, head = self.policy.for_sampling()
-        u = uniform(live.seed[:B], live.position[:B])
-        logits = head(live.hidden[:B]).float()  # (B, V)
-        ids, logp, entropy = draw(logits, u, self.now, self.params.top_p, self.params.top_k)
-        live.drawn[:, :B] = torch.stack([ids.double(), logp.double(), entropy.double()])
-        live.position[:B] += live.running[:B]
-        running = live.running[:B]
-        live.hidden[:B] = live.cache.append(decoder, ids[:, None], running, slice(0, B), end)
+        u = uniform(live.seed[:C], live.position[:C])
+        logits = head(live.hidden[:C]).float()  # (C, V)
+        ids, logp, entropy = draw(logits, u, self.temperature, self.params.top_p, self.params.top_k)
+        live.drawn[:, :C] = torch.stack([ids.double(), logp.double(), entropy.double()])
+        live.position[:C] += live.running[:C]
+        running = live.running[:C]
+        live.hidden[:C] = live.cache.append(decoder, ids[:, None], running, slice(0, C), end)
 
     def _look(self) -> None:
         """The tokens of earlier steps join their rollouts.

@@ -18,7 +18,7 @@ import signal
 import sys
 
 from config import Config
-from support.inputs import Inputs, Rows, encode, only_rank_0_prints, read_run
+from support.inputs import Inputs, Unencoded, encode, only_rank_0_prints, read_run
 
 if __name__ == "__main__":
     # the imports below take seconds: --help, bad input and Ctrl-C are answered before
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
     start(*read_run(argv))
 
 
-def start(run: Config, rows: Rows) -> None:
+def start(run: Config, rows: Unencoded) -> None:
     """A run in its folder, from the start or from where it was."""
     transformers.utils.logging.disable_progress_bar()
     run, ranks = join_ranks(run)
@@ -180,11 +180,11 @@ class Trainer:
     def cold_start(self) -> bool:
         """The cold start, its numbers in cold_start.jsonl; False if it was asked to stop."""
         self.beat("cold start")
-        beside = sft.Beside(Path(self.run.out), self.cold, asked=lambda: self.stop.asked)
+        hooks = sft.Hooks(Path(self.run.out), self.cold, asked=lambda: self.stop.asked)
         if self.ranks.rank == 0:
             log = Log(self.run.out, runfiles.step_in(self.cold), ("cold_start",))
-            beside.log = partial(log.write, "cold_start")
-        loss = sft.cold_start(self.policy, self.inputs.examples, self.run, self.ranks, beside)
+            hooks.log = partial(log.write, "cold_start")
+        loss = sft.cold_start(self.policy, self.inputs.examples, self.run, self.ranks, hooks)
         if loss is None:
             saved = "the cold start is saved, the same command goes on with it"
             print(f"asked to stop: {saved}", flush=True)

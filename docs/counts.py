@@ -1,7 +1,7 @@
 """Count how much there is to read: the table in docs/reproducibility.md.
 
     python docs/counts.py                          this repository
-    python docs/counts.py --readme                 write the lines of the files into the README
+    python docs/counts.py --write                  write them into README.md and that table
     python docs/counts.py FOLDER FILE [FILE ...]   another one; FILEs: what tells its method
 
 Standard library only. A setting is a class field whose default is a call with a help text.
@@ -69,6 +69,9 @@ def count(folder: Path, path: list[str]) -> dict[str, str]:
         rows["README, lines"] = f"{len(text.splitlines()):,}"
         rows["README, bytes"] = f"{len(text.encode()):,}"
     rows["to read to know the method, lines"] = f"{len(lines):,}"
+    served = sum(len(file.read_text().splitlines()) for file in supporting(folder, trees.values()))
+    if served:
+        rows["in files of support/ that these import, lines"] = f"{served:,}"
     rows["of these over 100 columns"] = f"{sum(len(x) > COLUMNS for x in lines) / len(lines):.0%}"
     if "appo.py" in trees:
         begins = [f.lineno for f in functions(trees["appo.py"]) if f.name == "step"]
@@ -78,15 +81,29 @@ def count(folder: Path, path: list[str]) -> dict[str, str]:
     )
     many = sum(parameters(f) > PARAMETERS for f in every)
     rows[f"functions of more than {PARAMETERS} parameters"] = f"{many} of {len(every)}"
+    rows["Python files, tests apart"] = str(len(python_files(folder)))
     return rows
+
+
+def supporting(folder: Path, trees) -> list[Path]:
+    """The files of support/ that these import."""
+    imports = [x for tree in trees for x in ast.walk(tree) if isinstance(x, ast.ImportFrom)]
+    names = {x.module.removeprefix("support.") for x in imports if x.module.startswith("support.")}
+    names |= {name.name for x in imports if x.module == "support" for name in x.names}
+    return [folder / "support" / f"{name}.py" for name in sorted(names)]
+
+
+def python_files(folder: Path) -> list[Path]:
+    """All Python files but tests."""
+    files = sorted(folder.rglob("*.py"))
+    return [file for file in files if not {"tests", ".git"} & set(file.relative_to(folder).parts)]
 
 
 def places(folder: Path) -> Counter:
     """Settings of this repository by file."""
     found = Counter()
-    for file in sorted(folder.rglob("*.py")):
-        if not {"tests", ".git"} & set(file.relative_to(folder).parts):
-            found[str(file.relative_to(folder))] = settings(ast.parse(file.read_text()))
+    for file in python_files(folder):
+        found[str(file.relative_to(folder))] = settings(ast.parse(file.read_text()))
     return +found
 
 
@@ -100,17 +117,30 @@ def with_lines(readme: str, folder: Path) -> str:
     return re.sub(r"^\| \d+ \| `([\w/]+\.py)` \|", row, readme, flags=re.M)
 
 
+def with_counts(page: str, folder: Path) -> str:
+    """docs/reproducibility.md with today's numbers in the third column of its two tables."""
+    rows = count(folder, READING_PATH)
+
+    def row(found: re.Match) -> str:
+        files = re.findall(r"`([\w/]+\.py)`", found[1]) if found[2].strip()[:1].isdigit() else []
+        sizes = [len((folder / name).read_text().splitlines()) for name in files]
+        now = rows.get(found[1].strip(), ", ".join(map(str, sizes)))
+        return f"|{found[1]}|{found[2]}| {now} |" if now else found[0]
+
+    return re.sub(r"^\|([^|\n]+)\|([^|\n]+)\|([^|\n]+)\|", row, page, flags=re.M)
+
+
 def main() -> None:
-    """Print the counts, or write them into the README."""
+    """Print the counts, or write them into README.md and docs/reproducibility.md."""
     here = Path(__file__).resolve().parent.parent
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=here, help="a repository")
     parser.add_argument("files", nargs="*", default=READING_PATH, help="what tells its method")
-    parser.add_argument("--readme", action="store_true", help="write lines into the README")
+    parser.add_argument("--write", action="store_true", help="write them into the pages")
     args = parser.parse_args()
-    if args.readme:
-        readme = here / "README.md"
-        readme.write_text(with_lines(readme.read_text(), here))
+    if args.write:
+        for name, change in (("README.md", with_lines), ("docs/reproducibility.md", with_counts)):
+            (here / name).write_text(change((here / name).read_text(), here))
         return
     for name, value in count(args.folder, args.files).items():
         print(f"{name:42s} {value}")

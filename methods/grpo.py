@@ -49,4 +49,5 @@ def start_log_probs(policy: Policy, batches: list[list[Rollout]], config: Config
     for r in (r for batch in batches for r in batch):
         if recorded:
             r.logp_old, r.entropy = torch.tensor(r.sampled_logp), torch.tensor(r.sampled_entropy)
-        r.logp, r.omega, r.score = r.logp_old, torch.ones(len(r.ids)), torch.zeros(len(r.ids))
+        r.logp, r.omega = r.logp_old, torch.ones(len(r.ids))
+        r.branching_score = torch.zeros(len(r.ids))

@@ -10,6 +10,7 @@ was taught to write results itself).
 """
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from itertools import groupby
@@ -88,7 +89,7 @@ def read_chats(path: str, skip_bad: bool = False) -> list[Chat]:
 
 
 def encode_chats(
-    path: str, chats: list[Chat], tokenizer, max_tokens: int = 4096, skip_bad: bool = False
+    path: str, chats: list[Chat], tokenizer, max_tokens: float = math.inf, skip_bad: bool = False
 ) -> list[Example]:
     """Chats as (ids, mask): imitated is what the assistant says after the last question, but for
     the tool results in it.
@@ -112,7 +113,7 @@ def encode_chats(
 
 
 def read_examples(
-    path: str, tokenizer, max_tokens: int = 4096, skip_bad: bool = False
+    path: str, tokenizer, max_tokens: float = math.inf, skip_bad: bool = False
 ) -> list[Example]:
     """Worked examples of a file as (ids, mask)."""
     return encode_chats(path, read_chats(path, skip_bad), tokenizer, max_tokens, skip_bad)

@@ -1,6 +1,6 @@
-"""CUDA graphs: a function whose work on the device is recorded once and replayed.
+"""CUDA graphs: a function whose work on the device is captured once and replayed.
 
-Replaying saves the host's time for launching hundreds of small kernels. What was recorded uses the
+Replaying saves the host's time for launching hundreds of small kernels. What was captured uses the
 same memory for ever: what the function depends on besides that memory has to be in the key.
 """
 
@@ -8,34 +8,34 @@ import torch
 
 
 class Graphs:
-    """Calls a function; from its second call with the same key on it replays the recording.
+    """Calls a function; from its second call with the same key on it replays what was captured.
 
-    Args: record: function -> object with replay(), see `cuda_graphs`; None: nothing is recorded.
+    Args: capture: function -> object with replay(), see `cuda_graphs`; None: nothing is captured.
     """
 
-    def __init__(self, record):
-        self.record = record
+    def __init__(self, capture):
+        self.capture = capture
         self.graphs = {}
         self.seen = set()
 
     def __call__(self, key, function) -> None:
-        # the first call warms up: libraries allocate what a recording may not
-        if self.record is None or key not in self.seen:
+        # the first call warms up: libraries allocate what a capture may not
+        if self.capture is None or key not in self.seen:
             self.seen.add(key)
             return function()
         if key not in self.graphs:
-            self.graphs[key] = self.record(function)
+            self.graphs[key] = self.capture(function)
         self.graphs[key].replay()
 
 
 def cuda_graphs():
-    """A recorder whose graphs share their scratch memory: none reads what another left there."""
+    """A capture whose graphs share their scratch memory: none reads what another left there."""
     pool = torch.cuda.graph_pool_handle()
 
-    def record(function):
+    def capture(function):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
             function()
         return graph
 
-    return record
+    return capture

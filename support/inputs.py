@@ -1,7 +1,7 @@
 """What a run reads besides the model: questions, worked examples, tools. Imports no torch.
 
 1. read_run             settings, and what they name: all that is wrong in one message
-2. Rows                 questions and examples as read, tools ready to run
+2. Unencoded                 questions and examples as read, tools ready to run
 3. encode               the same with prompts and examples as ids, once a tokenizer is there
 4. only_rank_0_prints   of several processes the first one speaks
 """
@@ -35,7 +35,7 @@ class Inputs:
 
 
 @dataclass
-class Rows:
+class Unencoded:
     """Questions and worked examples as they were read; tools by name, ready to run."""
 
     train: list[Question] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Rows:
         waits = not (run.data or run.corpus)
         names = [name for name in run.tools.split(",") if not (waits and name.strip() == "search")]
         missing = ",".join(name for name in names if name.strip() not in self.tools)
-        self.tools |= _tried(lines, lambda: opened_tools(run, missing), {})
+        self.tools |= _tried(lines, lambda: probed_tools(run, missing), {})
         if Path(run.data).is_file():
             self.train = _tried(lines, lambda: train_questions(run), [])
         if run.eval_questions and Path(run.eval_data).is_file():
@@ -81,20 +81,29 @@ def only_rank_0_prints() -> None:
         sys.stdout = open(os.devnull, "w")
 
 
-def read_run(argv: list[str]) -> tuple[Config, Rows]:
+def read_run(argv: list[str]) -> tuple[Config, Unencoded]:
     """The settings of a command line, and what they name.
 
     Raises: ValueError with all that is wrong, a line each.
     """
-    rows = Rows()
+    rows = Unencoded()
     try:
-        return read_settings(argv, lambda run: missing_inputs(run) + rows.read(run)), rows
+        return read_settings(argv, lambda c: misplaced(c) + missing_inputs(c) + rows.read(c)), rows
     except ValueError:
         rows.close()
         raise
 
 
-def encode(run: Config, rows: Rows, tokenizer) -> Inputs:
+def misplaced(run: Config) -> list[str]:
+    """A line if several processes are told to take one GPU."""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count == 1 or ":" not in run.device:
+        return []
+    one = f"--device {run.device} names one GPU for {count} processes"
+    return [f"{one}: give cuda, and each takes its own"]
+
+
+def encode(run: Config, rows: Unencoded, tokenizer) -> Inputs:
     """Prompts and examples as ids.
 
     Raises: ValueError with all that does not fit, a line each.
@@ -118,7 +127,7 @@ def _tried(lines: list[str], work: Callable, otherwise):
         return otherwise
 
 
-def opened_tools(run: AgentConfig, names: str) -> dict:
+def probed_tools(run: AgentConfig, names: str) -> dict:
     """Tools, ready to run, each having said in one line what it is.
 
     ValueError or OSError if one does not work.
@@ -164,7 +173,7 @@ def prompts_of(run: Config, path: str, questions: list[Question], tokenizer) -> 
     return prompts
 
 
-def examples_of(run: Config, rows: Rows, tokenizer) -> list[Example]:
+def examples_of(run: Config, rows: Unencoded, tokenizer) -> list[Example]:
     """The examples to imitate; said is how many have another system message than the questions."""
     path, wanted = run.cold_start, system_of(rows.train)
     others = sum(chat.system != wanted for chat in rows.chats)

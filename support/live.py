@@ -39,13 +39,13 @@ class Live:
     """
 
     def __init__(self, policy: Policy, rows: int, slots: int):
-        whole = partial(torch.zeros, dtype=torch.long, device=policy.device)
+        integers = partial(torch.zeros, dtype=torch.long, device=policy.device)
         self.policy = policy
         self.cache = policy.cache(rows, slots)
         self.hidden = torch.zeros(
             rows, policy.model.config.hidden_size, dtype=policy.dtype, device=policy.device
         )
-        self.seed, self.position, self.running = whole(rows), whole(rows), whole(rows)
+        self.seed, self.position, self.running = integers(rows), integers(rows), integers(rows)
         self.drawn = torch.zeros(3, rows, dtype=torch.float64, device=policy.device)
 
     def move(self, slots: list[int], to: list[int], length: int) -> None:

@@ -3,6 +3,7 @@
     1. Meter.phase     seconds per phase; tells who watches that a phase begins
     2. Meter.add       a mini-batch after its update: rollouts, branches, the loss' statistics
     3. Meter.numbers   one number per name, over all ranks
+    4. over_passes     the statistics of one update from those of its passes
 
 Reads the numbers that lie on the rollouts; nothing of the algorithm depends on it.
 """
@@ -109,6 +110,28 @@ class Meter:
         numbers |= {name: over_minibatches(name, log) for name in names}
         slowest = {p: max(part["seconds"][p] for part in parts) for p in PHASES}
         return numbers | {f"seconds_{phase}": value for phase, value in slowest.items()}
+
+
+def over_passes(passes: list[dict], read: int, ranks: Ranks) -> dict[str, float]:
+    """One number of an update from those of its passes, over all ranks.
+
+    passes: what the loss returned for each, with "loss", its value, and "slots", tokens with
+    padding. read: tokens without padding. Returns: means over the policy tokens; sums for "loss";
+    the maximum for "ratio_max"; "padding", the share of slots without a token.
+    """
+    summed = ("loss", "slots", "tokens")
+    totals = Counter({"read": read})
+    for stats in passes:
+        for name, value in stats.items():
+            if name != "ratio_max":
+                # a Counter adds
+                totals[name] += value if name in summed else stats["tokens"] * value
+    totals = dict(zip(totals, ranks.sum(list(totals.values()))))
+    top = ranks.max([max((stats["ratio_max"] for stats in passes), default=0.0)])[0]
+    padding = 1 - totals.pop("read") / totals.pop("slots")
+    tokens = max(totals.pop("tokens"), 1)
+    means = {name: x if name == "loss" else x / tokens for name, x in totals.items()}
+    return means | {"padding": padding, "ratio_max": top}
 
 
 def over_minibatches(name: str, log: list[dict]) -> float:

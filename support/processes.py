@@ -21,9 +21,6 @@ def join_ranks(run: Config) -> tuple[Config, Ranks]:
     Returns: the run with this process's device, the ranks.
     """
     several, asked = int(os.environ.get("WORLD_SIZE", 1)) > 1, run.device
-    if several and ":" in asked:
-        one = f"--device {asked} names one GPU for {os.environ['WORLD_SIZE']} processes"
-        raise ValueError(f"{one}: give cuda, and each takes its own")
     run = dataclasses.replace(run, device=pick_device(asked))
     cuda = run.device.startswith("cuda")
     if several and cuda:

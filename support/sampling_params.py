@@ -9,9 +9,7 @@ class SamplingParams:
     the whole distribution.
 
     decode_rows: rows decoded at once. prefill_chunk: tokens per row and call when prompts and
-    results are read. tool_threads: calls that run at once, 0: as many as rows. constant_rows: see
-    support/shapes.py. lag: decode steps launched before an earlier one's tokens are looked at, so
-    that a GPU never waits for the host; a row then decodes a token in vain when its turn ends.
+    results are read. constant_rows: see support/shapes.py. lag: see Sampler; None: 1 on a GPU.
     """
 
     decode_rows: int
@@ -22,7 +20,6 @@ class SamplingParams:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
-    tool_threads: int = 0
     constant_rows: bool = True
     lag: int | None = None
 

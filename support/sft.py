@@ -62,7 +62,7 @@ def _never() -> bool:
 
 
 @dataclass
-class Beside:
+class Hooks:
     """What a cold start does beside its steps.
 
     folder: checkpoints go there; None: none is made. checkpoint: one of a cold start to go on
@@ -78,7 +78,7 @@ class Beside:
 
 
 def cold_start(
-    policy: Policy, examples: list[Example], run: Config, ranks: Ranks, beside: Beside
+    policy: Policy, examples: list[Example], run: Config, ranks: Ranks, hooks: Hooks
 ) -> float | None:
     """Imitate examples.
 
@@ -88,11 +88,11 @@ def cold_start(
     steps = run.cold_steps or run.cold_epochs * -(-len(examples) // run.cold_batch)
     optimizers = cold_optimizers(policy.model, run)
     schedules = schedules_of(optimizers, steps, run)
-    done, skipped, loss = step_in(beside.checkpoint), 0, math.nan
-    if beside.checkpoint:
-        skipped = checkpoints.load_state(policy, optimizers, beside.checkpoint)["skipped"]
-        print(f"going on with the cold start from {beside.checkpoint}", flush=True)
-    quiet = not beside.progress or ranks.rank > 0
+    done, skipped, loss = step_in(hooks.checkpoint), 0, math.nan
+    if hooks.checkpoint:
+        skipped = checkpoints.load_state(policy, optimizers, hooks.checkpoint)["skipped"]
+        print(f"going on with the cold start from {hooks.checkpoint}", flush=True)
+    quiet = not hooks.progress or ranks.rank > 0
     bar = tqdm(range(done, steps), initial=done, total=steps, desc="cold start", disable=quiet)
     for i in bar:
         started = time.perf_counter()
@@ -102,18 +102,18 @@ def cold_start(
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         row = {"step": i + 1, "loss": loss, "lr": optimizers[-1].param_groups[0]["lr"]}
         row |= {"grad_norm": norm, "tokens": sum(sum(mask) for _, mask in batch)}
-        beside.log(row | {"seconds": time.perf_counter() - started})
+        hooks.log(row | {"seconds": time.perf_counter() - started})
         skipped = 0 if math.isfinite(norm) else skipped + 1
         if skipped >= run.max_skipped:
             steps = f"{skipped} steps in a row, the last at step {i + 1}"
             raise ValueError(f"cold start: no finite gradient in {steps}; try a smaller --cold_lr")
-        stop = ranks.max([beside.asked()])[0] > 0
+        stop = ranks.max([hooks.asked()])[0] > 0
         due = not skipped and i + 1 < steps and (i + 1) % run.cold_save_every == 0
-        if beside.folder and (stop or due):
-            folder = beside.folder / f"cold_{i + 1:06d}"
+        if hooks.folder and (stop or due):
+            folder = hooks.folder / f"cold_{i + 1:06d}"
             checkpoints.save(folder, policy, optimizers, {"skipped": skipped}, ranks)
             if ranks.rank == 0:
-                prune(beside.folder, 1, kind="cold")
+                prune(hooks.folder, 1, kind="cold")
         if stop:
             return None
     return loss

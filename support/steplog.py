@@ -59,7 +59,7 @@ def tree_row(policy, step: int, r, place: dict[int, int]) -> dict:
     if r.parent is None:
         # branches are not trained on: they have no such numbers
         later = {"logp_old": r.logp_old, "future_value": r.omega}
-        later |= {"branching_score": r.score, "advantage": r.advantage}
+        later |= {"branching_score": r.branching_score, "advantage": r.advantage}
         numbers |= {name: values.tolist() for name, values in later.items()}
     rounded = {name: [round(x, 6) for x in values] for name, values in numbers.items()}
     return where | came | ended | tokens | rounded | {"calls": [asdict(c) for c in r.calls]}
@@ -79,8 +79,8 @@ def branch_line(policy, x) -> str:
     context, old, new = policy.decode(p.ids[max(0, t - 6) : t]), p.ids[t], x.ids[t]
     return (
         f"  branch at token {t} of {len(p.ids)}: {context!r} -> {policy.text[old]!r}, "
-        f"now {policy.text[new]!r} | entropy {p.sampled_entropy[t]:.3f} Omega {p.omega[t]:.4f} "
-        f"score {p.score[t]:+.2f} | reward {p.reward:g} -> {x.reward:g}"
+        f"now {policy.text[new]!r} | entropy {p.entropy[t]:.3f} Omega {p.omega[t]:.4f} "
+        f"score {p.branching_score[t]:+.2f} | reward {p.reward:g} -> {x.reward:g}"
     )
 
 

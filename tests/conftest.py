@@ -93,8 +93,8 @@ def make_agent(world, folder) -> None:
     """Imitate the world's traces."""
     policy = Policy.load(str(world / "model"))
     examples = read_examples(str(world / "traces.jsonl"), policy.tokenizer)
-    beside = sft.Beside(progress=False)
-    loss = sft.cold_start(policy, examples, read_settings([]), Ranks(), beside)
+    hooks = sft.Hooks(progress=False)
+    loss = sft.cold_start(policy, examples, read_settings([]), Ranks(), hooks)
     assert loss < 0.5
     policy.tokenizer.save_pretrained(folder), policy.model.save_pretrained(folder)
 

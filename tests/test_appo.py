@@ -75,7 +75,7 @@ def test_the_best_b_of_every_rollout(agent, rollouts):
     for r, places in zip(mine, points):
         ok = appo.candidates(agent, r, CONFIG)
         assert all(ok[t] for t in places) and r.degenerate
-        assert (r.omega == 1).all() and r.omega.shape == r.score.shape == (len(r.ids),)
+        assert (r.omega == 1).all() and r.omega.shape == r.branching_score.shape == (len(r.ids),)
         best = sorted((t for t, good in enumerate(ok) if good), key=lambda t: -r.entropy[t])[:3]
         assert places == best, "entropy alone chooses where Omega is constant"
 

@@ -137,7 +137,7 @@ def all_flags() -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_flag_in_the_text_exists(page):
     named = set(re.findall(r"(?<![\w-])--[a-z]\w*(?:-\w+)*", page.read_text()))
-    own = {"--tree", "--source", "--light", "--readme"}
+    own = {"--tree", "--source", "--light", "--write"}
     assert named - all_flags() - FOREIGN_FLAGS - own == set()
 
 
@@ -184,10 +184,17 @@ def test_the_readme_keeps_its_budget():
         assert what in first, f"{what} is not on the first screen"
 
 
+def test_the_tables_of_reproducibility_count_what_is_there():
+    page = (HERE / "docs/reproducibility.md").read_text()
+    assert page == counts.with_counts(page, HERE), "write them: python docs/counts.py --write"
+    for name in counts.count(HERE, counts.READING_PATH):
+        assert f"| {name} |" in page, name
+
+
 def test_the_files_table_counts_the_lines():
     readme = README.read_text()
     now = counts.with_lines(readme, HERE)
-    assert readme == now, "write today's lines into it: python docs/counts.py --readme"
+    assert readme == now, "write today's lines into it: python docs/counts.py --write"
     assert [f"`{name}`" for name in counts.READING_PATH if f"`{name}` |" not in readme] == []
 
 

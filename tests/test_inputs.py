@@ -128,3 +128,11 @@ except SystemExit as end:
 def test_a_run_of_the_bundled_world_refuses_its_sandbox_before_the_world_is_made():
     with pytest.raises(ValueError, match="sandbox must be require"):
         read_run(["--sandbox", "yes"])
+
+
+def test_one_gpu_for_several_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(
+        ValueError, match="--device cuda:1 names one GPU for 8 processes: give cuda"
+    ):
+        read_run(["--device", "cuda:1"])

@@ -7,14 +7,6 @@ from support.processes import join_ranks, mesh_of
 from support.ranks import Ranks
 
 
-def test_one_gpu_for_several_processes_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    with pytest.raises(
-        ValueError, match="--device cuda:1 names one GPU for 8 processes: give cuda"
-    ):
-        join_ranks(Config(device="cuda:1"))
-
-
 def test_a_missing_gpu_is_refused_and_auto_says_what_it_took(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="--device cuda: this PyTorch sees no GPU"):

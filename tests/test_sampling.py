@@ -511,7 +511,7 @@ def test_replayed_steps_equal_called_ones(agent, tools, prompts):
 
         return record
 
-    sampler.recorder = recorder
+    sampler.capture = recorder
     replayed = sampler.initial(prompts[:6], 2, [mix_seed(0, i) for i in range(6)])
     assert replays and [snapshot(r) for r in replayed] == [snapshot(r) for r in called]
 

@@ -17,7 +17,6 @@ NEEDED = dict(decode_rows=4, max_tokens=64, max_calls=4, max_result_tokens=48, p
         (dict(top_k=-3), "top_k must be >= 0, got -3"),
         (dict(lag=-1), "lag must be >= 0, got -1"),
         (dict(max_tokens=0), "max_tokens must be >= 1, got 0"),
-        (dict(tool_threads=-1), "tool_threads must be >= 0"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):

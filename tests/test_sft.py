@@ -109,7 +109,7 @@ def test_a_stopped_cold_start_goes_on_bit_for_bit(optimizer, world, tmp_path):
                 examples,
                 run,
                 Ranks(),
-                sft.Beside(
+                sft.Hooks(
                     progress=False,
                     folder=tmp_path / name,
                     checkpoint=folder,
@@ -145,5 +145,5 @@ def test_a_cold_start_whose_gradients_are_not_finite_stops(agent, world):
             examples,
             dataclasses.replace(read_settings([]), **SHORT),
             Ranks(),
-            sft.Beside(progress=False),
+            sft.Hooks(progress=False),
         )

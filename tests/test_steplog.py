@@ -71,6 +71,6 @@ def test_the_first_process_logs_a_tree_whichever_prompts_it_has(agent):
     mine = [Rollout([1], 0, group=group, ids=[2], mask=[True]) for group in (5, 3, 5)]
     for r in mine:
         r.sampled_logp = r.sampled_entropy = [0.0]
-        r.logp_old = r.omega = r.score = r.advantage = torch.zeros(1)
+        r.logp_old = r.omega = r.branching_score = r.advantage = torch.zeros(1)
     assert [row["group"] for row in tree_rows(agent, 1, mine, 1)] == [3]
     assert [row["group"] for row in tree_rows(agent, 1, mine, 2)] == [3, 5, 5]

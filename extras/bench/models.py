@@ -66,7 +66,7 @@ def agent_folder(args) -> Path:
             read_examples(str(world / "traces.jsonl"), policy.tokenizer),
             read_settings([]),
             policy.ranks,
-            sft.Beside(progress=False),
+            sft.Hooks(progress=False),
         )
         policy.model.save_pretrained(folder)
         policy.tokenizer.save_pretrained(folder)

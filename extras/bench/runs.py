@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from extras.bench.measure import figure
 from extras.world.modes import Mode
 from extras.world.prepare import WORLDS, prepare
+from support.metrics import PHASES
 
 HERE = Path(__file__).parents[2]
 # a cold start on another task: it teaches the tags, no answer
@@ -28,6 +29,9 @@ LAPTOP_UNITS = {
     "accuracy after, sampled": "share",
     "accuracy after, greedy": "share",
     "seconds": "s",
+    "seconds of all steps": "s",
+} | {f"seconds of all steps, {phase}": "s" for phase in PHASES}
+LAPTOP_UNITS |= {
     "sampled tokens": "tokens",
     "trained tokens": "tokens",
     "optimizer steps": "steps",
@@ -88,6 +92,8 @@ def laptop_numbers(lines: list[dict]) -> dict[str, float]:
         "accuracy before, greedy": first["eval_greedy"],
         "accuracy after, sampled": sampled(last),
         "accuracy after, greedy": last["eval_greedy"],
+        "seconds of all steps": total("seconds"),
+        **{f"seconds of all steps, {phase}": total(f"seconds_{phase}") for phase in PHASES},
         "sampled tokens": total("tokens_sampled"),
         "trained tokens": total("tokens_trained"),
         "optimizer steps": total("optimizer_steps"),
