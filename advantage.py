@@ -127,11 +127,10 @@ def policy_loss(
 
         ratio = exp(logp - logp_old)
         l = max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high));  if A < 0: min(l, -clip_c A)
-        "seq-mean"    loss = 1/total sum_n mean_{t: mask} l_nt      total: rollouts, else the rows
-        "token-mean"  loss = 1/total sum_{n,t: mask} l_nt           total: policy tokens
+        "seq-mean"    loss = 1/total sum_n mean_{t: mask} l_nt      total: rollouts, by default R
+        "token-mean"  loss = 1/total sum_{n,t: mask} l_nt           total: by default policy tokens
 
-    For micro-batches give the total of the mini-batch: the losses then add up to that of the whole.
-
+    Give micro-batches the total of their mini-batch: the losses then add up to that of the whole.
     Args:    logp: (R, T) with gradient; logp_old, adv, logp_ref: (R, T) without; mask: (R, T).
              clip_c: >= 1, inf for none. surrogate: see `_surrogate`.
              kl_coef * low_variance_kl(logp, logp_ref) is added to every token.

@@ -133,10 +133,10 @@ def set_rewards(rollouts: list[Rollout], prompts: list[Prompt]) -> None:
 
 
 def score_start(policy: Policy, batches: list[list[Rollout]], config: Config) -> None:
-    """Set r.logp_old of all mini-batches, in the passes of `score_now`; r.logp_ref if KL is on.
+    """Set r.logp_old of all mini-batches, and r.logp_ref if there is a KL term.
 
-    The sampler's own log-probs would not do: it rounds otherwise than the trainer's forward pass,
-    and what rounds differently would pass for a policy that has moved.
+    The passes are those of `score_now`, so Omega is exactly 1 while the policy has not moved. The
+    sampler's own log-probs would not do: they round otherwise, and that would pass for a move.
     """
     score_reference(policy, batches, config)
     with policy.unsharded():
@@ -199,9 +199,10 @@ def decision_points(policy: Policy, rollouts: list[Rollout], config: Config) -> 
 def rank_tokens(
     rollouts: list[Rollout], config: Config
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """What `choose_branch_points` ranks by, (R, T) each: scores, who comes first, for the others.
+    """What `choose_branch_points` takes, (R, T) each: score, preferred, top_up.
 
-    Where entropy does not vary, the scores are random numbers of the rollout's seed.
+    Sets r.branching_score and r.degenerate. Where entropy does not vary, the scores are random
+    numbers of the rollout's seed.
     """
     entropy = pad([r.entropy for r in rollouts], torch.float32)  # (R, T)
     omega = pad([r.score_omega for r in rollouts], torch.float32)  # (R, T)

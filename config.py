@@ -139,7 +139,7 @@ class AgentConfig:
     constant_rows: bool = free(
         True, "CPU, float32: no row's bits depend on others; false: less work"
     )
-    device: str = free("auto", "cpu, cuda, cuda:N; auto: a GPU if there is one")
+    device: str = free("auto", "cpu, cuda, cuda:N; auto: a GPU, else cpu")
 
 
 @dataclass(frozen=True)

@@ -122,8 +122,8 @@ class Policy:
         """Whole weights, gradients off: sampling and scoring need no other process.
 
         FSDP2's hooks are off meanwhile: what is called is the plain model. On one process nothing
-        is gathered; a CPU packs the weights that it samples with, once. Inside another `unsharded`
-        it does nothing.
+        is gathered. Before it samples for the first time in here, a CPU packs the weights. Inside
+        another `unsharded` it does nothing.
         """
         if self._whole:
             yield

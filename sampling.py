@@ -50,8 +50,8 @@ NOT_FINITE = (
 class Start:
     """Where a rollout goes on: after the first tokens of a row of a cache.
 
-    hidden: (D,) predicts its next token. Without a cache it begins after its prompt, which is read
-    when its turn comes; row is then the number of that prompt in the run.
+    row: of the cache. hidden: (D,), predicts the next token. Without a cache the rollout begins
+    after its prompt, which is read when its turn comes: row is then the number of that prompt.
     """
 
     rollout: Rollout
@@ -128,9 +128,10 @@ class Sampler:
     def run(self, starts: list[Start], temperature: float | None = None) -> None:
         """Complete the rollouts of all starts, in place and in the order given.
 
-        All starts share one cache, or have none; then those of one prompt follow each other. A
-        start waits until a row is free. While this runs it holds memory for decode_rows rows of
-        the longest prompt and budget; without constant rows, for no more rows than starts.
+        All starts have the same cache, or none has one. Without a cache, those of one prompt
+        follow each other. A start waits until a row is free. While this runs it holds memory for
+        decode_rows rows of the longest prompt and budget; without constant rows, for no more rows
+        than starts.
         """
         if not starts:
             return

@@ -9,7 +9,7 @@ python -m extras.plan --config ...                        what that will cost
                    one message, before torch is imported
 2. join_ranks      of several processes each samples its share of the prompts
 3. encode          prompts and examples as ids
-4. load            the model, from the newest checkpoint of the run if there is one
+4. load            the model, from the newest checkpoint of a run that has begun
 5. begin           a new run: cold start and checkpoint 0; an old one: its optimizer
 6. train_loop      a step (appo.py), its log, checkpoints, evaluations
 """
@@ -52,7 +52,7 @@ from support import checkpoints, heldout, runfiles, sft
 from support.heartbeat import Heartbeat, Stop
 from support.http import Unavailable
 from support.metrics import Meter
-from support.models import load_tokenizer, recompute_activations
+from support.models import load_tokenizer, positions_of, recompute_activations
 from support.processes import join_ranks, mesh_of
 from support.questions import Question
 from support.ranks import Ranks
@@ -79,7 +79,8 @@ def start(run: Config, rows: Unencoded) -> None:
             rows.complete(run)
         if run.threads:
             torch.set_num_threads(run.threads)
-        inputs = encode(run, rows, load_tokenizer(run.model))
+        tokenizer = load_tokenizer(run.model)
+        inputs = encode(run, rows, tokenizer, positions_of(run.model))
         # before the checkpoint is looked for: another process may still be writing one
         with locked(Path(run.out), ranks):
             train(load(run, inputs, ranks))
@@ -90,7 +91,7 @@ def start(run: Config, rows: Unencoded) -> None:
 
 
 def load(run: Config, inputs: Inputs, ranks: Ranks) -> "Trainer":
-    """The model, from the newest checkpoint if there is one, and the sampler."""
+    """The model, from the newest checkpoint of a run that has begun, and the sampler."""
     step, cold = ranks.gather((newest(run.out), newest(run.out, "cold")))[0]
     policy = load_policy(run, str(step or cold or run.model), ranks)
     sampler = Sampler(policy, inputs.tools, SamplingParams.of(run))
@@ -302,5 +303,5 @@ if __name__ == "__main__":
     except (ValueError, OSError) as problem:
         sys.exit(f"train.py: {problem}")
     except KeyboardInterrupt:
-        again = "the same command goes on from the newest checkpoint, if there is one yet"
+        again = "the same command goes on from the newest checkpoint, or begins anew"
         sys.exit(f"train.py: interrupted; {again}")

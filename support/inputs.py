@@ -19,6 +19,7 @@ from protocol import encode_prompt
 from support.examples import Chat, Example, encode_chats, read_chats
 from support.questions import Question, load_questions
 from support.runfiles import missing_inputs, newest
+from support.sampling_params import beyond_positions
 from tools import open_tools
 
 Questions = tuple[list[Question], list[list[int]]]
@@ -103,8 +104,8 @@ def misplaced(run: Config) -> list[str]:
     return [f"{one}: give cuda, and each takes its own"]
 
 
-def encode(run: Config, rows: Unencoded, tokenizer) -> Inputs:
-    """Prompts and examples as ids.
+def encode(run: Config, rows: Unencoded, tokenizer, positions: int | None = None) -> Inputs:
+    """Prompts and examples as ids. positions: of the model, if known.
 
     Raises: ValueError with all that does not fit, a line each.
     """
@@ -113,6 +114,8 @@ def encode(run: Config, rows: Unencoded, tokenizer) -> Inputs:
     test = rows.test[: run.eval_questions]
     test_prompts = _tried(lines, lambda: prompts_of(run, run.eval_data, test, tokenizer), [])
     examples = _tried(lines, lambda: examples_of(run, rows, tokenizer), [])
+    longest = max(map(len, [*train, *test_prompts]), default=0)
+    lines += filter(None, [beyond_positions(longest, run.max_tokens, positions)])
     if lines:
         raise ValueError("\n".join(lines))
     return Inputs((rows.train, train), (test, test_prompts), examples, rows.tools)

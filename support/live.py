@@ -13,6 +13,7 @@ import torch
 
 from policy import Policy
 from rollout import Rollout
+from support.sampling_params import beyond_positions
 
 
 @dataclass
@@ -74,11 +75,9 @@ def check_starts(starts: list, budget: int, positions: int | None) -> None:
                 f"fork_at {r.fork_at}"
             )
     longest = max(len(start.rollout.prompt) for start in starts)
-    if positions and longest + budget > positions:
-        raise ValueError(
-            f"a prompt of {longest} tokens and up to {budget} of response (--max_tokens) are "
-            f"more than the model's {positions} positions: lower --max_tokens"
-        )
+    problem = beyond_positions(longest, budget, positions)
+    if problem:
+        raise ValueError(problem)
     if cache is None:
         check_prompts(list({s.row: s.rollout.prompt for s in starts}.values()))
         if len(list(groupby(starts, lambda s: s.row))) > len({s.row for s in starts}):

@@ -2,7 +2,8 @@
 
 1. check_config            refuse partial attention and what is no causal language model
 2. load_tokenizer          the same check for a folder or name, then its tokenizer
-3. recompute_activations   activations again in the backward pass: memory for time
+3. positions_of            tokens that it can hold
+4. recompute_activations   activations again in the backward pass: memory for time
 """
 
 import re
@@ -53,6 +54,11 @@ def _read(kind, path: str):
         ) from None
 
 
+def positions_of(path: str) -> int | None:
+    """Tokens that a model can hold, prompt and response together, if its configuration says so."""
+    return getattr(_read(AutoConfig, path), "max_position_embeddings", None)
+
+
 def recompute_activations(model) -> None:
     """Compute every layer's activations again in the backward pass, while model.train() is on."""
     # its name from transformers 5.23 on
@@ -64,7 +70,7 @@ def recompute_activations(model) -> None:
 
 
 def pick_device(name: str) -> str:
-    """What --device names; auto: a GPU if there is one. ValueError if it is not there."""
+    """What --device names; auto: a GPU, else the CPU. ValueError if it is not there."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):

@@ -36,3 +36,16 @@ class SamplingParams:
         """Those that a larger set of settings holds under the same names."""
         names = [f.name for f in fields(cls) if hasattr(settings, f.name)]
         return cls(**{name: getattr(settings, name) for name in names})
+
+
+def beyond_positions(longest: int, budget: int, positions: int | None) -> str:
+    """What is wrong if prompt and response are longer than the model can be; "" if they fit.
+
+    longest: prompt, tokens. positions: of the model, if known.
+    """
+    if not positions or longest + budget <= positions:
+        return ""
+    return (
+        f"a prompt of {longest} tokens and up to {budget} of response (--max_tokens) are "
+        f"more than the model's {positions} positions: lower --max_tokens"
+    )

@@ -1,5 +1,5 @@
 """Settings as a dataclass: each field with help and range, a flag for each, and all that is wrong
-said at once. Imports no torch: a misspelt flag is answered in a second.
+said at once. Imports no torch, which takes seconds.
 
     1. fixed, free   declare a field; a fixed one may not change when a run goes on
     2. parser_for    transformers.HfArgumentParser with a flag per field, --like_this or --like-this
@@ -21,6 +21,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from transformers import HfArgumentParser
+
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    tuple[float, float]: "two numbers",
+    tuple[str, ...]: "a list of texts",
+}
 
 
 def fixed(default, text: str, least=None, old: str = ""):
@@ -72,8 +81,10 @@ def parser_for(kind: type, **about) -> HfArgumentParser:
 def _flag(f: dataclasses.Field) -> dataclasses.Field:
     """A field as HfArgumentParser wants it."""
     how: dict[str, Any] = {"help": f.metadata["help"].replace("%", "%%")}
-    if f.default not in ("", ()):
-        how["help"] += f" (default {f.default})"
+    free = ["free"] * f.metadata["free"]
+    default = [f"default {f.default}"] * (f.default not in ("", ()))
+    if free or default:
+        how["help"] += f" ({', '.join(default + free)})"
     if get_origin(f.type) is tuple:
         how["nargs"] = "+" if Ellipsis in get_args(f.type) else len(get_args(f.type))
     if f.type is bool:
@@ -189,8 +200,7 @@ def _complaint(f: dataclasses.Field, value: Any) -> str:
         listed = ", ".join(map(str, choices))
         return "" if known else f"must be one of {listed}, got {value!r}"
     if not _is(f.type, value):
-        name = "two numbers" if f.type == tuple[float, float] else f.type.__name__
-        return f"must be {name}, got {value!r}"
+        return f"must be {KINDS[f.type]}, got {value!r}"
     least = f.metadata["least"]
     if least is not None and not value >= least:
         return f"must be >= {least}, got {value}"

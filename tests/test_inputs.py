@@ -61,6 +61,7 @@ BAD = {
         "search does not answer: http://127.0.0.1:9/retrieve: Connection refused",
     ),
     "no key": (lambda t: dict(corpus="serper"), "SERPER_API_KEY"),
+    "few positions": (lambda t: dict(max_tokens=10**6), "are more than the model's \\d+ positions"),
     "no model there": (lambda t: dict(model=t), "--model .* is neither"),
     "sliding window": (lambda t: dict(model=sliding(t / "s")), "sliding-window"),
     "not causal": (lambda t: dict(model=masked(t / "b")), "not a causal language model"),
