@@ -157,7 +157,7 @@ def policy_loss(
     loss = torch.where(mask, loss + kl_coef * kl, 0.0)
     if aggregate == "seq-mean":
         rows = loss.sum(-1) / mask.sum(-1).clamp(min=1)  # (R,)
-        value = rows.sum() / (len(mask) if total is None else total)
+        value = rows.sum() / max(len(mask) if total is None else total, 1)
     else:
         value = loss.sum() / (mask.sum().clamp(min=1) if total is None else max(total, 1))
     ratio, log_ratio = ratio.detach(), log_ratio.detach()

@@ -112,7 +112,8 @@ def encode_prompt(tokenizer, messages: list[dict]) -> list[int]:
 
 def system_prompt(tools: str = "python,search") -> str:
     """What a model is told of the protocol if a question is no chat. tools: comma-separated."""
-    have = [INSTRUCTIONS[name] for name in INSTRUCTIONS if name in tools.split(",")]
+    asked = [name.strip() for name in tools.split(",")]
+    have = [text for name, text in INSTRUCTIONS.items() if name in asked]
     called = "Reason inside <think> and </think>"
     if have:
         number = {1: "One tool is", 2: "Two tools are"}[len(have)]

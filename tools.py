@@ -181,22 +181,38 @@ def open_tools(
 ) -> dict[str, Tool]:
     """The tools named in a comma-separated list, ready to run: name -> tool.
 
-    Raises: ValueError for an unknown name or search without a corpus, and what the tools raise.
+    Raises: ValueError with a line for every tool that is unknown, stands twice or does not open.
     """
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in TOOL_TAGS]
-    if unknown:
-        raise ValueError(f"unknown tool {unknown[0]!r}: --tools takes {', '.join(TOOL_TAGS)}")
-    if "search" in wanted and not corpus:
+    make = {
+        "python": lambda: PythonTool(timeout, sandbox),
+        "search": lambda: _search_tool(corpus, topk, cache),
+    }
+    opened, lines = {}, []
+    for name in filter(None, map(str.strip, names.split(","))):
+        if name not in make:
+            lines.append(f"unknown tool {name!r}: --tools takes {', '.join(make)}")
+        elif name in opened:
+            lines.append(f"--tools names {name} twice")
+        else:
+            try:
+                opened[name] = make[name]()
+            except (ValueError, OSError) as problem:
+                lines.append(str(problem))
+    if lines:
+        for tool in opened.values():
+            tool.close()
+        raise ValueError("\n".join(lines))
+    return opened
+
+
+def _search_tool(corpus: str, topk: int, cache: str) -> SearchTool:
+    """The search tool. ValueError without a corpus."""
+    if not corpus:
         raise ValueError(
             "the search tool needs --corpus: a .jsonl, .json or folder of documents, "
             "http://host:port/retrieve, or serper"
         )
-    make = {
-        "python": lambda: PythonTool(timeout, sandbox),
-        "search": lambda: SearchTool(corpus, topk, cache=cache),
-    }
-    return {name: make[name]() for name in wanted}
+    return SearchTool(corpus, topk, cache=cache)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,14 +17,16 @@ python -m extras.plan --config ...                        what that will cost
 import signal
 import sys
 
+if __name__ == "__main__":
+    # the imports below take seconds: --help, bad input and Ctrl-C are answered before
+    signal.signal(signal.SIGINT, lambda *_: sys.exit("train.py: interrupted before it began"))
+
 from config import Config
 from support.inputs import Inputs, Unencoded, encode, only_rank_0_prints, read_run
 
 if __name__ == "__main__":
-    # the imports below take seconds: --help, bad input and Ctrl-C are answered before
-    signal.signal(signal.SIGINT, lambda *_: sys.exit("train.py: interrupted before it began"))
-    only_rank_0_prints()
     try:
+        only_rank_0_prints()
         BEGUN = read_run(sys.argv[1:])
     except (ValueError, OSError) as problem:
         sys.exit(f"train.py: {problem}")

@@ -209,7 +209,7 @@ def _document(file: Path, end: int, line: bytes) -> str:
         if "contents" in row:
             return utf8(row["contents"])
         return utf8("\n".join(filter(None, [row.get("title"), row["text"]])))
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         with open(file, "rb") as lines:
             ends = accumulate(map(len, lines))
             number = next(n for n, position in enumerate(ends, 1) if position >= end)
@@ -225,7 +225,7 @@ def read_json(file: Path) -> dict[str, str]:
         if not all(isinstance(text, str) for text in texts.values()):
             raise ValueError("not all of its values are strings")
         return texts
-    except (OSError, ValueError, AttributeError) as problem:
+    except (OSError, ValueError, AttributeError, RecursionError) as problem:
         raise ValueError(
             f"{file}: a .json corpus is, like a .json cache, an object from queries to strings "
             f"({problem})"

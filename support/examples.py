@@ -76,7 +76,7 @@ def read_chats(path: str, skip_bad: bool = False) -> list[Chat]:
         try:
             row = json.loads(row) if isinstance(row, str) else row
             chats.append(Chat(number, *split_chat(chat_of(row))))
-        except json.JSONDecodeError as problem:
+        except (json.JSONDecodeError, RecursionError) as problem:
             bad.append(f"--cold_start {path}, row {number} is not JSON: {problem}")
         except ValueError as problem:
             bad.append(f"--cold_start {path}, row {number}: {problem}")

@@ -78,8 +78,16 @@ class Unencoded:
 
 def only_rank_0_prints() -> None:
     """Of the processes that torchrun starts, the first one speaks for all."""
-    if int(os.environ.get("RANK", 0)):
+    if from_torchrun("RANK", 0):
         sys.stdout = open(os.devnull, "w")
+
+
+def from_torchrun(name: str, default: int) -> int:
+    """A whole number that torchrun puts into the environment. ValueError if it is none."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise ValueError(f"the environment's {name} must be a whole number, got {text!r}")
+    return int(text)
 
 
 def read_run(argv: list[str]) -> tuple[Config, Unencoded]:
@@ -90,14 +98,15 @@ def read_run(argv: list[str]) -> tuple[Config, Unencoded]:
     rows = Unencoded()
     try:
         return read_settings(argv, lambda c: misplaced(c) + missing_inputs(c) + rows.read(c)), rows
-    except ValueError:
+    # SystemExit of --help too
+    except BaseException:
         rows.close()
         raise
 
 
 def misplaced(run: Config) -> list[str]:
     """A line if several processes are told to take one GPU."""
-    count = int(os.environ.get("WORLD_SIZE", 1))
+    count = from_torchrun("WORLD_SIZE", 1)
     if count == 1 or ":" not in run.device:
         return []
     one = f"--device {run.device} names one GPU for {count} processes"
@@ -133,12 +142,18 @@ def _tried(lines: list[str], work: Callable, otherwise):
 def probed_tools(run: AgentConfig, names: str) -> dict:
     """Tools, ready to run, each having said in one line what it is.
 
-    ValueError or OSError if one does not work.
+    ValueError with a line for each that does not work; none stays open then.
     """
     how = run.topk, run.tool_timeout, run.sandbox, run.search_cache
-    opened = open_tools(names, run.corpus, *how)
+    opened, lines = open_tools(names, run.corpus, *how), []
     for tool in opened.values():
-        print(tool.probe(), flush=True)
+        said = _tried(lines, tool.probe, "")
+        if said:
+            print(said, flush=True)
+    if lines:
+        for tool in opened.values():
+            tool.close()
+        raise ValueError("\n".join(lines))
     return opened
 
 

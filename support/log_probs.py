@@ -10,6 +10,7 @@ Axes: M tokens, D hidden, V vocabulary. head: the output layer, a Linear from D 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from branching import token_stats
 
@@ -54,6 +55,7 @@ class ChunkedLogp(torch.autograd.Function):
         return torch.cat([_logp(F.linear(h, weight, bias), i, temperature) for h, i in pairs])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, d_logp):
         hidden, weight, bias, ids = ctx.saved_tensors
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)

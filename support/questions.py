@@ -115,7 +115,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, dict | str]]:
             yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
     except UnicodeDecodeError as problem:
         raise ValueError(f"{file} is not UTF-8 text: {problem}") from None
-    except json.JSONDecodeError as problem:
+    except (ValueError, RecursionError) as problem:
         raise ValueError(f"{file} is not a list in JSON: {problem}") from None
 
 

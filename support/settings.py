@@ -143,7 +143,7 @@ def read_json(kind: type, path: str, ignored: Iterable[str] = ()) -> tuple[dict,
         raise FileNotFoundError(f"--config {path} {missing}")
     try:
         found = json.loads(Path(path).read_text())
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise ValueError(f"--config {path} is not JSON: {problem}") from None
     if not isinstance(found, dict):
         raise ValueError(f"--config {path} is not an object of settings")

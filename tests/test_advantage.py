@@ -441,3 +441,11 @@ def test_a_loss_of_one_row_without_a_batch_axis_is_refused():
     row = torch.zeros(4)
     with pytest.raises(ValueError, match=r"are \(R, T\), got \(4,\)"):
         policy_loss(row, row, row, torch.ones(4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("aggregate", ["seq-mean", "token-mean"])
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0), (0, 0)])
+def test_a_loss_of_nothing_is_0(aggregate, shape):
+    empty = torch.zeros(shape)
+    loss, stats = policy_loss(empty, empty, empty, empty.bool(), aggregate=aggregate)
+    assert loss == 0 and stats["tokens"] == 0 and all(x == x for x in stats.values())

@@ -283,7 +283,7 @@ def test_a_minibatch_in_parts(agent_folder, tools, prompts):
         if name not in ("occupancy", "sampler_gap") and not name.startswith("seconds"):
             assert parts[name] == pytest.approx(whole[name], abs=1e-5), name
     for r, other in zip(tree, tree_in_parts):
-        for name in ("logp_old", "omega", "score", "advantage") * (r.parent is None):
+        for name in ("logp_old", "omega", "branching_score", "advantage") * (r.parent is None):
             a, b = getattr(r, name), getattr(other, name)
             torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
 

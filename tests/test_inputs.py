@@ -10,7 +10,10 @@ from conftest import arguments
 
 import policy
 import train
-from support.inputs import read_run
+from support.examples import read_chats
+from support.inputs import only_rank_0_prints, read_run
+from support.questions import read_rows
+from tools import PythonTool
 
 
 @pytest.fixture
@@ -137,3 +140,41 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch):
         ValueError, match="--device cuda:1 names one GPU for 8 processes: give cuda"
     ):
         read_run(["--device", "cuda:1"])
+
+
+def test_the_faults_of_all_tools_are_said_at_once(world, tmp_path):
+    bad = dict(tools="python,search,shell", corpus=tmp_path / "no.jsonl", sandbox="yes")
+    with pytest.raises(ValueError) as refused:
+        read_run(arguments(world, tmp_path, **bad))
+    for text in ("unknown tool 'shell'", "no.jsonl does not exist", "sandbox must be require"):
+        assert str(refused.value).count(text) == 1, refused.value
+
+
+def test_a_tool_that_opens_beside_one_that_does_not_is_closed(world, tmp_path, monkeypatch):
+    closed = []
+    close = PythonTool.close
+    monkeypatch.setattr(PythonTool, "close", lambda self: closed.append(1) or close(self))
+    bad = dict(corpus=tmp_path / "no.jsonl", sandbox="best-effort")
+    with pytest.raises(ValueError, match="no.jsonl does not exist"):
+        read_run(arguments(world, tmp_path, **bad))
+    assert closed == [1]
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE"])
+def test_an_environment_that_torchrun_did_not_make_is_named(monkeypatch, name):
+    monkeypatch.setenv(name, "first")
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, got 'first'"):
+        only_rank_0_prints()
+        read_run([])
+
+
+def test_json_that_is_nested_too_deeply_is_named(tmp_path):
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="--config .*deep.json is not JSON"):
+        read_run(["--config", str(deep)])
+    with pytest.raises(ValueError, match="deep.json is not a list in JSON"):
+        list(read_rows(deep))
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="deep.jsonl, row 1 is not JSON"):
+        read_chats(str(tmp_path / "deep.jsonl"))

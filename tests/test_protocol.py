@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocol import TAGS, defuse, parse_call
+from protocol import TAGS, defuse, parse_call, system_prompt
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,10 @@ def test_defuse_leaves_no_tag(tag):
         out = defuse(text)
         assert "<" not in out and tag in out.lower()
     assert defuse("1 < 2 and <b>bold</b> a<think") == "1 < 2 and <b>bold</b> a<think"
+
+
+def test_the_system_prompt_names_the_tools_that_are_there():
+    """Blanks in the list change nothing."""
+    both = system_prompt("python,search")
+    assert both == system_prompt(" python , search") != system_prompt("search")
+    assert "<search>" in both and "<python>" in both
