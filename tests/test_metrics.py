@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rollout import Rollout
-from support.metrics import Meter, over_minibatches
+from support.metrics import Meter, over_minibatches, over_passes
 from support.ranks import Ranks
 
 
@@ -74,3 +74,13 @@ def test_numbers_of_a_tree():
         "optimizer_steps": 1,
     }
     assert {name: numbers[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_numbers_of_an_update_from_those_of_its_passes():
+    """Means weigh by policy tokens, the loss adds up, ratio_max is the largest."""
+    passes = [
+        {"ratio": 1.0, "tokens": 30, "ratio_max": 1.5, "loss": 0.25, "slots": 64},
+        {"ratio": 2.0, "tokens": 10, "ratio_max": 1.2, "loss": -1.0, "slots": 16},
+    ]
+    expected = {"ratio": 1.25, "loss": -0.75, "padding": 0.25, "ratio_max": 1.5}
+    assert over_passes(passes, 60, Ranks()) == pytest.approx(expected)
