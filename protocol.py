@@ -13,6 +13,7 @@
 attributes and methods. Imports no other file of this project.
 """
 
+import functools
 import re
 import textwrap
 from dataclasses import dataclass
@@ -98,11 +99,18 @@ class Tags:
 
         The text gives neither a tag nor a special token, whatever it holds.
         """
-        plain = {"add_special_tokens": False}
-        head = tokenizer(" <result>\n", **plain).input_ids
-        tail = tokenizer("\n</result>", **plain).input_ids
-        body = tokenizer(self.defuse(text), split_special_tokens=True, **plain).input_ids
+        head, tail = _frame(tokenizer, len(tokenizer))
+        body = tokenizer(
+            self.defuse(text), split_special_tokens=True, add_special_tokens=False
+        ).input_ids
         return (head + body[: max(0, room - len(head) - len(tail))] + tail)[:room]
+
+
+@functools.lru_cache(maxsize=4)
+def _frame(tokenizer, vocabulary: int) -> tuple[list[int], list[int]]:
+    """Token ids before and behind a result. vocabulary: its size, which new tokens change."""
+    frame = (" <result>\n", "\n</result>")
+    return tuple(tokenizer(text, add_special_tokens=False).input_ids for text in frame)
 
 
 def encode_prompt(tokenizer, messages: list[dict]) -> list[int]:

@@ -4,11 +4,10 @@
 2. `build_index` reuses an index with the stamp of these files, or builds one.
 3. `read_corpus` reads the documents of a file; `split_words` says what a word is.
 
-A build that is killed goes on from its last commit. Standard library only.
+A build that is killed goes on from its last commit.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,8 @@ import unicodedata
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
+
+from filelock import FileLock
 
 from support.http import Unavailable
 
@@ -253,7 +254,7 @@ def build_index(source: Path) -> tuple[Path, str]:
     for made in (beside, index):
         if _stamp_of(made) == stamp:
             return made, stamp
-    with _alone(index.with_name(f"{index.name}.lock")):
+    with FileLock(f"{index}.lock"):
         if _stamp_of(index) != stamp:
             _build(index, files, stamp, source)
     return index, stamp
@@ -283,22 +284,6 @@ def _stamp_of(index: Path) -> str | None:
 def _read_only(index: Path) -> sqlite3.Connection:
     """A connection that several threads may use in turn."""
     return sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True, check_same_thread=False)
-
-
-@contextlib.contextmanager
-def _alone(path: Path):
-    """Hold a lock file, which its holder removes: who has waited for a removed one starts anew."""
-    # filelock would leave its file beside the corpus
-    held = False
-    while not held:
-        with open(path, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            held = os.fstat(file.fileno()).st_nlink > 0
-            if held:
-                try:
-                    yield
-                finally:
-                    path.unlink()
 
 
 def _fill(part: Path, files: list[Path], stamp: str, source: Path) -> None:

@@ -110,7 +110,7 @@ def split_url(url: str) -> tuple[str, str, dict[str, str]]:
 
 def _attempt(url: str, body: bytes, headers: dict[str, str], timeout: float) -> bytes:
     """One POST and its whole answer, within `timeout` seconds. Raises OSError, ValueError."""
-    # imported here: the Python tool and a local corpus need the standard library only
+    # imported here: without a server nobody waits for it
     import requests
 
     deadline, box = time.monotonic() + timeout, []
