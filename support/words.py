@@ -1,12 +1,13 @@
 """Is an answer in words right? Exact match and token F1, by SQuAD's rules.
 
-    1. undress       the text as it prints, without LaTeX's dress
-    2. bare_number   two answers that are numbers are compared as numbers
-    3. words_of      else by their words; a Chinese, Japanese or Korean character is a word
-    4. exact_match, token_f1
+    1. one_spelling   Unicode in one spelling: full-width letters, accents, quotation marks
+    2. undress        the text as it prints, without LaTeX's dress
+    3. bare_number    two answers that are numbers are compared as numbers
+    4. words_of       else by their words; a Chinese, Japanese or Korean character is a word
+    5. exact_match, token_f1
 
-Differs from the released code in: -5 is not 5, 1/2 is not 12, 12% is not 12, and text without
-spaces has words.
+Differs from the released code in: marks that change a meaning stay (KEPT), such as those of -5,
+1.5, 1/2, 12% and C++; Unicode has one spelling; text without spaces has words.
 """
 
 import re
@@ -19,12 +20,74 @@ from support.latex import TEXT
 
 # One Chinese, Japanese or Korean character.
 CJK = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
-ASCII = str.maketrans("‘’‚′“”„″‐‑‒–—―−", "'" * 4 + '"' * 4 + "-" * 7)
+LETTERLIKE = {
+    "'": "‘’‚′ʼʻʹ´",
+    '"': "“”„″",
+    "-": "‐‑‒–—―−",
+    "/": "⁄∕",
+    ":": "∶",
+    "#": "♯",
+    "~": "〜",
+}
+LETTERLIKE |= {".": "٫", ",": "٬", "": "®™©℠"}
+ASCII = str.maketrans({c: plain for plain, others in LETTERLIKE.items() for c in others})
+SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ"
+# a thin space between digits parts thousands
+THIN = r"(?<=\d)(?:\\,|[\u2009\u202f])(?=\d{3}(?!\d))"
 DIGITS = r"((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,400})?(?:\.[0-9]{1,400})?)"
 # sign, value, denominator, percent sign
-NUMBER = rf"[\s$]*([-+]?)[\s$]*(?=\.?[0-9]){DIGITS}(/[0-9]+)?\s*(%?)[\s$.,;]*"
+NUMBER = rf"[\s$\"'(\[]*([-+]?)[\s$]*(?=\.?[0-9]){DIGITS}(/[0-9]+)?\s*(%?)[\s$.,;?\"')\]]*"
+# around an answer without words
+ENCLOSING = " .\"'()[]«»"
 # characters; a longer text is no bare number
 NUMBER_LIMIT = 500
+
+# A letter or a digit; the same, but for Chinese, Japanese and Korean; where a word ends.
+LETTER, OTHER_LETTER, END = r"[^\W_]", rf"[^\W_{CJK[1:]}", r"(?![^\W_])"
+# Thousands, as 1,234,567 or in India 12,34,567.
+THOUSANDS = r"(?<![\d.,])(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d?(?:,\d{2})+,\d{3})(?!,?\d)"
+# What is written in two ways, and how it is written instead; in this order.
+INSTEAD = {
+    "<=": "≤",
+    ">=": "≥",
+    # 2 - 1, 10 : 30
+    r"(?<=\d)\s+([-*/:])\s+(?=\d)": r"\1",
+    # x + 1, x = 5
+    rf"(?:(?<=\d)|(?<=[\W\d_][^\W\d_]))\s+([+=<>])\s+(?=\d|[^\W\d_]{END})": r"\1",
+    r"(?<=\d)\s+([%‰])": r"\1",
+    r"([<>≤≥])\s+(?=[-.$\d])": r"\1",
+    # a sign apart from its number; later in a text it is a dash
+    r"^([\s(\[]*-)\s+(?=[.$\d])": r"\1",
+    # .5 is 0.5
+    r"(?<![^\W_])(?<!\.)\.(?=\d)": "0.",
+}
+# Marks that change what a word means; all other punctuation goes, as in SQuAD.
+KEPT = [
+    # 1.5  10:30  1/2  2-1  10^2
+    r"(?<=\d)(?:[^\w\s]|_)+(?=\d)",
+    # -5  -$5  -x  -∞
+    rf"(?<!{OTHER_LETTER})-(?=[$€£¥]?\d|[√∞]|{LETTER}{END})",
+    # 1e-5 has another sign than 1e5
+    r"(?<=\de)-(?=\d)",
+    # 1/x  x/2
+    rf"(?<=\d)/(?={LETTER})|(?<={LETTER})/(?=\d)",
+    # C++  B+  18+  x+1
+    rf"(?<={LETTER})\++",
+    # C#
+    rf"(?<={LETTER})#{END}",
+    # A*, but not *A*
+    r"(?<=[^\w*][^\W\d_])\*(?![\w*])",
+    # B-  Cl-  1984-
+    rf"(?<=\d)-{END}|(?<=\W[^\W\d_])-{END}|(?<=\W[^\W\d_][^\W\d_])-{END}",
+    # 5%
+    r"(?<=\d)[%‰]",
+    # <5  x<y  x=5
+    rf"[<>](?=[-.$\d])|(?<={LETTER})[<>=](?={LETTER})",
+    # x^2
+    rf"(?<={LETTER})\^(?=[-\w])",
+]
+KEPT = re.compile(f"({'|'.join(KEPT)})")
+ARTICLES = ("a", "an", "the")
 
 
 def normalize_answer(text: str) -> str:
@@ -36,8 +99,8 @@ def normalize_answer(text: str) -> str:
 def exact_match(pred: str, golds: list[str]) -> bool:
     """Does the prediction have the words of a gold, in order?
 
-    Two bare numbers are compared as numbers, since -5 and 5 have the same words. A gold without
-    words ("A", "?!") is compared as written, but for case and a full stop after the prediction.
+    Two bare numbers are compared as numbers, since 0.50 and 0.5 are other words. A gold without
+    words ("A", "?!") is compared as written, but for case and for what encloses it.
     """
     return any(_same(pred, gold) for gold in golds)
 
@@ -50,7 +113,7 @@ def _same(pred: str, gold: str) -> bool:
     if words:
         return words_of(undress(pred)) == words
     p, g = (undress(text).casefold().strip() for text in (pred, gold))
-    return g in (p, p.rstrip(" ."))
+    return p == g or p.strip(ENCLOSING) == g.strip(ENCLOSING) != ""
 
 
 def token_f1(pred: str, golds: list[str]) -> float:
@@ -76,13 +139,35 @@ def f1_of_words(pred: list[str], gold: list[str]) -> float:
     return 2 * common / (len(pred) + len(gold)) if common else 0.0
 
 
+def one_spelling(text: str) -> str:
+    """Unicode in one spelling (NFKC), without characters that do not print.
+
+    Quotation marks, dashes and digits become ASCII. 10² becomes 10^2, 1½ becomes 1 1/2: NFKC alone
+    would make them 102 and 11/2.
+    """
+    text = re.sub(f"[{SUPERSCRIPTS}]+", r"^\g<0>", text)
+    text = re.sub("(?<=[0-9])([₀-₉]+)", r"_\1", text)
+    text = re.sub("(?<=[0-9])([¼-¾⅐-⅟])", r" \1", text)
+    text = unicodedata.normalize("NFKC", re.sub(THIN, ",", text.translate(ASCII)))
+    text = text.translate(ASCII)
+    return text.translate({ord(c): _printed(c) for c in set(text)})
+
+
+def _printed(c: str) -> str:
+    """A character, a digit in ASCII; nothing for format characters and variation selectors."""
+    if c.isdecimal():
+        return str(int(c))
+    return "" if unicodedata.category(c) == "Cf" or "\ufe00" <= c <= "\ufe0f" else c
+
+
 def undress(text: str) -> str:
-    """Text as it prints: no $..$, no \\text{..}, no escapes; ASCII quotation marks and dashes."""
-    text = re.sub(r"^\s*\$([^$]*)\$\s*$", r"\1", text.translate(ASCII))
+    """Text as it prints: one_spelling, no $..$, no \\text{..}, no escapes."""
+    text = re.sub(r"^\s*\$([^$]*)\$\s*$", r"\1", one_spelling(text))
     # up to three of them inside each other
     for _ in range(3):
         text = re.sub(TEXT, r"\1", text)
-    return re.sub(r"\\([%&_#${}])", r"\1", re.sub(r"\\[ ,;:!]", " ", text))
+    text = re.sub(r"\\([%&_#${}])", r"\1", re.sub(r"\\[ ,;:!]", " ", text))
+    return re.sub(r"\^\{([^{}]*)\}", r"^\1", text.replace("{,}", ","))
 
 
 def bare_number(text: str) -> tuple[Fraction | str, str] | None:
@@ -101,16 +186,23 @@ def bare_number(text: str) -> tuple[Fraction | str, str] | None:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of SQuAD's normal form, but 12% is not the word 12.
+    """The words of SQuAD's normal form, but marks that change a meaning stay (KEPT).
 
     Text with a Chinese, Japanese or Korean character has no spaces to split at: each such
-    character is a word, full-width forms become ASCII, all Unicode punctuation is dropped.
+    character is a word. All Unicode punctuation is dropped. Letters are compared by casefold.
     """
-    if not re.search(CJK, text):
-        percent = re.fullmatch(r"\s*[-+]?[\d.,]*\d\s*%\s*", text)
-        return [normalize_answer(text) + "%"] if percent else normalize_answer(text).split()
-    text = unicodedata.normalize("NFKC", text)
-    text = "".join(c for c in text if unicodedata.category(c)[0] != "P" or c == "%")
-    # The full-width percent sign outlives normalize_answer.
-    text = normalize_answer(re.sub(r"(?<=\d)\s*%", "％", text))
-    return re.findall(rf"{CJK}|[^\s{CJK[1:]}+", text)
+    text = " " + unicodedata.normalize("NFKC", text.casefold())
+    text = re.sub(THOUSANDS, lambda number: number[0].replace(",", ""), text)
+    for written, instead in INSTEAD.items():
+        text = re.sub(written, instead, text)
+    # The odd parts are the marks that stay.
+    parts = enumerate(KEPT.split(text))
+    text = "".join(part if k % 2 else _without_punctuation(part) for k, part in parts)
+    words = [word for word in text.split() if word not in ARTICLES]
+    return [part for word in words for part in re.findall(rf"{CJK}|[^{CJK[1:]}+", word)]
+
+
+def _without_punctuation(text: str) -> str:
+    """Text without SQuAD's punctuation and without Unicode's."""
+    marks = {c for c in set(text) if c in string.punctuation or unicodedata.category(c)[0] == "P"}
+    return text.translate(dict.fromkeys(map(ord, marks)))

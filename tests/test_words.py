@@ -1,10 +1,22 @@
 """support/words.py: words, numbers and other scripts."""
 
+import json
+import random
 import time
+from pathlib import Path
 
 import pytest
+from word_cases import EQUAL, UNEQUAL
 
-from support.words import exact_match, normalize_answer, token_f1
+from support.words import exact_match, normalize_answer, token_f1, undress, words_of
+
+HERE = Path(__file__).resolve().parent
+PAIRS = json.loads((HERE / "word_pairs.json").read_text())
+KINDS = [
+    (kind, lines, equal)
+    for table, equal in ((EQUAL, True), (UNEQUAL, False))
+    for kind, lines in table.items()
+]
 
 
 def test_normalize_exact_f1():
@@ -125,6 +137,41 @@ def test_words_in_other_dress(line, score):
         assert (exact_match(pred, [gold]), token_f1(pred, [gold])) == (score, score), (gold, pred)
 
 
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: ascii(pair["pred"]))
+def test_graded_pairs(pair):
+    """Both ways round; null stands for a value that is not checked."""
+    for a, b in ((pair["pred"], pair["gold"]), (pair["gold"], pair["pred"])):
+        assert exact_match(a, [b]) == pair["exact_match"]
+        assert pair["token_f1"] in (None, token_f1(a, [b]))
+
+
+@pytest.mark.parametrize("kind, lines, equal", KINDS, ids=[kind for kind, _, _ in KINDS])
+def test_kinds_of_pairs(kind, lines, equal):
+    """Both ways round; F1 is 1 exactly where exact_match is true."""
+    for line in lines.strip().split("\n"):
+        first, *others = line.split(" | ")
+        assert others, line
+        for other in others:
+            for a, b in ((first, other), (other, first)):
+                assert exact_match(a, [b]) == equal, (a, b, words_of(undress(a)))
+                assert (token_f1(a, [b]) == 1) == equal, (a, b)
+
+
+def test_the_page_says_how_many_pairs_are_checked():
+    page = (HERE.parent / "docs" / "evaluation.md").read_text()
+    pairs = sum(len(x.split(" | ")) - 1 for _, t, _ in KINDS for x in t.strip().split("\n"))
+    counted = f"{len(PAIRS)} graded pairs and {pairs} pairs of {len(KINDS)} kinds"
+    assert counted in page, counted
+
+
+def test_the_words_of_plain_text_are_those_of_squad():
+    """Where nothing stands that KEPT keeps; a fixed seed."""
+    draw, letters = random.Random(0), "abthe'..,,!? \"()&;"
+    texts = ["".join(draw.choices(letters, k=draw.randrange(14))) for _ in range(3000)]
+    for text in texts:
+        assert words_of(text) == normalize_answer(text).split(), text
+
+
 def test_words_of_long_texts_take_no_time():
     started = time.process_time()
     for text in (
@@ -134,6 +181,15 @@ def test_words_of_long_texts_take_no_time():
         "\\text{" * 10**4,
         "1,000" * 10**4,
         "\\" * 10**5,
+        "5" + " " * 2 * 10**4 + "x",
+        "-" * 2 * 10**4 + "x",
+        "5-" * 2 * 10**4 + "x",
+        "< " * 2 * 10**4 + "x",
+        "1,000," * 5000 + "x",
+        "¹½₁" * 5000 + "x",
+        "+" * 2 * 10**4 + "x",
+        "(" * 2 * 10**4 + "x",
+        "x - " * 5000,
     ):
-        assert not exact_match(text, ["5"]) and token_f1(text, ["5"]) == 0
+        assert not exact_match(text, ["7"]) and token_f1(text, ["7"]) == 0
     assert time.process_time() - started < 3
