@@ -14,7 +14,6 @@ A row is one of:
     GAIA, MATH          "Final answer"; "solution", whose last \\boxed{} is the answer
 """
 
-import ast
 import json
 import math
 import re
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from protocol import system_prompt
 from support.benchmarks import benchmark_of
+from support.cells import chat_in, listed
 from support.latex import last_boxed
 
 ASKED = ("prompt", "question", "Question", "problem")
@@ -153,7 +153,11 @@ def _question(row: dict | str, number: int, task: str, tools: str) -> Question:
     mended = [m | {"content": m["content"].replace("\x08oxed", "\\boxed")} for m in messages]
     meta = {"level": _level(row, info), "row": number, "repaired": mended != messages}
     kind = task if task != "auto" else _task_of(row, answers)
-    return Question(str(row.get("id", row.get("task_id", number))), mended, answers, kind, meta)
+    name = str(row.get("id", row.get("task_id", number)))
+    refuse_surrogates("question", *(text for m in mended for text in m.values()))
+    refuse_surrogates("answer", *answers)
+    refuse_surrogates("id", name)
+    return Question(name, mended, answers, kind, meta)
 
 
 def _level(row: dict, info: dict):
@@ -180,9 +184,9 @@ def _golds(row: dict, info: dict) -> list[str]:
 def _answers(value) -> list[str]:
     """Any of the field's forms of an answer as a list of non-empty strings.
 
-    A string, a number, {"target": ...} or a list of them. "['a', 'b']" is a list if all its items
-    are quoted; "[1, 2]" is an interval. "... #### 18" (GSM8K) is "18", 18.0 is "18", true and false
-    are "yes" and "no". NaN, the infinities and null are no answer.
+    A string, a number, {"target": ...} or a list of them, or text that writes such a list
+    (support/cells.py). "... #### 18" (GSM8K) is "18", 18.0 is "18", true and false are "yes" and
+    "no". NaN, the infinities and null are no answer.
     """
     if isinstance(value, dict):
         value = value.get("target")
@@ -190,14 +194,9 @@ def _answers(value) -> list[str]:
         return [a for v in value for a in _answers(v)]
     before, _, after = _answer_text(value).rpartition("####")
     text = after.strip() or before.strip()
-    if re.match(r"\[\s*['\"]", text):
-        try:
-            items = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            # text that only begins like a list
-            return [text]
-        if isinstance(items, list) and all(isinstance(item, str) for item in items):
-            return [a for item in items for a in _answers(item)]
+    items = listed(text)
+    if items is not None:
+        return _answers(items)
     return [text] if text else []
 
 
@@ -213,7 +212,11 @@ def _answer_text(value) -> str:
 
 
 def _messages(asked, tools: str) -> list[dict]:
-    """A question's text or chat as messages of role and text; TypeError for anything else."""
+    """A question's text or chat as messages of role and text; TypeError for anything else.
+
+    Text may write a chat, as a list of messages.
+    """
+    asked = (chat_in(asked) or asked) if isinstance(asked, str) else asked
     if isinstance(asked, str):
         system = {"role": "system", "content": system_prompt(tools)}
         return [system, {"role": "user", "content": asked}]
@@ -234,6 +237,15 @@ def text_of(content) -> str:
     if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
         raise TypeError("a message's content must be text")
     return "".join(part["text"] for part in parts)
+
+
+def refuse_surrogates(what: str, *texts: str) -> None:
+    """ValueError for half a character, such as \\ud800: JSON takes it, a tokenizer does not."""
+    for text in texts:
+        if half := re.search("[\ud800-\udfff]", text):
+            raise ValueError(
+                f"has a lone surrogate, {ascii(half[0])}, in its {what}: no Unicode text"
+            )
 
 
 def parsed(line: str | bytes, *keys: str) -> dict | None:

@@ -115,6 +115,10 @@ def test_formats(tmp_path):
         ({"question": 5, "answer": "1"}, "row 2 has another form"),
         ({"question": "a", "reward_model": "5"}, "row 2 has another form"),
         ("{oops\n", "row 2 is not JSON"),
+        ({"question": "a", "answer": '{"value": "x"}'}, 'row 2 has an answer .* without "target"'),
+        ({"question": "a", "answer": "['b' ... 'c']"}, "row 2 has a list whose items were cut off"),
+        ({"question": "a", "answer": "['it's', 'b']"}, "row 2 has a list whose quotation marks"),
+        ({"prompt": '[{"role": "user", "content": }]', "answer": "1"}, "row 2 has a prompt like"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, row, message):
@@ -147,7 +151,7 @@ def test_bad_rows_can_be_left_out(tmp_path, capsys):
         (["['x']", "y"], ["x", "y"], "qa"),
         ("[1, 2]", ["[1, 2]"], None),
         ("[-2,\\infty)", ["[-2,\\infty)"], "math"),
-        ("['a', 2]", ["['a', 2]"], "qa"),
+        ("['a', 2]", ["a", "2"], "qa"),
         ("['a'", ["['a'"], "qa"),
         ("['a'] + ['b']", ["['a'] + ['b']"], "qa"),
         ("[" * 3000 + "'", ["[" * 3000 + "'"], "qa"),
@@ -174,6 +178,48 @@ def test_answer_forms(tmp_path, answer, golds, task):
     ):
         (question,) = load_questions(write(tmp_path / "row.jsonl", row))
         assert question.answers == golds and (task is None or question.task == task)
+
+
+@pytest.mark.parametrize(
+    "prompt, texts",
+    [
+        (json.dumps([{"role": "user", "content": "it's 5?"}]), ["it's 5?"]),
+        (str([{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]), ["s", "q"]),
+        ("array([{'role': 'user', 'content': 'q'}], dtype=object)", ["q"]),
+        ("[{'content': 'q', 'role': 'user'}\n {'content': 'a', 'role': 'assistant'}]", ["q", "a"]),
+        ('[{"role": "king", "content": "x"}]', None),
+        ("[1, 2] or [3, 4]?", None),
+    ],
+)
+def test_a_prompt_may_be_a_chat_written_as_text(tmp_path, prompt, texts):
+    (question,) = load_questions(write(tmp_path / "x.jsonl", {"prompt": prompt, "answer": "5"}))
+    said = [m["content"] for m in question.messages]
+    assert said == (texts or [system_prompt(), prompt])
+
+
+LONE = "\ud83d"
+
+
+@pytest.mark.parametrize(
+    "row, place",
+    [
+        ({"question": "q " + LONE, "answer": "5"}, "question"),
+        ({"prompt": [{"role": "user", "content": LONE}], "answer": "5"}, "question"),
+        ({"prompt": str([{"role": "user", "content": LONE}]), "answer": "5"}, "question"),
+        ({"question": "q", "answer": ["5", LONE]}, "answer"),
+        ({"question": "q", "answer": json.dumps(["5", LONE])}, "answer"),
+        ({"question": "q", "answer": "5", "id": LONE}, "id"),
+    ],
+)
+def test_a_lone_surrogate_is_named_or_left_out(tmp_path, capsys, row, place):
+    """JSON takes half a character, a tokenizer does not; a whole one, in two halves, stays."""
+    fine = {"question": "q \U0001f600", "answer": "5"}
+    path = write(tmp_path / "half.jsonl", fine, row)
+    with pytest.raises(ValueError, match=rf"row 2 has a lone surrogate, '.ud83d', in its {place}"):
+        load_questions(path)
+    (question,) = load_questions(path, skip_bad=True)
+    assert question.messages[1]["content"] == "q \U0001f600"
+    assert "row 2 has a lone surrogate" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

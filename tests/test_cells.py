@@ -1,0 +1,90 @@
+"""support/cells.py: lists and chats that a cell holds as text."""
+
+import json
+
+import pytest
+
+from support.cells import chat_in, listed
+
+LISTS = [
+    ("['Paris' 'City of Light']", ["Paris", "City of Light"]),
+    ("['a'\n 'b']", ["a", "b"]),
+    ("[\"it's\" 'b'\n 'c \"d\"']", ["it's", "b", 'c "d"']),
+    ("array(['Paris', 'Lutetia'], dtype=object)", ["Paris", "Lutetia"]),
+    ("array(['a', 'b'],\n      dtype='<U5')", ["a", "b"]),
+    ("[np.str_('a'), np.str_('b')]", ["a", "b"]),
+    ("['a' 5 None nan]", ["a", 5, None, None]),
+    ("[array(['a', 'b'], dtype=object) list(['c'])]", [["a", "b"], ["c"]]),
+    ('["Paris", null]', ["Paris", None]),
+    ('["12", 12, 1.5, true]', ["12", 12, 1.5, True]),
+    ('["a\\/b", "\\u00e9", "\\ud83d\\ude00"]', ["a/b", "é", "\U0001f600"]),
+    ("[true, false]", [True, False]),
+    ('{"target": ["Paris", "Lutetia"]}', [["Paris", "Lutetia"]]),
+    ("{'target': array(['Paris'], dtype=object)}", [["Paris"]]),
+    ('{"target": "Paris", "style": "rule"}', ["Paris"]),
+    ("('Paris', 'Lutetia')", ["Paris", "Lutetia"]),
+    ("('Paris',)", ["Paris"]),
+    ("{'b', 'a'}", ["a", "b"]),
+    ("frozenset({'b', 'a'})", ["a", "b"]),
+    ("['a', 2, None, True]", ["a", 2, None, True]),
+    ("['a\\'b', \"c\\\\d\"]", ["a'b", "c\\d"]),
+]
+
+
+@pytest.mark.parametrize("text, items", LISTS)
+def test_lists_as_json_python_and_numpy_write_them(text, items):
+    assert listed(text) == items
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[1, 2]", "[1 2]", "(1, 2)", "{1, 2}", "[[1, 2], [3, 4]]", "[1, 2, ..., 10]", "[]", "{}"),
+        *("[-2,\\infty)", "(0.5, 1]", "[007]", "{1: 2}", "[-1, +2.5e3]"),
+        *("['tis the season", "['tis the season, isn't it]", "['tis, 'twas']", '["', "['", "['a'"),
+        *("['a'] + ['b']", "['a'] ['b']", "['a'], ['b']", "('Paris')", "'Paris'", "[Paris]"),
+        *("[b'x']", "[open('x')]", "[__import__('os')]", "['a' * 9]", "(a) 'b'", "", "[" * 9000),
+        *("{'a' for b in 'c'}", "[lambda: 'x']", "array('x')", "np.str_('a')", "set()"),
+    ],
+)
+def test_what_stays_text(text):
+    assert listed(text) is None
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"answer": "Paris"}', 'without "target"'),
+        ("{'Paris': 1}", 'without "target"'),
+        ("['a' 'b' ... 'y' 'z']", "cut off"),
+        ("['a', ..., 'z']", "cut off"),
+        ("['rock 'n' roll', 'b']", "quotation marks do not pair"),
+        ('["a "quoted" word", "b"]', "quotation marks do not pair"),
+        (r'["\frac{1}{2}", "b"]', "single backslashes"),
+        (r"['\beta', 'b']", "single backslashes"),
+    ],
+)
+def test_what_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        listed(text)
+
+
+def test_numpy_s_own_text():
+    numpy = pytest.importorskip("numpy")
+    names = ["Paris", "it's", 'a "b"', "New\nYork", "x" * 90, "café", "back\\slash", "[c]"]
+    for array in (numpy.array(names, dtype=object), numpy.array(names)):
+        assert listed(str(array)) == listed(repr(array)) == names
+    assert listed(str(list(numpy.array(names)))) == names
+    assert listed(str({"target": numpy.array(names, dtype=object)})) == [names]
+    with pytest.raises(ValueError, match="cut off"):
+        listed(str(numpy.array(names * 200, dtype=object)))
+
+
+def test_a_chat_in_a_prompt():
+    chat = [{"role": "system", "content": "it's"}, {"role": "user", "content": 'a "b"\n[c] {d}'}]
+    for text in (json.dumps(chat), json.dumps(chat, indent=1), str(chat)):
+        assert chat_in(text) == chat
+    for text in ("Who?", "[{", '[{"role": "user"}] is what?', '[{"name": "x"}]', ""):
+        assert chat_in(text) is None
+    with pytest.raises(ValueError, match="a prompt like a list of messages"):
+        chat_in("[{'role': 'user', 'content': 'it's'}]")
