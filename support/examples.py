@@ -19,24 +19,14 @@ from pathlib import Path
 from jinja2.exceptions import TemplateError
 
 from protocol import TOOL_TAGS, TURN_ENDS, encode_prompt, encode_result
-from support.questions import read_rows, refuse_or_leave_out, text_of
+from support.messages import chat_of
+from support.questions import read_rows, refuse_or_leave_out
 
 Example = tuple[list[int], list[bool]]
+# Whose words a piece of an answer is: True the assistant's, to be imitated; None the assistant's,
+# not to be imitated; False a tool's.
+Pieces = list[tuple[bool | None, str]]
 
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-    "ipython": "tool",
-    "function": "tool",
-    "function_response": "tool",
-    "function_call": "call",
-}
 FORMS = (
     '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}, '
     'ShareGPT\'s {"conversations": [{"from": "human", "value": ...}, ...]} '
@@ -49,11 +39,11 @@ RESULT = re.compile(r" ?<result>\n?(.*?)\n?</result>", re.DOTALL)
 @dataclass(frozen=True)
 class Chat:
     """A worked example. row: in its file. before: the messages before the last answer. pieces: that
-    answer as (written by the assistant?, text), in order."""
+    answer in order."""
 
     row: int
     before: list[dict]
-    pieces: list[tuple[bool, str]]
+    pieces: Pieces
 
     @property
     def system(self) -> str:
@@ -66,7 +56,8 @@ def read_chats(path: str, skip_bad: bool = False) -> list[Chat]:
 
     A result stands in the assistant's own text, <result> ... </result>, or is a message of its own:
     of the role tool, or a user's that is nothing but a result. A call is the text
-    <search> ... </search> or <python> ... </python>, or a message's tool_calls of one argument.
+    <search> ... </search> or <python> ... </python>, or in a message's tool_calls. What else a
+    message may hold stands in support/messages.py.
 
     skip_bad: leave bad rows out and print which.
     Raises: ValueError with a line per bad row (50 at most): the row and what is wrong.
@@ -119,78 +110,11 @@ def read_examples(
     return encode_chats(path, read_chats(path, skip_bad), tokenizer, max_tokens, skip_bad)
 
 
-def chat_of(row: dict) -> list[dict]:
-    """The messages of a row, each {"role": system, user, assistant or tool, "content": text}.
+def split_chat(messages: list[dict]) -> tuple[list[dict], Pieces]:
+    """What is before the last answer, and that answer as the sampling loop would have made it.
 
-    Raises: ValueError, KeyError or TypeError if it has none of the known forms.
-    """
-    if not isinstance(row, dict):
-        raise TypeError(f"a row must be an object, not {type(row).__name__}")
-    if "messages" in row:
-        said = [(m["role"], m.get("content"), calls_of(m)) for m in row["messages"]]
-    elif "conversations" in row:
-        said = [(m["from"], m["value"], []) for m in row["conversations"]]
-    else:
-        earlier = [
-            (role, text, [])
-            for turn in row.get("history") or []
-            for role, text in zip(("user", "assistant"), turn, strict=True)
-        ]
-        said = [
-            *earlier,
-            ("user", "\n".join(filter(None, (row["instruction"], row.get("input")))), []),
-            ("assistant", row["output"], []),
-        ]
-    if row.get("system"):
-        said.insert(0, ("system", row["system"], []))
-    messages = []
-    for role, content, calls in said:
-        if role not in ROLES:
-            raise ValueError(f"unknown role {role!r}; known are {', '.join(ROLES)}")
-        kind, text = ROLES[role], text_of(content or "")
-        if kind == "call":
-            kind, text = "assistant", call_text(**decoded(text))
-        text += "".join(call_text(call["name"], call["arguments"]) for call in calls)
-        messages.append({"role": kind, "content": text})
-    return messages
-
-
-def calls_of(message: dict) -> list[dict]:
-    """The calls that a message holds beside its text."""
-    calls = [call["function"] for call in message.get("tool_calls") or []]
-    return calls + ([message["function_call"]] if message.get("function_call") else [])
-
-
-def call_text(name: str, arguments: dict | str) -> str:
-    """A call as the policy writes it here: <name>argument</name>.
-
-    Raises: ValueError for a tool that is not here or more than one argument.
-    """
-    given = arguments if isinstance(arguments, dict) else decoded(arguments)
-    # parquet gives every call the arguments of all
-    values = [value for value in given.values() if value is not None]
-    if name not in TOOL_TAGS or len(values) != 1 or not isinstance(values[0], str):
-        raise ValueError(
-            f"a call of {name!r} with {len(values)} arguments; tools are {', '.join(TOOL_TAGS)}, "
-            "each with one text"
-        )
-    return f"<{name}>{values[0]}</{name}>"
-
-
-def decoded(call: str) -> dict:
-    """A call's JSON object."""
-    try:
-        return dict(json.loads(call))
-    except (ValueError, TypeError):
-        raise ValueError(f"a call that is not a JSON object: {str(call)[:80]!r}") from None
-
-
-def split_chat(messages: list[dict]) -> tuple[list[dict], list[tuple[bool, str]]]:
-    """What is before the last answer, and that answer as the sampling loop would have made it: in
-    pieces (written by the assistant?, text).
-
-    Raises: ValueError if a result does not follow a call, a call has no result, or the answer does
-    not end with the assistant's own words.
+    Raises: ValueError if a result does not follow a call, a call has no result, the answer does
+    not end with the assistant's own words, or nothing of it is to be imitated.
     """
     parts, before = [], list(messages)
     while before and (
@@ -198,32 +122,41 @@ def split_chat(messages: list[dict]) -> tuple[list[dict], list[tuple[bool, str]]
         or parts
         and lone_result(before[-1]["content"]) is not None
     ):
-        m = before.pop()
-        if m["role"] == "assistant":
-            parts = [
-                (k % 2 == 0, part) for k, part in enumerate(RESULT.split(m["content"]))
-            ] + parts
-        else:
-            inside = lone_result(m["content"])
-            parts.insert(0, (False, m["content"] if inside is None else inside))
-    pieces = []
-    for own, group in groupby(
-        (part for part in parts if not part[0] or part[1].strip()), key=lambda part: part[0]
-    ):
-        texts = [text for _, text in group]
-        pieces += [(True, "".join(texts))] if own else [(False, text) for text in texts]
-    # the loop reads a result right after the tag
-    pieces = [
-        (own, text.rstrip() if own and k + 1 < len(pieces) else text)
-        for k, (own, text) in enumerate(pieces)
-    ]
-    if not pieces or not pieces[-1][0]:
+        parts = parts_of(before.pop()) + parts
+    before = [{"role": m["role"], "content": m["content"]} for m in before]
+    pieces = joined([(own, text) for own, text in parts if own is False or text.strip()])
+    if not pieces or pieces[-1][0] is False:
         raise ValueError("the conversation does not end with the assistant's own words")
     if not any(m["role"] == "user" for m in before):
         raise ValueError("no question of a user comes before the answer")
+    if not any(own for own, _ in pieces):
+        raise ValueError('nothing of the answer is to be imitated: "weight": 0 or the like')
     for k, (own, text) in enumerate(pieces):
-        check_piece(own, text, pieces[k - 1] if k else (False, ""), k + 1 == len(pieces))
+        answered = k + 1 < len(pieces) and pieces[k + 1][0] is False
+        check_piece(own, text, pieces[k - 1] if k else (False, ""), answered)
     return before, pieces
+
+
+def parts_of(message: dict) -> Pieces:
+    """A message of the answer: the assistant's words, the results in them, or a lone result."""
+    text = message["content"]
+    if message["role"] != "assistant":
+        inside = lone_result(text)
+        return [(False, text if inside is None else inside)]
+    own = message.get("imitated", True) or None
+    return [(False if k % 2 else own, part) for k, part in enumerate(RESULT.split(text))]
+
+
+def joined(parts: Pieces) -> Pieces:
+    """Neighbours of the assistant are one piece; before a result no blanks stand."""
+    pieces: Pieces = []
+    for own, group in groupby(parts, key=lambda part: part[0]):
+        texts = [text for _, text in group]
+        # the loop reads a result right after the tag
+        if own is False and pieces:
+            pieces[-1] = pieces[-1][0], pieces[-1][1].rstrip()
+        pieces += [(own, text) for text in texts] if own is False else [(own, "".join(texts))]
+    return pieces
 
 
 def lone_result(text: str) -> str | None:
@@ -232,11 +165,16 @@ def lone_result(text: str) -> str | None:
     return found[1] if found and "result>" not in found[1] else None
 
 
-def check_piece(own: bool, text: str, before: tuple[bool, str], last: bool) -> None:
-    """ValueError if a piece of an answer would teach what no rollout can hold."""
-    if not own:
+def check_piece(
+    own: bool | None, text: str, before: tuple[bool | None, str], answered: bool
+) -> None:
+    """ValueError if a piece of an answer would teach what no rollout can hold.
+
+    before: the piece before it. answered: does a result follow?
+    """
+    if own is False:
         if not (
-            before[0]
+            before[0] is not False
             and CLOSED.search(before[1])
             and CLOSED.search(before[1]).end() == len(before[1])
         ):
@@ -251,32 +189,31 @@ def check_piece(own: bool, text: str, before: tuple[bool, str], last: bool) -> N
             "write results itself"
         )
     call = CLOSED.search(text)
-    if call and (last or text[call.end() :].strip()):
+    if call and (not answered or text[call.end() :].strip()):
         raise ValueError(
             "a call is not followed by its result (several calls at once are not known here)"
         )
 
 
-def encode_example(
-    tokenizer, before: list[dict], pieces: list[tuple[bool, str]]
-) -> tuple[list[int], list[bool]]:
+def encode_example(tokenizer, before: list[dict], pieces: Pieces) -> Example:
     """Ids as a rollout would have them: results encoded apart and not imitated, the end of turn
     imitated. ValueError for chat markers within the answer."""
     ids = encode_prompt(tokenizer, before)
     mask = [False] * len(ids)
     special = {tokenizer.eos_token, *TURN_ENDS, "<|im_start|>", "<|start_header_id|>"}
+    last, text = pieces[-1]
     # some files have it in the text
-    pieces = pieces[:-1] + [(True, pieces[-1][1].removesuffix(tokenizer.eos_token))]
+    pieces = [*pieces[:-1], (last, text.removesuffix(tokenizer.eos_token))]
     for own, text in pieces:
-        if own and any(marker in text for marker in special):
+        if own is not False and any(marker in text for marker in special):
             raise ValueError(
                 "the assistant's text holds a chat marker such as <|im_end|>: the model would "
                 "learn to go on after its turn"
             )
         new = (
-            tokenizer(text, add_special_tokens=False).input_ids
-            if own
-            else encode_result(tokenizer, text, 2**60)
+            encode_result(tokenizer, text, 2**60)
+            if own is False
+            else tokenizer(text, add_special_tokens=False).input_ids
         )
-        ids, mask = ids + new, mask + [own] * len(new)
-    return ids + [tokenizer.eos_token_id], mask + [True]
+        ids, mask = ids + new, mask + [bool(own)] * len(new)
+    return ids + [tokenizer.eos_token_id], mask + [bool(last)]

@@ -108,6 +108,36 @@ FORMS = {
             },
         ]
     },
+    "a thought in its own field": {
+        "messages": [
+            QUESTION,
+            {"role": "assistant", "reasoning_content": "a", "content": "<search> b </search>"},
+            {"role": "tool", "content": "c d", "name": "search", "tool_call_id": "1"},
+            {"role": "assistant", "content": "<answer> e </answer>", "images": [], "weight": 1},
+        ]
+    },
+    "Qwen's tags": {
+        "messages": [
+            QUESTION,
+            {
+                "role": "assistant",
+                "reasoning": "<think>\na\n</think>",
+                "content": '<tool_call>\n{"name": "search", "arguments": {"query": " b "}}\n'
+                "</tool_call>",
+            },
+            {"role": "user", "content": "<tool_response>\nc d\n</tool_response>"},
+            {"role": "assistant", "content": "<answer> e </answer>", "reasoning": ""},
+        ]
+    },
+    "ms-swift": {
+        "messages": [
+            QUESTION,
+            {"role": "assistant", "content": "<think> a </think>", "thinking": " a", "loss": True},
+            {"role": "tool_call", "content": '{"name": "search", "arguments": {"query": " b "}}'},
+            {"role": "tool_response", "content": "c d"},
+            {"role": "assistant", "content": "<answer> e </answer>"},
+        ]
+    },
     "function_call": {
         "conversations": [
             {"from": "human", "value": "q"},
@@ -122,7 +152,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_example(form, agent, tmp_path):
-    """The same conversation in ten forms:
+    """The same conversation in all forms:
     the result is context, everything the assistant says is imitated, the end of turn too.
     """
     ((ids, mask),) = read_examples(written(tmp_path / "x.jsonl", FORMS[form]), agent.tokenizer)
@@ -178,7 +208,42 @@ def test_a_list_in_json_and_parquet_are_read(agent, tmp_path):
     )
 
 
+@pytest.mark.parametrize("field", [{"weight": 0}, {"train": False}, {"loss": 0.0}])
+@pytest.mark.parametrize("form", ["messages", "conversations"])
+def test_what_is_not_to_be_imitated_is_masked(field, form, agent, tmp_path):
+    """The ids stay those of a rollout; of the mask only that message changes."""
+    said = [
+        ("user", "q", {}),
+        ("assistant", "<think> a </think><search> b </search>", field),
+        ("tool", "c d", {}),
+        ("assistant", "<answer> e </answer>", {"weight": 1}),
+    ]
+    names = ("role", "content") if form == "messages" else ("from", "value")
+    row = {form: [dict(zip(names, (role, text))) | more for role, text, more in said]}
+    ((ids, mask),) = read_examples(written(tmp_path / "x.jsonl", row), agent.tokenizer)
+    whole = written(tmp_path / "y.jsonl", FORMS["messages"])
+    assert ids == read_examples(whole, agent.tokenizer)[0][0]
+    own = agent.decode([i for i, m in zip(ids, mask) if m])
+    assert own == "<answer> e </answer><|im_end|>"
+
+
+def test_a_last_message_that_is_not_imitated_ends_without_being_imitated(agent, tmp_path):
+    row = {"messages": [dict(m) for m in FORMS["tool message"]["messages"]]}
+    row["messages"][-1]["weight"] = 0
+    ((ids, mask),) = read_examples(written(tmp_path / "x.jsonl", row), agent.tokenizer)
+    own = agent.decode([i for i, m in zip(ids, mask) if m])
+    assert own == "<think> a </think><search> b </search>" and not mask[-1]
+
+
 BAD = {
+    "nothing imitated": (
+        {"messages": [QUESTION, {"role": "assistant", "content": "a", "weight": 0}]},
+        'nothing of the answer is to be imitated: "weight": 0',
+    ),
+    "lone surrogate": (
+        {"messages": [QUESTION, {"role": "assistant", "content": "a \ud800"}]},
+        "has a lone surrogate, '.ud800', in its text",
+    ),
     "empty": ({"messages": []}, "does not end with the assistant's own words"),
     "other row": ({"text": "x"}, "KeyError.*a row is"),
     "no JSON": ("oops", "is not JSON"),

@@ -1,0 +1,142 @@
+"""support/messages.py: what a message may hold is kept, or refused by its name."""
+
+import pytest
+
+from support.messages import call_text, chat_of
+
+QUESTION = {"role": "user", "content": "q"}
+ANSWER = {"role": "assistant", "content": "<answer> 1 </answer>"}
+
+
+def said(*messages, **row) -> list[str]:
+    """The texts of a row's messages after the first one."""
+    return [m["content"] for m in chat_of({"messages": [QUESTION, *messages], **row})[1:]]
+
+
+@pytest.mark.parametrize(
+    "fields, text",
+    [
+        ({"reasoning_content": "6*7 is 42"}, "<think> 6*7 is 42 </think><answer> 1 </answer>"),
+        ({"reasoning": "\n a\n b \n"}, "<think> a\n b </think><answer> 1 </answer>"),
+        ({"thinking": "<think>a</think>"}, "<think> a </think><answer> 1 </answer>"),
+        ({"reasoning": "a", "reasoning_content": " a "}, "<think> a </think><answer> 1 </answer>"),
+        ({"reasoning_content": " "}, "<answer> 1 </answer>"),
+        ({"reasoning_content": None, "content": "x"}, "x"),
+        (
+            {"reasoning": "a  b", "content": "<think> so a\nb. </think> x"},
+            "<think> so a\nb. </think> x",
+        ),
+        ({"reasoning": "x", "content": "x"}, "<think> x </think>x"),
+        (
+            {"reasoning": "a", "content": "<think> b </think>"},
+            "<think> a </think><think> b </think>",
+        ),
+        ({"reasoning": "a", "content": None}, "<think> a </think>"),
+        ({"reasoning": "日本 😀"}, "<think> 日本 😀 </think><answer> 1 </answer>"),
+    ],
+)
+def test_a_thought_is_kept_once(fields, text):
+    assert said(ANSWER | fields) == [text]
+
+
+@pytest.mark.parametrize("value", [0, 0.0, False])
+def test_what_is_not_imitated_is_marked(value):
+    for field in ("weight", "train", "training", "loss"):
+        chat = chat_of({"messages": [QUESTION, ANSWER | {field: value}, ANSWER]})
+        assert [m.get("imitated", True) for m in chat] == [True, False, True]
+        assert "imitated" not in chat_of({"messages": [QUESTION | {field: value}]})[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_response>\nr\n</tool_response>",
+        " <tool_response>r</tool_response>\n",
+        "<tool_response>\nr\n</tool_response>\n\n",
+    ],
+)
+@pytest.mark.parametrize("role", ["user", "tool", "observation"])
+def test_qwen_s_result_is_a_tool_s_message(role, text):
+    chat = chat_of({"messages": [QUESTION, {"role": role, "content": text}]})
+    assert chat[1] == {"role": "tool", "content": "r"}
+
+
+def test_a_tool_may_quote_the_tag():
+    quoted = "see <tool_response> in the manual"
+    assert said({"role": "tool", "content": quoted}) == [quoted]
+
+
+@pytest.mark.parametrize(
+    "name, arguments, text",
+    [
+        ("python", {"code": "print(1)"}, "<python>print(1)</python>"),
+        ("search", '{"query": "q", "topk": null}', "<search>q</search>"),
+        ("python", {"code": "a\n  b", "query": None}, "<python>a\n  b</python>"),
+    ],
+)
+def test_a_call_of_one_text(name, arguments, text):
+    assert call_text(name, arguments) == text
+    bare = {"name": name, "arguments": arguments}
+    for call in (bare, {"id": "1", "type": "function", "function": bare}):
+        assert said({"role": "assistant", "tool_calls": [call]}) == [text]
+
+
+RESPONSE = "<tool_response>\nr\n</tool_response>"
+
+
+def call(name, **arguments):
+    function = {"name": name, "arguments": arguments}
+    return {"role": "assistant", "tool_calls": [{"function": function}]}
+
+
+@pytest.mark.parametrize(
+    "message, reason",
+    [
+        (ANSWER | {"images": ["a.png"]}, "the field 'images' of a message of assistant"),
+        (QUESTION | {"audio": {"data": "x"}}, "the field 'audio' of a message of user"),
+        (ANSWER | {"reasoning_details": [{"text": "x"}]}, "the field 'reasoning_details'"),
+        (ANSWER | {"score": 0}, "the field 'score'"),
+        (
+            QUESTION | {"reasoning_content": "x"},
+            "the field 'reasoning_content' of a message of user",
+        ),
+        (QUESTION | {"tool_calls": [{"id": "1"}]}, "the field 'tool_calls' of a message of user"),
+        (ANSWER | {"weight": 0.5}, "the field 'weight' is 0.5: only 0 and 1"),
+        (ANSWER | {"train": "no"}, "the field 'train' is 'no'"),
+        (ANSWER | {"reasoning": "a", "thinking": "b"}, "reasoning and thinking hold two thoughts"),
+        (ANSWER | {"reasoning": "a </think> b"}, "the field 'reasoning' holds </think>"),
+        (ANSWER | {"reasoning": "<search> x </search>"}, "the field 'reasoning' holds <search>"),
+        (ANSWER | {"reasoning": "a", "content": "b </think> c"}, "is not paired"),
+        (ANSWER | {"reasoning": "\udc00"}, "a lone surrogate, '.udc00', in its reasoning"),
+        (call("search", query="\udc00"), "a lone surrogate, '.udc00', in its call"),
+        (call("search", query="q", topk=3), "the argument 'topk' of 'search' cannot be kept"),
+        (call("python", code="x", timeout=5), "the argument 'timeout' of 'python'"),
+        (call("python", query="x"), "the argument 'query' of 'python'.*takes 'code'"),
+        (call("search", query=["x"]), "'search' whose argument 'query' is no text"),
+        (call("search"), "'search' whose argument 'query' is no text"),
+        (call("fly", to="x"), "a call of 'fly' with 1 arguments"),
+        (QUESTION | {"content": RESPONSE * 2}, "several <tool_response> at once"),
+        (QUESTION | {"content": RESPONSE + " and now?"}, "beside other text of the user"),
+        (QUESTION | {"content": "<tool_response> r"}, "beside other text of the user"),
+        (ANSWER | {"content": "a " + RESPONSE}, "<tool_response> in the assistant's text"),
+        (ANSWER | {"content": "<tool_call> {}"}, "<tool_call> in the assistant's text"),
+        (ANSWER | {"content": "<tool_call>x</tool_call>"}, "a call that is not a JSON object: 'x'"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_by_name(message, reason):
+    with pytest.raises(ValueError, match=reason):
+        said(message)
+
+
+def test_media_of_a_row_are_refused_by_name():
+    for field in ("images", "audio", "videos"):
+        with pytest.raises(ValueError, match=f"the row's field '{field}'"):
+            said(ANSWER, **{field: ["a"]})
+        assert said(ANSWER, **{field: []}) == said(ANSWER, **{field: None}) == [ANSWER["content"]]
+
+
+def test_fields_that_hold_nothing_are_no_fields():
+    """Parquet gives every row the fields of all."""
+    nothing = {"function_call": {"name": None, "arguments": None}, "tool_calls": None}
+    nothing |= {"images": [], "audio": {"data": None}, "score": None, "refusal": "", "cut": False}
+    assert said(ANSWER | nothing) == [ANSWER["content"]]
