@@ -5,17 +5,21 @@
 
 1. `closed_tag` ends a turn: the model has closed a tag.
 2. `parse_call` reads the call from the model's own text.
-3. `defuse` makes a result harmless: it can neither open nor close a tag.
-4. `encode_result` turns the result into token ids.
-5. `system_prompt` tells a model how it is done.
+3. `plain_code` takes off the code's dress: Markdown fences, indentation.
+4. `defuse` makes a result harmless: it can neither open nor close a tag.
+5. `encode_result` turns the result into token ids.
+6. `system_prompt` tells a model how it is done.
 
 `Tags` holds all that is particular to this format. Another format is another class with the same
 attributes and methods. Imports no other file of this project.
 """
 
 import functools
+import io
+import os
 import re
-import textwrap
+import string
+import tokenize
 from dataclasses import dataclass
 
 # of a tool: what it is, how it is called, an example
@@ -32,6 +36,14 @@ INSTRUCTIONS = {
         "<think> Now compute. </think> <python> print(6 * 7) </python> <result> 42 </result> ",
     ),
 }
+
+# white space, byte-order mark and characters of no width
+BLANKS = string.whitespace + "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
+# of Markdown around code: marks, and in which language it is
+FENCE = r"(`{3,}|~{3,})[ \t]*(?:(?:python|py)[\d.]*(?=\s)|\w+[ \t]*(?=\n))?"
+# characters; the indentation of longer code is not mended
+LONGEST_CODE = 20_000
+LAYOUT = (tokenize.INDENT, tokenize.DEDENT, tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT)
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class Tags:
         """The last complete call in the model's own text: (tool name, argument), or None.
 
         A closing tag belongs to the nearest opening tag before it. The argument is stripped of
-        white space and may be empty. Code that begins on its own line loses common indentation.
+        white space and may be empty. Code comes as plain_code.
         """
         for close in reversed(list(re.finditer(rf"</({'|'.join(self.tools)})>", text))):
             name = close[1]
@@ -83,9 +95,7 @@ class Tags:
             argument = text[start + len(f"<{name}>") : close.start()]
             if start < 0 or f"</{name}>" in argument:
                 continue
-            if not argument.split("\n", 1)[0].strip():
-                argument = textwrap.dedent(argument)
-            return name, argument.strip()
+            return name, plain_code(argument) if name == "python" else argument.strip()
         return None
 
     def defuse(self, text: str) -> str:
@@ -104,6 +114,79 @@ class Tags:
             self.defuse(text), split_special_tokens=True, add_special_tokens=False
         ).input_ids
         return (head + body[: max(0, room - len(head) - len(tail))] + tail)[:room]
+
+
+def plain_code(text: str) -> str:
+    """Code as Python takes it, without the dress that models give it.
+
+    Off go a Markdown fence around it, blanks and characters of no width at its ends, carriage
+    returns, and the indentation that all its lines share.
+    """
+    return _unindented(_without_blanks(_unfenced(_without_blanks(text)))).strip()
+
+
+def _unfenced(code: str) -> str:
+    """The code between ```, where the last may be missing, or between ~~~ and ~~~."""
+    marked = code.strip()
+    fence = re.match(FENCE, marked, re.IGNORECASE)
+    if not fence:
+        return code
+    mark, inner = fence[1][0], marked[fence.end() :]
+    # ~~~5 is Python
+    if mark == "~" and not inner.endswith("~~~"):
+        return code
+    return inner.rstrip(mark)
+
+
+def _without_blanks(text: str) -> str:
+    """Lines end with a line feed; at the beginning only white space is left of the blanks."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip(BLANKS)
+    code = text.lstrip(BLANKS)
+    head = text[: len(text) - len(code)]
+    return "".join(c for c in head if c in string.whitespace) + code
+
+
+def _unindented(code: str) -> str:
+    """Without the indentation that all lines share; strings over several lines keep it.
+
+    A first line beside the tag has no indentation. Then nothing changes if Python's tokenizer
+    takes the code as it is, or finds more wrong with it.
+    """
+    first, _, rest = code.partition("\n")
+    first, lines = first.strip(), rest.split("\n")
+    indents = [line[: len(line) - len(line.lstrip(" \t"))] for line in lines if line.strip()]
+    margin = os.path.commonprefix(indents)
+    if not margin or (first and _tokens(f"{first}\n{rest}") is not None):
+        return code
+    # Row 2 is the first line.
+    tokens = _tokens(f"if 1:\n{margin}{first or 'pass'}\n{rest}")
+    if first and tokens is None:
+        return code
+    within = {row for t in tokens or [] for row in range(t.start[0] + 1, t.end[0] + 1)}
+    lines = [
+        line if row in within else line.removeprefix(margin) for row, line in enumerate(lines, 3)
+    ]
+    return "\n".join([first, *lines])
+
+
+def _tokens(code: str) -> list[tokenize.TokenInfo] | None:
+    """The tokens of code but for its layout; None if indentation or brackets are wrong.
+
+    Code of the model is not parsed here: Python's parser can neither be stopped nor limited.
+    """
+    if len(code) > LONGEST_CODE:
+        return None
+    found, last = [], ""
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(code).readline):
+            if token.type == tokenize.INDENT and last != ":":
+                return None
+            if token.type not in LAYOUT:
+                found.append(token)
+                last = token.string
+    except (tokenize.TokenError, SyntaxError):
+        return None
+    return found
 
 
 @functools.lru_cache(maxsize=4)
