@@ -133,7 +133,7 @@ def split_chat(messages: list[dict]) -> tuple[list[dict], Pieces]:
         raise ValueError('nothing of the answer is to be imitated: "weight": 0 or the like')
     for k, (own, text) in enumerate(pieces):
         answered = k + 1 < len(pieces) and pieces[k + 1][0] is False
-        check_piece(own, text, pieces[k - 1] if k else (False, ""), answered)
+        check_piece(own, text, pieces[k - 1] if k else (False, ""), answered=answered)
     return before, pieces
 
 

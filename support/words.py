@@ -84,7 +84,9 @@ KEPT = [
     # <5  x<y  x=5
     rf"[<>](?=[-.$\d])|(?<={LETTER})[<>=](?={LETTER})",
     # x^2
-    rf"(?<={LETTER})\^(?=[-\w])",
+    rf"(?<={LETTER})\^(?=[-\w\\({{])",
+    # 5! is 120
+    r"(?<=\d)!",
 ]
 KEPT = re.compile(f"({'|'.join(KEPT)})")
 ARTICLES = ("a", "an", "the")
@@ -142,12 +144,13 @@ def f1_of_words(pred: list[str], gold: list[str]) -> float:
 def one_spelling(text: str) -> str:
     """Unicode in one spelling (NFKC), without characters that do not print.
 
-    Quotation marks, dashes and digits become ASCII. 10² becomes 10^2, 1½ becomes 1 1/2: NFKC alone
-    would make them 102 and 11/2.
+    Quotation marks, dashes and digits become ASCII. 10² becomes 10^2, 1½ 1 1/2 and ①③ (1)(3): NFKC
+    alone would make them 102, 11/2 and 13.
     """
     text = re.sub(f"[{SUPERSCRIPTS}]+", r"^\g<0>", text)
     text = re.sub("(?<=[0-9])([₀-₉]+)", r"_\1", text)
     text = re.sub("(?<=[0-9])([¼-¾⅐-⅟])", r" \1", text)
+    text = re.sub("[①-⑳]", r"(\g<0>)", text)
     text = unicodedata.normalize("NFKC", re.sub(THIN, ",", text.translate(ASCII)))
     text = text.translate(ASCII)
     return text.translate({ord(c): _printed(c) for c in set(text)})

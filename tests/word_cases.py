@@ -19,8 +19,9 @@ E\u0301mile Zola | Émile Zola
 «Paris» | Paris | ‹Paris› | 『Paris』 | （Paris） | "Paris" | 【Paris】
 „1.5“ | 1.5 | [1.50] | '1.5'
 A | (A) | "a" | «A»
-O´Neil | O'Neil | ONeil
+O´Neil | O'Neil | ONeil | O‘Neil | O’Neil | OʼNeil | Oʹ‚Neil′
 Hawaiʻi | Hawai'i
+the ”Faust” | Faust″
 """,
     "characters that do not print": """
 \u2066Rome\u2069 | Rome | Ro\u00adme | \u200fRome | Rome\ufeff
@@ -30,12 +31,14 @@ New\u00a0York | New\u3000York | New\u2009York | New York
     "ligatures and letters of two": """
 ﬂour | flour
 Weiß | WEISS | weiss
+C♯ minor | C# minor
 № 5 | No 5 | No. 5
 H₂O | H2O
 """,
     "digits of other scripts": """
 १९८४ | 1984
 ٣٫٥ كم | 3.5 كم
+١٬٢٣٤ كم | 1234 كم
 """,
     "thousands": """
 1,234,567 km | 1234567 km
@@ -55,6 +58,12 @@ H₂O | H2O
 x + 1 | x+1
 > 5 mg | >5 mg
 ≤ 5 | <= 5
+≥5 mg | >= 5 mg
+7-0 win | 7‐0 win | 7‑0 win | 7‒0 win | 7—0 win | 7―0 win | 7－0 win
+3/4 cup | 3∕4 cup
+5'10 tall | 5’10 tall | 5′10 tall | 5‘10 tall | 5‚10 tall
+3"5 | 3”5 | 3″5 | 3„5
+10~20 kg | 10〜20 kg | 10～20 kg
 """,
     "marks that change nothing": """
 COVID-19 | COVID19
@@ -63,7 +72,7 @@ F-16 | f16
 AC/DC | ACDC
 **Paris** | Paris
 It is 1.5. | it is 1.5
-Lego™ | Lego
+Lego™ | Lego | Lego® | ©Lego | Lego℠
 3, 4 and 5 | 3 4 and 5
 """,
 }
@@ -101,15 +110,19 @@ John 316 | John 3:16
 247 | 24/7
 1x | 1/x
 9.11 | 9/11
+13 | ①③ | (1)(3)
 """,
     "a power": """
 102 km | 10² km | 10^2 km | 10^{2} km
 2n | 2ⁿ
 11/2 | 1½
 102 | 10₂
+3\\sqrt{3} | 3^{\\sqrt{3}}
+120 | 120!
 """,
     "a mark that a word ends with": """
 C | C++ | C# | C♯
+C++ | C#
 F | F#
 A | A+ | A- | A*
 O+ | O- | O
