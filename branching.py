@@ -6,7 +6,7 @@
     4. branch_candidates      the tokens that may be chosen at all
     5. choose_branch_points   the k best candidates of each rollout
 
-Differs from the released code in: the future sum decays in the score as it does in the loss; a
+Differs from the released code in: the future sum decays in the score as it does in the credit; a
 rollout whose Omega is constant is ranked by entropy alone, instead of branching at its first
 tokens; the standard score of a constant row is exactly 0.
 

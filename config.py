@@ -79,7 +79,7 @@ class Method:
         "seq-mean", "every rollout weighs the same (Eq. 8) or every token (released code)"
     )
     norm: Literal["init", "budget"] = fixed(
-        "init", "divide by initial rollouts or by all M (Eq. 8)"
+        "init", "divide by a mini-batch's initial rollouts, or by all its M (Eq. 8)"
     )
     kl_coef: float = fixed(0.0, "KL to the cold-started model; 0: none (released code 0.001)", 0)
     reward: Literal["auto", "f1", "math", "released"] = fixed(

@@ -29,7 +29,7 @@ class Call:
 class Rollout:
     """One prompt and everything after it, with the numbers of every token.
 
-    ids, mask, sampled_logp and sampled_entropy are born together and have one length for ever; a
+    ids, mask, sampled_logp and sampled_entropy grow together and always have the same length; a
     tool's tokens have mask False and 0 for the other two. The tensors are (T,), on the CPU, and
     come later: see appo.py. A branch has a parent and shares ids[:fork_at] with it.
 
@@ -54,7 +54,7 @@ class Rollout:
     # branches so far: their seeds differ by it
     forks: int = 0
 
-    # log-probs in nats: at the start of the step, now, under the reference (Policy.score)
+    # log-probs in nats, from Policy.score: at the start of the step, now, under the reference
     logp_old: Tensor | None = None
     logp: Tensor | None = None
     logp_ref: Tensor | None = None

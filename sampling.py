@@ -7,7 +7,8 @@
     5. _look           the tokens join their rollouts; a turn ends, a closed tag calls a tool
     `Sampler.run` is this loop. `Sampler.initial` and `Sampler.branches` say where rollouts start.
 
-Every token goes through the model once: a prompt for all its rollouts, a prefix for all its forks.
+While sampling, every token goes through the model once: a prompt for all its rollouts, a prefix
+for all its forks.
 A slow tool holds up its own row only.
 
 Differs from the released code in: nothing is prefilled anew, neither after a tool result nor for a
@@ -64,13 +65,14 @@ class Sampler:
     """Decodes many rollouts in lockstep; see `run`.
 
     On a CPU in float32 every call has a constant shape, so the tokens of a row do not depend on
-    what else is being sampled (support/shapes.py). Elsewhere the running rows are kept in the first
-    slots and no more are decoded than hold them. lag: decode steps launched before the tokens of an
+    what else is being sampled (support/shapes.py). Elsewhere the running rows are moved into the
+    first slots, and only those are decoded. lag: decode steps launched before the tokens of an
     earlier one are looked at, 1 on a GPU, so that it never waits for the host.
 
     A row is in one of these: waiting (a start without a slot), running (slot -> row), in_tool
     (future -> row), ready (its result has come). launched: decode steps whose tokens were not
-    looked at yet. free: slots without a row. bucket: slots that are decoded. read: number of a
+    looked at yet. free: slots without a row. bucket: number of slots that are
+    decoded. marks: which of them run, 0 or 1. read: number of a
     prompt -> (its row in prompt_cache, hidden state).
 
     Args: tools: name -> object with run(argument) -> ToolResult.
