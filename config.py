@@ -113,7 +113,7 @@ class Update:
     )
     lr: float = fixed(1e-6, "AdamW learning rate, constant (released code 1e-6)", 0)
     weight_decay: float = fixed(0.01, "AdamW weight decay (released code 0.01)", 0)
-    clip_grad: float = fixed(1.0, "the gradient norm is clipped to this (released code 1)", 0)
+    clip_grad: float = fixed(1.0, "largest gradient norm; 0 or inf: any (released code 1)", 0)
     micro_tokens: int = free(49152, "tokens of a pass over whole rollouts, padding too: memory", 1)
     fork_tokens: int = free(0, "tokens kept at once to branch from; 0: a mini-batch's", 0)
     checkpointing: bool = free(False, "recompute activations: less memory, a third more time")

@@ -152,6 +152,7 @@ class Policy:
     def take_step(self, optimizers: list, clip: float) -> float:
         """Sum the gradients over the ranks, clip their norm and step, unless it is not finite.
 
+        clip: the largest norm; 0 or inf: none.
         Returns: the norm before clipping, the same on all ranks.
         """
         parameters = list(self.model.parameters())
@@ -160,7 +161,7 @@ class Policy:
             for p in parameters:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
                 dist.all_reduce(p.grad)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip or math.inf)
         norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         for optimizer in optimizers:
             if math.isfinite(norm):

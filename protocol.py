@@ -118,6 +118,11 @@ def encode_prompt(tokenizer, messages: list[dict]) -> list[int]:
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
 
+def opened_by(prompt: str) -> str:
+    """The tag that a prompt leaves open for the response: some chat templates end with <think>."""
+    return "<think>" if prompt.rstrip().endswith("<think>") else ""
+
+
 def system_prompt(tools: str = "python,search") -> str:
     """What a model is told of the protocol if a question is no chat. tools: comma-separated."""
     asked = [name.strip() for name in tools.split(",")]

@@ -40,6 +40,8 @@ class Rollout:
     prompt: list[int]
     seed: int
     group: int = 0
+    # what the prompt has opened of the response: "<think>" or nothing (protocol.opened_by)
+    opened: str = ""
     ids: list[int] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
     sampled_logp: list[float] = field(default_factory=list)
@@ -71,13 +73,13 @@ class Rollout:
 
     @property
     def text(self) -> str:
-        """The response as the policy saw it, tool results included."""
-        return "".join(text for _, text in self.pieces)
+        """The response as the policy saw it, tool results included, and what the prompt opened."""
+        return self.opened + "".join(text for _, text in self.pieces)
 
     @property
     def policy_text(self) -> str:
-        """The response without tool results."""
-        return "".join(text for own, text in self.pieces if own)
+        """The same without tool results."""
+        return self.opened + "".join(text for own, text in self.pieces if own)
 
     @property
     def truncated(self) -> bool:
@@ -98,6 +100,7 @@ class Rollout:
             prompt=self.prompt,
             seed=mix_seed(self.seed, 1, self.forks),
             group=self.group,
+            opened=self.opened,
             ids=self.ids[:at],
             mask=self.mask[:at],
             sampled_logp=self.sampled_logp[:at],

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from kv_cache import KVCache
 from policy import Policy
-from protocol import FORGED, encode_result, parse_call
+from protocol import FORGED, encode_result, opened_by, parse_call
 from rollout import Call, Rollout
 from support.draw import draw
 from support.graphs import Graphs, cuda_graphs
@@ -41,6 +41,8 @@ from tools import ToolResult
 
 # a tool result waits at most so many decode steps, so that several are read in one call
 RESULT_WAIT = 8
+# tokens at the end of a prompt that can hold a tag and white space
+PROMPT_END = 16
 NOT_FINITE = (
     "the model's logits are not finite: it has diverged, or its weights are damaged; go on from an "
     "earlier checkpoint with a lower --lr"
@@ -102,8 +104,9 @@ class Sampler:
               the rollouts of each prompt carry, by default its own.
         """
         groups = range(len(prompts)) if groups is None else groups
+        opened = [opened_by(self.policy.decode(prompt[-PROMPT_END:])) for prompt in prompts]
         starts = [
-            Start(Rollout(prompt, mix_seed(seeds[p], k), groups[p]), None, p, None)
+            Start(Rollout(prompt, mix_seed(seeds[p], k), groups[p], opened[p]), None, p, None)
             for p, prompt in enumerate(prompts)
             for k in range(n)
         ]

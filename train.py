@@ -33,7 +33,6 @@ if __name__ == "__main__":
 
 import dataclasses
 import importlib
-import time
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -228,7 +227,7 @@ class Trainer:
 
     def step(self, step: int) -> tuple[dict, list[Rollout]]:
         """One step of the method on the questions whose turn it is: metrics, rollouts."""
-        run, started = self.run, time.perf_counter()
+        run = self.run
         questions, prompts = self.inputs.train
         picked = batch_of(run, step, len(questions))
         asked = [questions[i] for i in picked]
@@ -245,9 +244,9 @@ class Trainer:
             self.save(step)
             saved = f"step {step} is saved, the same command goes on from it"
             raise Unavailable(f"step {step + 1}", f"{problem}; {saved}") from None
-        metrics = meter.numbers(rollouts, self.ranks)
-        metrics |= every_reward(rollouts, asked, self.ranks)
-        return metrics | {"seconds": time.perf_counter() - started}, rollouts
+        meter.phase("other")
+        rewards = every_reward(rollouts, asked, run.reward, self.ranks)
+        return meter.numbers(rollouts, self.ranks) | rewards, rollouts
 
     def save(self, step: int) -> None:
         """The checkpoint of a step; then older ones go as --keep_checkpoints says."""
@@ -291,10 +290,14 @@ def reward_of(question: Question, kind: str):
     return lambda rollout: reward(rollout, question.answers, kind, question.task)
 
 
-def every_reward(rollouts: list[Rollout], questions: list, ranks: Ranks) -> dict:
-    """Mean reward of the initial rollouts by every kind of reward, whichever is trained on."""
+def every_reward(rollouts: list[Rollout], questions: list, own: str, ranks: Ranks) -> dict:
+    """Mean reward of the initial rollouts by every kind of reward, of which `own` is trained on."""
     initial = [(r, questions[r.group]) for r in rollouts if r.parent is None]
-    sums = [sum(reward(r, q.answers, kind, q.task) for r, q in initial) for kind in REWARDS]
+
+    def given(r: Rollout, q: Question, kind: str) -> float:
+        return r.reward if kind == own else reward(r, q.answers, kind, q.task)
+
+    sums = [sum(given(r, q, kind) for r, q in initial) for kind in REWARDS]
     *sums, count = ranks.sum([*sums, len(initial)])
     return {f"reward_{kind}": total / count for kind, total in zip(REWARDS, sums)}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from jinja2.exceptions import TemplateError
 
-from protocol import TOOL_TAGS, TURN_ENDS, encode_prompt, encode_result
+from protocol import TOOL_TAGS, TURN_ENDS, encode_prompt, encode_result, opened_by
 from support.questions import read_rows, refuse_or_leave_out, text_of
 
 Example = tuple[list[int], list[bool]]
@@ -264,6 +264,10 @@ def encode_example(
     imitated. ValueError for chat markers within the answer."""
     ids = encode_prompt(tokenizer, before)
     mask = [False] * len(ids)
+    opened, start = opened_by(tokenizer.decode(ids)), pieces[0][1].lstrip()
+    if opened and start.startswith(opened):
+        # the template has written it
+        pieces = [(True, start.removeprefix(opened).lstrip("\n")), *pieces[1:]]
     special = {tokenizer.eos_token, *TURN_ENDS, "<|im_start|>", "<|start_header_id|>"}
     # some files have it in the text
     pieces = pieces[:-1] + [(True, pieces[-1][1].removesuffix(tokenizer.eos_token))]

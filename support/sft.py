@@ -28,17 +28,25 @@ from support.seeds import mix_seed
 
 def schedules_of(optimizers: list, steps: int, run: Config) -> list:
     """Of each optimizer: up in the first --cold_warmup share of the steps, then down to 0."""
-    up = math.ceil(run.cold_warmup * steps)
-    how = dict(num_warmup_steps=up, num_training_steps=steps)
+    how = dict(num_warmup_steps=warmup_steps(steps, run), num_training_steps=steps)
     return [get_scheduler(run.cold_schedule, optimizer, **how) for optimizer in optimizers]
 
 
-def set_rates(schedules: list, i: int) -> None:
-    """The learning rates of step i, from 0; a cold start that goes on begins in the middle."""
+def warmup_steps(steps: int, run: Config) -> int:
+    """How many steps the learning rate rises."""
+    return math.ceil(run.cold_warmup * steps)
+
+
+def set_rates(schedules: list, i: int, up: int) -> None:
+    """The learning rates of step i, counted from 0; a cold start that goes on begins in the middle.
+
+    up: warmup_steps. They end with the peak; with a rate of 0 the first would teach nothing.
+    """
+    at = i + 1 if i < up else i
     for schedule in schedules:
         rates = zip(schedule.base_lrs, schedule.lr_lambdas)
         for group, (peak, share) in zip(schedule.optimizer.param_groups, rates):
-            group["lr"] = peak * share(i)
+            group["lr"] = peak * share(at)
 
 
 def batch_at(i: int, size: int, run: Config) -> list[int]:
@@ -87,7 +95,7 @@ def cold_start(
     """
     steps = run.cold_steps or run.cold_epochs * -(-len(examples) // run.cold_batch)
     optimizers = cold_optimizers(policy.model, run)
-    schedules = schedules_of(optimizers, steps, run)
+    schedules, up = schedules_of(optimizers, steps, run), warmup_steps(steps, run)
     done, skipped, loss = step_in(hooks.checkpoint), 0, math.nan
     if hooks.checkpoint:
         skipped = checkpoints.load_state(policy, optimizers, hooks.checkpoint)["skipped"]
@@ -96,7 +104,7 @@ def cold_start(
     bar = tqdm(range(done, steps), initial=done, total=steps, desc="cold start", disable=quiet)
     for i in bar:
         started = time.perf_counter()
-        set_rates(schedules, i)
+        set_rates(schedules, i, up)
         batch = [examples[k] for k in batch_at(i, len(examples), run)]
         loss, norm = imitate(policy, optimizers, batch, run, ranks)
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)

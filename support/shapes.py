@@ -24,7 +24,7 @@ def round_up(x: int, multiple: int) -> int:
 
 
 def key_slots(length: int) -> int:
-    """How many slots attention looks at for `length` tokens: 32, 64, ..., 192, 512, 512 + 32, ..."""
+    """How many slots attention looks at for `length` tokens: 32, 64, .., 192, 512, 512 + 32, .."""
     slots = round_up(length, KEY_BLOCK)
     return slots if slots % 512 <= 192 else round_up(slots, 512)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocol import TAGS, defuse, parse_call, system_prompt
+from protocol import TAGS, defuse, opened_by, parse_call, system_prompt
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,18 @@ def test_the_system_prompt_names_the_tools_that_are_there():
     both = system_prompt("python,search")
     assert both == system_prompt(" python , search") != system_prompt("search")
     assert "<search>" in both and "<python>" in both
+
+
+@pytest.mark.parametrize(
+    "prompt, tag",
+    [
+        ("<|im_start|>assistant\n<think>\n", "<think>"),
+        ("assistant\n<think>", "<think>"),
+        ("assistant<think>\n\n", "<think>"),
+        ("assistant\n<think>\n\n</think>\n\n", ""),
+        ("Reason inside <think> and </think>.<|im_end|>\n<|im_start|>assistant\n", ""),
+        ("end with <think>.\n", ""),
+    ],
+)
+def test_what_a_prompt_leaves_open(prompt, tag):
+    assert opened_by(prompt) == tag
