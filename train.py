@@ -78,6 +78,8 @@ def start(run: Config, rows: Unencoded) -> None:
             run = with_world(run) if ranks.rank == 0 else run
             run = dataclasses.replace(ranks.gather(run)[0], device=run.device)
             rows.complete(run)
+        # processes that start around midnight ask the same
+        run = dataclasses.replace(run, date=ranks.gather(run.date)[0])
         if run.threads:
             torch.set_num_threads(run.threads)
         tokenizer = load_tokenizer(run.model)

@@ -89,18 +89,24 @@ def read_chats(path: str, skip_bad: bool = False) -> list[Chat]:
 
 
 def encode_chats(
-    path: str, chats: list[Chat], tokenizer, max_tokens: float = math.inf, skip_bad: bool = False
+    path: str,
+    chats: list[Chat],
+    tokenizer,
+    max_tokens: float = math.inf,
+    skip_bad: bool = False,
+    date: str = "",
 ) -> list[Example]:
     """Chats as (ids, mask): imitated is what the assistant says after the last question, but for
     the tool results in it.
 
-    max_tokens: longest example. skip_bad: leave out and print those that do not fit.
+    max_tokens: longest example. skip_bad: leave out and print those that do not fit. date: see
+    encode_prompt.
     Raises: ValueError with a line per bad row (50 at most): the row and what is wrong.
     """
     examples, bad = [], []
     for chat in chats:
         try:
-            example = encode_example(tokenizer, chat.before, chat.pieces)
+            example = encode_example(tokenizer, chat.before, chat.pieces, date)
             if len(example[0]) > max_tokens:
                 raise ValueError(f"{len(example[0])} tokens, --cold_max_tokens is {max_tokens}")
             examples.append(example)
@@ -258,11 +264,11 @@ def check_piece(own: bool, text: str, before: tuple[bool, str], last: bool) -> N
 
 
 def encode_example(
-    tokenizer, before: list[dict], pieces: list[tuple[bool, str]]
+    tokenizer, before: list[dict], pieces: list[tuple[bool, str]], date: str = ""
 ) -> tuple[list[int], list[bool]]:
     """Ids as a rollout would have them: results encoded apart and not imitated, the end of turn
     imitated. ValueError for chat markers within the answer."""
-    ids = encode_prompt(tokenizer, before)
+    ids = encode_prompt(tokenizer, before, date)
     mask = [False] * len(ids)
     opened, start = opened_by(tokenizer.decode(ids)), pieces[0][1].lstrip()
     if opened and start.startswith(opened):
