@@ -54,6 +54,7 @@ from support.heartbeat import Heartbeat, Stop
 from support.http import Unavailable
 from support.metrics import Meter
 from support.models import load_tokenizer, positions_of, recompute_activations
+from support.optimizers import adamw
 from support.processes import join_ranks, mesh_of
 from support.questions import Question
 from support.ranks import Ranks
@@ -158,9 +159,7 @@ class Trainer:
         run, policy, ranks = self.run, self.policy, self.ranks
         if self.inputs.examples and not self.checkpoint and not self.cold_start():
             return False
-        # one kernel: no temporary as large as the weights
-        how = dict(lr=run.lr, weight_decay=run.weight_decay, fused="cuda" in run.device or None)
-        self.optimizer = torch.optim.AdamW(policy.model.parameters(), **how)
+        self.optimizer = adamw(policy.model.parameters(), run.lr, run.weight_decay)
         self.done = runfiles.step_in(self.checkpoint)
         if not self.checkpoint:
             self.save(0)

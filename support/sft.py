@@ -20,6 +20,7 @@ from policy import Policy
 from rollout import Rollout
 from support import checkpoints
 from support.examples import Example
+from support.optimizers import cold_optimizers
 from support.ranks import Ranks
 from support.runfiles import prune, step_in
 from support.schedule import equal_passes
@@ -142,18 +143,3 @@ def imitate(
     policy.model.eval()
     norm = policy.take_step(optimizers, run.clip_grad)
     return ranks.sum([loss])[0], norm
-
-
-def cold_optimizers(model, run: Config) -> list[torch.optim.Optimizer]:
-    """AdamW; or Muon for the matrices inside the layers, which a model trained from nothing learns
-    much faster with, and AdamW for the rest."""
-    if run.cold_optimizer == "adamw":
-        how = dict(lr=run.cold_lr, weight_decay=run.cold_weight_decay)
-        return [torch.optim.AdamW(model.parameters(), **how)]
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
-    inside = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in inside]
-    return [
-        torch.optim.Muon(matrices, lr=run.muon_lr, momentum=0.95, weight_decay=0.0),
-        torch.optim.AdamW(others, lr=run.cold_lr, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
