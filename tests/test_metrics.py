@@ -111,3 +111,22 @@ def test_the_numbers_of_an_update_from_those_of_its_passes():
     ]
     expected = {"ratio": 1.25, "loss": -0.75, "padding": 0.25, "ratio_max": 1.5}
     assert over_passes(passes, 60, Ranks()) == pytest.approx(expected)
+
+
+def test_the_spread_of_omega_is_that_of_one_process():
+    """Two processes with unequal numbers of tokens log what one with all of them would."""
+    parts, meters = [], []
+    for k, omega in enumerate(([1.0, 1.2, 1.4], [0.9])):
+        sampler = SimpleNamespace(count=Counter(computed=1))
+        meters.append(Meter(sampler))
+        n = len(omega)
+        r = Rollout([1], 0, k, ids=[1] * n, mask=[True] * n, sampled_logp=[0.0] * n, finish="stop")
+        r.omega, r.logp = torch.tensor(omega), torch.zeros(n)
+        r.logp_old = r.entropy = r.logp
+        meters[k].add([r], [], {"loss": 0.0, "ratio_max": 1.0})
+        sampler.count += Counter(computed=3)
+        meters[k].numbers([r], SimpleNamespace(gather=lambda part: parts.append(part) or [part]))
+    numbers = meters[0].numbers([], SimpleNamespace(gather=lambda part: parts))
+    tokens = torch.tensor([1.0, 1.2, 1.4, 0.9]).double()
+    assert numbers["omega_std"] == pytest.approx(tokens.std(correction=0).item(), rel=1e-9)
+    assert numbers["omega"] == pytest.approx(tokens.mean().item(), rel=1e-9)
