@@ -53,7 +53,7 @@ from support.schedule import (
     refuse_broken_tools,
     split_minibatches,
 )
-from support.seeds import mix_seed, uniform
+from support.seeds import BRANCHES, mix_seed, uniform
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def rank_tokens(
     scores = branching_score(entropy, omega, mask, config.score_clip)  # (R, T)
     flat = (scores == 0).all(-1)  # (R,)
     for row in flat.nonzero()[:, 0].tolist():
-        seed = torch.full((mask.shape[1],), mix_seed(rollouts[row].seed, 1))
+        seed = torch.full((mask.shape[1],), mix_seed(rollouts[row].seed, BRANCHES))
         scores[row] = mask[row] * uniform(seed, torch.arange(mask.shape[1])).to(scores)
     hand_out(rollouts, "branching_score", scores)
     for r, constant in zip(rollouts, omega_is_constant(omega, mask, config.score_clip)):

@@ -9,8 +9,8 @@
 4. `encode_result` turns the result into token ids.
 5. `system_prompt` tells a model how it is done.
 
-`Tags` holds all that is particular to this format. Another format is another class with the same
-attributes and methods. Imports no other file of this project.
+`Tags` holds how calls and results are written and read. What a prompt says of them stands in
+INSTRUCTIONS, what a reward asks of them in rewards.py. Imports no other file of this project.
 """
 
 import datetime

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from support.seeds import mix_seed
+from support.seeds import BRANCHES, mix_seed
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Rollout:
         self.forks += 1
         return Rollout(
             prompt=self.prompt,
-            seed=mix_seed(self.seed, 1, self.forks),
+            seed=mix_seed(self.seed, BRANCHES, self.forks),
             group=self.group,
             opened=self.opened,
             ids=self.ids[:at],

@@ -272,6 +272,7 @@ class Sampler:
         u = uniform(live.seed[:C], live.position[:C])
         logits = head(live.hidden[:C]).float()  # (C, V)
         ids, logp, entropy = draw(logits, u, self.temperature, self.params.top_p, self.params.top_k)
+        # one copy to the host for all three: a double holds every id exactly
         live.drawn[:, :C] = torch.stack([ids.double(), logp.double(), entropy.double()])
         live.position[:C] += live.running[:C]
         running = live.running[:C]
@@ -288,6 +289,7 @@ class Sampler:
                 arrived.synchronize()
             ids, logp, entropy = drawn.tolist()
             for row, slot, turn in rows:
+                # a later turn, or another row in the slot: the token is a forgotten one
                 if self.running.get(row.slot) is row and len(row.rollout.calls) == turn:
                     if not math.isfinite(logp[slot]):
                         raise ValueError(NOT_FINITE)

@@ -60,7 +60,7 @@ from support.questions import Question
 from support.ranks import Ranks
 from support.runfiles import Log, locked, newest
 from support.sampling_params import SamplingParams
-from support.seeds import mix_seed
+from support.seeds import PROMPTS, QUESTIONS, mix_seed
 from support.steplog import bar_text, give_up, write_step
 
 
@@ -233,7 +233,11 @@ class Trainer:
         picked = batch_of(run, step, len(questions))
         asked = [questions[i] for i in picked]
         wanted = [
-            Prompt(prompts[i], mix_seed(run.seed, 0, step, k), reward_of(questions[i], run.reward))
+            Prompt(
+                prompts[i],
+                mix_seed(run.seed, PROMPTS, step, k),
+                reward_of(questions[i], run.reward),
+            )
             for k, i in enumerate(picked)
         ]
         meter = Meter(self.sampler, note=lambda phase: self.beat(f"step {step + 1}, {phase}"))
@@ -276,7 +280,7 @@ def batch_of(run: Config, step: int, size: int) -> list[int]:
     resumed run sees the same questions."""
     picked = []
     for place in range(step * run.prompts, (step + 1) * run.prompts):
-        draw = torch.Generator().manual_seed(mix_seed(run.seed, 1, place // size))
+        draw = torch.Generator().manual_seed(mix_seed(run.seed, QUESTIONS, place // size))
         picked.append(int(torch.randperm(size, generator=draw)[place % size]))
     return picked
 

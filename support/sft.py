@@ -24,7 +24,7 @@ from support.optimizers import cold_optimizers
 from support.ranks import Ranks
 from support.runfiles import prune, step_in
 from support.schedule import equal_passes
-from support.seeds import mix_seed
+from support.seeds import EXAMPLES, mix_seed
 
 
 def schedules_of(optimizers: list, steps: int, run: Config) -> list:
@@ -55,7 +55,7 @@ def batch_at(i: int, size: int, run: Config) -> list[int]:
     from the seed (--cold_shuffle)."""
     places, orders = range(i * run.cold_batch, (i + 1) * run.cold_batch), {}
     for epoch in {place // size for place in places}:
-        draw = torch.Generator().manual_seed(mix_seed(run.seed, 4, epoch))
+        draw = torch.Generator().manual_seed(mix_seed(run.seed, EXAMPLES, epoch))
         shuffled = torch.randperm(size, generator=draw).tolist()
         orders[epoch] = shuffled if run.cold_shuffle else range(size)
     return [orders[place // size][place % size] for place in places]
