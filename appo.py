@@ -53,7 +53,7 @@ from support.schedule import (
     refuse_broken_tools,
     split_minibatches,
 )
-from support.seeds import mix_seed, uniform
+from support.seeds import BRANCHES, mix_seed, uniform
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def step(
              Unavailable, before any update, if most tool calls failed for reasons of ours.
     """
     # 1-3. initial rollouts, tools inside the loop, rewards
+    # unsharded: every process holds the whole weights, as one that samples needs them
     with policy.unsharded():
         batches = sample_initial(policy, sampler, prompts, config, meter)
     # 4. log-probs at the start of the step, before the policy moves
@@ -84,6 +85,7 @@ def step(
     for batch in in_epochs(batches, prompts, config):
         branches = []
         with policy.unsharded():
+            # as many rollouts at once as their cache has memory for
             for part in cache_parts(batch, config):
                 # 5. uncertain tokens (Eq. 3) whose future has become likelier (Eq. 4-5)
                 meter.phase("score")
@@ -103,6 +105,7 @@ def step(
         stats = update(policy, optimizer, batch, config)
         meter.add(batch, branches, stats)
         rollouts += branches
+    # for the other processes
     meter.phase("wait")
     return rollouts
 
@@ -151,6 +154,7 @@ def score_reference(policy: Policy, batches: list[list[Rollout]], config: Config
     """Set r.logp_ref under the frozen reference, if there is a KL term.
 
     Ranks hold unequal numbers of rollouts: the reference's weights are gathered once for all.
+    r.logp is the reference's until the policy itself is scored.
     """
     if not config.kl_coef:
         return
@@ -210,7 +214,7 @@ def rank_tokens(
     scores = branching_score(entropy, omega, mask, config.score_clip)  # (R, T)
     flat = (scores == 0).all(-1)  # (R,)
     for row in flat.nonzero()[:, 0].tolist():
-        seed = torch.full((mask.shape[1],), mix_seed(rollouts[row].seed, 1))
+        seed = torch.full((mask.shape[1],), mix_seed(rollouts[row].seed, BRANCHES))
         scores[row] = mask[row] * uniform(seed, torch.arange(mask.shape[1])).to(scores)
     hand_out(rollouts, "branching_score", scores)
     for r, constant in zip(rollouts, omega_is_constant(omega, mask, config.score_clip)):

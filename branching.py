@@ -6,7 +6,7 @@
     4. branch_candidates      the tokens that may be chosen at all
     5. choose_branch_points   the k best candidates of each rollout
 
-Differs from the released code in: the future sum decays in the score as it does in the loss; a
+Differs from the released code in: the future sum decays in the score as it does in the credit; a
 rollout whose Omega is constant is ranked by entropy alone, instead of branching at its first
 tokens; the standard score of a constant row is exactly 0.
 
@@ -215,11 +215,13 @@ def choose_branch_points(
 def _has_content(texts: list[str], t: int, tags: tuple[str, ...]) -> bool:
     """A letter, a digit, a symbol of mathematics, or the "<" of a tag."""
     text = texts[t]
+    # in "</" the slash is a tag's, not a division
     symbols = "+-*=^%\\$" if "<" in text else "+-*/=^%\\$"
     for c in text:
         foreign = ord(c) > 127 and unicodedata.category(c)[0] not in "PZ"
         if c in symbols or c.isalnum() or foreign:
             return True
+    # a tag of at most ten tokens
     ahead = "".join(texts[t : t + 10])
     names = tuple(tag + ">" for tag in tags)
     return any(

@@ -7,6 +7,8 @@ A `fixed` setting makes another run; a `free` one may change when a run goes on.
 """
 
 import dataclasses
+import datetime
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -79,7 +81,7 @@ class Method:
         "seq-mean", "every rollout weighs the same (Eq. 8) or every token (released code)"
     )
     norm: Literal["init", "budget"] = fixed(
-        "init", "divide by initial rollouts or by all M (Eq. 8)"
+        "init", "divide by a mini-batch's initial rollouts, or by all its M (Eq. 8)"
     )
     kl_coef: float = fixed(0.0, "KL to the cold-started model; 0: none (released code 0.001)", 0)
     reward: Literal["auto", "f1", "math", "released"] = fixed(
@@ -113,7 +115,7 @@ class Update:
     )
     lr: float = fixed(1e-6, "AdamW learning rate, constant (released code 1e-6)", 0)
     weight_decay: float = fixed(0.01, "AdamW weight decay (released code 0.01)", 0)
-    clip_grad: float = fixed(1.0, "the gradient norm is clipped to this (released code 1)", 0)
+    clip_grad: float = fixed(1.0, "largest gradient norm; 0 or inf: any (released code 1)", 0)
     micro_tokens: int = free(49152, "tokens of a pass over whole rollouts, padding too: memory", 1)
     fork_tokens: int = free(0, "tokens kept at once to branch from; 0: a mini-batch's", 0)
     checkpointing: bool = free(False, "recompute activations: less memory, a third more time")
@@ -140,6 +142,7 @@ class AgentConfig:
         True, "CPU, float32: no row's bits depend on others; false: less work"
     )
     device: str = free("auto", "cpu, cuda, cuda:N; auto: a GPU, else cpu")
+    date: str = fixed("", "that a chat template may name, 2026-01-31; empty: of the first start")
 
 
 @dataclass(frozen=True)
@@ -209,8 +212,24 @@ class Config(Method, Sampling, Update, AgentConfig, Data, ColdStart, Run):
             raise ValueError("\n".join(found))
 
 
+def agent_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The broken rules of AgentConfig: (names, what is wrong)."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", c.device):
+        yield ("device",), f"--device must be auto, cpu, cuda or cuda:N, got {c.device!r}"
+    try:
+        datetime.date.fromisoformat(c.date or today())
+    except ValueError:
+        yield ("date",), f"--date must be a day such as 2026-01-31, got {c.date!r}"
+
+
+def today() -> str:
+    """The date here, 2026-01-31."""
+    return datetime.date.today().isoformat()
+
+
 def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     """The broken rules between settings: (their names, what is wrong)."""
+    yield from agent_rules(c)
     for name in ("score_clip", "future_clip"):
         low, high = getattr(c, name)
         if not 0 < low <= high:
@@ -223,8 +242,6 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     if c.branches and c.max_tokens <= c.min_new:
         room = f"--max_tokens {c.max_tokens} leaves no room for a branch"
         yield ("max_tokens", "min_new"), f"{room}: it must be above --min_new {c.min_new}"
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", c.device):
-        yield ("device",), f"--device must be auto, cpu, cuda or cuda:N, got {c.device!r}"
     if c.algo == "grpo" and (c.branches or c.future_weight):
         has = f"got --branches {c.branches} and --future_weight {c.future_weight}"
         yield (
@@ -275,12 +292,25 @@ def read_settings(argv: list[str], also: Callable[[Config], list[str]] | None = 
     algo = ALGOS.get(str((preset | file | flags).get("algo")), {})
     defaults = {f.name: f.default for f in dataclasses.fields(Config)}
     values = defaults | preset | file | algo | flags
+    if (file | flags).get("out") == "":
+        found.append("--out is empty: name a folder, or leave it out")
     values["out"] = values["out"] or default_out(str(values["model"]), str(values["data"]))
+    values["date"] = values["date"] or begun_on(str(values["out"])) or today()
     found += problems(Config, values, rules)
     found += also(sound(Config, values)) if also else []
     if found:
         raise ValueError("\n".join(found) + (f" (flags and {given})" if given else ""))
     return Config(**values)
+
+
+def begun_on(out: str) -> str:
+    """The date that a run in this folder has saved, "" if it has none."""
+    path = Path(out) / "config.json"
+    try:
+        return str(json.loads(path.read_text()).get("date", "")) if path.is_file() else ""
+    # another place refuses such a file
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def default_out(model: str, data: str) -> str:

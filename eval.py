@@ -23,7 +23,7 @@ from typing import Literal
 
 import transformers
 
-from config import AgentConfig
+from config import AgentConfig, agent_rules, today
 from policy import Policy
 from protocol import encode_prompt
 from rewards import released_reward, reward
@@ -35,7 +35,7 @@ from support.judge import Judge, judge_rows
 from support.math_equal import last_boxed, math_equal
 from support.models import load_tokenizer, pick_device
 from support.questions import Question, load_questions, overlap_lines
-from support.results import Job, open_job, weights_of, write_result
+from support.results import Job, date_of, open_job, weights_of, write_result
 from support.runfiles import sha256, shown_settings
 from support.sampling_params import SamplingParams
 from support.scores import Sample, evaluate, lost_answers, numbers_of, pass_at_k, table
@@ -93,6 +93,7 @@ class EvalConfig(AgentConfig):
 
 def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     """The broken rules between settings: (their names, what is wrong)."""
+    yield from agent_rules(c)
     if not c.model or not c.data or not all(c.data):
         yield ("model", "data"), "--model and --data are needed"
     if bool(c.judge) != bool(c.judge_model):
@@ -152,7 +153,8 @@ def sampling(
     policy = None if run.served else Policy.load(model, run.dtype, pick_device(run.device))
     tokenizer = policy.tokenizer if policy else load_tokenizer(model)
     prompts = {
-        job.path: [encode_prompt(tokenizer, q.messages) for q in job.questions] for job in jobs
+        job.path: [encode_prompt(tokenizer, q.messages, run.date) for q in job.questions]
+        for job in jobs
     }
     if run.served:
         return Served(run.served, run.served_name or run.model, tokenizer, tools, run), prompts
@@ -169,10 +171,14 @@ def run_files(run: EvalConfig) -> dict[str, dict]:
     folder = Path(run.out or (run.model if Path(run.model).is_dir() else "."))
     folder.mkdir(parents=True, exist_ok=True)
     data, weights = {path: load_file(run, path) for path in run.data}, weights_of(model)
+    outs = {path: folder / f"eval_{name_of(path)}_{Path(model).name}.json" for path in data}
+    # an evaluation that goes on after midnight asks the same
+    dates = [run.date, *map(date_of, outs.values()), today()]
+    run = dataclasses.replace(run, date=next(filter(None, dates)))
     with contextlib.ExitStack() as opened:
         jobs = []
         for path, questions in data.items():
-            out = folder / f"eval_{name_of(path)}_{Path(model).name}.json"
+            out = outs[path]
             settings = settings_of(run, path, model, weights)
             jobs.append(open_job(path, out, questions, settings, opened))
         judge = Judge(run.judge, run.judge_model, folder / "judge.jsonl") if run.judge else None

@@ -5,7 +5,8 @@
     3. folded_attention    the attention function of every layer: grouped heads, keys not copied
 
 Works with every Hugging Face causal language model with full attention. Imports no sibling.
-Axes: R rows of the cache, C rows of a call, S new tokens per row, L slots that are seen, D hidden.
+Axes: R rows of the cache, C rows of a call, S new tokens per row, L slots that are seen, D hidden,
+G query heads per key head.
 """
 
 import math
@@ -28,7 +29,7 @@ class KVCache:
     Slots beyond a row's length hold anything finite: no query sees them before they are written.
     One row more than asked for, `scratch`, takes the padding rows of a call.
 
-    whole_rows: while a scoring pass fills the cache, the rows that its call writes from slot 0.
+    whole_rows: during a scoring pass, the rows that the call at hand fills from slot 0 on.
     states: (R, T, D) or None: the hidden states that predict the T response tokens, if such a pass
     filled the cache. A fork at token t goes on from states[row, t].
     """
@@ -91,7 +92,7 @@ class KVCache:
         bias = torch.zeros(seen.shape, dtype=self.kv.dtype, device=seen.device)
         return bias.masked_fill_(~seen, -math.inf)[:, None].repeat(1, 1, self.heads_per_key, 1)
 
-    # ---- what the attention layers call
+    # ---- what the attention layers call; the mask of `append` says all about lengths
 
     def update(self, k: Tensor, v: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Store new keys and values (C, heads, S, dim); return those that the queries may see."""
@@ -103,7 +104,7 @@ class KVCache:
         return self.store(torch.cat([k, v], 1).transpose(1, 2), layer)
 
     def store(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """The same for keys and, behind them, values in one tensor (C, S, 2 heads, dim)."""
+        """The same for keys and, behind them, values in one tensor (C, S, 2 * heads, dim)."""
         kv = self.kv[layer]
         kv[:, self.at_row, :, self.at] = new.unflatten(2, (2, -1))
         return kv[:, self.rows, :, : self.end].unbind()

@@ -40,7 +40,7 @@ from support.models import check_config, load_tokenizer, pick_device
 from support.ranks import Ranks
 from support.shapes import key_slots, round_up
 
-# the argument's new name, `cache`, is unknown to transformers 5.17; the old one goes in 5.40
+# the argument's new name, `cache`, is unknown to transformers 5.17; the old one is removed in 5.40
 warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")
 # rows of a pass over whole rollouts are as long as a multiple of this
 PASS_BLOCK = 16
@@ -49,7 +49,7 @@ PASS_BLOCK = 16
 class Policy:
     """A causal language model with what sampling and training have to know of it.
 
-    text: of every id. stop_ids: they end a turn. closing: ids that may close a tag.
+    text: the text of each id. stop_ids: they end a turn. closing: ids that may close a tag.
     ranks: the processes that train it. reference: the frozen policy of the KL term, or None.
 
     Args:    model: from AutoModelForCausalLM; its attention becomes kv_cache.folded_attention.
@@ -152,6 +152,7 @@ class Policy:
     def take_step(self, optimizers: list, clip: float) -> float:
         """Sum the gradients over the ranks, clip their norm and step, unless it is not finite.
 
+        clip: the largest norm; 0 or inf: none.
         Returns: the norm before clipping, the same on all ranks.
         """
         parameters = list(self.model.parameters())
@@ -160,7 +161,7 @@ class Policy:
             for p in parameters:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
                 dist.all_reduce(p.grad)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip or math.inf)
         norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         for optimizer in optimizers:
             if math.isfinite(norm):

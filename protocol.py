@@ -10,10 +10,11 @@
 5. `encode_result` turns the result into token ids.
 6. `system_prompt` tells a model how it is done.
 
-`Tags` holds all that is particular to this format. Another format is another class with the same
-attributes and methods. Imports no other file of this project.
+`Tags` holds how calls and results are written and read. What a prompt says of them stands in
+INSTRUCTIONS, what a reward asks of them in rewards.py. Imports no other file of this project.
 """
 
+import datetime
 import functools
 import io
 import os
@@ -196,9 +197,33 @@ def _frame(tokenizer, vocabulary: int) -> tuple[list[int], list[int]]:
     return tuple(tokenizer(text, add_special_tokens=False).input_ids for text in frame)
 
 
-def encode_prompt(tokenizer, messages: list[dict]) -> list[int]:
-    """Token ids of a chat up to where the assistant begins."""
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+def encode_prompt(tokenizer, messages: list[dict], date: str = "") -> list[int]:
+    """Token ids of a chat up to where the assistant begins.
+
+    date: 2026-01-31, what a template that asks for the date is told; "": today's.
+    """
+    how = {"add_generation_prompt": True, "return_dict": False}
+    template = tokenizer.get_chat_template() if date else ""
+    if "strftime_now" in template:
+        how["chat_template"] = _dated(template, date)
+    return tokenizer.apply_chat_template(messages, **how)
+
+
+@functools.lru_cache(maxsize=4)
+def _dated(template: str, date: str) -> str:
+    """A chat template for which now is the first minute of a day.
+
+    The function that it calls is shadowed by one of its own: transformers offers no other way.
+    """
+    day = datetime.datetime.fromisoformat(date)
+    codes = [f"%{sign}{letter}" for sign in ("-", "") for letter in "aAbBcdHIjmMpSuUwxXyYZ"]
+    told = "".join(f" | replace('{code}', '{day.strftime(code)}')" for code in codes)
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{told} }}}}{{%- endmacro -%}}{template}"
+
+
+def opened_by(prompt: str) -> str:
+    """The tag that a prompt leaves open for the response: some chat templates end with <think>."""
+    return "<think>" if prompt.rstrip().endswith("<think>") else ""
 
 
 def system_prompt(tools: str = "python,search") -> str:

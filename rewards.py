@@ -1,9 +1,10 @@
 """What a rollout earns.
 
-    1. answer_of         the answer, if the policy kept the format
-    2. reward            -1 without an answer, else its score, and a bonus for using both tools
-    3. is_correct        what an evaluation counts: right or wrong
-    4. released_reward   the reward of the released code, bug for bug
+    1. format_fault      which rule of the format the policy broke
+    2. answer_of         the answer, if it broke none
+    3. reward            -1 without an answer, else its score, and a bonus for using both tools
+    4. is_correct        what an evaluation counts: right or wrong
+    5. released_reward   the reward of the released code, bug for bug
 
 Words are compared in support/words.py, mathematics in support/math_equal.py.
 
@@ -46,19 +47,34 @@ def reward(rollout, golds: list[str], kind: str = "auto", task: str = "qa") -> f
 
 
 def answer_of(rollout) -> str | None:
-    """The answer in a rollout that kept the format, None if it broke it.
+    """The answer in a rollout that kept the format, None if it broke it."""
+    return None if format_fault(rollout) else _boxed_answer(rollout.policy_text)
 
-    The format, in the policy's own text: it ended by itself; at least one <think>..</think>; one
-    <answer>..</answer> with a \\boxed{} in it; every opened tag closed; no <result>.
+
+def format_fault(rollout) -> str:
+    """Which rule of the format a rollout broke first, in words; "" if it kept the format.
+
+    The format, in the policy's own text: it ended by itself; no <result>; every opened tag closed;
+    at least one <think>..</think>; one <answer>..</answer>, with a \\boxed{} in it. A <think> that
+    the chat template has opened counts (Rollout.opened).
     """
     text = rollout.policy_text
-    if rollout.finish != "stop" or "<result>" in text or "</result>" in text:
-        return None
-    tags = ("think", "search", "python", "answer")
-    if any(text.count(f"<{tag}>") != text.count(f"</{tag}>") for tag in tags):
-        return None
-    if "<think>" not in text or text.count("<answer>") != 1:
-        return None
+    if rollout.finish != "stop":
+        return f"the rollout did not end by itself: {rollout.finish}"
+    if "<result>" in text or "</result>" in text:
+        return "the policy wrote a <result>"
+    for tag in ("think", "search", "python", "answer"):
+        if text.count(f"<{tag}>") != text.count(f"</{tag}>"):
+            return f"not every <{tag}> has its </{tag}>"
+    if "<think>" not in text:
+        return "no <think>"
+    if text.count("<answer>") != 1:
+        return "not exactly one <answer>"
+    return "" if _boxed_answer(text) is not None else "no \\boxed{} in the <answer>"
+
+
+def _boxed_answer(text: str) -> str | None:
+    """What the one <answer> of a text boxes."""
     start, end = text.index("<answer>"), text.index("</answer>")
     return last_boxed(text[start + len("<answer>") : end]) if start < end else None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from support.seeds import mix_seed
+from support.seeds import BRANCHES, mix_seed
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Call:
 class Rollout:
     """One prompt and everything after it, with the numbers of every token.
 
-    ids, mask, sampled_logp and sampled_entropy are born together and have one length for ever; a
+    ids, mask, sampled_logp and sampled_entropy grow together and always have the same length; a
     tool's tokens have mask False and 0 for the other two. The tensors are (T,), on the CPU, and
     come later: see appo.py. A branch has a parent and shares ids[:fork_at] with it.
 
@@ -40,6 +40,8 @@ class Rollout:
     prompt: list[int]
     seed: int
     group: int = 0
+    # what the prompt has opened of the response: "<think>" or nothing (protocol.opened_by)
+    opened: str = ""
     ids: list[int] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
     sampled_logp: list[float] = field(default_factory=list)
@@ -54,7 +56,7 @@ class Rollout:
     # branches so far: their seeds differ by it
     forks: int = 0
 
-    # log-probs in nats: at the start of the step, now, under the reference (Policy.score)
+    # log-probs in nats, from Policy.score: at the start of the step, now, under the reference
     logp_old: Tensor | None = None
     logp: Tensor | None = None
     logp_ref: Tensor | None = None
@@ -71,13 +73,13 @@ class Rollout:
 
     @property
     def text(self) -> str:
-        """The response as the policy saw it, tool results included."""
-        return "".join(text for _, text in self.pieces)
+        """The response as the policy saw it, tool results included, and what the prompt opened."""
+        return self.opened + "".join(text for _, text in self.pieces)
 
     @property
     def policy_text(self) -> str:
-        """The response without tool results."""
-        return "".join(text for own, text in self.pieces if own)
+        """The same without tool results."""
+        return self.opened + "".join(text for own, text in self.pieces if own)
 
     @property
     def truncated(self) -> bool:
@@ -96,8 +98,9 @@ class Rollout:
         self.forks += 1
         return Rollout(
             prompt=self.prompt,
-            seed=mix_seed(self.seed, 1, self.forks),
+            seed=mix_seed(self.seed, BRANCHES, self.forks),
             group=self.group,
+            opened=self.opened,
             ids=self.ids[:at],
             mask=self.mask[:at],
             sampled_logp=self.sampled_logp[:at],

@@ -7,7 +7,8 @@
     5. _look           the tokens join their rollouts; a turn ends, a closed tag calls a tool
     `Sampler.run` is this loop. `Sampler.initial` and `Sampler.branches` say where rollouts start.
 
-Every token goes through the model once: a prompt for all its rollouts, a prefix for all its forks.
+While sampling, every token goes through the model once: a prompt for all its rollouts, a prefix
+for all its forks.
 A slow tool holds up its own row only.
 
 Differs from the released code in: nothing is prefilled anew, neither after a tool result nor for a
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from kv_cache import KVCache
 from policy import Policy
-from protocol import FORGED, encode_result, parse_call
+from protocol import FORGED, encode_result, opened_by, parse_call
 from rollout import Call, Rollout
 from support.draw import draw
 from support.graphs import Graphs, cuda_graphs
@@ -40,6 +41,8 @@ from tools import ToolResult
 
 # a tool result waits at most so many decode steps, so that several are read in one call
 RESULT_WAIT = 8
+# tokens at the end of a prompt that can hold a tag and white space
+PROMPT_END = 16
 NOT_FINITE = (
     "the model's logits are not finite: it has diverged, or its weights are damaged; go on from an "
     "earlier checkpoint with a lower --lr"
@@ -64,13 +67,14 @@ class Sampler:
     """Decodes many rollouts in lockstep; see `run`.
 
     On a CPU in float32 every call has a constant shape, so the tokens of a row do not depend on
-    what else is being sampled (support/shapes.py). Elsewhere the running rows are kept in the first
-    slots and no more are decoded than hold them. lag: decode steps launched before the tokens of an
+    what else is being sampled (support/shapes.py). Elsewhere the running rows are moved into the
+    first slots, and only those are decoded. lag: decode steps launched before the tokens of an
     earlier one are looked at, 1 on a GPU, so that it never waits for the host.
 
     A row is in one of these: waiting (a start without a slot), running (slot -> row), in_tool
     (future -> row), ready (its result has come). launched: decode steps whose tokens were not
-    looked at yet. free: slots without a row. bucket: slots that are decoded. read: number of a
+    looked at yet. free: slots without a row. bucket: number of slots that are
+    decoded. marks: which of them run, 0 or 1. read: number of a
     prompt -> (its row in prompt_cache, hidden state).
 
     Args: tools: name -> object with run(argument) -> ToolResult.
@@ -100,8 +104,9 @@ class Sampler:
               the rollouts of each prompt carry, by default its own.
         """
         groups = range(len(prompts)) if groups is None else groups
+        opened = [opened_by(self.policy.decode(prompt[-PROMPT_END:])) for prompt in prompts]
         starts = [
-            Start(Rollout(prompt, mix_seed(seeds[p], k), groups[p]), None, p, None)
+            Start(Rollout(prompt, mix_seed(seeds[p], k), groups[p], opened[p]), None, p, None)
             for p, prompt in enumerate(prompts)
             for k in range(n)
         ]
@@ -267,6 +272,7 @@ class Sampler:
         u = uniform(live.seed[:C], live.position[:C])
         logits = head(live.hidden[:C]).float()  # (C, V)
         ids, logp, entropy = draw(logits, u, self.temperature, self.params.top_p, self.params.top_k)
+        # one copy to the host for all three: a double holds every id exactly
         live.drawn[:, :C] = torch.stack([ids.double(), logp.double(), entropy.double()])
         live.position[:C] += live.running[:C]
         running = live.running[:C]
@@ -283,6 +289,7 @@ class Sampler:
                 arrived.synchronize()
             ids, logp, entropy = drawn.tolist()
             for row, slot, turn in rows:
+                # a later turn, or another row in the slot: the token is a forgotten one
                 if self.running.get(row.slot) is row and len(row.rollout.calls) == turn:
                     if not math.isfinite(logp[slot]):
                         raise ValueError(NOT_FINITE)

@@ -33,7 +33,6 @@ if __name__ == "__main__":
 
 import dataclasses
 import importlib
-import time
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -55,12 +54,13 @@ from support.heartbeat import Heartbeat, Stop
 from support.http import Unavailable
 from support.metrics import Meter
 from support.models import load_tokenizer, positions_of, recompute_activations
+from support.optimizers import adamw
 from support.processes import join_ranks, mesh_of
 from support.questions import Question
 from support.ranks import Ranks
 from support.runfiles import Log, locked, newest
 from support.sampling_params import SamplingParams
-from support.seeds import mix_seed
+from support.seeds import PROMPTS, QUESTIONS, mix_seed
 from support.steplog import bar_text, give_up, write_step
 
 
@@ -79,6 +79,8 @@ def start(run: Config, rows: Unencoded) -> None:
             run = with_world(run) if ranks.rank == 0 else run
             run = dataclasses.replace(ranks.gather(run)[0], device=run.device)
             rows.complete(run)
+        # processes that start around midnight ask the same
+        run = dataclasses.replace(run, date=ranks.gather(run.date)[0])
         if run.threads:
             torch.set_num_threads(run.threads)
         tokenizer = load_tokenizer(run.model)
@@ -157,9 +159,7 @@ class Trainer:
         run, policy, ranks = self.run, self.policy, self.ranks
         if self.inputs.examples and not self.checkpoint and not self.cold_start():
             return False
-        # one kernel: no temporary as large as the weights
-        how = dict(lr=run.lr, weight_decay=run.weight_decay, fused="cuda" in run.device or None)
-        self.optimizer = torch.optim.AdamW(policy.model.parameters(), **how)
+        self.optimizer = adamw(policy.model.parameters(), run.lr, run.weight_decay)
         self.done = runfiles.step_in(self.checkpoint)
         if not self.checkpoint:
             self.save(0)
@@ -228,12 +228,16 @@ class Trainer:
 
     def step(self, step: int) -> tuple[dict, list[Rollout]]:
         """One step of the method on the questions whose turn it is: metrics, rollouts."""
-        run, started = self.run, time.perf_counter()
+        run = self.run
         questions, prompts = self.inputs.train
         picked = batch_of(run, step, len(questions))
         asked = [questions[i] for i in picked]
         wanted = [
-            Prompt(prompts[i], mix_seed(run.seed, 0, step, k), reward_of(questions[i], run.reward))
+            Prompt(
+                prompts[i],
+                mix_seed(run.seed, PROMPTS, step, k),
+                reward_of(questions[i], run.reward),
+            )
             for k, i in enumerate(picked)
         ]
         meter = Meter(self.sampler, note=lambda phase: self.beat(f"step {step + 1}, {phase}"))
@@ -245,9 +249,9 @@ class Trainer:
             self.save(step)
             saved = f"step {step} is saved, the same command goes on from it"
             raise Unavailable(f"step {step + 1}", f"{problem}; {saved}") from None
-        metrics = meter.numbers(rollouts, self.ranks)
-        metrics |= every_reward(rollouts, asked, self.ranks)
-        return metrics | {"seconds": time.perf_counter() - started}, rollouts
+        meter.phase("other")
+        rewards = every_reward(rollouts, asked, run.reward, self.ranks)
+        return meter.numbers(rollouts, self.ranks) | rewards, rollouts
 
     def save(self, step: int) -> None:
         """The checkpoint of a step; then older ones go as --keep_checkpoints says."""
@@ -276,7 +280,7 @@ def batch_of(run: Config, step: int, size: int) -> list[int]:
     resumed run sees the same questions."""
     picked = []
     for place in range(step * run.prompts, (step + 1) * run.prompts):
-        draw = torch.Generator().manual_seed(mix_seed(run.seed, 1, place // size))
+        draw = torch.Generator().manual_seed(mix_seed(run.seed, QUESTIONS, place // size))
         picked.append(int(torch.randperm(size, generator=draw)[place % size]))
     return picked
 
@@ -291,10 +295,14 @@ def reward_of(question: Question, kind: str):
     return lambda rollout: reward(rollout, question.answers, kind, question.task)
 
 
-def every_reward(rollouts: list[Rollout], questions: list, ranks: Ranks) -> dict:
-    """Mean reward of the initial rollouts by every kind of reward, whichever is trained on."""
+def every_reward(rollouts: list[Rollout], questions: list, own: str, ranks: Ranks) -> dict:
+    """Mean reward of the initial rollouts by every kind of reward, of which `own` is trained on."""
     initial = [(r, questions[r.group]) for r in rollouts if r.parent is None]
-    sums = [sum(reward(r, q.answers, kind, q.task) for r, q in initial) for kind in REWARDS]
+
+    def given(r: Rollout, q: Question, kind: str) -> float:
+        return r.reward if kind == own else reward(r, q.answers, kind, q.task)
+
+    sums = [sum(given(r, q, kind) for r, q in initial) for kind in REWARDS]
     *sums, count = ranks.sum([*sums, len(initial)])
     return {f"reward_{kind}": total / count for kind, total in zip(REWARDS, sums)}
 

@@ -4,8 +4,9 @@
     python docs/picture.py runs/201 runs/203 runs/204 --tree 6 0
                                           make picture.json of these runs, then draw it
 
-A run is `python train.py --seed S --eval_every 5 --out runs/S`. --tree STEP ROLLOUT chooses the
-rollout that is shown, among those the first run logged. Standard library only.
+A run is `python train.py --seed S --eval_every 5 --eval_samples 4 --out runs/S`.
+--tree STEP ROLLOUT chooses the rollout that is shown, among those the first run logged. Standard
+library only.
 """
 
 import argparse

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
 from policy import Policy
+from support.optimizers import empty_moment
 from support.ranks import Ranks
 from support.runfiles import complete, newest, write_aside
 
@@ -145,9 +146,9 @@ def load_state(policy: Policy, optimizers: list, folder: Path) -> dict:
             continue
         number, name, moment = where
         p = named[name]
-        # AdamW counts its steps on the CPU; other moments lie where their parameter does
-        x = torch.zeros_like(p) if what.size else torch.zeros((), dtype=what.properties.dtype)
-        state[key] = optimizers[int(number)].state[p][moment] = x
+        optimizer = optimizers[int(number)]
+        x = empty_moment(optimizer, p, what.size, what.properties.dtype)
+        state[key] = optimizer.state[p][moment] = x
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         dcp.load(state, storage_reader=reader, no_dist=not policy.shards)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from jinja2.exceptions import TemplateError
 
-from protocol import TOOL_TAGS, TURN_ENDS, encode_prompt, encode_result
+from protocol import TOOL_TAGS, TURN_ENDS, encode_prompt, encode_result, opened_by
 from support.messages import chat_of
 from support.questions import read_rows, refuse_or_leave_out
 
@@ -80,18 +80,24 @@ def read_chats(path: str, skip_bad: bool = False) -> list[Chat]:
 
 
 def encode_chats(
-    path: str, chats: list[Chat], tokenizer, max_tokens: float = math.inf, skip_bad: bool = False
+    path: str,
+    chats: list[Chat],
+    tokenizer,
+    max_tokens: float = math.inf,
+    skip_bad: bool = False,
+    date: str = "",
 ) -> list[Example]:
     """Chats as (ids, mask): imitated is what the assistant says after the last question, but for
     the tool results in it.
 
-    max_tokens: longest example. skip_bad: leave out and print those that do not fit.
+    max_tokens: longest example. skip_bad: leave out and print those that do not fit. date: see
+    encode_prompt.
     Raises: ValueError with a line per bad row (50 at most): the row and what is wrong.
     """
     examples, bad = [], []
     for chat in chats:
         try:
-            example = encode_example(tokenizer, chat.before, chat.pieces)
+            example = encode_example(tokenizer, chat.before, chat.pieces, date)
             if len(example[0]) > max_tokens:
                 raise ValueError(f"{len(example[0])} tokens, --cold_max_tokens is {max_tokens}")
             examples.append(example)
@@ -195,11 +201,15 @@ def check_piece(
         )
 
 
-def encode_example(tokenizer, before: list[dict], pieces: Pieces) -> Example:
+def encode_example(tokenizer, before: list[dict], pieces: Pieces, date: str = "") -> Example:
     """Ids as a rollout would have them: results encoded apart and not imitated, the end of turn
     imitated. ValueError for chat markers within the answer."""
-    ids = encode_prompt(tokenizer, before)
+    ids = encode_prompt(tokenizer, before, date)
     mask = [False] * len(ids)
+    opened, start = opened_by(tokenizer.decode(ids)), pieces[0][1].lstrip()
+    if opened and start.startswith(opened):
+        # the template has written it
+        pieces = [(pieces[0][0], start.removeprefix(opened).lstrip("\n")), *pieces[1:]]
     special = {tokenizer.eos_token, *TURN_ENDS, "<|im_start|>", "<|start_header_id|>"}
     last, text = pieces[-1]
     # some files have it in the text

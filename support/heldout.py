@@ -12,7 +12,7 @@ from support.ranks import Ranks
 from support.results import write_result
 from support.runfiles import Log, shown_settings, versions
 from support.scores import evaluate, numbers_of
-from support.seeds import mix_seed
+from support.seeds import EVALUATIONS, mix_seed
 
 
 def due(run: Config, step: int) -> bool:
@@ -30,7 +30,7 @@ def sample_share(
     questions, prompts = test
     places = ranks.share(list(range(len(questions))))
     mine = [questions[i] for i in places], [prompts[i] for i in places]
-    seeds = [mix_seed(mix_seed(run.seed, 2), place) for place in places]
+    seeds = [mix_seed(mix_seed(run.seed, EVALUATIONS), place) for place in places]
     with sampler.policy.unsharded():
         sampled = list(evaluate(sampler.initial, *mine, run.eval_samples, seeds))
         if asked():

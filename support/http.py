@@ -26,12 +26,17 @@ class Unavailable(OSError):
     """A server or worker does not do its part.
 
     The message is its name and the cause: of a URL scheme, host, port and path, never a key or a
-    password.
+    password. silent: it did not answer at all, so another request would fare no better.
     """
 
-    def __init__(self, server: str, cause: str):
+    def __init__(self, server: str, cause: str, silent: bool = False):
         super().__init__(f"{server}: {cause}")
         self.cause = cause
+        self.silent = silent
+
+
+class _NotJSON(OSError):
+    """An answer that was to be JSON."""
 
 
 class _Status(OSError):
@@ -54,10 +59,10 @@ def post_json(
 
     Args:    url: http or https; user:password@ becomes basic authentication. timeout: seconds for
              the whole of one attempt. retries: further attempts after HTTP 429, 500, 502, 503, 504,
-             a connection that fails or breaks, a timeout, or an answer of more than 16 MB; before
-             the k-th of them a pause of backoff * 2^(k-1) seconds.
-    Raises:  Unavailable for what is left after the retries and for everything else a server can
-             do: another status, an answer that is not JSON. ValueError for another kind of URL.
+             a connection that fails or breaks, a timeout, an answer that is too long (16 MB) or
+             not JSON; before the k-th of them a pause of backoff * 2^(k-1) seconds.
+    Raises:  Unavailable for what is left after the retries, and for another status. ValueError for
+             another kind of URL.
     """
     server, target, credentials = split_url(url)
     if retries < 0 or timeout <= 0:
@@ -69,19 +74,23 @@ def post_json(
     # not by urllib3's Retry, which ends with the headers: neither body nor deadline are its concern
     for attempt in range(retries + 1):
         try:
-            data = _attempt(target, json.dumps(payload).encode(), headers, timeout)
-            break
+            return _decoded(_attempt(target, json.dumps(payload).encode(), headers, timeout))
         except (OSError, ValueError) as problem:
             code = getattr(problem, "code", None)
             # a ValueError is a request that cannot be sent
             lasting = isinstance(problem, ValueError) or (code is not None and code not in PASSING)
             if lasting or attempt == retries:
-                raise Unavailable(server, _cause(problem, timeout)) from None
+                silent = not isinstance(problem, (_Status, _NotJSON))
+                raise Unavailable(server, _cause(problem, timeout), silent) from None
         time.sleep(backoff * 2**attempt)
+
+
+def _decoded(answer: bytes) -> object:
+    """The JSON of an answer."""
     try:
-        return json.loads(data)
+        return json.loads(answer)
     except (ValueError, RecursionError):
-        raise Unavailable(server, "the answer is not JSON") from None
+        raise _NotJSON("the answer is not JSON") from None
 
 
 def split_url(url: str) -> tuple[str, str, dict[str, str]]:
@@ -168,7 +177,7 @@ def _read(response, deadline: float) -> bytes:
 
 def _cause(problem: BaseException, timeout: float) -> str:
     """What went wrong, in words that hold nothing of the URL and the headers."""
-    if isinstance(problem, _Status):
+    if isinstance(problem, (_Status, _NotJSON)):
         return str(problem)
     # messages of requests and urllib3 quote the URL: only what lies under them speaks
     while problem.__cause__ or problem.__context__:

@@ -179,7 +179,7 @@ def read_questions(run: Config, path: str) -> list[Question]:
 def prompts_of(run: Config, path: str, questions: list[Question], tokenizer) -> list[list[int]]:
     """Their prompts as ids. ValueError naming the row if one is longer than --max_prompt."""
     try:
-        prompts = [encode_prompt(tokenizer, q.messages) for q in questions]
+        prompts = [encode_prompt(tokenizer, q.messages, run.date) for q in questions]
     except TemplateError as problem:
         template = f"the chat template of {run.model} does not take these messages"
         raise ValueError(f"{path}: {template}: {problem}") from None
@@ -204,7 +204,8 @@ def examples_of(run: Config, rows: Unencoded, tokenizer) -> list[Example]:
         )
     if not rows.chats:
         return []
-    return encode_chats(path, rows.chats, tokenizer, run.cold_max_tokens, run.skip_bad)
+    limits = run.cold_max_tokens, run.skip_bad, run.date
+    return encode_chats(path, rows.chats, tokenizer, *limits)
 
 
 def system_of(questions: list[Question]) -> str:

@@ -31,6 +31,12 @@ STUDENT'S ANSWER: {answer}
 
 Does the student's answer say the same as at least one reference answer, whatever its wording? \
 Reply with one word, CORRECT or INCORRECT."""
+# a line that is a verdict, in small letters
+VERDICT = re.compile(
+    r"[\W_]*(?:(?:final )?(?:verdict|judge?ment|grade|result|answer)\b[\s:*_]*(?:is\b)?)?[\W_]*"
+    r"(correct|incorrect)[^\w?]*(?:</\w+>)?[\s.]*"
+)
+REFUSAL = re.compile(r"[\W_]*incorrect\W*[,.;:!]")
 # characters of an answer that the judge gets to read
 LONGEST_ANSWER = 2000
 # questions asked at once
@@ -102,12 +108,25 @@ class Judge:
 
 
 def verdict_of(reply) -> bool | None:
-    """True if the first word after <think>..</think> is CORRECT, False if INCORRECT, else None."""
+    """True for CORRECT, False for INCORRECT, None where the reply is not plainly one of them.
+
+    Only what follows the last </think> counts; a thought that does not end has no verdict. The two
+    words in capitals say it, if all of them agree. Without one, the first or the last line must be
+    a verdict, "Correct." or "Verdict: incorrect"; "Incorrect, because ..." is one too.
+    """
     if not isinstance(reply, str):
         return None
-    said = re.sub(r"^\s*<think>.*?</think>", "", reply, flags=re.DOTALL)
-    word = re.search(r"[a-z]+", said.lower())
-    return {"correct": True, "incorrect": False}.get(word[0]) if word else None
+    said = re.split(r"</think(?:ing)?>", reply)[-1]
+    if re.search(r"<think(?:ing)?>", said):
+        return None
+    capitals = set(re.findall(r"\b(?:IN)?CORRECT\b(?!\W*\?)", said))
+    if capitals:
+        negated = re.search(r"\b(?:NOT|not|n't)\s+\W*CORRECT\b", said)
+        return None if negated or len(capitals) > 1 else capitals == {"CORRECT"}
+    lines = [line for line in said.lower().splitlines() if line.strip()]
+    found = {match[1] for line in lines[:1] + lines[-1:] if (match := VERDICT.fullmatch(line))}
+    found |= {"incorrect" for line in lines[:1] if REFUSAL.match(line)}
+    return found == {"correct"} if len(found) == 1 else None
 
 
 def judge_rows(judge: Judge, rows: list[dict]) -> None:

@@ -8,6 +8,7 @@
 Reads the numbers that lie on the rollouts; nothing of the algorithm depends on it.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,10 +16,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rewards import format_fault
 from support.ranks import Ranks
 from support.sandbox import STATUSES
 
-PHASES = ("sample", "score", "branch", "update", "wait")
+PHASES = ("sample", "score", "branch", "update", "wait", "other")
 # weighted by updates; "degenerate" by rollouts; every other mean is over policy tokens
 PER_UPDATE = ("loss", "grad_norm", "padding", "skipped")
 
@@ -34,10 +36,10 @@ class Meter:
         self.sampler, self.before = sampler, Counter(sampler.count)
         self.seconds = Counter()
         self.minibatches: list[dict] = []
-        self._phase, self._since = "", time.perf_counter()
+        self._phase, self._since = "other", time.perf_counter()
 
     def phase(self, name: str) -> None:
-        """From here on time counts for this phase."""
+        """From here on time counts for this phase; "": for none."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -55,7 +57,7 @@ class Meter:
             rows = [torch.as_tensor(getattr(r, name))[mask] for r, mask in zip(batch, own)]
             return torch.cat(rows) if rows else torch.zeros(0)
 
-        omega, logp_old = policy_tokens("omega"), policy_tokens("logp_old")
+        omega, logp_old = policy_tokens("omega").double(), policy_tokens("logp_old")
         gap = (policy_tokens("sampled_logp") - logp_old).abs()
         some = len(omega) > 0
         self.minibatches.append(
@@ -63,7 +65,8 @@ class Meter:
             | {
                 "entropy": _mean(policy_tokens("entropy")),
                 "omega": _mean(omega),
-                "omega_std": float(omega.std(correction=0)) if some else 0.0,
+                # from 1, where Omega is before an update: squares from 0 would lose digits
+                "omega_square": _mean((omega - 1).square()),
                 "omega_max": float(omega.max()) if some else 0.0,
                 "drift": _mean((policy_tokens("logp") - logp_old).abs()),
                 "sampler_gap": float(gap.max()) if some else 0.0,
@@ -108,8 +111,11 @@ class Meter:
         numbers |= {f"tool_{name}": _mean([s == name for s in statuses]) for name in STATUSES}
         names = [name for name in log[0] if name not in ("trained", "rows")]
         numbers |= {name: over_minibatches(name, log) for name in names}
-        slowest = {p: max(part["seconds"][p] for part in parts) for p in PHASES}
-        return numbers | {f"seconds_{phase}": value for phase, value in slowest.items()}
+        spread = numbers.pop("omega_square") - (numbers["omega"] - 1) ** 2
+        numbers["omega_std"] = math.sqrt(max(spread, 0.0))
+        seconds = {p: _mean([part["seconds"][p] for part in parts]) for p in PHASES}
+        numbers |= {f"seconds_{phase}": value for phase, value in seconds.items()}
+        return numbers | {"seconds": sum(seconds.values())}
 
 
 def over_passes(passes: list[dict], read: int, ranks: Ranks) -> dict[str, float]:
@@ -151,6 +157,7 @@ def _facts(r) -> dict:
     return {
         "group": r.group,
         "reward": r.reward,
+        "broken": format_fault(r) != "",
         "finish": r.finish,
         "length": len(r.ids),
         "prompt": len(r.prompt),
@@ -181,7 +188,7 @@ def _rollout_numbers(facts: list[dict], forks: list[dict]) -> dict:
         "reward_std": _mean(spreads),
         "reward_branch": _mean([f["reward"] for f in forks]),
         "zero_std": _mean([max(g) == min(g) for g in groups]),
-        "format_errors": _mean([f["reward"] < 0 for f in facts]),
+        "format_errors": _mean([f["broken"] for f in facts]),
         "truncated": _mean([f["finish"] in ("length", "calls") for f in facts]),
         "forged": _mean([f["finish"] == "forged" for f in facts]),
         "length": _mean([f["length"] for f in facts]),

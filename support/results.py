@@ -160,6 +160,19 @@ def resume(file: FileIO, settings: dict) -> dict:
     }
 
 
+def date_of(out: Path) -> str:
+    """The date that an evaluation's file, finished or partial, has saved; "" if it has none."""
+    path, partial = out, out.with_suffix(".partial.jsonl")
+    if not path.is_file():
+        path = partial
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        # a partial file begins with a line of its settings
+        row = parsed(file.readline() if path == partial else file.read(), "settings")
+    return str((row or {"settings": {}})["settings"].get("date", ""))
+
+
 def refuse_other(path: Path | str, before: dict | None, now: dict) -> None:
     """ValueError if a result file was made with other settings."""
     before, now = before or {}, json.loads(json.dumps(now))

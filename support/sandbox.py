@@ -251,16 +251,19 @@ class SandboxFusion:
             f"sys.exit(0 if run_code({code!r}) == b'ok' else 1)"
         )
         outcome = self._ask(program)
-        return self._ask(program) if outcome.status == "infra" else outcome
+        return self._ask(program, last=True) if outcome.status == "infra" else outcome
 
     def close(self) -> None:
         """There is nothing to close."""
 
-    def _ask(self, program: str) -> Outcome:
-        """One request. Raises Unavailable."""
+    def _ask(self, program: str, last: bool = False) -> Outcome:
+        """One request, tried again as post_json does. Raises Unavailable.
+
+        An answer of another form is "infra"; the last time it is an error that names the server.
+        """
         payload = {"code": program, "language": "python", "run_timeout": self.timeout}
         try:
-            answer = post_json(self.url, payload, timeout=self.timeout + 10, retries=0)
+            answer = post_json(self.url, payload, timeout=self.timeout + 10, retries=2)
         except Unavailable as problem:
             if problem.cause == TOO_LONG:
                 return Outcome("output_limit", b"", MAX_ANSWER)
@@ -272,7 +275,9 @@ class SandboxFusion:
             status = {"Success": "ok", "Failed": failed}.get(answer["status"], "infra")
             text = f"{run.get('stdout') or ''}{run.get('stderr') or ''}"
         except (KeyError, TypeError, AttributeError):
-            raise Unavailable(self.level, "the answer is not that of /run_code") from None
+            if last:
+                raise Unavailable(self.level, "the answer is not that of /run_code") from None
+            return Outcome("infra")
         output = text.encode("utf-8", "replace")
         return Outcome(status, output, len(output))
 

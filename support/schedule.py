@@ -17,7 +17,7 @@ from policy import Policy, micro_batches, padded_width
 from rollout import Rollout
 from support.http import Unavailable
 from support.ranks import Ranks
-from support.seeds import mix_seed
+from support.seeds import MINIBATCHES, mix_seed
 from support.shapes import key_slots
 
 
@@ -26,7 +26,7 @@ def split_minibatches(prompts: list, config, ranks: Ranks | None = None) -> list
 
     With ranks, this rank's share of each. A prompt's N rollouts stay together: they are a group.
     """
-    order = _permutation(len(prompts), mix_seed(prompts[0].seed, 3, 0))
+    order = _permutation(len(prompts), mix_seed(prompts[0].seed, MINIBATCHES, 0))
     size = config.minibatch
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     return [ranks.share(batch) for batch in batches] if ranks else batches
@@ -35,7 +35,7 @@ def split_minibatches(prompts: list, config, ranks: Ranks | None = None) -> list
 def in_epochs(batches: list, prompts: list, config) -> list:
     """The mini-batches of all PPO epochs: after the first epoch the same ones in a new order."""
     orders = [
-        _permutation(len(batches), mix_seed(prompts[0].seed, 3, epoch))
+        _permutation(len(batches), mix_seed(prompts[0].seed, MINIBATCHES, epoch))
         for epoch in range(1, config.ppo_epochs)
     ]
     return batches + [batches[k] for order in orders for k in order]

@@ -52,6 +52,7 @@ def evaluate(
 def sample_of(r: Rollout) -> dict:
     """What is stored of a rollout: enough to grade it again without the model."""
     return {
+        "opened": r.opened,
         "pieces": r.pieces,
         "finish": r.finish,
         "calls": [[c.name, c.argument, c.status, c.seconds] for c in r.calls],
@@ -79,7 +80,8 @@ def _graded(q: Question, sample: dict) -> dict:
     """A stored sample with its grades."""
     pieces = [tuple(piece) for piece in sample["pieces"]]
     calls = [Call(*call, start=0, end=0) for call in sample["calls"]]
-    r = Rollout(prompt=[0], seed=0, pieces=pieces, finish=sample["finish"], calls=calls)
+    r = Rollout([0], 0, pieces=pieces, finish=sample["finish"], calls=calls)
+    r.opened = sample.get("opened", "")
     answer = answer_of(r)
     return sample | {
         "answer": answer,

@@ -60,8 +60,15 @@ class Retriever:
 
     def __call__(self, queries: list[str]) -> list[list[str]]:
         """The documents of each query. Raises Unavailable."""
+        return self._documents(queries, self.limits)
+
+    def once(self, queries: list[str]) -> list[list[str]]:
+        """The same in one attempt."""
+        return self._documents(queries, self.limits | {"retries": 0})
+
+    def _documents(self, queries: list[str], limits: dict) -> list[list[str]]:
         request = {"queries": queries, "topk": self.topk, "return_scores": True}
-        answer = post_json(self.url, request, **self.limits)
+        answer = post_json(self.url, request, **limits)
         try:
             found = [
                 [hit.get("document", hit)["contents"] for hit in hits][: self.topk]
@@ -129,7 +136,7 @@ class Batches:
     """Queries of many threads, handed on together: what waits during a request goes into the next.
 
     Whoever gets the turn leads: it asks for all that wait, `most` at a time, until its own answer
-    is there. A failure is one of its own queries only.
+    is there. A query that the server refuses fails alone, whatever it travelled with.
     """
 
     def __init__(self, source, most: int = 64):
@@ -153,12 +160,22 @@ class Batches:
         """Answer the queries that have waited longest."""
         with self.lock:
             batch, self.waiting = self.waiting[: self.most], self.waiting[self.most :]
+        self._answer(batch, self.source)
+
+    def _answer(self, batch: list[tuple[str, Future]], source) -> None:
+        """Answer some queries. If the server refuses them, each half is asked alone, once."""
         try:
-            found = self.source([query for query, _ in batch])
+            found = source([query for query, _ in batch])
             for (_, future), documents in zip(batch, found, strict=True):
                 future.set_result(documents)
         # whatever it is, nobody may wait for ever
         except BaseException as problem:
+            refused = isinstance(problem, Unavailable) and not problem.silent
+            if refused and len(batch) > 1:
+                half, once = len(batch) // 2, getattr(source, "once", source)
+                self._answer(batch[:half], once)
+                self._answer(batch[half:], once)
+                return
             for _, future in batch:
                 if not future.done():
                     future.set_exception(problem)

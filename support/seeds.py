@@ -5,9 +5,17 @@
 
 So a rollout can be replayed alone, a fork has a stream of its own, and a checkpoint keeps no
 generator. Both are splitmix64 (Steele, Lea, Flood 2014).
+
+The second number of a seed says what it is for: of a run one of the first list, of a rollout or
+prompt one of the second.
 """
 
 from torch import Tensor
+
+# of a run: its prompts, the order of its questions, its evaluations, the order of its examples
+PROMPTS, QUESTIONS, EVALUATIONS, EXAMPLES = 0, 1, 2, 4
+# of a rollout: its branches, or a score where none is given; of a prompt: the mini-batches
+BRANCHES, MINIBATCHES = 1, 3
 
 
 def mix_seed(*parts: int) -> int:

@@ -11,7 +11,7 @@ evaluation, not for training.
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from protocol import FORGED, STOP_TAGS, TOOL_TAGS, encode_result, parse_call
+from protocol import FORGED, STOP_TAGS, TOOL_TAGS, encode_result, opened_by, parse_call
 from rollout import Call, Rollout
 from support.http import Unavailable, post_json
 from support.judge import api_key
@@ -54,8 +54,9 @@ class Served:
 
     def __call__(self, prompts: list[list[int]], n: int, seeds: list[int]) -> list[Rollout]:
         """n rollouts of each prompt, prompt by prompt."""
+        opened = [opened_by(self.tokenizer.decode(prompt)) for prompt in prompts]
         rollouts = [
-            Rollout(prompt, mix_seed(seeds[p], k), p)
+            Rollout(prompt, mix_seed(seeds[p], k), p, opened[p])
             for p, prompt in enumerate(prompts)
             for k in range(n)
         ]

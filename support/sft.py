@@ -20,25 +20,34 @@ from policy import Policy
 from rollout import Rollout
 from support import checkpoints
 from support.examples import Example
+from support.optimizers import cold_optimizers
 from support.ranks import Ranks
 from support.runfiles import prune, step_in
 from support.schedule import equal_passes
-from support.seeds import mix_seed
+from support.seeds import EXAMPLES, mix_seed
 
 
 def schedules_of(optimizers: list, steps: int, run: Config) -> list:
     """Of each optimizer: up in the first --cold_warmup share of the steps, then down to 0."""
-    up = math.ceil(run.cold_warmup * steps)
-    how = dict(num_warmup_steps=up, num_training_steps=steps)
+    how = dict(num_warmup_steps=warmup_steps(steps, run), num_training_steps=steps)
     return [get_scheduler(run.cold_schedule, optimizer, **how) for optimizer in optimizers]
 
 
-def set_rates(schedules: list, i: int) -> None:
-    """The learning rates of step i, from 0; a cold start that goes on begins in the middle."""
+def warmup_steps(steps: int, run: Config) -> int:
+    """How many steps the learning rate rises."""
+    return math.ceil(run.cold_warmup * steps)
+
+
+def set_rates(schedules: list, i: int, up: int) -> None:
+    """The learning rates of step i, counted from 0; a cold start that goes on begins in the middle.
+
+    up: warmup_steps. They end with the peak; with a rate of 0 the first would teach nothing.
+    """
+    at = i + 1 if i < up else i
     for schedule in schedules:
         rates = zip(schedule.base_lrs, schedule.lr_lambdas)
         for group, (peak, share) in zip(schedule.optimizer.param_groups, rates):
-            group["lr"] = peak * share(i)
+            group["lr"] = peak * share(at)
 
 
 def batch_at(i: int, size: int, run: Config) -> list[int]:
@@ -46,7 +55,7 @@ def batch_at(i: int, size: int, run: Config) -> list[int]:
     from the seed (--cold_shuffle)."""
     places, orders = range(i * run.cold_batch, (i + 1) * run.cold_batch), {}
     for epoch in {place // size for place in places}:
-        draw = torch.Generator().manual_seed(mix_seed(run.seed, 4, epoch))
+        draw = torch.Generator().manual_seed(mix_seed(run.seed, EXAMPLES, epoch))
         shuffled = torch.randperm(size, generator=draw).tolist()
         orders[epoch] = shuffled if run.cold_shuffle else range(size)
     return [orders[place // size][place % size] for place in places]
@@ -87,7 +96,7 @@ def cold_start(
     """
     steps = run.cold_steps or run.cold_epochs * -(-len(examples) // run.cold_batch)
     optimizers = cold_optimizers(policy.model, run)
-    schedules = schedules_of(optimizers, steps, run)
+    schedules, up = schedules_of(optimizers, steps, run), warmup_steps(steps, run)
     done, skipped, loss = step_in(hooks.checkpoint), 0, math.nan
     if hooks.checkpoint:
         skipped = checkpoints.load_state(policy, optimizers, hooks.checkpoint)["skipped"]
@@ -96,7 +105,7 @@ def cold_start(
     bar = tqdm(range(done, steps), initial=done, total=steps, desc="cold start", disable=quiet)
     for i in bar:
         started = time.perf_counter()
-        set_rates(schedules, i)
+        set_rates(schedules, i, up)
         batch = [examples[k] for k in batch_at(i, len(examples), run)]
         loss, norm = imitate(policy, optimizers, batch, run, ranks)
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
@@ -134,18 +143,3 @@ def imitate(
     policy.model.eval()
     norm = policy.take_step(optimizers, run.clip_grad)
     return ranks.sum([loss])[0], norm
-
-
-def cold_optimizers(model, run: Config) -> list[torch.optim.Optimizer]:
-    """AdamW; or Muon for the matrices inside the layers, which a model trained from nothing learns
-    much faster with, and AdamW for the rest."""
-    if run.cold_optimizer == "adamw":
-        how = dict(lr=run.cold_lr, weight_decay=run.cold_weight_decay)
-        return [torch.optim.AdamW(model.parameters(), **how)]
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
-    inside = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in inside]
-    return [
-        torch.optim.Muon(matrices, lr=run.muon_lr, momentum=0.95, weight_decay=0.0),
-        torch.optim.AdamW(others, lr=run.cold_lr, betas=(0.9, 0.98), weight_decay=0.0),
-    ]

@@ -11,7 +11,7 @@ Elsewhere, or without `constant_rows`, only as many rows are decoded as have a t
 
 from dataclasses import dataclass
 
-KEY_BLOCK = 64
+KEY_BLOCK = 32
 # a graph is recorded for every number of keys, so there shall be few
 GRAPH_BLOCK = 512
 # keys of a step whose shape may vary: whole vectors
@@ -24,7 +24,7 @@ def round_up(x: int, multiple: int) -> int:
 
 
 def key_slots(length: int) -> int:
-    """How many slots attention looks at for `length` tokens: 64, 128, 192, 512, 512 + 64, ..."""
+    """How many slots attention looks at for `length` tokens: 32, 64, .., 192, 512, 512 + 32, .."""
     slots = round_up(length, KEY_BLOCK)
     return slots if slots % 512 <= 192 else round_up(slots, 512)
 

@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 
 import config
-from config import ALGOS, LAPTOP, PRESETS, Config, read_settings
+from config import ALGOS, LAPTOP, PRESETS, Config, read_settings, today
 from extras.world.modes import MODES
 from rewards import REWARDS
 from support.settings import free_names
@@ -32,10 +32,12 @@ def test_defaults_are_the_papers_and_come_from_one_place():
         run.kl_coef,
     ) == (4, 3, 0.5, 32, (0.8, 1.2), (1.0, 1.2), 128, 16, 0)
     assert read_settings(["--model", "m", "--data", "d"]) == dataclasses.replace(
-        run, model="m", data="d", out="runs/m-d"
+        run, model="m", data="d", out="runs/m-d", date=today()
     )
     laptop = json.loads(LAPTOP.read_text())
-    assert read_settings([]) == Config(**laptop, out="runs/laptop") and not set(laptop) & {
+    assert read_settings([]) == Config(**laptop, out="runs/laptop", date=today()) and not set(
+        laptop
+    ) & {
         "initial",
         "branches",
         "future_weight",
@@ -243,3 +245,38 @@ def test_a_normaliser_that_would_be_ignored_is_refused():
     with pytest.raises(ValueError, match="--norm budget is for --aggregate seq-mean"):
         read_settings(["--norm", "budget", "--aggregate", "token-mean"])
     assert read_settings(["--norm", "budget"]).norm == "budget"
+
+
+def test_a_run_keeps_the_date_of_its_first_start(tmp_path, monkeypatch):
+    """A chat template may name it: prompts are to be the same after midnight."""
+    monkeypatch.setattr(config, "today", lambda: "2026-03-04")
+    flags = ["--model", "m", "--data", "d", "--out", str(tmp_path)]
+    assert read_settings(flags).date == "2026-03-04"
+    (tmp_path / "config.json").write_text(json.dumps({"date": "2026-03-03"}))
+    assert read_settings(flags).date == "2026-03-03"
+    assert read_settings([*flags, "--date", "2025-12-31"]).date == "2025-12-31"
+    for broken in ("{", "[]", ""):
+        (tmp_path / "config.json").write_text(broken)
+        assert read_settings(flags).date == "2026-03-04"
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        (["--date", "yesterday"], "--date must be a day such as 2026-01-31, got 'yesterday'"),
+        (["--date", "2026-02-30"], "--date must be a day such as 2026-01-31, got '2026-02-30'"),
+        (["--out", ""], "--out is empty: name a folder, or leave it out"),
+        (["--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
+        (["--clip_grad", "-1"], "--clip_grad must be >= 0, got -1.0"),
+        (["--clip_grad", "nan"], "--clip_grad must be >= 0, got nan"),
+    ],
+)
+def test_values_that_would_train_something_else_are_refused(flags, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        read_settings(["--model", "m", "--data", "d", *flags])
+
+
+def test_a_gradient_need_not_be_clipped():
+    for text in ("0", "inf"):
+        run = read_settings(["--model", "m", "--data", "d", "--clip_grad", text])
+        assert run.clip_grad == float(text)

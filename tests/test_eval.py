@@ -105,6 +105,8 @@ def test_an_evaluation_that_was_killed_goes_on(
             settings(agent_folder, world, tmp_path, data, samples=3, out=tmp_path / "parts")
         )
     calls[:] = [0] * 3
+    # on another day
+    monkeypatch.setattr(evaluation, "today", lambda: "2031-05-06")
     run("parts")
     assert "7 of 12 questions were done before" in capsys.readouterr().out and not partial.exists()
     whole, parts = (

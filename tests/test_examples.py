@@ -1,5 +1,6 @@
 """support/examples.py: the forms of worked examples, and what is imitated of them."""
 
+import copy
 import json
 import re
 
@@ -401,3 +402,23 @@ def test_bad_examples_are_named_or_left_out(kind, agent, tmp_path, capsys):
     )
     with pytest.raises(ValueError, match="holds no example"):
         read_examples(written(tmp_path / "y.jsonl", row), agent.tokenizer, 200, skip_bad=True)
+
+
+@pytest.mark.parametrize("end", ["<think>\\n", "<think>", "<think>\\n\\n"])
+def test_a_template_that_opens_the_thought_is_not_taught_to_open_it_twice(agent, world, tools, end):
+    """Ids are those of a rollout: the prompt with its <think>, then the rest of the thought."""
+    tokenizer = copy.deepcopy(agent.tokenizer)
+    tokenizer.chat_template += (
+        "{% if add_generation_prompt %}" + f"{{{{ '{end}' }}}}" + "{% endif %}"
+    )
+    before = [{"role": "user", "content": "q"}]
+    text = "<think> a </think><answer> \\boxed{4} </answer>"
+    for pieces in ([(True, text)], [(True, " \n" + text)], [(True, text.removeprefix("<think>"))]):
+        ids, mask = encode_example(tokenizer, before, pieces)
+        prompt = encode_prompt(tokenizer, before)
+        own = agent.decode([i for i, m in zip(ids, mask) if m])
+        assert ids[: len(prompt)] == prompt and not any(mask[: len(prompt)])
+        assert own == " a </think><answer> \\boxed{4} </answer><|im_end|>"
+    rollouts = sampler_for(agent, tools).initial([prompt], 2, [3])
+    assert [r.opened for r in rollouts] == ["<think>"] * 2
+    assert all(r.policy_text.startswith("<think>") for r in rollouts)

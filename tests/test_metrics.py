@@ -11,6 +11,8 @@ from support import metrics
 from support.metrics import Meter, over_minibatches, over_passes
 from support.ranks import Ranks
 
+GOOD = "<think> a </think><answer> \\boxed{4} </answer>"
+
 
 def test_numbers_of_a_step_are_means_over_tokens():
     names = ("entropy", "loss", "ratio_max", "degenerate", "trained", "rows")
@@ -26,15 +28,16 @@ def test_seconds_belong_to_phases(monkeypatch):
     for phase in ("sample", "update", "sample", ""):
         meter.phase(phase)
     assert begun == ["sample", "update", "sample"]
-    assert meter.seconds == {"sample": 2.0 + 4.0, "update": 0.5}
+    assert meter.seconds == {"other": 1.0, "sample": 2.0 + 4.0, "update": 0.5}
 
 
 def test_numbers_of_a_tree():
     """One prompt of three tokens, two rollouts, one branch, by hand."""
     initial = [
-        Rollout([1, 2, 3], 0, ids=[1] * n, mask=[True] * n, finish=finish)
+        Rollout([1, 2, 3], 0, ids=[1] * n, mask=[True] * n, finish=finish, pieces=[(True, GOOD)])
         for n, finish in ((4, "stop"), (6, "length"))
     ]
+    # a reward of somebody's own may be negative where the format is kept
     for r, reward in zip(initial, (1.0, -1.0)):
         n = len(r.ids)
         r.reward, r.sampled_logp = reward, [-1.0] * n
@@ -74,6 +77,32 @@ def test_numbers_of_a_tree():
     assert {name: numbers[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_spread_of_omega_is_over_all_policy_tokens_of_the_step():
+    """Not a mean of spreads: two mini-batches, each constant, differ. A tool's token is none."""
+    sampler = SimpleNamespace(count=Counter(computed=1))
+    meter = Meter(sampler)
+    values = ([1.0, 1.0, 9.0], [1.5, 1.5, 1.25])
+    for omega, mask in zip(values, ([True, True, False], [True, True, True])):
+        r = Rollout([1], 0, ids=[1, 1, 1], mask=mask, sampled_logp=[0.0] * 3, finish="stop")
+        r.omega = torch.tensor(omega)
+        r.logp = r.logp_old = r.entropy = torch.zeros(3)
+        meter.add([r], [], {"loss": 0.0, "ratio_max": 1.0})
+        sampler.count += Counter(computed=3)
+    tokens = torch.tensor([1.0, 1.0, 1.5, 1.5, 1.25], dtype=torch.float64)
+    assert meter.numbers([r], Ranks())["omega_std"] == pytest.approx(
+        tokens.std(correction=0).item(), rel=1e-12
+    )
+
+
+def test_a_tiny_spread_of_omega_keeps_its_digits():
+    meter = Meter(SimpleNamespace(count=Counter(computed=1)))
+    r = Rollout([1], 0, ids=[1] * 4, mask=[True] * 4, sampled_logp=[0.0] * 4, finish="stop")
+    r.omega = 1 + torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64) * 1e-6
+    r.logp = r.logp_old = r.entropy = torch.zeros(4)
+    meter.add([r], [], {"loss": 0.0, "ratio_max": 1.0})
+    assert meter.numbers([r], Ranks())["omega_std"] == pytest.approx(1e-6, rel=1e-6)
+
+
 def test_the_numbers_of_an_update_from_those_of_its_passes():
     """Means weigh by policy tokens, the loss adds up, ratio_max is the largest."""
     passes = [
@@ -82,3 +111,22 @@ def test_the_numbers_of_an_update_from_those_of_its_passes():
     ]
     expected = {"ratio": 1.25, "loss": -0.75, "padding": 0.25, "ratio_max": 1.5}
     assert over_passes(passes, 60, Ranks()) == pytest.approx(expected)
+
+
+def test_the_spread_of_omega_is_that_of_one_process():
+    """Two processes with unequal numbers of tokens log what one with all of them would."""
+    parts, meters = [], []
+    for k, omega in enumerate(([1.0, 1.2, 1.4], [0.9])):
+        sampler = SimpleNamespace(count=Counter(computed=1))
+        meters.append(Meter(sampler))
+        n = len(omega)
+        r = Rollout([1], 0, k, ids=[1] * n, mask=[True] * n, sampled_logp=[0.0] * n, finish="stop")
+        r.omega, r.logp = torch.tensor(omega), torch.zeros(n)
+        r.logp_old = r.entropy = r.logp
+        meters[k].add([r], [], {"loss": 0.0, "ratio_max": 1.0})
+        sampler.count += Counter(computed=3)
+        meters[k].numbers([r], SimpleNamespace(gather=lambda part: parts.append(part) or [part]))
+    numbers = meters[0].numbers([], SimpleNamespace(gather=lambda part: parts))
+    tokens = torch.tensor([1.0, 1.2, 1.4, 0.9]).double()
+    assert numbers["omega_std"] == pytest.approx(tokens.std(correction=0).item(), rel=1e-9)
+    assert numbers["omega"] == pytest.approx(tokens.mean().item(), rel=1e-9)

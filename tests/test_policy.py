@@ -13,6 +13,22 @@ from protocol import STOP_TAGS
 from rollout import Rollout
 from tools import parse_call
 
+# ---- the update
+
+
+@pytest.mark.parametrize("clip, scale", [(0.0, 1.0), (float("inf"), 1.0), (1.0, 0.2), (9.0, 1.0)])
+def test_a_gradient_is_clipped_to_its_norm_or_not_at_all(agent, clip, scale):
+    """A norm of 5 by hand; 0 does not mean that nothing is learnt."""
+    first, *others = agent.model.parameters()
+    before = first.detach().clone()
+    first.grad = torch.zeros_like(first)
+    first.grad.view(-1)[:2] = torch.tensor([3.0, 4.0])
+    optimizer = torch.optim.SGD([first], lr=0.1)
+    assert agent.take_step([optimizer], clip) == pytest.approx(5)
+    moved = (before - first.detach()).view(-1)[:3]
+    torch.testing.assert_close(moved, torch.tensor([0.3, 0.4, 0.0]) * scale, atol=1e-6, rtol=1e-4)
+
+
 # ---- scoring
 
 

@@ -2,13 +2,23 @@
 
 import ast
 import contextlib
+import copy
+import datetime
 import io
 import time
 from pathlib import Path
 
 import pytest
 
-from protocol import TAGS, defuse, parse_call, plain_code, system_prompt
+from protocol import (
+    TAGS,
+    defuse,
+    encode_prompt,
+    opened_by,
+    parse_call,
+    plain_code,
+    system_prompt,
+)
 
 
 @pytest.mark.parametrize(
@@ -173,3 +183,51 @@ def test_the_system_prompt_names_the_tools_that_are_there():
     both = system_prompt("python,search")
     assert both == system_prompt(" python , search") != system_prompt("search")
     assert "<search>" in both and "<python>" in both
+
+
+@pytest.mark.parametrize(
+    "prompt, tag",
+    [
+        ("<|im_start|>assistant\n<think>\n", "<think>"),
+        ("assistant\n<think>", "<think>"),
+        ("assistant<think>\n\n", "<think>"),
+        ("assistant\n<think>\n\n</think>\n\n", ""),
+        ("Reason inside <think> and </think>.<|im_end|>\n<|im_start|>assistant\n", ""),
+        ("end with <think>.\n", ""),
+    ],
+)
+def test_what_a_prompt_leaves_open(prompt, tag):
+    assert opened_by(prompt) == tag
+
+
+@pytest.mark.parametrize(
+    "code, told",
+    [
+        ("%d %b %Y", "02 Jan 2020"),
+        ("%Y-%m-%d", "2020-01-02"),
+        ("%B %-d, %Y", "January 2, 2020"),
+        ("%A", "Thursday"),
+        ("%H:%M", "00:00"),
+    ],
+)
+def test_a_template_that_asks_for_the_date_is_told_the_runs(tokenizer, code, told):
+    """As Llama 3.1 asks: the function may or may not be there."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = (
+        "{%- if strftime_now is defined %}{%- set day = strftime_now('" + code + "') %}"
+        "{%- else %}{%- set day = 'none' %}{%- endif %}{{ day + '|' }}"
+        "{%- for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    chat, own = [{"role": "user", "content": "q"}], tokenizer.chat_template
+
+    def prompt(**how):
+        return tokenizer.decode(encode_prompt(tokenizer, chat, **how))
+
+    assert prompt(date="2020-01-02") == f"{told}|q"
+    assert prompt() == f"{datetime.datetime.now().strftime(code)}|q" or code == "%H:%M"
+    assert tokenizer.chat_template == own, "a checkpoint keeps the template as it was"
+
+
+def test_a_template_without_a_date_is_left_alone(tokenizer):
+    chat = [{"role": "user", "content": "q"}]
+    assert encode_prompt(tokenizer, chat, "2020-01-02") == encode_prompt(tokenizer, chat)

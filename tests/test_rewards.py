@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from eval_parts import COMPUTED, SEARCHED, answered, rollout
 
-from rewards import released_reward, reward
+from rewards import answer_of, format_fault, released_reward, reward
 from support.latex import number
 from support.math_equal import math_equal
 from support.questions import load_questions
@@ -172,3 +172,43 @@ def test_golds_grade_as_right():
                     )
                 wrong += [(file.name, q.task, gold)] if opposite or not same else []
     assert golds > 0 and not wrong, wrong[:20]
+
+
+FINE = "<think> t </think><answer> \\boxed{4} </answer>"
+
+
+@pytest.mark.parametrize(
+    "text, finish, fault",
+    [
+        (FINE, "stop", ""),
+        (FINE, "length", "did not end by itself: length"),
+        (FINE, "forged", "did not end by itself: forged"),
+        (FINE + "</result>", "stop", "<result>"),
+        ("<think> t <answer> \\boxed{4} </answer>", "stop", "not every <think>"),
+        ("<think> t </think><search> q <answer> \\boxed{4} </answer>", "stop", "every <search>"),
+        ("<answer> \\boxed{4} </answer>", "stop", "no <think>"),
+        (FINE + "<answer> \\boxed{4} </answer>", "stop", "exactly one <answer>"),
+        ("<think> t </think><answer> 4 </answer>", "stop", "no \\boxed{}"),
+        ("<think> t </think></answer> \\boxed{4} <answer>", "stop", "no \\boxed{}"),
+    ],
+)
+def test_the_rule_that_was_broken_is_named(text, finish, fault):
+    r = rollout(text, finish=finish)
+    assert fault in format_fault(r) and (format_fault(r) == "") == (fault == "")
+    assert (answer_of(r) is None) == (reward(r, ["4"], "math") == -1) == (fault != "")
+
+
+def test_a_thought_that_the_prompt_has_opened_counts():
+    """A chat template may end with <think>: the response then begins inside the thought."""
+    rest = " 6 * 7 is 42 </think> <answer> \\boxed{42} </answer>"
+    opened, bare = rollout(rest), rollout(rest)
+    opened.opened = "<think>"
+    for kind in ("math", "f1", "released"):
+        assert (reward(opened, ["42"], kind), reward(bare, ["42"], kind)) == (1.0, -1.0)
+    assert opened.fork(0).opened == "<think>"
+    again = rollout("<think>" + rest)
+    again.opened = "<think>"
+    assert reward(again, ["42"], "math") == -1, "opened twice, closed once"
+    dropped = rollout("<answer> \\boxed{42} </answer>")
+    dropped.opened = "<think>"
+    assert reward(dropped, ["42"], "math") == -1, "never closed"

@@ -8,9 +8,9 @@ import threading
 import time
 
 import pytest
-from tool_parts import alive, children_of
+from tool_parts import alive, children_of, status
 
-from support import sandbox
+from support import http, sandbox
 from support.python_worker import SPARES
 from tools import PythonTool
 
@@ -277,6 +277,34 @@ def test_sandbox_fusion_answers_as_the_jail_does(serve, python, code):
         python.run(code),
     )
     assert (remote.status, remote.text) == (here.status, here.text)
+
+
+def raw(text):
+    return lambda handler, _: handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + text) and None
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [status(429), status(500), status(503), raw(b"<html>busy</html>"), raw(b""), lambda *_: {}],
+)
+def test_sandbox_fusion_is_asked_again_after_passing_trouble(serve, trouble, monkeypatch):
+    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
+    asked = []
+
+    def answer(handler, payload):
+        asked.append(payload)
+        return trouble(handler, payload) if len(asked) == 1 else run_code(handler, payload)
+
+    result = PythonTool(2.0, serve(answer).url).run("print(6 * 7)")
+    assert (result.status, result.text) == ("ok", "42") and len(asked) == 2
+    assert asked[0] == asked[1], "the same program"
+
+
+def test_sandbox_fusion_is_not_asked_for_ever(serve):
+    server = serve(status(500))
+    assert PythonTool(2.0, server.url).run("1").status == "infra" and len(server.asked) == 3
+    server = serve(status(401))
+    assert PythonTool(2.0, server.url).run("1").status == "infra" and len(server.asked) == 1
 
 
 def test_sandbox_fusion_troubles(serve):

@@ -6,13 +6,14 @@ import socket
 import sqlite3
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from tool_parts import start, status, trickle, with_scores, without_scores
 
 from support.http import Unavailable
-from support.search import Batches
+from support.search import Batches, Retriever
 from tools import SearchTool
 
 
@@ -53,12 +54,12 @@ def test_retrieve_nothing_found_and_strange_text(serve):
         (
             lambda h, _: h.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n<html>") and None,
             "the answer is not JSON",
-            1,
+            3,
         ),
         (
             lambda h, _: h.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + b"[" * 100_000) and None,
             "not JSON",
-            1,
+            3,
         ),
         (
             lambda h, _: (
@@ -160,6 +161,51 @@ def test_retrieve_batches_what_waits(serve):
     assert sum(sizes) == 40 and len(sizes) <= 6
 
 
+@pytest.mark.parametrize(
+    "refusal", [{"result": [None]}, {"result": [[None]]}, {"result": [[{"contents": None}]]}, 422]
+)
+@pytest.mark.parametrize("place", [0, 3, 7])
+def test_a_query_that_the_server_refuses_fails_alone(serve, refusal, place):
+    """Others of its batch are answered; it is asked alone, and once."""
+    queries = [f"query {k}" for k in range(8)]
+
+    def answer(handler, payload):
+        asked = payload["queries"]
+        if queries[place] not in asked:
+            return {"result": [[{"contents": f"about {q}"}] for q in asked]}
+        if refusal == 422:
+            return status(422)(handler, payload)
+        rest = [[{"contents": "x"}]] * (len(asked) - 1)
+        return {"result": refusal["result"] + rest}
+
+    server = serve(answer)
+    source = Retriever(server.url, 1, 5.0, 3)
+    batches, gate = Batches(source), [(q, Future()) for q in queries]
+    batches.waiting = list(gate)
+    batches._ask()
+    for k, (query, future) in enumerate(gate):
+        if k == place:
+            with pytest.raises(Unavailable):
+                future.result(0)
+        else:
+            assert future.result(0) == [f"about {query}"]
+    alone = [p["queries"] for p, _ in server.asked if p["queries"] == [queries[place]]]
+    assert len(alone) == 1 and len(server.asked) == 1 + 2 * 3
+
+
+def test_a_silent_server_is_not_asked_query_by_query():
+    asked = []
+
+    def source(queries):
+        asked.append(len(queries))
+        raise Unavailable("s", "no answer within 1 s", silent=True)
+
+    batches, waiting = Batches(source), [(str(k), Future()) for k in range(5)]
+    batches.waiting = list(waiting)
+    batches._ask()
+    assert asked == [5] and all(isinstance(f.exception(0), Unavailable) for _, f in waiting)
+
+
 def test_batches_fail_alone_and_never_hang():
     sizes, gate = [], threading.Event()
 
@@ -188,10 +234,12 @@ def test_batches_fail_alone_and_never_hang():
         time.sleep(0.02)
     gate.set()
     [t.join(5) for t in threads]
-    assert sizes == [1, 4, 4, 4] and len(results) == 13
+    # the batch with "bad" in it, then its halves
+    assert sizes == [1, 4, 2, 1, 1, 2, 4, 4] and len(results) == 13
     assert (
         results[0] == ["first"]
-        and all("broken" in str(results[i]) for i in range(1, 5))
+        and "broken" in str(results[1])
+        and [results[i] for i in range(2, 5)] == [["a"], ["b"], ["c"]]
         and all(isinstance(results[i], MemoryError) for i in range(5, 9))
     )
     assert [results[i] for i in range(9, 13)] == [["g"], ["h"], ["i"], ["j"]] and batches(

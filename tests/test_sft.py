@@ -54,11 +54,12 @@ def test_the_schedule_rises_and_falls_to_0(schedule, warmup):
     run = dataclasses.replace(read_settings([]), cold_schedule=schedule, cold_warmup=warmup)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
     schedules, up = sft.schedules_of([optimizer], 37, run), math.ceil(warmup * 37)
+    assert sft.warmup_steps(37, run) == up
     for i in [*range(37), 5]:
         done = (i - up) / (37 - up)
         down = 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-        sft.set_rates(schedules, i)
-        share = i / up if i < up else down
+        sft.set_rates(schedules, i, up)
+        share = (i + 1) / up if i < up else down
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * share, abs=1e-12)
 
 

@@ -13,7 +13,7 @@ def test_row_sizes():
         assert sizes == sorted(set(sizes)) and sizes[-1] == rows
 
 
-@pytest.mark.parametrize("constant, cuda, keys", [(1, 0, 64), (0, 0, 32), (0, 1, 512)])
+@pytest.mark.parametrize("constant, cuda, keys", [(1, 0, 32), (0, 0, 32), (0, 1, 512)])
 def test_a_step_looks_at_few_keys_beyond_its_longest_row(constant, cuda, keys):
     shapes = Shapes(8, bool(constant), bool(cuda))
     assert shapes.keys_for(17) == keys

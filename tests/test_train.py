@@ -16,7 +16,10 @@ import appo
 import train
 from config import Config, read_settings
 from policy import Policy
+from rollout import Rollout
 from support import heldout
+from support.questions import Question
+from support.ranks import Ranks
 from support.runfiles import newest
 from train import batch_of
 
@@ -51,6 +54,8 @@ def test_the_runs_folder(finished):
             "degenerate",
         } <= set(x)
         assert all(math.isfinite(v) for v in x.values())
+        phases = [v for name, v in x.items() if name.startswith("seconds_")]
+        assert x["seconds"] == pytest.approx(sum(phases), rel=1e-9) and len(phases) == 6
         assert x["reward_auto"] == x["reward"] and {
             "reward_f1",
             "reward_math",
@@ -529,3 +534,20 @@ def test_a_hugging_face_model_on_real_formats(tokenizer, tmp_path, capsys):
     assert len(steps) == 3 and all(
         x["computed_per_unique"] <= 1 and x["branches"] == 8 for x in steps
     )
+
+
+def test_the_reward_that_is_trained_on_is_not_computed_again(monkeypatch):
+    """It may cost money or draw at random: the log's mean is that of the rewards given."""
+    question = Question("1", [{"role": "user", "content": "q"}], ["4"], "math")
+    text = "<think> a </think><answer> \\boxed{4} </answer>"
+    rollouts = [Rollout([1], 0, finish="stop", pieces=[(True, text)], reward=x) for x in (7.0, 8.0)]
+    asked, original = [], train.reward
+
+    def counted(rollout, golds, kind, task):
+        asked.append(kind)
+        return original(rollout, golds, kind, task)
+
+    monkeypatch.setattr(train, "reward", counted)
+    means = train.every_reward(rollouts, [question], "math", Ranks())
+    assert means["reward_math"] == 7.5 and means["reward_f1"] == means["reward_auto"] == 1
+    assert sorted(asked) == sorted(["auto", "f1", "released"] * 2)

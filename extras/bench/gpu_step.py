@@ -18,6 +18,7 @@ from rollout import Rollout
 from sampling import Sampler
 from support.metrics import Meter
 from support.models import recompute_activations
+from support.optimizers import adamw
 from support.processes import join_ranks, local
 from support.sampling_params import SamplingParams
 from support.seeds import mix_seed
@@ -102,9 +103,7 @@ def measured_step(
     recompute_activations(policy.model)
     if run.shard:
         policy.shard(run.dtype)
-    optimizer = torch.optim.AdamW(
-        policy.model.parameters(), lr=run.lr, weight_decay=run.weight_decay
-    )
+    optimizer = adamw(policy.model.parameters(), run.lr, run.weight_decay)
     sampler, peak = Sampler(policy, tools, SamplingParams.of(run)), Peaks()
     asked = [
         appo.Prompt(ids, mix_seed(run.seed, 1, i), share_of_digits) for i, ids in enumerate(prompts)

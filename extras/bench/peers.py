@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from appo import Prompt, assign_credit, update
 from config import Config
 from extras.bench import models
@@ -18,6 +16,7 @@ from policy import PASS_BLOCK
 from protocol import encode_prompt
 from rollout import Rollout
 from support.metrics import Meter
+from support.optimizers import adamw
 from support.questions import load_questions
 from support.shapes import round_up
 
@@ -167,7 +166,7 @@ class Ours:
             micro_tokens=batch.micro * width,
             max_tokens=batch.new,
         )
-        self.optimizer = torch.optim.AdamW(self.policy.model.parameters(), lr=batch.lr)
+        self.optimizer = adamw(self.policy.model.parameters(), lr=batch.lr, weight_decay=0.01)
         self.sampler = models.make_sampler(self.policy, len(prompts) * batch.group, batch.new)
         self.given = self.sampler.initial(prompts, batch.group, range(len(prompts)))
         for r in self.given:

@@ -7,8 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 import train
 from config import LAPTOP, Config, read_settings
 from extras.bench.measure import figure, seconds
@@ -19,6 +17,7 @@ from extras.world.prepare import prepare
 from support import checkpoints
 from support.inputs import encode, read_run
 from support.models import load_tokenizer
+from support.optimizers import adamw
 from support.ranks import Ranks
 from support.runfiles import newest
 
@@ -117,7 +116,7 @@ def in_process(flags: list[str], checkpoint: Path) -> tuple[float, float, float]
     trainer = train.load(run, encode(run, rows, load_tokenizer(run.model)), ranks)
     prepared = time.perf_counter() - started
     policy = trainer.policy
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=run.lr)
+    optimizer = adamw(policy.model.parameters(), run.lr, run.weight_decay)
     loading = seconds(lambda: checkpoints.load_state(policy, [optimizer], checkpoint))
     aside = Path(run.out) / "aside"
     aside.mkdir()

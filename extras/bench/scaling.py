@@ -2,14 +2,13 @@
 
 import statistics
 
-import torch
-
 from appo import Prompt, step
 from config import Config
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, repeats
 from extras.bench.peers import reward_of
 from support.metrics import Meter
+from support.optimizers import adamw
 
 MIB = 2**20
 SIZES = dict(initial=(4, 8, 16), branches=(1, 3, 6), max_tokens=(64, 128, 256))
@@ -49,7 +48,7 @@ class OneStep:
     def __init__(self, policy, rows: int, **sizes):
         self.policy, self.rows, self.config = policy, rows, Config(prompts=2, minibatch=2, **sizes)
         self.prompts = [Prompt(models.random_ids(policy, k, 16), k, reward_of) for k in range(2)]
-        self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-6)
+        self.optimizer = adamw(policy.model.parameters(), lr=1e-6, weight_decay=0.01)
 
     def __call__(self) -> None:
         """The step."""
