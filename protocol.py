@@ -5,23 +5,20 @@
 
 1. `closed_tag` ends a turn: the model has closed a tag.
 2. `parse_call` reads the call from the model's own text.
-3. `plain_code` takes off the code's dress: Markdown fences, indentation.
-4. `defuse` makes a result harmless: it can neither open nor close a tag.
-5. `encode_result` turns the result into token ids.
-6. `system_prompt` tells a model how it is done.
+3. `defuse` makes a result harmless: it can neither open nor close a tag.
+4. `encode_result` turns the result into token ids.
+5. `encode_prompt`, `system_prompt`: a chat as ids, and what it tells the model of all this.
 
 `Tags` holds how calls and results are written and read. What a prompt says of them stands in
-INSTRUCTIONS, what a reward asks of them in rewards.py. Imports no other file of this project.
+INSTRUCTIONS, what a reward asks of them in rewards.py. Imports only support/plain_code.py.
 """
 
 import datetime
 import functools
-import io
-import os
 import re
-import string
-import tokenize
 from dataclasses import dataclass
+
+from support.plain_code import plain_code
 
 # of a tool: what it is, how it is called, an example
 INSTRUCTIONS = {
@@ -37,14 +34,6 @@ INSTRUCTIONS = {
         "<think> Now compute. </think> <python> print(6 * 7) </python> <result> 42 </result> ",
     ),
 }
-
-# white space, byte-order mark and characters of no width
-BLANKS = string.whitespace + "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
-# of Markdown around code: marks, and in which language it is
-FENCE = r"(`{3,}|~{3,})[ \t]*(?:(?:python|py)[\d.]*(?=\s)|\w+[ \t]*(?=\n))?"
-# characters; the indentation of longer code is not mended
-LONGEST_CODE = 20_000
-LAYOUT = (tokenize.INDENT, tokenize.DEDENT, tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT)
 
 
 @dataclass(frozen=True)
@@ -115,79 +104,6 @@ class Tags:
             self.defuse(text), split_special_tokens=True, add_special_tokens=False
         ).input_ids
         return (head + body[: max(0, room - len(head) - len(tail))] + tail)[:room]
-
-
-def plain_code(text: str) -> str:
-    """Code as Python takes it, without the dress that models give it.
-
-    Off go a Markdown fence around it, blanks and characters of no width at its ends, carriage
-    returns, and the indentation that all its lines share.
-    """
-    return _unindented(_without_blanks(_unfenced(_without_blanks(text)))).strip()
-
-
-def _unfenced(code: str) -> str:
-    """The code between ```, where the last may be missing, or between ~~~ and ~~~."""
-    marked = code.strip()
-    fence = re.match(FENCE, marked, re.IGNORECASE)
-    if not fence:
-        return code
-    mark, inner = fence[1][0], marked[fence.end() :]
-    # ~~~5 is Python
-    if mark == "~" and not inner.endswith("~~~"):
-        return code
-    return inner.rstrip(mark)
-
-
-def _without_blanks(text: str) -> str:
-    """Lines end with a line feed; at the beginning only white space is left of the blanks."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip(BLANKS)
-    code = text.lstrip(BLANKS)
-    head = text[: len(text) - len(code)]
-    return "".join(c for c in head if c in string.whitespace) + code
-
-
-def _unindented(code: str) -> str:
-    """Without the indentation that all lines share; strings over several lines keep it.
-
-    A first line beside the tag has no indentation. Then nothing changes if Python's tokenizer
-    takes the code as it is, or finds more wrong with it.
-    """
-    first, _, rest = code.partition("\n")
-    first, lines = first.strip(), rest.split("\n")
-    indents = [line[: len(line) - len(line.lstrip(" \t"))] for line in lines if line.strip()]
-    margin = os.path.commonprefix(indents)
-    if not margin or (first and _tokens(f"{first}\n{rest}") is not None):
-        return code
-    # Row 2 is the first line.
-    tokens = _tokens(f"if 1:\n{margin}{first or 'pass'}\n{rest}")
-    if first and tokens is None:
-        return code
-    within = {row for t in tokens or [] for row in range(t.start[0] + 1, t.end[0] + 1)}
-    lines = [
-        line if row in within else line.removeprefix(margin) for row, line in enumerate(lines, 3)
-    ]
-    return "\n".join([first, *lines])
-
-
-def _tokens(code: str) -> list[tokenize.TokenInfo] | None:
-    """The tokens of code but for its layout; None if indentation or brackets are wrong.
-
-    Code of the model is not parsed here: Python's parser can neither be stopped nor limited.
-    """
-    if len(code) > LONGEST_CODE:
-        return None
-    found, last = [], ""
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(code).readline):
-            if token.type == tokenize.INDENT and last != ":":
-                return None
-            if token.type not in LAYOUT:
-                found.append(token)
-                last = token.string
-    except (tokenize.TokenError, SyntaxError):
-        return None
-    return found
 
 
 @functools.lru_cache(maxsize=4)

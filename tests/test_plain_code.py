@@ -1,0 +1,131 @@
+"""support/plain_code.py: code is run without the dress that models give it, and means the same."""
+
+import ast
+import contextlib
+import io
+import time
+from pathlib import Path
+
+import pytest
+
+from protocol import parse_call
+from support.plain_code import plain_code
+
+HERE = Path(__file__).resolve().parent
+
+
+def printed(code: str) -> str:
+    """What code of these tests prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code, {})
+    return out.getvalue().strip()
+
+
+# What stands between the tags, and what it prints.
+DRESSED = [
+    # fences
+    ("\n```python\nprint(1)\n```\n", "1"),
+    (" ```py\nx = 1\nprint(x)\n``` ", "1"),
+    ("```\nprint(1)\n```", "1"),
+    ("~~~python\nprint(1)\n~~~", "1"),
+    ("```Python3\nprint(1)", "1"),
+    ("```print(1)```", "1"),
+    ("```python print(1) ```", "1"),
+    ("\n    ```python\n    for i in [1]:\n        print(i)\n    ```\n", "1"),
+    ("````python\nprint('```')\n````", "```"),
+    ("```python\nprint('''\n```\n''')\n```", "```"),
+    ("``` python \r\nx = 1\r\nprint(x)\r\n```", "1"),
+    ("```tool_code\nprint(1)\n```", "1"),
+    # line ends
+    ("\r\n    x = 1\r\n    print(x)\r\n", "1"),
+    ("x = 1\r\nprint(x)", "1"),
+    ("x = 1\rprint(x)", "1"),
+    # characters of no width
+    ("\ufeffprint(1)", "1"),
+    ("\u200b\n    x = 1\n    print(x)\n\u200b", "1"),
+    (" \u2060 print('a\u200bb')", "a\u200bb"),
+    ("```python\n\ufeffprint(1)\n```", "1"),
+    # a first line beside the tag
+    (" x=1\n print(x) ", "1"),
+    (" x = 1\n    y = 2\n    print(x + y)\n    ", "3"),
+    (" import math\n\tprint(math.floor(1.5))\n", "1"),
+    (" def f(x):\n     return x\n print(f(1))\n", "1"),
+    (" if 0: print(2)\n else: print(1)\n", "1"),
+    (" x = [1,\n      2]\n print(x)\n", "[1, 2]"),
+    (" x = 1  # one\n  # two\n  print(x)", "1"),
+    # strings over several lines
+    (" x = 1\n  s = '''a\n  b'''\n  print(s)", "a\n  b"),
+    ("\n  s = '''a\n    b\n  '''\n  print(s, 1)\n", "a\n    b\n   1"),
+    ("\n\tprint(f'''{1}\n\t2''')\n\tprint(3)\n", "1\n\t2\n3"),
+    # code that begins on its own line
+    ("\n    s = 1\n    if s:\n        print(s)\n", "1"),
+]
+
+
+@pytest.mark.parametrize("argument, out", DRESSED)
+def test_the_dress_of_code_is_taken_off(argument, out):
+    name, code = parse_call(f"<python>{argument}</python>")
+    assert name == "python" and printed(code) == out
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = '''a\n   \n  b'''\nprint(x)",
+        "for i in [1]:\n    print(i)\n    print(i)",
+        "if 1:\n  x = '''\n    a'''\n  print(x)",
+        "x = (1,\n     2)",
+        "print('```')",
+        "~~~5",
+        "x = '\u200b'",
+        "s = '''\n```python\n'''",
+        "print(\n  1)\nx = 1",
+    ],
+)
+def test_valid_code_stays_as_it_is(code):
+    compile(code, "", "exec")
+    for around in ("{}", " {} ", "\n{}\n"):
+        assert parse_call(f"<python>{around.format(code)}</python>") == ("python", code)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        # more is wrong than the margin
+        "x = 1\n    y = 2\n  z = 3\n   a = 4",
+        "x = (1\n  y = 2",
+        "x = 1\n  y = 2\nz = 3",
+    ],
+)
+def test_what_would_change_a_meaning_is_not_mended(code):
+    assert plain_code(code) == code
+
+
+@pytest.mark.parametrize("name", ["protocol", "tools", "rewards", "branching", "rollout"])
+@pytest.mark.parametrize("beside_the_tag", [True, False])
+def test_indented_code_means_what_it_meant_in_a_block(name, beside_the_tag):
+    """Files of this project, with strings over several lines, against Python's own parser."""
+    lines = (HERE.parent / f"{name}.py").read_text().replace("\n\n", "\n").splitlines()
+    block = "\n".join("    " + line for line in lines)
+    meant = [ast.dump(node) for node in ast.parse("if 1:\n" + block).body[0].body]
+    # the first line of each file opens a string, so it gets a line before it
+    argument = (" pass\n" if beside_the_tag else "\n    pass\n") + block + "\n"
+    code = plain_code(argument)
+    assert [ast.dump(node) for node in ast.parse(code).body[1:]] == meant
+
+
+def test_a_search_keeps_its_marks():
+    for query in ("```python", "a\n    b", "~~~x~~~", "\ufeffa"):
+        assert parse_call(f"<search>\n{query}\n</search>") == ("search", query)
+
+
+def test_dress_of_long_code_takes_no_time():
+    started = time.process_time()
+    texts = ["`", "~", "```\n", "\ufeff ", "(", "x\n ", "'''\n ", "-", "lambda:", "{1:", "\t\n"]
+    for text in texts:
+        plain_code(text * (19_000 // len(text)))
+        plain_code("x\n " + text * (19_000 // len(text)))
+        plain_code(" " + text * 10**5)
+        plain_code("~~~" + text * 10**5 + "x")
+    assert time.process_time() - started < 6
