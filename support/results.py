@@ -176,6 +176,8 @@ def date_of(out: Path) -> str:
 def refuse_other(path: Path | str, before: dict | None, now: dict) -> None:
     """ValueError if a result file was made with other settings."""
     before, now = before or {}, json.loads(json.dumps(now))
+    # an earlier version saved no date
+    before.setdefault("date", now.get("date"))
     for name, value in now.items():
         if before.get(name) != value:
             other = f"{name} = {before.get(name)!r}, now {value!r}"

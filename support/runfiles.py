@@ -122,7 +122,8 @@ def refuse_another(run: Config, path: Path, now: dict, files: set[str]) -> None:
     changed = {
         name: f"{before.get(name)!r}, now {now[name]!r}"
         for name in sorted(fixed)
-        if before.get(name) != now[name]
+        # an earlier version saved no date
+        if before.get(name, now[name] if name == "date" else None) != now[name]
     } | {
         name: "the file's content differs"
         for name in sorted(files)
