@@ -217,8 +217,10 @@ def agent_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", c.device):
         yield ("device",), f"--device must be auto, cpu, cuda or cuda:N, got {c.device!r}"
     try:
-        datetime.date.fromisoformat(c.date or today())
+        known = str(datetime.date.fromisoformat(c.date)) == c.date if c.date else True
     except ValueError:
+        known = False
+    if not known:
         yield ("date",), f"--date must be a day such as 2026-01-31, got {c.date!r}"
 
 

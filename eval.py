@@ -38,7 +38,16 @@ from support.questions import Question, load_questions, overlap_lines
 from support.results import Job, date_of, open_job, weights_of, write_result
 from support.runfiles import sha256, shown_settings
 from support.sampling_params import SamplingParams
-from support.scores import Sample, evaluate, lost_answers, numbers_of, pass_at_k, table
+from support.scores import (
+    Sample,
+    broken_format,
+    evaluate,
+    faults_of,
+    lost_answers,
+    numbers_of,
+    pass_at_k,
+    table,
+)
 from support.seeds import mix_seed
 from support.served import Served
 from support.settings import fixed, free, new_names, parser_for, problems, typed
@@ -152,10 +161,10 @@ def sampling(
         opened.callback(tool.close)
     policy = None if run.served else Policy.load(model, run.dtype, pick_device(run.device))
     tokenizer = policy.tokenizer if policy else load_tokenizer(model)
-    prompts = {
-        job.path: [encode_prompt(tokenizer, q.messages, run.date) for q in job.questions]
-        for job in jobs
-    }
+    prompts = {}
+    for job in jobs:
+        date = job.settings["date"]
+        prompts[job.path] = [encode_prompt(tokenizer, q.messages, date) for q in job.questions]
     if run.served:
         return Served(run.served, run.served_name or run.model, tokenizer, tools, run), prompts
     return Sampler(policy, tools, SamplingParams.of(run)).initial, prompts
@@ -171,15 +180,13 @@ def run_files(run: EvalConfig) -> dict[str, dict]:
     folder = Path(run.out or (run.model if Path(run.model).is_dir() else "."))
     folder.mkdir(parents=True, exist_ok=True)
     data, weights = {path: load_file(run, path) for path in run.data}, weights_of(model)
-    outs = {path: folder / f"eval_{name_of(path)}_{Path(model).name}.json" for path in data}
-    # an evaluation that goes on after midnight asks the same
-    dates = [run.date, *map(date_of, outs.values()), today()]
-    run = dataclasses.replace(run, date=next(filter(None, dates)))
     with contextlib.ExitStack() as opened:
         jobs = []
         for path, questions in data.items():
-            out = outs[path]
-            settings = settings_of(run, path, model, weights)
+            out = folder / f"eval_{name_of(path)}_{Path(model).name}.json"
+            # an evaluation that goes on after midnight asks the same
+            dated = dataclasses.replace(run, date=run.date or date_of(out) or today())
+            settings = settings_of(dated, path, model, weights)
             jobs.append(open_job(path, out, questions, settings, opened))
         judge = Judge(run.judge, run.judge_model, folder / "judge.jsonl") if run.judge else None
         sample, prompts = None, {}
@@ -216,6 +223,8 @@ def run_file(
         for row in evaluate(sample, job.questions[done:], prompts[done:], run.samples, seeds):
             job.keep(row)
         result = job.result(run.samples, run.seed)
+        for line in broken_format(faults_of(job.done["rows"][done:])):
+            print(line)
     if judge:
         judge_rows(judge, result["rows"])
         result |= {"numbers": numbers_of(result["rows"]), "judge": judge.model}

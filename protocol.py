@@ -16,6 +16,7 @@ INSTRUCTIONS, what a reward asks of them in rewards.py. Imports only support/pla
 import datetime
 import functools
 import re
+import string
 from dataclasses import dataclass
 
 from support.plain_code import plain_code
@@ -100,6 +101,8 @@ class Tags:
         The text gives neither a tag nor a special token, whatever it holds.
         """
         head, tail = _frame(tokenizer, len(tokenizer))
+        # a tokenizer takes no half characters
+        text = text.encode("utf-8", "replace").decode()
         body = tokenizer(
             self.defuse(text), split_special_tokens=True, add_special_tokens=False
         ).input_ids
@@ -131,10 +134,13 @@ def _dated(template: str, date: str) -> str:
 
     The function that it calls is shadowed by one of its own: transformers offers no other way.
     """
-    day = datetime.datetime.fromisoformat(date)
-    codes = [f"%{sign}{letter}" for sign in ("-", "") for letter in "aAbBcdHIjmMpSuUwxXyYZ"]
-    told = "".join(f" | replace('{code}', '{day.strftime(code)}')" for code in codes)
-    return f"{{%- macro strftime_now(format) -%}}{{{{ format{told} }}}}{{%- endmacro -%}}{template}"
+    day, letters = datetime.datetime.fromisoformat(date), string.ascii_letters
+    codes = [f"%{sign}{letter}" for sign in ("-", "") for letter in letters]
+    pairs = [("%%", "\0"), *((code, day.strftime(code)) for code in codes), ("\0", "%")]
+    told = "".join(f" | replace({old!r}, {new!r})" for old, new in pairs)
+    # the line's end goes with the macro: jinja trims it
+    macro = f"{{%- macro strftime_now(format) -%}}{{{{ format{told} }}}}{{%- endmacro %}}"
+    return f"{macro}\n{template}"
 
 
 def opened_by(prompt: str) -> str:

@@ -210,6 +210,12 @@ def encode_example(tokenizer, before: list[dict], pieces: Pieces, date: str = ""
     if opened and start.startswith(opened):
         # the template has written it
         pieces = [(pieces[0][0], start.removeprefix(opened).lstrip("\n")), *pieces[1:]]
+    written = "".join(text for own, text in pieces if own is not False)
+    if opened and written.count("<think>") + 1 != written.count("</think>"):
+        raise ValueError(
+            "the chat template opens <think>, and the answer does not close it: the model would "
+            "learn to break the format"
+        )
     special = {tokenizer.eos_token, *TURN_ENDS, "<|im_start|>", "<|start_header_id|>"}
     last, text = pieces[-1]
     # some files have it in the text

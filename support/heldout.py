@@ -11,7 +11,7 @@ from sampling import Sampler
 from support.ranks import Ranks
 from support.results import write_result
 from support.runfiles import Log, shown_settings, versions
-from support.scores import evaluate, numbers_of
+from support.scores import broken_format, evaluate, faults_of, numbers_of
 from support.seeds import EVALUATIONS, mix_seed
 
 
@@ -51,6 +51,8 @@ def store(run: Config, log: Log, step: int, shares: list[list[tuple[int, dict, d
     result |= {"samples": run.eval_samples, "settings": shown_settings(run)}
     result |= {"data": run.eval_data, "step": step, "versions": versions()}
     write_result(Path(run.out) / f"eval_{step:06d}.json", result)
+    for line in broken_format(faults_of(sampled)):
+        tqdm.write(line)
     tqdm.write(
         f"step {step}: held-out accuracy {numbers[f'eval_avg@{run.eval_samples}']:.3f} sampled, "
         f"{numbers['eval_greedy']:.3f} greedy, "

@@ -19,20 +19,22 @@ import urllib.parse
 MAX_ANSWER = 1 << 24
 TOO_LONG = "the answer is too long"
 # HTTP statuses that may be gone at the next attempt
-PASSING = (429, 500, 502, 503, 504)
+PASSING = (408, 429, 500, 502, 503, 504, 529)
+# HTTP statuses that may be the fault of what was asked
+REFUSING = (400, 413, 414, 422, 500)
 
 
 class Unavailable(OSError):
     """A server or worker does not do its part.
 
     The message is its name and the cause: of a URL scheme, host, port and path, never a key or a
-    password. silent: it did not answer at all, so another request would fare no better.
+    password. down: whatever is asked, the answer would be the same.
     """
 
-    def __init__(self, server: str, cause: str, silent: bool = False):
+    def __init__(self, server: str, cause: str, down: bool = False):
         super().__init__(f"{server}: {cause}")
         self.cause = cause
-        self.silent = silent
+        self.down = down
 
 
 class _NotJSON(OSError):
@@ -58,7 +60,7 @@ def post_json(
     """POST JSON, return the JSON that is answered.
 
     Args:    url: http or https; user:password@ becomes basic authentication. timeout: seconds for
-             the whole of one attempt. retries: further attempts after HTTP 429, 500, 502, 503, 504,
+             the whole of one attempt. retries: further attempts after HTTP statuses of PASSING,
              a connection that fails or breaks, a timeout, an answer that is too long (16 MB) or
              not JSON; before the k-th of them a pause of backoff * 2^(k-1) seconds.
     Raises:  Unavailable for what is left after the retries, and for another status. ValueError for
@@ -80,8 +82,7 @@ def post_json(
             # a ValueError is a request that cannot be sent
             lasting = isinstance(problem, ValueError) or (code is not None and code not in PASSING)
             if lasting or attempt == retries:
-                silent = not isinstance(problem, (_Status, _NotJSON))
-                raise Unavailable(server, _cause(problem, timeout), silent) from None
+                raise Unavailable(server, _cause(problem, timeout), _is_down(problem)) from None
         time.sleep(backoff * 2**attempt)
 
 
@@ -175,13 +176,29 @@ def _read(response, deadline: float) -> bytes:
     return bytes(data)
 
 
+def _is_down(problem: BaseException) -> bool:
+    """Is it trouble that no other request would escape? Not an answer that broke off, say."""
+    if isinstance(problem, _Status):
+        return problem.code not in REFUSING
+    if isinstance(problem, _NotJSON):
+        return False
+    root = _root(problem)
+    broken = isinstance(root, (http.client.HTTPException, ConnectionResetError))
+    return not broken and getattr(root, "errno", None) != errno.EFBIG
+
+
+def _root(problem: BaseException) -> BaseException:
+    """What lies under an exception: messages of requests and urllib3 quote the URL."""
+    while problem.__cause__ or problem.__context__:
+        problem = problem.__cause__ or problem.__context__
+    return problem
+
+
 def _cause(problem: BaseException, timeout: float) -> str:
     """What went wrong, in words that hold nothing of the URL and the headers."""
     if isinstance(problem, (_Status, _NotJSON)):
         return str(problem)
-    # messages of requests and urllib3 quote the URL: only what lies under them speaks
-    while problem.__cause__ or problem.__context__:
-        problem = problem.__cause__ or problem.__context__
+    problem = _root(problem)
     if isinstance(problem, TimeoutError):
         return f"no answer within {timeout:g} s"
     if isinstance(problem, http.client.IncompleteRead):

@@ -31,11 +31,10 @@ STUDENT'S ANSWER: {answer}
 
 Does the student's answer say the same as at least one reference answer, whatever its wording? \
 Reply with one word, CORRECT or INCORRECT."""
-# a line that is a verdict, in small letters
-VERDICT = re.compile(
-    r"[\W_]*(?:(?:final )?(?:verdict|judge?ment|grade|result|answer)\b[\s:*_]*(?:is\b)?)?[\W_]*"
-    r"(correct|incorrect)[^\w?]*(?:</\w+>)?[\s.]*"
-)
+# a line that is a verdict, in small letters; a first line in capitals; the begin of one in small
+LABEL = r"(?:final )?(?:verdict|judge?ment|grade|result|answer|boxed|final)\b[\s:*_]*(?:is\b)?"
+VERDICT = re.compile(rf"[\W_]*(?:{LABEL})?[\W_]*(correct|incorrect)[^\w?]*(?:</\w+>)?[\s.]*")
+GRANT = re.compile(r"[\W_]*CORRECT[^\w?]*")
 REFUSAL = re.compile(r"[\W_]*incorrect\W*[,.;:!]")
 # characters of an answer that the judge gets to read
 LONGEST_ANSWER = 2000
@@ -110,23 +109,25 @@ class Judge:
 def verdict_of(reply) -> bool | None:
     """True for CORRECT, False for INCORRECT, None where the reply is not plainly one of them.
 
-    Only what follows the last </think> counts; a thought that does not end has no verdict. The two
-    words in capitals say it, if all of them agree. Without one, the first or the last line must be
-    a verdict, "Correct." or "Verdict: incorrect"; "Incorrect, because ..." is one too.
+    Only what follows the last </think> counts; a thought that does not end has no verdict. CORRECT
+    has to stand alone on the first line, or be the last line in any case, "Verdict: correct.".
+    INCORRECT counts wherever it stands in capitals, since nothing is earned by it, and as the first
+    word of "Incorrect, because ...". Two verdicts are none.
     """
     if not isinstance(reply, str):
         return None
     said = re.split(r"</think(?:ing)?>", reply)[-1]
     if re.search(r"<think(?:ing)?>", said):
         return None
-    capitals = set(re.findall(r"\b(?:IN)?CORRECT\b(?!\W*\?)", said))
-    if capitals:
-        negated = re.search(r"\b(?:NOT|not|n't)\s+\W*CORRECT\b", said)
-        return None if negated or len(capitals) > 1 else capitals == {"CORRECT"}
-    lines = [line for line in said.lower().splitlines() if line.strip()]
-    found = {match[1] for line in lines[:1] + lines[-1:] if (match := VERDICT.fullmatch(line))}
-    found |= {"incorrect" for line in lines[:1] if REFUSAL.match(line)}
-    return found == {"correct"} if len(found) == 1 else None
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or [""]
+    words = set(re.findall(r"\b(?:IN)?CORRECT\b(?!\W*\?)", said))
+    last = VERDICT.fullmatch(lines[-1].lower())
+    if last and words <= {last[1].upper()}:
+        return last[1] == "correct"
+    if words == {"CORRECT"} and GRANT.fullmatch(lines[0]) and "incorrect" not in said.lower():
+        return True
+    refused = words == {"INCORRECT"} or (not words and REFUSAL.match(lines[0].lower()))
+    return False if refused else None
 
 
 def judge_rows(judge: Judge, rows: list[dict]) -> None:

@@ -270,9 +270,11 @@ class SandboxFusion:
             raise
         try:
             run = answer["run_result"] or {}
+            lost = not run and answer["status"] != "SandboxError"
             failed = "timeout" if run.get("status") == "TimeLimitExceeded" else "error"
             # "SandboxError" is the server's own trouble
             status = {"Success": "ok", "Failed": failed}.get(answer["status"], "infra")
+            status = "infra" if lost else status
             text = f"{run.get('stdout') or ''}{run.get('stderr') or ''}"
         except (KeyError, TypeError, AttributeError):
             if last:

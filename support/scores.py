@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator
 import torch
 from tqdm import tqdm
 
-from rewards import answer_of, is_correct, reward
+from rewards import answer_of, format_fault, is_correct, reward
 from rollout import Call, Rollout
 from support.questions import Question
 from support.words import token_f1
 
 # (prompts, n, a seed for each prompt) -> n rollouts of each prompt, prompt by prompt
 Sample = Callable[[list[list[int]], int, list[int]], list[Rollout]]
+# characters of a response that is shown
+LONGEST = 600
 # answers that cannot be right and are named one by one
 SHOWN = 10
 # of a bootstrap: elements drawn at once, 16 MB
@@ -64,7 +66,7 @@ def sample_of(r: Rollout) -> dict:
 def row_of(q: Question, samples: list[dict]) -> dict:
     """A question with its samples, graded.
 
-    A sample gets its answer (None: the format is broken), correct, f1 and reward.
+    A sample gets its answer (None: the format is broken), fault (how), correct, f1 and reward.
     """
     return {
         "id": q.id,
@@ -85,10 +87,34 @@ def _graded(q: Question, sample: dict) -> dict:
     answer = answer_of(r)
     return sample | {
         "answer": answer,
+        "fault": format_fault(r),
         "correct": is_correct(r, q),
         "f1": token_f1(answer or "", q.answers),
         "reward": reward(r, q.answers, "auto", q.task),
     }
+
+
+def broken_format(faults: list[tuple[str, str]]) -> list[str]:
+    """Where no response kept the format: the rule that most broke, and one of them; else nothing.
+
+    faults: of each response, what format_fault says and the text.
+    """
+    if not faults or not all(fault for fault, _ in faults):
+        return []
+    worst, count = Counter(fault for fault, _ in faults).most_common(1)[0]
+    text = next(text for fault, text in faults if fault == worst)
+    shown = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    told = f"no response kept the format; most often ({count} of {len(faults)}): {worst}"
+    return [f"{told}. One of them:", f"  {shown!r}"]
+
+
+def faults_of(rows: list[dict]) -> list[tuple[str, str]]:
+    """(what broke the format, text) of every sample of rows."""
+    return [
+        (s["fault"], s["opened"] + "".join(text for _, text in s["pieces"]))
+        for row in rows
+        for s in row["samples"]
+    ]
 
 
 def lost_answers(path: str, questions: list[Question]) -> list[str]:

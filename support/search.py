@@ -63,8 +63,8 @@ class Retriever:
         return self._documents(queries, self.limits)
 
     def once(self, queries: list[str]) -> list[list[str]]:
-        """The same in one attempt."""
-        return self._documents(queries, self.limits | {"retries": 0})
+        """The same in one attempt; a query alone has two."""
+        return self._documents(queries, self.limits | {"retries": int(len(queries) == 1)})
 
     def _documents(self, queries: list[str], limits: dict) -> list[list[str]]:
         request = {"queries": queries, "topk": self.topk, "return_scores": True}
@@ -163,14 +163,14 @@ class Batches:
         self._answer(batch, self.source)
 
     def _answer(self, batch: list[tuple[str, Future]], source) -> None:
-        """Answer some queries. If the server refuses them, each half is asked alone, once."""
+        """Answer some queries. If the server refuses them, each half is asked alone."""
         try:
             found = source([query for query, _ in batch])
             for (_, future), documents in zip(batch, found, strict=True):
                 future.set_result(documents)
         # whatever it is, nobody may wait for ever
         except BaseException as problem:
-            refused = isinstance(problem, Unavailable) and not problem.silent
+            refused = isinstance(problem, Unavailable) and not problem.down
             if refused and len(batch) > 1:
                 half, once = len(batch) // 2, getattr(source, "once", source)
                 self._answer(batch[:half], once)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from protocol import FORGED, STOP_TAGS, TOOL_TAGS, encode_result, opened_by, parse_call
 from rollout import Call, Rollout
+from support.corpus import utf8
 from support.http import Unavailable, post_json
 from support.judge import api_key
 from support.seeds import mix_seed
@@ -108,8 +109,8 @@ class Served:
         answer = post_json(self.url, self.request | turn, api_key(), timeout=TIMEOUT)
         try:
             choice = answer["choices"][0]
-            text, reason = str(choice["text"]), str(choice["finish_reason"])
-        except (KeyError, IndexError, TypeError):
+            text, reason = utf8(choice["text"]), str(choice["finish_reason"])
+        except (KeyError, IndexError, TypeError, AttributeError):
             raise Unavailable(self.url, "the answer is not a completion") from None
         if reason == "stop":
             # Some servers cut the stop string off, whatever they are asked.

@@ -43,11 +43,10 @@ def set_rates(schedules: list, i: int, up: int) -> None:
 
     up: warmup_steps. They end with the peak; with a rate of 0 the first would teach nothing.
     """
-    at = i + 1 if i < up else i
     for schedule in schedules:
         rates = zip(schedule.base_lrs, schedule.lr_lambdas)
         for group, (peak, share) in zip(schedule.optimizer.param_groups, rates):
-            group["lr"] = peak * share(at)
+            group["lr"] = peak * ((i + 1) / up if i < up else share(i))
 
 
 def batch_at(i: int, size: int, run: Config) -> list[int]:

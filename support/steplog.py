@@ -11,9 +11,7 @@ from tqdm import tqdm
 from config import Config
 from rewards import format_fault
 from support.runfiles import Log
-
-# characters of a rollout that is shown
-SHOWN = 600
+from support.scores import broken_format
 
 
 def write_step(run: Config, policy, log: Log, step: int, metrics: dict, rollouts: list) -> None:
@@ -25,7 +23,8 @@ def write_step(run: Config, policy, log: Log, step: int, metrics: dict, rollouts
         log.write("rollouts", row)
     new = [f"step {step}: {text}" for text in warnings if text not in log.warned]
     if step == 1 and metrics["format_errors"] == 1:
-        new += broken_format(rollouts)
+        # of this process
+        new += broken_format([(format_fault(r), r.text) for r in rollouts if r.parent is None])
     for line in branch_lines(policy, rollouts, run.print_branches) + new:
         tqdm.write(line)
     log.warned = set(warnings)
@@ -88,22 +87,6 @@ def branch_line(policy, x) -> str:
         f"now {policy.text[new]!r} | entropy {p.entropy[t]:.3f} Omega {p.omega[t]:.4f} "
         f"score {p.branching_score[t]:+.2f} | reward {p.reward:g} -> {x.reward:g}"
     )
-
-
-def broken_format(rollouts: list) -> list[str]:
-    """Where no rollout kept the format: the rule that most broke, and one of them."""
-    initial = [r for r in rollouts if r.parent is None]
-    faults = Counter(map(format_fault, initial))
-    if not faults:
-        return []
-    worst, count = faults.most_common(1)[0]
-    text = next(r.text for r in initial if format_fault(r) == worst)
-    shown = text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} ... {text[-SHOWN // 2 :]}"
-    return [
-        f"no rollout of the first step kept the format, so all rewards are equal; most often "
-        f"({count} of {len(initial)}): {worst}. One of them:",
-        f"  {shown!r}",
-    ]
 
 
 def alarms(metrics: dict) -> list[str]:

@@ -413,6 +413,9 @@ def test_a_template_that_opens_the_thought_is_not_taught_to_open_it_twice(agent,
     )
     before = [{"role": "user", "content": "q"}]
     text = "<think> a </think><answer> \\boxed{4} </answer>"
+    for broken in ("<answer> \\boxed{4} </answer>", "OK. " + text, "<python>1</python>"):
+        with pytest.raises(ValueError, match="the answer does not close it"):
+            encode_example(tokenizer, before, [(True, broken)])
     for pieces in ([(True, text)], [(True, " \n" + text)], [(True, text.removeprefix("<think>"))]):
         ids, mask = encode_example(tokenizer, before, pieces)
         prompt = encode_prompt(tokenizer, before)

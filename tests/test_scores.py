@@ -8,7 +8,7 @@ import pytest
 import torch
 from eval_parts import made_row
 
-from support.scores import bootstrap, numbers_of, pass_at_k, table
+from support.scores import bootstrap, broken_format, numbers_of, pass_at_k, table
 
 
 @pytest.mark.parametrize("n, c", [(5, 0), (5, 2), (5, 5), (8, 3)])
@@ -129,3 +129,12 @@ def test_levels_have_rows_of_their_own():
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| gaia", "| gaia, 1", "| gaia, 2"]
     assert [line.split(" | ")[2].split(" ")[0] for line in lines[2:]] == ["66.7", "100.0", "50.0"]
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_where_no_response_keeps_the_format_the_worst_rule_is_named_and_one_shown():
+    faults = [("no <think>", "first"), ("no <think>", "second"), ("too long", "x" * 2000)]
+    told, shown = broken_format(faults)
+    assert "(2 of 3): no <think>" in told and "first" in shown
+    told, shown = broken_format(faults[2:])
+    assert "(1 of 1): too long" in told and len(shown) < 700
+    assert broken_format([]) == broken_format([*faults, ("", "fine")]) == []

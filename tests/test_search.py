@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tool_parts import start, status, trickle, with_scores, without_scores
 
+from support import http
 from support.http import Unavailable
 from support.search import Batches, Retriever
 from tools import SearchTool
@@ -162,19 +163,21 @@ def test_retrieve_batches_what_waits(serve):
 
 
 @pytest.mark.parametrize(
-    "refusal", [{"result": [None]}, {"result": [[None]]}, {"result": [[{"contents": None}]]}, 422]
+    "refusal",
+    [{"result": [None]}, {"result": [[None]]}, {"result": [[{"contents": None}]]}, 422, 500],
 )
 @pytest.mark.parametrize("place", [0, 3, 7])
-def test_a_query_that_the_server_refuses_fails_alone(serve, refusal, place):
-    """Others of its batch are answered; it is asked alone, and once."""
+def test_a_query_that_the_server_refuses_fails_alone(serve, monkeypatch, refusal, place):
+    """Others of its batch are answered."""
+    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
     queries = [f"query {k}" for k in range(8)]
 
     def answer(handler, payload):
         asked = payload["queries"]
         if queries[place] not in asked:
             return {"result": [[{"contents": f"about {q}"}] for q in asked]}
-        if refusal == 422:
-            return status(422)(handler, payload)
+        if isinstance(refusal, int):
+            return status(refusal)(handler, payload)
         rest = [[{"contents": "x"}]] * (len(asked) - 1)
         return {"result": refusal["result"] + rest}
 
@@ -190,20 +193,64 @@ def test_a_query_that_the_server_refuses_fails_alone(serve, refusal, place):
         else:
             assert future.result(0) == [f"about {query}"]
     alone = [p["queries"] for p, _ in server.asked if p["queries"] == [queries[place]]]
-    assert len(alone) == 1 and len(server.asked) == 1 + 2 * 3
+    assert len(alone) == (2 if refusal == 500 else 1)
+    # the batch (an error of the server is tried again), its halves, and so on
+    first = 4 if refusal == 500 else 1
+    assert len(server.asked) - len(alone) == first + 2 * 3 - 1
 
 
-def test_a_silent_server_is_not_asked_query_by_query():
-    asked = []
-
-    def source(queries):
-        asked.append(len(queries))
-        raise Unavailable("s", "no answer within 1 s", silent=True)
-
+@pytest.mark.parametrize("code", [401, 403, 404, 429, 502, 503, 504, None])
+def test_a_server_that_is_down_is_not_asked_query_by_query(serve, monkeypatch, code):
+    """None: nothing listens."""
+    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
+    server = serve(status(code or 503))
+    source = Retriever(server.url if code else "http://127.0.0.1:9/retrieve", 1, 5.0, 1)
     batches, waiting = Batches(source), [(str(k), Future()) for k in range(5)]
     batches.waiting = list(waiting)
     batches._ask()
-    assert asked == [5] and all(isinstance(f.exception(0), Unavailable) for _, f in waiting)
+    assert all(isinstance(f.exception(0), Unavailable) for _, f in waiting)
+    assert all(len(payload["queries"]) == 5 for payload, _ in server.asked)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        lambda handler, _: handler.connection.close(),
+        lambda handler, _: handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n<html>") and None,
+        lambda h, _: h.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n{}") and None,
+    ],
+)
+def test_an_answer_that_breaks_off_is_blamed_on_its_query(serve, monkeypatch, trouble):
+    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
+
+    def answer(handler, payload):
+        if "bad" in payload["queries"]:
+            return trouble(handler, payload)
+        return {"result": [[{"contents": f"about {q}"}] for q in payload["queries"]]}
+
+    batches = Batches(Retriever(serve(answer).url, 1, 5.0, 0))
+    waiting = [(q, Future()) for q in ("a", "b", "bad", "c")]
+    batches.waiting = list(waiting)
+    batches._ask()
+    assert [f.exception(0) is None for _, f in waiting] == [True, True, False, True]
+
+
+def test_a_query_alone_survives_a_passing_error(serve, monkeypatch):
+    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
+    seen = []
+
+    def answer(handler, payload):
+        asked = payload["queries"]
+        seen.append(asked)
+        if "bad" in asked or (asked == ["good"] and seen.count(asked) == 1):
+            return status(500)(handler, payload)
+        return {"result": [[{"contents": f"about {q}"}] for q in asked]}
+
+    batches = Batches(Retriever(serve(answer).url, 1, 5.0, 0))
+    waiting = [(q, Future()) for q in ("bad", "good")]
+    batches.waiting = list(waiting)
+    batches._ask()
+    assert waiting[1][1].result(0) == ["about good"]
 
 
 def test_batches_fail_alone_and_never_hang():

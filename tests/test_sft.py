@@ -63,6 +63,14 @@ def test_the_schedule_rises_and_falls_to_0(schedule, warmup):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * share, abs=1e-12)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_single_step_of_warm_up_is_at_the_peak(schedule):
+    run = dataclasses.replace(read_settings([]), cold_schedule=schedule, cold_warmup=0.1)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    sft.set_rates(sft.schedules_of([optimizer], 1, run), 0, sft.warmup_steps(1, run))
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
 def test_every_epoch_is_a_new_order_or_the_files():
     run = dataclasses.replace(read_settings([]), cold_batch=4, cold_shuffle=True)
     seen = [k for i in range(5) for k in sft.batch_at(i, 10, run)]

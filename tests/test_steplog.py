@@ -5,7 +5,7 @@ import torch
 from conftest import lines
 
 from rollout import Rollout
-from support.steplog import alarms, broken_format, give_up, tree_rows
+from support.steplog import alarms, give_up, tree_rows
 
 
 def test_rollouts_file_holds_whole_trees(finished):
@@ -39,17 +39,6 @@ def test_a_rank_without_rollouts_gives_up_like_the_others(agent, tmp_path):
     with pytest.raises(ValueError, match="the gradients of 3 steps in a row were not finite"):
         give_up(path, agent, [], 7, 3)
     assert path.read_text() == ""
-
-
-def test_a_first_step_without_a_format_says_which_rule_broke_and_shows_a_rollout():
-    texts = ["<answer> \\boxed{1} </answer>", "<answer> \\boxed{2} </answer>", "nothing " * 200]
-    rollouts = [Rollout([1], 0, finish="stop", pieces=[(True, text)]) for text in texts]
-    rollouts[2].finish = "length"
-    told, shown = broken_format(rollouts)
-    assert "(2 of 3): no <think>" in told and "boxed{1}" in shown
-    told, shown = broken_format(rollouts[2:])
-    assert "length" in told and len(shown) < 700
-    assert broken_format([]) == [], "a rank may have none"
 
 
 def test_alarms():
