@@ -256,10 +256,12 @@ def _plain_number_words(text: str) -> str:
 
     5^{«rd»} becomes 5«th», 6:00 PM becomes 6:00«pm».
     """
-    part = rf"(?<![\d.,/^_}}])(\d{{1,20}})[\s␣-]*(«?)-?({'|'.join(PARTS)})s?(?![A-Za-z])(?(2)(»|␣))"
+    part = rf"(?<![\d.,/^_}}])(\d{{1,20}})[\s␣-]*(«)?-?({'|'.join(PARTS)})s?(?![A-Za-z])(?(2)(»|␣))"
     text = re.sub(part, _part, text)
     scale = rf"(?<=[\d}}])(\s*«?)({'|'.join(SCALES)})s?(?![A-Za-z])(»|␣?)"
-    text = re.sub(scale, lambda m: SCALES[m[2]] + "«" * ("«" in m[1] and m[3] != "»"), text)
+    # twice for "hundred thousand"
+    for _ in range(2):
+        text = re.sub(scale, lambda m: SCALES[m[2]] + "«" * ("«" in m[1] and m[3] != "»"), text)
     text = re.sub(rf"(?<=\d)\s*«({'|'.join(SHORT_SCALES)})»", lambda m: SHORT_SCALES[m[1]], text)
     text = re.sub(rf"_\s*\{{?\s*«({'|'.join(BASES)})»\s*\}}?", lambda m: f"_{BASES[m[1]]}", text)
     text = re.sub(r"\^\s*\{?\s*«(st|nd|rd|th)»\s*\}?", "«th»", text)

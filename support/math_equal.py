@@ -109,7 +109,7 @@ def _same_values(first: str, second: str) -> bool:
 
 def leaf_equal(a: str, b: str) -> bool | None:
     """Are two elements equal? None where neither strings nor rationals decide."""
-    (name_a, a, unit_a), (name_b, b, unit_b) = split_leaf(a), split_leaf(b)
+    (name_a, a, unit_a), (name_b, b, unit_b) = _split_leaves(a, b)
     if name_a and name_b and name_a != name_b:
         return None if code_of(name_a) and code_of(name_b) else False
     if name_a != name_b and not is_name(name_a or name_b):
@@ -134,6 +134,14 @@ def leaf_equal(a: str, b: str) -> bool | None:
     if "\\infty" in (a.lstrip("-"), b.lstrip("-")):
         return False
     return _same_text(a, b)
+
+
+def _split_leaves(a: str, b: str) -> list[tuple[str, str, str]]:
+    """The parts of two leaves: beside 5 km, 5000 m has a unit."""
+    parts = [split_leaf(a), split_leaf(b)]
+    if bool(parts[0][2]) == bool(parts[1][2]):
+        return parts
+    return [part if part[2] else split_leaf(leaf, True) for part, leaf in zip(parts, (a, b))]
 
 
 def _same_number(a: str, x, b: str, y) -> bool:

@@ -82,7 +82,8 @@ def is_name(text: str) -> bool:
     text = re.sub(
         r"(\\(?:sum|prod|int|lim)(?:_(?:\w|\{[^{}]*\}))?)\^(?:\w|\{[^{}]*\})", r"\1", text
     )
-    undone = any(name in UNDONE for name in re.findall(r"\\([A-Za-z]+)", text))
+    bare = re.sub(rf"({_WORD})(?:{_ANY})", r"\1", text)
+    undone = any(name in UNDONE for name in re.findall(r"\\([A-Za-z]+)", bare))
     if undone or text in ("", "pi") or re.search(BARE, text):
         return False
     return re.fullmatch(NAME, text) is not None

@@ -1,6 +1,6 @@
 """Do two expressions have the same values? This text runs in the sandbox, with sympy.
 
-    1. at        values of the symbols at one of eight points
+    1. at        values of the symbols at one of ten points
     2. power, sqrt, log, ...    refuse what is not real, where both expressions are of reals
     3. near      are two numbers equal?
     4. same      are two expressions, or two equations up to a constant factor?
@@ -68,6 +68,8 @@ POINTS = [
     (0.02, 0.5, 1),
     (2, 9, 1),
     (0.02, 0.6, None),
+    (2, 9, -1),
+    (0.02, 0.5, -1),
 ]
 
 

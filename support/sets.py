@@ -60,18 +60,26 @@ def _one_bound(left: str, sign: str, bound: str) -> tuple[str, list[Piece]] | No
             return left, [("(", "-\\infty", bound, "])"[open_end])]
         return left, [("[("[open_end], bound, "\\infty", ")")]
     absolute = re.fullmatch(r"\|([^|+-]+)(?:([+-])([^|+-]+))?\|", left)
-    if not absolute or not is_variable(absolute[1]) or number(bound) is None or number(bound) <= 0:
+    if not absolute or not is_variable(absolute[1]) or re.search("[-+]", bound) or bound == "0":
         return None
-    middle = number(absolute[3] or "0")
-    if middle is None:
+    ends = _ends(number(absolute[3] or "0"), absolute[2] == "-", bound)
+    if not ends:
         return None
-    middle = middle if absolute[2] == "-" else -middle
-    low, high = str(middle - number(bound)), str(middle + number(bound))
+    low, high = ends
     if sign == "≠":
         return absolute[1], _without([low, high])
     inside = ("(["[sign == "≤"], low, high, ")]"[sign == "≤"])
     outside = [("(", "-\\infty", low, ")]"[sign == "≥"]), ("(["[sign == "≥"], high, "\\infty", ")")]
     return absolute[1], [inside] if sign in "<≤" else outside
+
+
+def _ends(shift: Fraction | None, minus: bool, bound: str) -> tuple[str, str] | None:
+    """Where |x - shift| or |x + shift| reaches the bound; None if that is not known."""
+    reach = number(bound)
+    if shift is not None and reach is not None:
+        middle = shift if minus else -shift
+        return str(middle - reach), str(middle + reach)
+    return (f"-{bound}", bound) if shift == 0 else None
 
 
 def _membership(text: str) -> tuple[str, list[Piece]] | None:

@@ -24,7 +24,9 @@ from support.sets import (
     split_outside,
     unite,
 )
+from support.units import compound
 
+PLUS_MINUS = r"\\(?:pm|(m)p)(?![A-Za-z]) ?"
 # an answer: a leaf is its text, else (kind, elements)
 Tree = str | tuple[str, list]
 
@@ -82,13 +84,17 @@ def _joined_by_or(text: str) -> Tree | None:
         return _named_region(
             *variables, unite([piece for _, region in regions for piece in region])
         )
-    kinds = {_kind(tree) for tree in trees}
-    if len(kinds) == 1 and _kind(trees[0])[:1] == "∈":
-        return trees[0][0], [("set", [x for tree in trees for x in _elements(tree[1][0])])]
-    names = {split_equation(tree)[0] for tree in trees if isinstance(tree, str)}
+    names = {_name_of(tree) for tree in trees}
     if len(names) > 1 and "" not in names:
         return "∨", trees
+    if all(_kind(tree)[:1] == "∈" for tree in trees):
+        return _kind(trees[0]), [("set", [x for tree in trees for x in _elements(tree[1][0])])]
     return "set", [x for tree in trees for x in _elements(tree)]
+
+
+def _name_of(tree: Tree) -> str:
+    """The name of what is equal to something or in a set, "" without one."""
+    return split_equation(tree)[0] if isinstance(tree, str) else _kind(tree).partition("∈")[2]
 
 
 def _named_region(variable: str, pieces: list) -> Tree:
@@ -99,9 +105,11 @@ def _named_region(variable: str, pieces: list) -> Tree:
 def _joined_by_and(text: str) -> Tree | None:
     """Answers joined by "and" or a comma: a region of one variable, a system, a list."""
     parts = [part for part in split_outside(text, "[,;∧]") if part]
-    if len(parts) == 1 and "\\pm" in text:
-        signs = [("+", "-"), ("-", "+")]
-        parts = [text.replace("\\pm", up).replace("\\mp", down) for up, down in signs]
+    # 2 hours and 30 minutes
+    if len(parts) == 2 and compound("".join(parts)) and "∧" in text:
+        return "".join(parts)
+    if len(parts) == 1 and re.search(PLUS_MINUS, text):
+        parts = [re.sub(PLUS_MINUS, lambda m, k=k: "+-"[(m[1] == "m") ^ k], text) for k in (0, 1)]
     if len(parts) < 2:
         return None
     regions = [condition_region(part) for part in parts]

@@ -78,18 +78,21 @@ SYMBOLS = r"«[^»]*»|[A-Za-zμΩ°€£¥¢＄′″/·]|\^\{?-?\d\}?"
 NUMBER = r"\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\}|\d+\\frac\{\d+\}\{\d+\}"
 
 
-def split_leaf(leaf: str) -> tuple[str, str, str]:
-    """(what stands before a single "=", the value, its unit); "" for what is not there."""
+def split_leaf(leaf: str, any_symbol: bool = False) -> tuple[str, str, str]:
+    """(what stands before a single "=", the value, its unit); "" for what is not there.
+
+    any_symbol: 5m is 5 meters, not 5 times m.
+    """
     name, value = split_equation(leaf)
-    value = _with_symbols(value)
+    value = _with_symbols(value).replace("␣and»", "»")
     # £5
     value = re.sub(r"^([-+]?)([£€¥＄])(.+)", r"\1\3\2", value)
-    compound = _compound(value)
-    if compound:
-        return name, *compound
+    parts = compound(value)
+    if parts:
+        return name, *parts
     tail = re.fullmatch(rf"(.*[\d)}}.]|.*\\pi ?|.+?(?=«))((?:{SYMBOLS})+)", value)
     angle = tail and tail[2] == "°" and re.search("sin|cos|tan|cot|sec|csc", tail[1])
-    unit = unit_of(tail[2]) if tail and not angle else ""
+    unit = unit_of(tail[2], any_symbol) if tail and not angle else ""
     if unit:
         return name, tail[1].removesuffix(" "), unit
     value = re.sub(r"«(\(?\w\)?)»", r"\1", value)
@@ -112,7 +115,7 @@ def _minutes(match: re.Match) -> str:
     return f"{match[1]}′" + (f"{match[2]}″" if match[2] else "")
 
 
-def _compound(value: str) -> tuple[str, str] | None:
+def compound(value: str) -> tuple[str, str] | None:
     """("11/2", "ft") for 5 feet 6 inches; None for anything else."""
     sign, parts = value[:1] == "-", re.findall(rf"({NUMBER})((?:{SYMBOLS})+)", value)
     if len(parts) < 2 or "".join(map("".join, parts)) != value.lstrip("-"):
@@ -128,21 +131,21 @@ def _compound(value: str) -> tuple[str, str] | None:
     return f"{'-' * sign}{total}", units[0]
 
 
-def unit_of(text: str) -> str:
+def unit_of(text: str, any_symbol: bool = False) -> str:
     """The symbol of a unit: "mi/h" for "«miles␣per␣hour»"; "" for other text.
 
     One or two words in \\text{} that are no unit say what is counted: "apple".
     """
     plain = re.sub(r"[«».{}^]", "", text).strip("␣")
     in_text = "«" in text
-    whole = _unit_name(plain.replace("␣", ""), any_symbol=in_text)
+    whole = _unit_name(plain.replace("␣", ""), any_symbol or in_text)
     if whole:
         return whole
     ratio = re.split(r"/|␣per␣|(?<=[a-z])per(?=[a-z])", plain.strip("·"))
     parts = [[word for word in re.split("[·␣]+", part) if word] for part in ratio]
     longest = max((len(word) for part in parts for word in part), default=0)
     compound = len(parts) > 1 or len(parts[0]) > 1
-    sure = in_text or (compound and (plain.startswith(PLAIN_PRODUCTS) or longest > 1))
+    sure = any_symbol or in_text or (compound and (plain.startswith(PLAIN_PRODUCTS) or longest > 1))
     names = [_product(part, sure) for part in parts]
     if all(names):
         return "/".join(names)
