@@ -30,7 +30,7 @@ TOKEN = "|".join(
         rf"\\[A-Za-z]+{SUBSCRIPT}",
         rf"(?:{WORDS}|pi)(?![A-Za-z])",
         rf"[A-Za-z]{SUBSCRIPT}",
-        r"[-+*/^!|(){}\[\]°_,]",
+        r"\\[{}]|[-+*/^!|(){}\[\]°_,]",
     ]
 )
 
@@ -108,7 +108,7 @@ class _Reader:
         if token in OPEN:
             return not (token == "|" and self.bars)
         if token[:1] == "\\":
-            return token not in OPEN.values() and token not in TIMES
+            return token[1:].isalpha() and token not in (*OPEN.values(), *TIMES)
         return token[:1].isalnum()
 
     def power(self) -> str:

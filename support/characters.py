@@ -26,14 +26,14 @@ FRACTION = "[¼-¾⅐-⅞↉]"
 MEANING = pairs(r"ℕ=\mathbb{N} ℤ=\mathbb{Z} ℚ=\mathbb{Q} ℝ=\mathbb{R} ℂ=\mathbb{C} ＄=\$ º=°")
 SIGNS = pairs(
     "−=- –=- —=- ‐=- ‑=- ‒=- ÷=/ ⁄=/ ∕=/ 、=, 。=. ⟨=( ⟩=) ∗=* ∶=: ′=' ″='' ’=' ‘=' "
-    "【=( 】=) ∛=\\sqrt[3] ∜=\\sqrt[4] ‰=\\times10^{-3} ◦=°"
+    "【=( 】=) ∛=\\sqrt[3] ∜=\\sqrt[4] ‖=\\| ‰=\\times10^{-3} ◦=°"
 )
 SIGNS |= {"≈": "="} | {
     character: f"\\{name} "
     for character, name in pairs(
         "×=times ·=cdot ⋅=cdot ∙=cdot •=cdot ∞=infty √=sqrt ∪=cup ∩=cap ∖=setminus ∅=emptyset "
         "∈=in ±=pm ∓=mp ≠=ne ⌊=lfloor ⌋=rfloor ⌈=lceil ⌉=rceil ∑=sum ∏=prod ∫=int ≡=equiv "
-        "→=to ∠=angle △=triangle π=pi"
+        "→=to ∠=angle △=triangle π=pi ∣=mid"
     ).items()
 }
 

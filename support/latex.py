@@ -39,7 +39,8 @@ LAYOUT += r"\text \textbf \textit \textrm \emph \mathrm \mathbf \mathsf \mbox".s
 COMMANDS = dict.fromkeys(LAYOUT, " ") | {r"\approx": "=", r"\simeq": "="}
 COMMANDS |= pairs(
     r"\leq=≤ \le=≤ \leqslant=≤ \geq=≥ \ge=≥ \geqslant=≥ \lt=< \gt=> \neq=\ne \dfrac=\frac "
-    r"\tfrac=\frac \cfrac=\frac \dbinom=\binom \tbinom=\binom \lvert=| \rvert=| \vert=| "
+    r"\tfrac=\frac \cfrac=\frac \nicefrac=\frac \sfrac=\frac \dbinom=\binom \tbinom=\binom "
+    r"\lvert=| \rvert=| \vert=| "
     r"\lbrace=\{ \rbrace=\} \langle=( \rangle=) \lbrack=[ \rbrack=] \degree=° \circ=° \%=% \_=_ "
     r"\colon=: \varnothing=\emptyset \div=/ \!= \$=＄ \prime=' \top=T "
     r"\wedge=∧ \land=∧ \vee=∨ \lor=∨ \varphi=\phi \varepsilon=\epsilon \vartheta=\theta "
@@ -60,7 +61,8 @@ DECORATION = (
     r"\\(?:(?:text)?color(?:box)?|h?phantom|[hv]space\*?|label|tag)\s*(?:\[\w*\])?\s*\{[^{}]*\}"
 )
 MATRIX = r"\\begin\{pmatrix\}((?:(?!\\begin|\\end).)*)\\end\{pmatrix\}"
-LOGIC = {"and": "∧", "or": "∨", "且": "∧", "和": "∧", "与": "∧", "或": "∨"}
+LOGIC = {"and": "∧", "or": "∨"}
+LOGIC |= {"且": "∧", "和": "∧", "与": "∧", "以及": "∧", "并且": "∧", "或": "∨", "或者": "∨"}
 CJK = "[\u4e00-\u9fff]"
 
 SCALES = {
@@ -96,7 +98,7 @@ _ORDINALS = (
 PARTS = {word: below for below, word in enumerate(_ORDINALS.split(), 2)}
 PARTS |= {"halve": 2, "fourth": 4, "thirtieth": 30, "fortieth": 40, "fiftieth": 50}
 PARTS |= {"sixtieth": 60, "hundredth": 100, "thousandth": 1000, "millionth": 10**6}
-PARTS |= {"billionth": 10**9}
+PARTS |= {"billionth": 10**9, "ten-thousandth": 10**4, "hundred-thousandth": 10**5}
 
 
 def last_boxed(text: str) -> str | None:
@@ -105,7 +107,7 @@ def last_boxed(text: str) -> str | None:
     Without a brace it is one number, letter or command, as in "\\boxed 42".
     """
     box = r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*"
-    bare = r"-?\d+(?:[.,/]\d+)*(?![\w\\^./])|[A-Za-z](?![\w\\^({/])|\\pi(?![\w\\^])"
+    bare = r"-?\d+(?:[.,/]\d+)*(?![\w\\^/]|\.\d)|[A-Za-z](?![\w\\^({/])|\\pi(?![\w\\^])"
     best, open_braces = (-1, None), []
     # An escaped brace groups nothing.
     for found in re.finditer(rf"{box}(?:(?P<open>\{{)|(?P<bare>{bare}))|\\.|\{{|\}}", text, re.S):
@@ -126,7 +128,11 @@ def plain_math(text: str) -> str:
     \\text{a b} becomes «a␣b», "and" ∧, "or" ∨, every matrix a pmatrix.
     """
     text = re.sub(r"^\s*\*\*([^*]+)\*\*[\s.]*$", r"\1", last_boxed(text) or text)
-    text = re.sub(TEXT, _plain_text, latex_of(text))
+    # \mathrm{cm^{3}}
+    text = re.sub(
+        r"(?<=[A-Za-z])\^\{(-?\d)\}(?=\s*(?:\}|/|\\[,;] ?|\\cdot))", r"^\1", latex_of(text)
+    )
+    text = re.sub(TEXT, _plain_text, text)
     text = re.sub(DECORATION, " ", _plain_matrices(text))
     text = re.sub(r"\\not\s*=", r"\\ne ", text)
     text = re.sub(r"\\(?:[A-Za-z]+|.)|[$~]", lambda m: COMMANDS.get(m[0], m[0]), text)
@@ -154,7 +160,8 @@ def _plain_matrices(text: str) -> str:
     text = text.replace(r"\end{array}", r"\end{pmatrix}")
     bars = rf"(?:\\left\s*)?(?:\||\\[lr]?vert)\s*{MATRIX}\s*(?:\\right\s*)?(?:\||\\[lr]?vert)"
     text = re.sub(bars, r"\\begin{vmatrix}\1\\end{vmatrix}", text, flags=re.S)
-    left, right = r"(?:\\left\s*)?(?:\\?[({\[])", r"(?:\\right\s*)?(?:\\?[)}\]])"
+    size = r"(?:\\(?:left|right|[Bb]igg?[lr]?)\s*)?"
+    left, right = rf"{size}(?:\\?[({{\[])", rf"{size}(?:\\?[)}}\]])"
     for _ in range(2):
         around = rf"(?<![\w}}]){left}\s*({MATRIX})\s*{right}"
         text = re.sub(around, r"\1", text, flags=re.S)
@@ -169,7 +176,11 @@ def _det(match: re.Match) -> str:
 def _plain_text(match: re.Match) -> str:
     """What stands for \\text{..}: words in «»; a function, e, i or a leading number as it is."""
     words = re.sub(r"(?:\s|~|\\[ ,;])+", " ", match[1]).strip()
-    if words in FUNCTIONS or words in OF_SEVERAL:
+    # minutes and seconds are no functions
+    applied = words not in ("min", "sec") or re.match(
+        r"\s*(?:[(_]|\\)", match.string[match.end() :]
+    )
+    if applied and (words in FUNCTIONS or words in OF_SEVERAL):
         return f"\\{words} "
     if words.strip(" ,") in LOGIC:
         return f" {LOGIC[words.strip(' ,')]} "
@@ -188,10 +199,10 @@ def _plain_text(match: re.Match) -> str:
 
 def _plain_words(text: str) -> str:
     """Words outside \\text{}: " and " as ∧, Chinese in «»."""
-    text = re.sub(r"\s(and|or)\s", lambda m: LOGIC[m[1]], text)
+    text = re.sub(r"(?i)\s(and|or)\s", lambda m: LOGIC[m[1].lower()], text)
     if text.isascii():
         return text
-    text = re.sub(rf"(?<!{CJK})([且和与或])(?!{CJK})", lambda m: LOGIC[m[1]], text)
+    text = re.sub(rf"(?<!{CJK})(且|和|与|以及|并且|或者?)(?!{CJK})", lambda m: LOGIC[m[1]], text)
     return re.sub(rf"(«[^»]*»)|({CJK}+)", lambda m: m[1] or f"«{m[2]}»", text)
 
 
@@ -215,8 +226,9 @@ def _plain_fractions(text: str) -> str:
     text = re.sub(r"\\(frac|binom)\s*(\w)\s*(\w)", r"\\\1{\2}{\3}", text)
     text = re.sub(r"\\(frac|binom)\s*(\{[^{}]*\}|\w)\s*(\{[^{}]*\}|\w)", _braced, text)
     text = re.sub(r"\\sqrt\s*(\d+)", r"\\sqrt{\1}", text)
-    text = re.sub(r"\{([^{}\\]*)\\choose\s*([^{}\\]*)\}", r"\\binom{\1}{\2}", text)
-    text = re.sub(r"^([^{}\\]*)\\choose\s*([^{}\\]*)$", r"\\binom{\1}{\2}", text)
+    for old, new in (("choose", "binom"), ("over", "frac")):
+        both = rf"([^{{}}\\]*)\\{old}(?![a-z])\s*([^{{}}\\]*)"
+        text = re.sub(rf"\{{{both}\}}|^{both}$", rf"\\{new}{{\1\3}}{{\2\4}}", text)
     combinations = r"(?:«C»|(?<![A-Za-z])C)_\{?(\d+)\}?\^\{?(\d+)\}?"
     text = re.sub(combinations, r"\\binom{\1}{\2}", text)
     period = r"(?<!\d)(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))"
@@ -256,7 +268,8 @@ def _plain_number_words(text: str) -> str:
 
     5^{«rd»} becomes 5«th», 6:00 PM becomes 6:00«pm».
     """
-    part = rf"(?<![\d.,/^_}}])(\d{{1,20}})[\s␣-]*(«)?-?({'|'.join(PARTS)})s?(?![A-Za-z])(?(2)(»|␣))"
+    words = "|".join(sorted(PARTS, key=len, reverse=True))
+    part = rf"(?<![\d.,/^_}}])(\d{{1,20}})[\s␣-]*(«)?-?({words})s?(?![A-Za-z])(?(2)(»|␣))"
     text = re.sub(part, _part, text)
     scale = rf"(?<=[\d}}])(\s*«?)({'|'.join(SCALES)})s?(?![A-Za-z])(»|␣?)"
     # twice for "hundred thousand"

@@ -113,7 +113,8 @@ def leaf_equal(a: str, b: str) -> bool | None:
     if name_a and name_b and name_a != name_b:
         return None if code_of(name_a) and code_of(name_b) else False
     if name_a != name_b and not is_name(name_a or name_b):
-        return False
+        # \binom{4}{2} = 6 is 6, if it is true
+        return None if is_constant(name_a or name_b) else False
     # $5 is not 5 percent
     if (unit_a and b.endswith("%")) or (unit_b and a.endswith("%")):
         return False
@@ -134,6 +135,12 @@ def leaf_equal(a: str, b: str) -> bool | None:
     if "\\infty" in (a.lstrip("-"), b.lstrip("-")):
         return False
     return _same_text(a, b)
+
+
+def is_constant(text: str) -> bool:
+    """Is it an expression of numbers alone?"""
+    code = code_of(text)
+    return code is not None and "v(" not in code
 
 
 def _split_leaves(a: str, b: str) -> list[tuple[str, str, str]]:
@@ -192,6 +199,8 @@ def _leaf_code(leaf: str) -> str:
     value, left = code_of(value), code_of(name)
     equation = f"lambda v: {left} - {value}" if name and value and left else None
     plain = f"lambda v: {value}" if value and (not name or is_name(name)) else None
+    if value and not plain and is_constant(name):
+        plain = f"lambda v: checked({left}, {value})"
     if not (plain or equation):
         return NO_CODE
     size = size_of(unit)[0] if unit else 0

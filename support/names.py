@@ -26,6 +26,11 @@ DERIVATIVE = r"\\frac\{(?:d|\\partial) ?[A-Za-z]?\}\{(?:d|\\partial) ?[A-Za-z]\}
 # \tan\alpha and \cos C are asked for, \sin x is to be solved
 ANGLE = rf"\(?(?:\d*\\(?:{'|'.join(sorted(GREEK))})|[A-Z]+|\\angle ?[A-Z]+)\)?"
 TRIGONOMETRY = rf"\\?(?:sin|cos|tan|cot|sec|csc)(?:\^\{{?2\}}?)? ?{ANGLE}"
+# a ratio of lengths, a product of vectors, the number of elements
+MEASURED = (
+    r"\\frac\{[A-Z]{2,}\}\{[A-Z]{2,}\}|\\vec ?\{?\w\}? ?\\cdot ?\\vec ?\{?\w\}?|"
+    r"\|[A-Z] ?\\c[au]p ?[A-Z]\|"
+)
 # After these letters a bracket holds an argument, not a factor.
 CALLED = r"[fghpqruvwFGHPQRSTUVWENLDM]|\\(?:phi|psi)"
 
@@ -75,14 +80,15 @@ def is_variable(text: str) -> bool:
 
 def is_name(text: str) -> bool:
     """Does "text = value" only say what the value is of?"""
-    if re.fullmatch(rf"{DERIVATIVE}|{TRIGONOMETRY}", text):
+    if re.fullmatch(rf"{DERIVATIVE}|{TRIGONOMETRY}|{MEASURED}", text):
         return True
     # the inverse of a function or matrix, a transpose
     text = re.sub(r"(?<=[A-Z])\^\{?(?:-1|T)\}?|\^\{-1\}(?=\()", "'", text)
     text = re.sub(
         r"(\\(?:sum|prod|int|lim)(?:_(?:\w|\{[^{}]*\}))?)\^(?:\w|\{[^{}]*\})", r"\1", text
     )
-    bare = re.sub(rf"({_WORD})(?:{_ANY})", r"\1", text)
+    bare = re.sub(_BELOW, " ", re.sub(rf"({_WORD})(?:{_ANY})", r"\1", text))
+    bare = re.sub(r"\\(?:cup|cap|mid)(?=[^()]*\))", "", bare)
     undone = any(name in UNDONE for name in re.findall(r"\\([A-Za-z]+)", bare))
     if undone or text in ("", "pi") or re.search(BARE, text):
         return False

@@ -134,6 +134,13 @@ def near(x, y, rough=0):
     return bool(size < oo and gap <= size / 10 ** (6 if rough else 80) or gap < zero)
 
 
+def checked(left, right):
+    """The right side of a true equation between numbers; Unreal if it is false."""
+    if not near(left, right):
+        raise Unreal
+    return right
+
+
 @functools.cache
 def value_at(f, k, positive, reals):
     """f at a point, None where it is not real."""
@@ -146,30 +153,33 @@ def value_at(f, k, positive, reals):
 
 def presumed_positive(f, g, names):
     """The symbols that make f or g unreal if they alone are negative."""
-    found = []
-    for name in names:
-        others = frozenset(names) - {name}
-        if None in (value_at(f, 2, others, True), value_at(g, 2, others, True)):
-            found.append(name)
-    return frozenset(found)
+    alone = {name: names - {name} for name in names}
+    return frozenset(
+        name for name in names if None in [value_at(h, 2, alone[name], True) for h in (f, g)]
+    )
 
 
 def values(f, g, names, marks):
     """The pairs of values that count, None if f and g are not defined for the same reals."""
-    points = range(len(POINTS) if names else 1)
+    positive = frozenset()
+    if "i" not in marks and "a" not in marks:
+        positive = presumed_positive(f, g, names)
+    # the points, and each symbol negative alone
+    points = [(k, positive) for k in range(len(POINTS) if names else 1)]
+    points += [(2, names - {name}) for name in names - positive]
     if "i" not in marks:
-        positive = frozenset() if "a" in marks else presumed_positive(f, g, names)
-        pairs = [[value_at(h, k, positive, True) for h in (f, g)] for k in points]
+        pairs = [[value_at(h, *point, True) for h in (f, g)] for point in points]
         found = [pair for pair in pairs if None not in pair]
         if found:
             same_domain = all(None not in pair or pair == [None, None] for pair in pairs)
             return found if same_domain or "a" not in marks else None
-    return [[value_at(h, k, frozenset(), False) for h in (f, g)] for k in points]
+    pairs = [[value_at(h, k, frozenset(), False) for h in (f, g)] for k, _ in points]
+    return None if any(None in pair for pair in pairs) else pairs
 
 
 def same(p, q):
     """Are two leaves equal?"""
-    rough, names, marks = p[2] or q[2], sorted({*p[4], *q[4]}), p[5] + q[5]
+    rough, names, marks = p[2] or q[2], frozenset(p[4] + q[4]), p[5] + q[5]
     if p[1] and q[1]:
         pairs = values(p[1], q[1], names, marks)
         if not pairs or N(pairs[0][0], 30) == 0 or N(pairs[0][1], 30) == 0:

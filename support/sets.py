@@ -52,6 +52,8 @@ def _one_bound(left: str, sign: str, bound: str) -> tuple[str, list[Piece]] | No
     """x > 3, x ≠ 3 or |x - 1| < 2."""
     if not bound:
         return None
+    if is_variable(left) and is_variable(bound):
+        return None
     if is_variable(left):
         if sign == "≠":
             return left, _without([bound])

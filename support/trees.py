@@ -61,7 +61,7 @@ def _without_frame(text: str) -> tuple[str, bool]:
 
 def _matrix(text: str) -> Tree | None:
     """A matrix with its form as the kind; a determinant as the sum that it is."""
-    if "\\begin" not in text and "[[" not in text:
+    if not re.search(r"\\begin|\[\[|[)\]]\^\{?T", text):
         return None
     name, value = split_equation(text)
     if name and not is_name(name):
@@ -108,6 +108,12 @@ def _joined_by_and(text: str) -> Tree | None:
     # 2 hours and 30 minutes
     if len(parts) == 2 and compound("".join(parts)) and "∧" in text:
         return "".join(parts)
+    # x = 1, 3 mod 8
+    modulus = re.search(r"\\pmod\{\d+\}$", text)
+    if modulus and "\\pmod" not in "".join(parts[:-1]):
+        name = re.match(r"[^,]*\\equiv ?", text)
+        parts = [(name[0] if name and k else "") + part for k, part in enumerate(parts)]
+        parts = [part + modulus[0] for part in parts[:-1]] + parts[-1:]
     if len(parts) == 1 and re.search(PLUS_MINUS, text):
         parts = [re.sub(PLUS_MINUS, lambda m, k=k: "+-"[(m[1] == "m") ^ k], text) for k in (0, 1)]
     if len(parts) < 2:
@@ -143,13 +149,19 @@ def _single(text: str) -> Tree:
     residue = re.fullmatch(r"(?:(.+)\\equiv)?(.+?)\\pmod\{(\d+)\}", text)
     if residue:
         return _residue(*residue.groups())
-    if text in NUMBER_SETS or re.search(r"\\(?:cup|cap|setminus)(?![A-Za-z])|\}-\\\{", text):
+    # not in |A \cup B|, a number
+    joined = r"^(?!.*\|[^|]*\\c[au]p[^|]*\|).*(?:\\(?:cup|cap|setminus)(?![A-Za-z])|\}-\\\{)"
+    if text in NUMBER_SETS or re.search(joined, text):
         pieces = set_region(text)
         if pieces is not None:
             return region_tree(pieces)
         parts = split_outside(text, r"\\cup(?![A-Za-z]) ?")
         if len(parts) > 1:
             return "set", [x for part in parts for x in _elements(answer_tree(part))]
+    # y > x as x < y
+    parts = split_outside(text, "[>≥]", keep=True)
+    if len(parts) == 3 and not re.search("[<≤]", text):
+        return f"{parts[2]}{'<≤'[parts[1] == '≥']}{parts[0]}"
     return _brackets(text)
 
 

@@ -69,9 +69,11 @@ SIZES = pairs(
 # words that no noun of something counted contains
 NO_UNITS = set(
     "or and not nor is are was be than less more most least about approximately factorial "
-    "squared cubed root if then else when where for any all no none only of to at by in base mod "
-    "modulo over plus minus divided multiplied times unless except twice double triple myriad "
-    "googol wrong false true answer pi infinity negative positive".split()
+    "fewer greater below above under squared cubed root radical inverse reciprocal opposite if "
+    "then else when where for any all no none only of to at by in base mod "
+    "modulo over plus minus divided multiplied times unless except twice double triple "
+    "myriad googol kilo mega incorrect invalid wrong false true answer pi infinity "
+    "negative positive".split()
 ).union(SCALES, SHORT_SCALES, PARTS, BASES, FUNCTIONS, OF_SEVERAL, GREEK) - {"score"}
 POWERS = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cubed": "3"}
 SYMBOLS = r"«[^»]*»|[A-Za-zμΩ°€£¥¢＄′″/·]|\^\{?-?\d\}?"
@@ -136,9 +138,14 @@ def unit_of(text: str, any_symbol: bool = False) -> str:
 
     One or two words in \\text{} that are no unit say what is counted: "apple".
     """
+    # J/(kg·K)
+    text = re.sub(r"\\(?:cdot|times)[ ␣]?", "·", text)
+    text = re.sub(r"/\(([^()]*)\)", lambda m: "/" + re.sub("[·␣]+", "/", m[1]), text)
     plain = re.sub(r"[«».{}^]", "", text).strip("␣")
     in_text = "«" in text
-    whole = _unit_name(plain.replace("␣", ""), any_symbol or in_text)
+    # degrees Celsius, but not N m as nm
+    joined = plain.replace("␣", "") if plain[:3] in ("deg", "Deg") else plain
+    whole = _unit_name(joined, any_symbol or in_text)
     if whole:
         return whole
     ratio = re.split(r"/|␣per␣|(?<=[a-z])per(?=[a-z])", plain.strip("·"))
