@@ -176,6 +176,8 @@ def _det(match: re.Match) -> str:
 def _plain_text(match: re.Match) -> str:
     """What stands for \\text{..}: words in «»; a function, e, i or a leading number as it is."""
     words = re.sub(r"(?:\s|~|\\[ ,;])+", " ", match[1]).strip()
+    if re.fullmatch(r"\$[^$]*\$", words):
+        return words[1:-1]
     # minutes and seconds are no functions
     applied = words not in ("min", "sec") or re.match(
         r"\s*(?:[(_]|\\)", match.string[match.end() :]

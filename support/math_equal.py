@@ -200,7 +200,7 @@ def _leaf_code(leaf: str) -> str:
     equation = f"lambda v: {left} - {value}" if name and value and left else None
     plain = f"lambda v: {value}" if value and (not name or is_name(name)) else None
     if value and not plain and is_constant(name):
-        plain = f"lambda v: checked({left}, {value})"
+        plain = f"lambda v: true_value({left}, {value})"
     if not (plain or equation):
         return NO_CODE
     size = size_of(unit)[0] if unit else 0

@@ -1,8 +1,10 @@
 """What only names a result: "f(x)" in "f(x) = 2", but not "2x" in "2x = 6".
 
-1. split_equation    a name or left side, and the value
-2. is_name           does it name what is right of it, with nothing left to solve?
-3. is_variable       is it one letter, which an inequality bounds?
+    1. split_equation    a name or left side, and the value
+    2. is_name           does it name what is right of it, with nothing left to solve?
+    3. is_variable       is it one letter, which an inequality bounds?
+
+An equation that is still to be solved has no value: x/2 = 3 is not 3.
 """
 
 import re
@@ -32,13 +34,13 @@ MEASURED = (
     r"\|[A-Z] ?\\c[au]p ?[A-Z]\|"
 )
 # After these letters a bracket holds an argument, not a factor.
-CALLED = r"[fghpqruvwFGHPQRSTUVWENLDM]|\\(?:phi|psi)"
+CALLED = r"[fghFGHPQTEN]|\\(?:phi|psi)"
 
 _WORD = rf"«[^»]*»|\\[a-z]{{3,}} ?(?:\{{\w*\}})?|(?:{CALLED}){SUBSCRIPT}'*"
 _ANY = r"\((?:[^()]|\([^()]*\))*\)|\[[^\[\]]*\]"
 _ATOM = r"«[^»]*»|\\[A-Za-z]+ ?(?:\{[^{}]*\})?|[^\W\d_]|'"
 _BELOW = r"_(?:\w|\{(?:[^{}]|\{[^{}]*\})*\}|«[^»]*»|\\[a-z]+ ?)"
-_PLAIN = r"\([\w\\'«»,| {}]*\)|\[[\w\\'«»,| {}]*\]"
+_PLAIN = r"(?<=[pqruvw])\(-\d+\)|\([\w\\'«»,| {}]*\)|\[[\w\\'«»,| {}]*\]"
 # |AB| and |\vec{a}| name a length, |x| does not; [ABC] is an area, (m, n) a pair
 _FIRST = r"\|[A-Z]+\||\|\\[a-z]+ ?(?:\{\w+\}|\w+)\||\[[A-Z]{3,}\]|\([^\W\d][\w,\\ °]*\)"
 NAME = rf"(?>{_FIRST})?(?>(?:{_WORD})(?:{_ANY})|{_ATOM}|{_BELOW}|{_PLAIN})*+"
@@ -84,9 +86,7 @@ def is_name(text: str) -> bool:
         return True
     # the inverse of a function or matrix, a transpose
     text = re.sub(r"(?<=[A-Z])\^\{?(?:-1|T)\}?|\^\{-1\}(?=\()", "'", text)
-    text = re.sub(
-        r"(\\(?:sum|prod|int|lim)(?:_(?:\w|\{[^{}]*\}))?)\^(?:\w|\{[^{}]*\})", r"\1", text
-    )
+    text = re.sub(rf"(\\(?:sum|prod|int)(?:{_BELOW})?)\^(?:\w|\{{[^{{}}]*\}})", r"\1", text)
     bare = re.sub(_BELOW, " ", re.sub(rf"({_WORD})(?:{_ANY})", r"\1", text))
     bare = re.sub(r"\\(?:cup|cap|mid)(?=[^()]*\))", "", bare)
     undone = any(name in UNDONE for name in re.findall(r"\\([A-Za-z]+)", bare))

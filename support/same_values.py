@@ -134,7 +134,7 @@ def near(x, y, rough=0):
     return bool(size < oo and gap <= size / 10 ** (6 if rough else 80) or gap < zero)
 
 
-def checked(left, right):
+def true_value(left, right):
     """The right side of a true equation between numbers; Unreal if it is false."""
     if not near(left, right):
         raise Unreal

@@ -106,28 +106,16 @@ def _joined_by_and(text: str) -> Tree | None:
     """Answers joined by "and" or a comma: a region of one variable, a system, a list."""
     parts = [part for part in split_outside(text, "[,;∧]") if part]
     # 2 hours and 30 minutes
-    if len(parts) == 2 and compound("".join(parts)) and "∧" in text:
+    if len(parts) == 2 and "∧" in text and compound("".join(parts)):
         return "".join(parts)
-    # x = 1, 3 mod 8
-    modulus = re.search(r"\\pmod\{\d+\}$", text)
-    if modulus and "\\pmod" not in "".join(parts[:-1]):
-        name = re.match(r"[^,]*\\equiv ?", text)
-        parts = [(name[0] if name and k else "") + part for k, part in enumerate(parts)]
-        parts = [part + modulus[0] for part in parts[:-1]] + parts[-1:]
     if len(parts) == 1 and re.search(PLUS_MINUS, text):
         parts = [re.sub(PLUS_MINUS, lambda m, k=k: "+-"[(m[1] == "m") ^ k], text) for k in (0, 1)]
     if len(parts) < 2:
         return None
+    parts = _residues(parts)
     regions = [condition_region(part) for part in parts]
-    variables = {region and region[0] for region in regions}
-    if None not in regions and len(variables) == 1:
-        pieces = regions[0][1]
-        for _, other in regions[1:]:
-            pieces = None if pieces is None else intersect(pieces, other)
-        if pieces is not None:
-            return _named_region(*variables, pieces)
     if any(regions):
-        return "∧", [answer_tree(part) for part in parts]
+        return _intersection(regions) or ("∧", [answer_tree(part) for part in parts])
     if "…" in parts:
         return "…", [answer_tree(part) for part in parts]
     names = [split_equation(part)[0] for part in parts]
@@ -136,6 +124,27 @@ def _joined_by_and(text: str) -> Tree | None:
         letters = all(is_variable(name) and name[0] != "\\" for name in names)
         return "∧", [part for _, part in sorted(zip(names, parts))] if letters else parts
     return "set", [x for part in parts for x in _elements(answer_tree(part))]
+
+
+def _residues(parts: list[str]) -> list[str]:
+    """x = 1, 3 mod 8 as two answers that each have the modulus."""
+    modulus = re.search(r"\\pmod\{\d+\}$", parts[-1])
+    if not modulus or "\\pmod" in "".join(parts[:-1]):
+        return parts
+    name = re.match(r".*\\equiv ?", parts[0])
+    parts = [(name[0] if name and k else "") + part for k, part in enumerate(parts)]
+    return [part + modulus[0] for part in parts[:-1]] + parts[-1:]
+
+
+def _intersection(regions: list) -> Tree | None:
+    """What several conditions on one variable allow; None for others or an unknown order."""
+    variables = {region and region[0] for region in regions}
+    if None in variables or len(variables) > 1:
+        return None
+    pieces = regions[0][1]
+    for _, other in regions[1:]:
+        pieces = None if pieces is None else intersect(pieces, other)
+    return None if pieces is None else _named_region(*variables, pieces)
 
 
 def _single(text: str) -> Tree:
@@ -185,6 +194,8 @@ def _brackets(text: str) -> Tree:
             return "∧", [f"{x}={y}" for x, y in zip(letters, named[1]) if isinstance(y, str)]
         if is_name(name):
             return named
+    if text == "\\{\\}":
+        return "\\emptyset"
     if text[:2] == "\\{" and text[-2:] == "\\}" and len(text) > 4:
         return "set", _elements(answer_tree(text[2:-2]))
     inner = split_outside(text[1:-1], "[,;]") if text[:1] in "([" and text[-1:] in ")]" else []
