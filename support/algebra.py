@@ -123,6 +123,9 @@ class _Reader:
             code = f"power({code}, {self.argument()})"
         if self.follows("°"):
             self.take()
+            # f \circ g is no product
+            if code.startswith("v(") and self.factor_follows():
+                raise ValueError("°")
             code = f"({code}*pi/180)"
         return code
 

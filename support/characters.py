@@ -22,6 +22,7 @@ GREEK = set(
 # What compatibility forms would lose: a raised digit is an exponent, a double letter is a set.
 RAISED = "[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱˣʸᵏᵐᵀ]+"
 LOWERED = "[₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒₓₖₘₙ]+"
+CIRCLED = "①-⓿"
 FRACTION = "[¼-¾⅐-⅞↉]"
 MEANING = pairs(r"ℕ=\mathbb{N} ℤ=\mathbb{Z} ℚ=\mathbb{Q} ℝ=\mathbb{R} ℂ=\mathbb{C} ＄=\$ º=°")
 SIGNS = pairs(
@@ -45,7 +46,9 @@ def latex_of(text: str) -> str:
     text = re.sub(RAISED, lambda m: f"^{{{unicodedata.normalize('NFKC', m[0])}}}", text)
     text = re.sub(LOWERED, lambda m: f"_{{{unicodedata.normalize('NFKC', m[0])}}}", text)
     text = re.sub(FRACTION, _fraction, text)
-    text = unicodedata.normalize("NFKC", text.translate(str.maketrans(MEANING)))
+    text = text.translate(str.maketrans(MEANING))
+    # ①③ is not 13
+    text = re.sub(rf"[^{CIRCLED}]+", lambda m: unicodedata.normalize("NFKC", m[0]), text)
     return re.sub(r"[^\x00-\x7f]", lambda m: _ascii(m[0]), text)
 
 
@@ -59,6 +62,8 @@ def _ascii(character: str) -> str:
     """One character in ASCII where it has a meaning; nothing for what is not printed."""
     if character in SIGNS:
         return SIGNS[character]
+    if re.match(f"[{CIRCLED}]", character):
+        return f"«{character}»"
     if character.isdecimal():
         return str(unicodedata.decimal(character))
     # zero-width spaces, marks of direction, variants of a glyph

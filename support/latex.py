@@ -45,7 +45,7 @@ COMMANDS |= pairs(
     r"\colon=: \varnothing=\emptyset \div=/ \!= \$=＄ \prime=' \top=T "
     r"\wedge=∧ \land=∧ \vee=∨ \lor=∨ \varphi=\phi \varepsilon=\epsilon \vartheta=\theta "
     r"\ldots=… \dots=… \cdots=… \dotsc=… \dotsb=… \mod=\bmod \smallsetminus=\setminus "
-    r"\reals=\mathbb{R} \R=\mathbb{R} \Bbb=\mathbb \Arcsin=\arcsin \ohm=Ω"
+    r"\backslash=\setminus \reals=\mathbb{R} \R=\mathbb{R} \Bbb=\mathbb \Arcsin=\arcsin \ohm=Ω"
 )
 SPELLINGS = {
     "{,}": ",",

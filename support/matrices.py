@@ -38,7 +38,7 @@ def matrix_rows(text: str) -> list[list[str]] | None:
 def _nested(text: str) -> list[list[str]] | None:
     """[[1,2],[3,4]] as rows of one length, (1,2)^T as a column."""
     column = re.fullmatch(r"[(\[]([^()\[\]]+)[)\]]\^\{?T\}?", text)
-    if column:
+    if column and len(_cells(column[1])) > 1:
         return [[cell] for cell in _cells(column[1])]
     if not re.fullmatch(r"\[(?:\[[^\[\]]+\],?)+\]", text):
         return None

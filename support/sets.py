@@ -27,6 +27,8 @@ NUMBER_SETS = {
     "«all␣real␣numbers»": REALS,
     "\\emptyset": [],
 }
+# {x | ...}, {x \in R : ...}
+FRAME = r"\\\{[A-Za-z](?:\\in\\mathbb\{?R\}?)?(?:\\mid|\\vert|:|\|)(.*)\\\}"
 FLIPPED = str.maketrans("<>≤≥", "><≥≤")
 
 
@@ -116,6 +118,10 @@ def _simple_set(text: str) -> list[Piece] | None:
     """(1,2], \\{1,2\\}, \\mathbb{R}; None for other text."""
     if text in NUMBER_SETS:
         return NUMBER_SETS[text]
+    frame = re.fullmatch(FRAME, text)
+    if frame:
+        region = condition_region(frame[1].strip())
+        return region and region[1]
     if text[:2] == "\\{" and text[-2:] == "\\}":
         points = split_outside(text[2:-2], ",")
         return [("[", point, point, "]") for point in points if point]

@@ -16,6 +16,7 @@ from support.latex import number
 from support.matrices import determinant, matrix_rows
 from support.names import depths, is_name, is_variable, split_equation
 from support.sets import (
+    FRAME,
     NUMBER_SETS,
     condition_region,
     intersect,
@@ -54,9 +55,10 @@ def _joined(match: re.Match) -> str:
 
 def _without_frame(text: str) -> tuple[str, bool]:
     """(text, False), or (what stands behind the bar of {x | ...}, True)."""
-    frame = r"\\\{[A-Za-z](?:\\in\\mathbb\{?R\}?)?(?:\\mid|\\vert|:|\|)(.*)\\\}"
-    found = re.fullmatch(frame, text)
-    return (found[1].strip(), True) if found else (text, False)
+    found = re.fullmatch(FRAME, text)
+    # not \{x | x < 1\} \cup \{x | x > 2\}
+    whole = found and min(depths(text)[1:-1]) > 0
+    return (found[1].strip(), True) if whole else (text, False)
 
 
 def _matrix(text: str) -> Tree | None:

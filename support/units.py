@@ -35,13 +35,13 @@ UNITS |= pairs(
     "acre=acre hectare=ha pound=lb ounce=oz ton=t tonne=t l=L ml=mL cc=cm3 gallon=gal quart=qt "
     "pint=pt cup=cup degree=° deg=° radian=rad celsius=°C fahrenheit=°F degreecelsius=°C "
     "degreescelsius=°C degreefahrenheit=°F degreesfahrenheit=°F kelvin=K kwh=kWh mph=mi/h kph=km/h "
-    "kmph=km/h rpm=rpm dollar=＄ USD=＄ cent=¢ euro=€ EUR=€ GBP=£ yen=¥ yuan=¥ rupee=rupee "
+    "kmph=km/h rpm=rpm dollar=＄ USD=＄ cent=¢ euro=€ EUR=€ GBP=£ yen=¥ yuan=yuan rupee=rupee "
     "unit=unit people=people person=people student=student child=children children=children "
     "way=way point=point time=time st=th nd=th rd=th th=th arcminute=′ arcsecond=″"
 )
 UNITS |= pairs(
-    "元=¥ 米=m 厘米=cm 毫米=mm 分米=dm 千米=km 公里=km 克=g 千克=kg 公斤=kg 吨=t 升=L 毫升=mL 秒=s "
-    "分钟=min 小时=h 天=day 年=year 度=° 平方米=m2 平方厘米=cm2 平方千米=km2 "
+    "元=yuan 米=m 厘米=cm 毫米=mm 分米=dm 千米=km 公里=km 克=g 千克=kg 公斤=kg 吨=t 升=L 毫升=mL "
+    "秒=s 分钟=min 小时=h 天=day 年=year 度=° 平方米=m2 平方厘米=cm2 平方千米=km2 "
     "立方米=m3 立方厘米=cm3 人=people 种=way 个=个 次=time 岁=year"
 )
 UNITS |= {symbol: symbol for symbol in UNITS.values()}

@@ -30,6 +30,7 @@ from support.characters import latex_of
         # other letters stay as they are
         ("é", "é"),
         ("北京", "北京"),
+        ("①③", "«①»«③»"),
     ],
 )
 def test_unicode_in_the_spelling_of_latex(text, latex):

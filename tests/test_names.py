@@ -9,14 +9,14 @@ from support.names import has_equals, is_name, is_variable, split_equation
 # a space ends a command in front of a letter
 NAMES = r"""
 x, AB, S_n, a_{n+1}, x_{«max»}, f(x), f(x+1), f(-1), p(-1), f', f'(x), f^{-1}(x), A^{-1}, A^T,
-P(X≤2), P(A\mid B), E[X], \mathbb{E}[X], «Area», «Area␣of␣ABC», \det A, \hat{y}, \vec{v}, |AB|, |\vec{a}|,
-[ABC], \cos\theta, \tan\alpha, \cos C, \angle ABC, \Delta, \frac{dy}{dx}, \frac{AB}{CD},
-\lim_{x\to0}f(x), \vec{a}\cdot\vec{b}, |A\cup B|, n(A\cup B), x_{«a,b»}
+P(X≤2), P(A\mid B), E[X], \mathbb{E}[X], «Area», «Area␣of␣ABC», \det A, \hat{y}, \vec{v},
+|AB|, |\vec{a}|, [ABC], \cos\theta, \tan\alpha, \cos C, \angle ABC, \Delta, \frac{dy}{dx},
+\frac{AB}{CD}, \lim_{x\to0}f(x), \vec{a}\cdot\vec{b}, |A\cup B|, n(A\cup B), x_{«a,b»}
 """.strip()
 NO_NAMES = r"""
 2x, x+1, x/2, \frac{x}{2}, \frac{2x}{3}, \sqrt{x}, \sqrt[3]{x}, sqrt(x), \ln x, lnx, ln(x),
-\log_2x, e^x, x^2, 3^x, |x|, x(y-1), p(p+1), x!, \binom{n}{2}, \sin x, sinx, \pi, pi, 5, -x, x^{-1}, 1/x,
-{x+1}, \lfloor x\rfloor, 2+3, x\cdot2
+\log_2x, e^x, x^2, 3^x, |x|, x(y-1), p(p+1), x!, \binom{n}{2}, \sin x, sinx, \pi, pi, 5, -x, x^{-1},
+1/x, {x+1}, \lfloor x\rfloor, 2+3, x\cdot2
 """.strip()
 
 
