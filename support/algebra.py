@@ -108,7 +108,7 @@ class _Reader:
         if token in OPEN:
             return not (token == "|" and self.bars)
         if token[:1] == "\\":
-            return token[1:].isalpha() and token not in (*OPEN.values(), *TIMES)
+            return token[1:2].isalpha() and token not in (*OPEN.values(), *TIMES)
         return token[:1].isalnum()
 
     def power(self) -> str:

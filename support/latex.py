@@ -231,6 +231,7 @@ def _plain_fractions(text: str) -> str:
     for old, new in (("choose", "binom"), ("over", "frac")):
         both = rf"([^{{}}\\]*)\\{old}(?![a-z])\s*([^{{}}\\]*)"
         text = re.sub(rf"\{{{both}\}}|^{both}$", rf"\\{new}{{\1\3}}{{\2\4}}", text)
+    text = re.sub(r"(?:\{\})?_\{?(\d+)\}?C_\{?(\d+)\}?", r"\\binom{\1}{\2}", text)
     combinations = r"(?:«C»|(?<![A-Za-z])C)_\{?(\d+)\}?\^\{?(\d+)\}?"
     text = re.sub(combinations, r"\\binom{\1}{\2}", text)
     period = r"(?<!\d)(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))"
@@ -298,7 +299,7 @@ def _plain_groups(text: str) -> str:
         text = text[1:-1]
     text = re.sub(r"_\{(\w)\}", r"_\1", text)
     text = re.sub(r"\\mathbb\s*([A-Z])(?![A-Za-z])", r"\\mathbb{\1}", text)
-    residue = r"(?:\\bmod|\\pmod|«mod»|\(«?mod␣?»?|\(\\bmod)\s*\{?(\d+)\}?\)?$"
+    residue = r"(?:\\bmod|\\pmod|«mod»|\(«?mod␣?»?|\(\\bmod)\s*\{?(\w+)\}?\)?$"
     text = re.sub(residue, r"\\pmod{\1}", text)
     return re.sub(r"^\(?([0-9A-Z]+)\)?_\{?(\d+)\}?$", r"\1_\2", text)
 

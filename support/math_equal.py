@@ -196,7 +196,8 @@ print(int(verify(g, p, timeout_seconds=None) or verify(p, g, timeout_seconds=Non
 def _leaf_code(leaf: str) -> str:
     """A leaf as the Python tuple that same_values.py compares; NO_CODE outside the grammar."""
     name, value, unit = split_leaf(leaf)
-    value, left = code_of(value), code_of(name)
+    share = code_of(value[:-1]) if value.endswith("%") else None
+    value, left = f"{share}/Integer(100)" if share else code_of(value), code_of(name)
     equation = f"lambda v: {left} - {value}" if name and value and left else None
     plain = f"lambda v: {value}" if value and (not name or is_name(name)) else None
     if value and not plain and is_constant(name):

@@ -36,13 +36,15 @@ MEASURED = (
 # After these letters a bracket holds an argument, not a factor.
 CALLED = r"[fghFGHPQTEN]|\\(?:phi|psi)"
 
-_WORD = rf"«[^»]*»|\\[a-z]{{3,}} ?(?:\{{\w*\}})?|(?:{CALLED}){SUBSCRIPT}'*"
+_WORD = rf"«[^»]*»|\\[A-Za-z]{{2,}} ?(?:\{{\w*\}})?|(?:{CALLED}){SUBSCRIPT}'*"
 _ANY = r"\((?:[^()]|\([^()]*\))*\)|\[[^\[\]]*\]"
-_ATOM = r"«[^»]*»|\\[A-Za-z]+ ?(?:\{[^{}]*\})?|[^\W\d_]|'"
+_ATOM = r"«[^»]*»|\\#|\\[A-Za-z]+ ?(?:\{[^{}]*\})?|[^\W\d_]|'"
 _BELOW = r"_(?:\w|\{(?:[^{}]|\{[^{}]*\})*\}|«[^»]*»|\\[a-z]+ ?)"
 _PLAIN = r"(?<=[pqruvw])\(-\d+\)|\([\w\\'«»,| {}]*\)|\[[\w\\'«»,| {}]*\]"
 # |AB| and |\vec{a}| name a length, |x| does not; [ABC] is an area, (m, n) a pair
-_FIRST = r"\|[A-Z]+\||\|\\[a-z]+ ?(?:\{\w+\}|\w+)\||\[[A-Z]{3,}\]|\([^\W\d][\w,\\ °]*\)"
+_FIRST = (
+    r"\\\|[^|=]*\\\||\|[A-Z]+\||\|\\[a-z]+ ?(?:\{\w+\}|\w+)\||\[[A-Z]{3,}\]|\([^\W\d][\w,\\ °]*\)"
+)
 NAME = rf"(?>{_FIRST})?(?>(?:{_WORD})(?:{_ANY})|{_ATOM}|{_BELOW}|{_PLAIN})*+"
 
 
@@ -85,7 +87,7 @@ def is_name(text: str) -> bool:
     if re.fullmatch(rf"{DERIVATIVE}|{TRIGONOMETRY}|{MEASURED}", text):
         return True
     # the inverse of a function or matrix, a transpose
-    text = re.sub(r"(?<=[A-Z])\^\{?(?:-1|T)\}?|\^\{-1\}(?=\()", "'", text)
+    text = re.sub(r"(?<=[A-Z])\^\{?(?:-1|T)\}?|\^\{(?:-1|\(\w\))\}(?=\()", "'", text)
     text = re.sub(rf"(\\(?:sum|prod|int)(?:{_BELOW})?)\^(?:\w|\{{[^{{}}]*\}})", r"\1", text)
     bare = re.sub(_BELOW, " ", re.sub(rf"({_WORD})(?:{_ANY})", r"\1", text))
     bare = re.sub(r"\\(?:cup|cap|mid)(?=[^()]*\))", "", bare)

@@ -66,7 +66,7 @@ def _matrix(text: str) -> Tree | None:
     if not re.search(r"\\begin|\[\[|[)\]]\^\{?T", text):
         return None
     name, value = split_equation(text)
-    if name and not is_name(name):
+    if name and not is_name(name) and not re.fullmatch(r"[A-Z]\^\{?\w+\}?", name):
         return None
     rows = matrix_rows(value)
     if rows is None:
@@ -81,6 +81,9 @@ def _joined_by_or(text: str) -> Tree | None:
         return None
     trees = [answer_tree(part.strip(",;")) for part in parts]
     regions = [condition_region(part.strip(",;")) for part in parts]
+    if any(regions):
+        # x > 5 or x = 5
+        regions = [r or _point(part.strip(",;")) for r, part in zip(regions, parts)]
     variables = {region and region[0] for region in regions}
     if None not in regions and len(variables) == 1:
         return _named_region(
@@ -92,6 +95,12 @@ def _joined_by_or(text: str) -> Tree | None:
     if all(_kind(tree)[:1] == "∈" for tree in trees):
         return _kind(trees[0]), [("set", [x for tree in trees for x in _elements(tree[1][0])])]
     return "set", [x for tree in trees for x in _elements(tree)]
+
+
+def _point(text: str) -> tuple[str, list] | None:
+    """x = 5 as a region, None for other text."""
+    name, value = split_equation(text)
+    return (name, [("[", value, value, "]")]) if is_variable(name) else None
 
 
 def _name_of(tree: Tree) -> str:
@@ -130,7 +139,7 @@ def _joined_by_and(text: str) -> Tree | None:
 
 def _residues(parts: list[str]) -> list[str]:
     """x = 1, 3 mod 8 as two answers that each have the modulus."""
-    modulus = re.search(r"\\pmod\{\d+\}$", parts[-1])
+    modulus = re.search(r"\\pmod\{\w+\}$", parts[-1])
     if not modulus or "\\pmod" in "".join(parts[:-1]):
         return parts
     name = re.match(r".*\\equiv ?", parts[0])
@@ -157,7 +166,7 @@ def _single(text: str) -> Tree:
     variable, _, inside = text.partition("\\in")
     if inside and not inside[:1].isalpha() and is_variable(variable):
         return f"∈{variable}", [answer_tree(inside.strip())]
-    residue = re.fullmatch(r"(?:(.+)\\equiv)?(.+?)\\pmod\{(\d+)\}", text)
+    residue = re.fullmatch(r"(?:(.+)\\equiv ?)?(.+?)\\pmod\{(\w+)\}", text)
     if residue:
         return _residue(*residue.groups())
     # not in |A \cup B|, a number
@@ -179,7 +188,7 @@ def _single(text: str) -> Tree:
 def _residue(name: str | None, value: str, modulus: str) -> Tree:
     """x \\equiv 10 \\pmod{7} as 3, of x, modulo 7."""
     whole = number(value)
-    if whole is not None and whole.denominator == 1 and int(modulus):
+    if whole is not None and whole.denominator == 1 and modulus.strip("0").isdecimal():
         value = str(whole % int(modulus))
     return (f"∈{name}", [(f"≡{modulus}", [value])]) if name else (f"≡{modulus}", [value])
 

@@ -105,8 +105,8 @@ def _with_symbols(text: str) -> str:
     """Units that LaTeX writes as commands: \\mu m, \\Omega, 30', and their products."""
     if not re.search(r"[\d)}]|\\pi", text):
         return text
-    text = re.sub(r"(?<=[\d}\s»])\\mu ?(?=[A-Za-z«])", "μ", text)
-    text = re.sub(r"(?<=[\d}»kM])\\Omega ?", "Ω", text)
+    text = re.sub(r"(?<=[\d}\s»«])\\mu[ ␣]?(?=[A-Za-z«])", "μ", text)
+    text = re.sub(r"(?<=[\d}»«kM])\\Omega ?", "Ω", text)
     text = re.sub(r"(?<=[A-Za-z»])\\(?:cdot|times) ?(?=[A-Za-z«])", "·", text)
     text = re.sub(r"(?<=°)(\d+(?:\.\d+)?)'(?:(\d+(?:\.\d+)?)(?:''|\"))?", _minutes, text)
     return re.sub(r"^(\d+)'(\d+)(?:''|\")$", r"\1«ft»\2«in»", text)

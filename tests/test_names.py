@@ -11,7 +11,8 @@ NAMES = r"""
 x, AB, S_n, a_{n+1}, x_{«max»}, f(x), f(x+1), f(-1), p(-1), f', f'(x), f^{-1}(x), A^{-1}, A^T,
 P(X≤2), P(A\mid B), E[X], \mathbb{E}[X], «Area», «Area␣of␣ABC», \det A, \hat{y}, \vec{v},
 |AB|, |\vec{a}|, [ABC], \cos\theta, \tan\alpha, \cos C, \angle ABC, \Delta, \frac{dy}{dx},
-\frac{AB}{CD}, \lim_{x\to0}f(x), \vec{a}\cdot\vec{b}, |A\cup B|, n(A\cup B), x_{«a,b»}
+\frac{AB}{CD}, \lim_{x\to0}f(x), \vec{a}\cdot\vec{b}, |A\cup B|, n(A\cup B), x_{«a,b»}, \Pr[X],
+\|v\|, \#S, f^{(3)}(0)
 """.strip()
 NO_NAMES = r"""
 2x, x+1, x/2, \frac{x}{2}, \frac{2x}{3}, \sqrt{x}, \sqrt[3]{x}, sqrt(x), \ln x, lnx, ln(x),

@@ -25,6 +25,8 @@ from support.trees import answer_tree, leaves_of, match_trees
         ("x=1∨x=2", ("set", ["x=1", "x=2"])),
         ("(m,n)=(3,2)", ("∧", ["m=3", "n=2"])),
         ("\\{x\\mid x>3\\}", ("()", ["3", "\\infty"])),
+        ("x>5∨x=5", ("∈x", [("[)", ["5", "\\infty"])])),
+        ("a\\equiv b\\pmod{n}", ("∈a", [("≡n", ["b"])])),
         ("1,2,…", ("…", ["1", "2", "…"])),
         ("x\\equiv10\\pmod{7}", ("∈x", [("≡7", ["3"])])),
         ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", ("matrix [1, 1]", ["1", "2"])),
