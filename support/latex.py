@@ -205,7 +205,7 @@ def _plain_words(text: str) -> str:
     if text.isascii():
         return text
     text = re.sub(rf"(?<!{CJK})(且|和|与|以及|并且|或者?)(?!{CJK})", lambda m: LOGIC[m[1]], text)
-    return re.sub(rf"(«[^»]*»)|({CJK}+)", lambda m: m[1] or f"«{m[2]}»", text)
+    return re.sub(rf"(«[^«»]*»)|({CJK}+)", lambda m: m[1] or f"«{m[2]}»", text)
 
 
 def _plain_numbers(text: str) -> str:
