@@ -26,7 +26,7 @@ UNDONE = set(FUNCTIONS) | set(
 BARE = rf"(?<![A-Za-z\\])(?:{'|'.join(sorted(FUNCTIONS, key=len, reverse=True))})[a-z]?(?![A-Za-z])"
 DERIVATIVE = r"\\frac\{(?:d|\\partial) ?[A-Za-z]?\}\{(?:d|\\partial) ?[A-Za-z]\}"
 # \tan\alpha and \cos C are asked for, \sin x is to be solved
-ANGLE = rf"\(?(?:\d*\\(?:{'|'.join(sorted(GREEK))})|[A-Z]+|\\angle ?[A-Z]+)\)?"
+ANGLE = rf"\(?(?:\d*\\(?:{'|'.join(sorted(GREEK))})|[A-Z]+|[a-z]_\w|\\angle ?[A-Z]+)\)?"
 TRIGONOMETRY = rf"\\?(?:sin|cos|tan|cot|sec|csc)(?:\^\{{?2\}}?)? ?{ANGLE}"
 # a ratio of lengths, a product of vectors, the number of elements
 MEASURED = (

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections import Counter
+from pathlib import Path
 
 import math_pairs
 import pytest
@@ -39,6 +40,12 @@ def wrong_pairs(kind):
         for name, a, b, expected in PAIRS
         if name == kind and {math_equal(a, b), math_equal(b, a)} != {expected}
     ]
+
+
+def test_the_page_counts_the_pairs():
+    page = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    right = f"| {len(PAIRS)} | 0 | 0 |"
+    assert f"the {len(PAIRS)} pairs" in page and page.count(right) == 2
 
 
 def test_a_measurement_counts_faults_apart():
