@@ -99,7 +99,9 @@ def released_reward(response: str, golds: list[str]) -> float:
     if not _released_format(response):
         return -1.0
     block = response[response.index("<answer>") + len("<answer>") : response.index("</answer>")]
-    answer = last_boxed(block[block.rfind("\\boxed{") :])
+    # The released code counts escaped braces too, and its words have no backslash anyway.
+    inside = block[block.rfind("\\boxed{") + len("\\boxed{") :].replace("\\", "")
+    answer = last_boxed("\\boxed{" + inside)
     if answer is None:
         return -1.0
     words = normalize_answer(answer).split()

@@ -1,6 +1,6 @@
 """An expression in plain LaTeX as Python made of our own words, for sympy to compute.
 
-    code_of   Python of numbers, + - * / **, sympy's functions and v("x") for a symbol
+    1. code_of    Python of numbers, + - * /, power, sympy's functions and v("x") for a symbol
 
 Nothing of the text itself reaches the Python: every token is translated or refused.
 """
@@ -8,7 +8,8 @@ Nothing of the text itself reaches the Python: every token is translated or refu
 import itertools
 import re
 
-from support.latex import FUNCTIONS, GREEK
+from support.characters import GREEK
+from support.latex import FUNCTIONS, OF_SEVERAL
 
 # nesting of brackets that is still read
 DEPTH = 30
@@ -16,6 +17,10 @@ OPEN = {"(": ")", "[": "]", "{": "}", "|": "|", "\\lfloor": "\\rfloor", "\\lceil
 ROUNDING = {"|": "Abs", "\\lfloor": "floor", "\\lceil": "ceiling"}
 TIMES = ("\\times", "\\cdot")
 CONSTANTS = {"pi": "pi", "e": "E", "i": "I"}
+# f^{-1} of these is the inverse, as in \sin^{-1} x = \arcsin x
+INVERTED = {name for name in FUNCTIONS.values() if "a" + name in FUNCTIONS.values()}
+# -1 as an exponent in Python
+INVERSES = ("((-Integer(1)))", "(-Integer(1))")
 
 WORDS = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
 SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
@@ -25,7 +30,7 @@ TOKEN = "|".join(
         rf"\\[A-Za-z]+{SUBSCRIPT}",
         rf"(?:{WORDS}|pi)(?![A-Za-z])",
         rf"[A-Za-z]{SUBSCRIPT}",
-        r"[-+*/^!|(){}\[\]°]",
+        r"\\[{}]|[-+*/^!|(){}\[\]°_,]",
     ]
 )
 
@@ -67,12 +72,18 @@ class _Reader:
         return self.rest[-1] in tokens
 
     def sum(self) -> str:
-        """-2x + 1"""
-        code = self.take() if self.follows("+", "-") else ""
-        code += self.product()
+        """-2x + 1; signs may follow one another."""
+        code = self.signs() + self.product()
         while self.follows("+", "-"):
-            code += self.take() + self.product()
+            code += self.signs() + self.product()
         return f"({code})"
+
+    def signs(self) -> str:
+        """The one sign that several amount to, "" for none."""
+        found = []
+        while self.follows("+", "-"):
+            found.append(self.take())
+        return "+-"[found.count("-") % 2] if found else ""
 
     def product(self) -> str:
         """2x \\cdot y/3; factors may stand side by side."""
@@ -88,10 +99,8 @@ class _Reader:
 
     def signed_power(self) -> str:
         """x^2 or -x^2, after a sign of multiplication."""
-        if self.follows("-"):
-            self.take()
-            return f"(-{self.power()})"
-        return self.power()
+        sign = self.signs()
+        return f"({sign}{self.power()})" if sign else self.power()
 
     def factor_follows(self) -> bool:
         """Does a factor begin without a sign of multiplication?"""
@@ -99,7 +108,7 @@ class _Reader:
         if token in OPEN:
             return not (token == "|" and self.bars)
         if token[:1] == "\\":
-            return token not in OPEN.values() and token not in TIMES
+            return token[1:2].isalpha() and token not in (*OPEN.values(), *TIMES)
         return token[:1].isalnum()
 
     def power(self) -> str:
@@ -107,12 +116,16 @@ class _Reader:
         code = self.atom()
         if self.follows("!"):
             self.take()
-            code = f"factorial({code})"
+            double = self.follows("!") and self.take()
+            code = f"factorial2({code})" if double else f"factorial({code})"
         if self.follows("^"):
             self.take()
-            code = f"({code}**{self.argument()})"
+            code = f"power({code}, {self.argument()})"
         if self.follows("°"):
             self.take()
+            # f \circ g is no product
+            if code.startswith("v(") and self.factor_follows():
+                raise ValueError("°")
             code = f"({code}*pi/180)"
         return code
 
@@ -136,6 +149,8 @@ class _Reader:
         if name == "sqrt" and self.follows("["):
             index = self.atom()
             return f"real_root({self.argument()}, {index})"
+        if name in OF_SEVERAL:
+            return self.of_several(name)
         if name.partition("_")[0] in FUNCTIONS:
             return self.function(name)
         return self.symbol(token, name)
@@ -168,22 +183,42 @@ class _Reader:
             raise ValueError(token)
         return f'v("{name}")'
 
+    def of_several(self, name: str) -> str:
+        """\\max(3, 5), also of a set"""
+        closing = {"(": ")", "\\{": "\\}"}[self.take("(", "\\{")]
+        codes = [self.sum()]
+        while self.follows(","):
+            self.take()
+            codes.append(self.sum())
+        self.take(closing)
+        return f"{OF_SEVERAL[name]}({', '.join(codes)})"
+
     def function(self, name: str) -> str:
-        """\\sin^2 x, \\log_2 8, \\ln(x)"""
-        name, _, base = name.partition("_")
-        base = base.strip("{}")
-        if base and (name != "log" or not base.isdigit()):
-            raise ValueError(base)
-        exponent = ""
+        """\\sin^2 x, \\sin^{-1} x, \\log_2 8, \\log_{1/2} 4, \\ln(x)"""
+        name, base = self.base_of(name)
+        function, exponent = FUNCTIONS[name], ""
         if self.follows("^"):
             self.take()
             exponent = self.argument()
-        # sin^{-1}: the inverse or the reciprocal?
-        if "-" in exponent:
+        if exponent in INVERSES and function in INVERTED:
+            function, exponent = f"a{function}", ""
+        elif "-" in exponent:
             raise ValueError(exponent)
-        tail = f", {base})" if base else ", 10)" if name == "lg" else ")"
-        code = f"{FUNCTIONS[name]}({self.operand()}{tail}"
-        return f"({code}**{exponent})" if exponent else code
+        code = f"{function}({self.operand()}{base and ', '}{base})"
+        return f"power({code}, {exponent})" if exponent else code
+
+    def base_of(self, name: str) -> tuple[str, str]:
+        """The function's name, and the base of a logarithm as Python; "" is the natural one."""
+        name, _, base = name.partition("_")
+        base = base.strip("{}")
+        if base:
+            base = code_of(base) or "no base"
+        elif self.follows("_"):
+            self.take()
+            base = self.argument()
+        if base and (name != "log" or base == "no base"):
+            raise ValueError(base)
+        return name, "Integer(10)" if name == "lg" else base
 
     def operand(self) -> str:
         """What a function applies to: a bracket, or a product without brackets and functions."""

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from support.latex import last_boxed
+from support.latex import last_boxed, number, plain_math
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,26 @@ from support.latex import last_boxed
         ("\\boxed", None),
         ("", None),
         ("\\boxed{}", ""),
+        ("\\boxed {42}", "42"),
+        ("\\boxed\n{42}", "42"),
+        ("\\boxed 42", "42"),
+        ("so \\boxed 42.", "42"),
+        ("\\boxed-1/2", "-1/2"),
+        ("\\boxed\\pi", "\\pi"),
+        ("\\boxed B", "B"),
+        # more than one token is meant, and none is a word of a sentence
+        ("\\boxed 2x", None),
+        ("\\boxed 3.5x", None),
+        ("my \\boxed answer", None),
+        ("\\boxed{1} and \\boxed", "1"),
+        ("\\boxedx{1}", None),
+        ("\\fbox{42}", "42"),
+        ("\\boxed{1} then \\fbox{2}", "2"),
+        # escaped braces group nothing
+        ("\\boxed{a\\}b}", "a\\}b"),
+        ("\\boxed{\\{1,2\\}}", "\\{1,2\\}"),
+        ("\\boxed{\\left\\{ 1 \\\\ 2 \\right.}", "\\left\\{ 1 \\\\ 2 \\right."),
+        ("\\boxed{1\\\\}", "1\\\\"),
     ],
 )
 def test_last_boxed(text, inside):
@@ -28,5 +48,40 @@ def test_last_boxed_is_linear():
     assert (
         last_boxed("\\boxed{" * 200_000) is None
         and last_boxed("\\boxed{" * 100_000 + "}" * 100_000) == ""
+        and last_boxed("\\boxed" + " " * 200_000) is None
+        and last_boxed("\\boxed " * 100_000) is None
+        and last_boxed("\\boxed" + "1," * 100_000 + "1x") is not None
+        and last_boxed("\\{" * 200_000) is None
     )
     assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize(
+    "text, plain",
+    [
+        ("\\text{$\\frac12$}", "\\frac{1}{2}"),
+        ("{\\bf 73}\\\\", "73"),
+        ("\\textcolor{red}{73}", "73"),
+        ("{-}5", "-5"),
+        ("x_{1}", "x_1"),
+        ("1 and 2 or 3", "1∧2∨3"),
+        ("1,2,\\ldots,n", "1,2,…,n"),
+        ("0.1666\\ldots", "\\frac{15}{90}"),
+        ("0.25\\ldots", "0.25…"),
+        ("2 fifths", "\\frac{2}{5}"),
+        ("3\\text{ bn}", "3\\times10^{9}"),
+        ("5\\text{ min}", "5«min»"),
+        ("{5 \\choose 2}", "\\binom{5}{2}"),
+        ("3 \\pmod 7", "3\\pmod{7}"),
+        ("5厘米", "5«厘米»"),
+        ("1和2", "1∧2"),
+        ("\\begin{bmatrix}1\\\\[2pt]2\\end{bmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
+    ],
+)
+def test_plain_math(text, plain):
+    assert plain_math(text) == plain
+
+
+def test_numbers():
+    assert number("-2\\frac{1}{4}") == -2.25 and number("5\\times10^{3}") == 5000
+    assert number("1/0") is None and number("x") is None

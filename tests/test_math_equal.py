@@ -272,6 +272,11 @@ def test_polynomials_agree_with_their_coefficients():
             ) == (change == 0)
 
 
+def test_math_verify_is_not_asked_what_has_an_answer():
+    """It takes 5m for 5%."""
+    assert not math_equal("5 m", "5\\%") and not math_equal("5x", "5\\%")
+
+
 def test_math_verify_is_asked_what_our_grammar_does_not_know():
     pytest.importorskip("math_verify")
     assert (

@@ -1,0 +1,58 @@
+"""support/names.py: what names a result, and what is still to be solved."""
+
+import re
+
+import pytest
+
+from support.names import has_equals, is_name, is_variable, split_equation
+
+# a space ends a command in front of a letter
+NAMES = r"""
+x, AB, S_n, a_{n+1}, x_{«max»}, f(x), f(x+1), f(-1), p(-1), f', f'(x), f^{-1}(x), A^{-1}, A^T,
+P(X≤2), P(A\mid B), E[X], \mathbb{E}[X], «Area», «Area␣of␣ABC», \det A, \hat{y}, \vec{v},
+|AB|, |\vec{a}|, [ABC], \cos\theta, \tan\alpha, \cos C, \angle ABC, \Delta, \frac{dy}{dx},
+\frac{AB}{CD}, \lim_{x\to0}f(x), \vec{a}\cdot\vec{b}, |A\cup B|, n(A\cup B), x_{«a,b»}, \Pr[X],
+\|v\|, \#S, f^{(3)}(0)
+""".strip()
+NO_NAMES = r"""
+2x, x+1, x/2, \frac{x}{2}, \frac{2x}{3}, \sqrt{x}, \sqrt[3]{x}, sqrt(x), \ln x, lnx, ln(x),
+\log_2x, e^x, x^2, 3^x, |x|, x(y-1), p(p+1), x!, \binom{n}{2}, \sin x, sinx, \pi, pi, 5, -x, x^{-1},
+1/x, {x+1}, \lfloor x\rfloor, 2+3, x\cdot2
+""".strip()
+
+
+@pytest.mark.parametrize("text", [*re.split(r",\s", NAMES), "(m,n)", "«lcm»(4,6)", "\\gcd(12,18)"])
+def test_names(text):
+    assert is_name(text)
+
+
+@pytest.mark.parametrize("text", re.split(r",\s", NO_NAMES))
+def test_unsolved_sides(text):
+    assert not is_name(text)
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("x=5", ("x", "5")),
+        ("5=x", ("x", "5")),
+        ("e=x", ("x", "e")),
+        ("2x+1=y", ("y", "2x+1")),
+        ("x=y", ("x", "y")),
+        ("x/2=3", ("x/2", "3")),
+        ("P(X=2)=0.5", ("P(X=2)", "0.5")),
+        ("a=b=3", ("", "a=b=3")),
+        ("7", ("", "7")),
+    ],
+)
+def test_the_sides_of_an_equation(text, parts):
+    assert split_equation(text) == parts
+
+
+def test_an_equals_sign_inside_brackets_is_none():
+    assert has_equals("x=1") and not has_equals("\\sum_{k=1}^{3}k")
+
+
+def test_variables():
+    assert all(map(is_variable, ("x", "a_n", "\\theta", "x_{10}")))
+    assert not any(map(is_variable, ("e", "\\pi", "xy", "2", "f(x)", "")))
