@@ -11,6 +11,9 @@
     8. update             clipped policy gradient on the initial rollouts            (Eq. 8)
 
 Every number of a token lives on its Rollout (rollout.py). Branches never enter the loss.
+Inside `policy.unsharded()` every process holds the whole weights, which sampling needs. A part of
+`cache_parts` is as many rollouts as their cache has memory for. The phase "wait" is for the other
+processes.
 To score rollouts is to put them through the model once; the branching score is Eq. 5. Two groups of
 a prompt are compared, each within itself: its initial rollouts, and its branches.
 
@@ -75,7 +78,6 @@ def step(
              Unavailable, before any update, if most tool calls failed for reasons of ours.
     """
     # 1-3. initial rollouts, tools inside the loop, rewards
-    # unsharded: every process holds the whole weights, as one that samples needs them
     with policy.unsharded():
         batches = sample_initial(policy, sampler, prompts, config, meter)
     # 4. log-probs at the start of the step, before the policy moves
@@ -85,7 +87,6 @@ def step(
     for batch in in_epochs(batches, prompts, config):
         branches = []
         with policy.unsharded():
-            # as many rollouts at once as their cache has memory for
             for part in cache_parts(batch, config):
                 # 5. uncertain tokens (Eq. 3) whose future has become likelier (Eq. 4-5)
                 meter.phase("score")
@@ -105,7 +106,6 @@ def step(
         stats = update(policy, optimizer, batch, config)
         meter.add(batch, branches, stats)
         rollouts += branches
-    # for the other processes
     meter.phase("wait")
     return rollouts
 

@@ -271,6 +271,8 @@ def read_flags(argv: list[str]) -> dict:
     other.add_argument("--regrade", nargs="+", metavar="FILE", help=regrade)
     other.add_argument("--compare", nargs=2, metavar="FILE", help=difference)
     flags = typed(EvalConfig, parser.parse_args(argv))
+    if flags.get("out") == "":
+        raise ValueError("--out is empty: name a folder, or leave it out")
     return {n: tuple(value) if isinstance(value, list) else value for n, value in flags.items()}
 
 

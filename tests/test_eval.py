@@ -465,3 +465,16 @@ def test_a_model_that_is_not_there(tmp_path):
                 str(tmp_path / "new"),
             ]
         )
+
+
+@pytest.mark.parametrize(
+    "flag, value, line",
+    [
+        ("--out", "", "--out is empty: name a folder, or leave it out"),
+        ("--device", "tpu", "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
+        ("--date", "20260131", "--date must be a day such as 2026-01-31, got '20260131'"),
+    ],
+)
+def test_a_flag_that_cannot_be_meant_is_refused_in_words(flag, value, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        evaluation.main(["--model", "m", "--data", "d.jsonl", flag, value])
