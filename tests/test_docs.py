@@ -137,7 +137,7 @@ def all_flags() -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_flag_in_the_text_exists(page):
     named = set(re.findall(r"(?<![\w-])--[a-z]\w*(?:-\w+)*", page.read_text()))
-    own = {"--tree", "--source", "--light", "--write"}
+    own = {"--tree", "--source", "--light", "--write", "--pairs"}
     assert named - all_flags() - FOREIGN_FLAGS - own == set()
 
 
