@@ -62,7 +62,8 @@ def post_json(
     Args:    url: http or https; user:password@ becomes basic authentication. timeout: seconds for
              the whole of one attempt. retries: further attempts after HTTP statuses of PASSING,
              a connection that fails or breaks, a timeout, an answer that is too long (16 MB) or
-             not JSON; before the k-th of them a pause of backoff * 2^(k-1) seconds.
+             not JSON; before the k-th of them a pause of backoff * 2^(k-1) seconds, none before
+             the first.
     Raises:  Unavailable for what is left after the retries, and for another status. ValueError for
              another kind of URL.
     """
@@ -71,19 +72,26 @@ def post_json(
         raise ValueError(
             f"retries must be >= 0 and timeout > 0 seconds, got {retries} and {timeout}"
         )
+    # imported here: without a server nobody waits for it
+    from urllib3.exceptions import MaxRetryError
+    from urllib3.util import Retry
+
     own = {"Content-Type": "application/json", "User-Agent": "appo", **credentials}
     headers = own | (headers or {})
-    # not by urllib3's Retry, which ends with the headers: neither body nor deadline are its concern
-    for attempt in range(retries + 1):
+    # it counts and pauses; by itself it would look at connection and headers only, not at the body
+    left = Retry(retries, backoff_factor=backoff)
+    while True:
         try:
             return _decoded(_attempt(target, json.dumps(payload).encode(), headers, timeout))
         except (OSError, ValueError) as problem:
-            code = getattr(problem, "code", None)
-            # a ValueError is a request that cannot be sent
-            lasting = isinstance(problem, ValueError) or (code is not None and code not in PASSING)
-            if lasting or attempt == retries:
-                raise Unavailable(server, _cause(problem, timeout), _is_down(problem)) from None
-        time.sleep(backoff * 2**attempt)
+            failed = problem
+        try:
+            left = left.increment(error=failed) if _may_pass(failed) else None
+        except MaxRetryError:
+            left = None
+        if left is None:
+            raise Unavailable(server, _cause(failed, timeout), _is_down(failed)) from None
+        left.sleep()
 
 
 def _decoded(answer: bytes) -> object:
@@ -120,7 +128,6 @@ def split_url(url: str) -> tuple[str, str, dict[str, str]]:
 
 def _attempt(url: str, body: bytes, headers: dict[str, str], timeout: float) -> bytes:
     """One POST and its whole answer, within `timeout` seconds. Raises OSError, ValueError."""
-    # imported here: without a server nobody waits for it
     import requests
 
     deadline, box = time.monotonic() + timeout, []
@@ -174,6 +181,12 @@ def _read(response, deadline: float) -> bytes:
     except urllib3.exceptions.HTTPError as problem:
         raise ConnectionError("the answer broke off") from problem
     return bytes(data)
+
+
+def _may_pass(problem: BaseException) -> bool:
+    """May the same request succeed later? A ValueError is one that cannot be sent."""
+    passing = not isinstance(problem, _Status) or problem.code in PASSING
+    return passing and not isinstance(problem, ValueError)
 
 
 def _is_down(problem: BaseException) -> bool:

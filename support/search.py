@@ -168,17 +168,19 @@ class Batches:
             found = source([query for query, _ in batch])
             for (_, future), documents in zip(batch, found, strict=True):
                 future.set_result(documents)
+            return
         # whatever it is, nobody may wait for ever
         except BaseException as problem:
-            refused = isinstance(problem, Unavailable) and not problem.down
-            if refused and len(batch) > 1:
-                half, once = len(batch) // 2, getattr(source, "once", source)
-                self._answer(batch[:half], once)
-                self._answer(batch[half:], once)
-                return
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(problem)
+            failed = problem
+        # out of the handler: what fails there would be taken for a consequence of this
+        if isinstance(failed, Unavailable) and not failed.down and len(batch) > 1:
+            half, once = len(batch) // 2, getattr(source, "once", source)
+            self._answer(batch[:half], once)
+            self._answer(batch[half:], once)
+            return
+        for _, future in batch:
+            if not future.done():
+                future.set_exception(failed)
 
 
 class CachedSearch:
