@@ -15,7 +15,7 @@ STRING = r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\""
 # of a text that writes a list: each token's name and how it looks
 TOKENS = {
     "string": STRING,
-    "dtype": rf",?\s*dtype=(?:{STRING}|[\w.]+)",
+    "dtype": rf",?\s*(?:dtype=(?:{STRING}|[\w.]+)|shape=\([\d, ]*\))",
     "call": r"(?:(?:np|numpy)\.)?"
     r"(?:array|str_|bool_|u?int\d*|float\d*|set|frozenset|list|tuple)\s*(?=\()",
     "word": r"(?:null|None|NaN|nan|true|True|false|False|\.\.\.)(?![\w.])",
@@ -27,52 +27,78 @@ TOKENS = {
 TOKEN = re.compile(r"\s*(?:" + "|".join(f"(?P<{k}>{v})" for k, v in TOKENS.items()) + r")\s*")
 # words that Python spells otherwise; not a number is no answer
 PYTHON = {"null": "None", "NaN": "None", "nan": "None", "true": "True", "false": "False"}
-CHAT = r"(?:array\(\s*)?\[\s*\{\s*['\"](?:role|content)['\"].*\]\s*(?:,\s*dtype=object\s*)?\)?"
-CHAT_ROLES = {"system", "developer", "user", "assistant", "tool"}
+# names of LaTeX whose first letter after a single backslash makes a tab, a line feed or a return
+NAMES = "times text textbf textit textrm tan tau theta tfrac to top triangle tilde "
+NAMES += "nabla ne neg neq not notin nu rangle rho right rightarrow rfloor rceil rvert"
+EATEN = {"t": "\t", "n": "\n", "r": "\r"}
+EATEN = "|".join(EATEN[name[0]] + name[1:] for name in NAMES.split())
+EATEN = rf"[\a\b\f\v]|(?:{EATEN})(?![A-Za-z])"
+# how a list of texts begins that Python's and numpy's grammar then do not read
+BEGUN = rf"(?:array\(\s*)?(?:\[\s*(?:{STRING})(?:\s*,|\s+['\"])|\{{\s*(?:{STRING})\s*:)"
+BYTES = rf"\[\s*b(?:{STRING})"
+# a chat or a message
+CHAT = (
+    r"(?:array\(\s*)?(?:\[\s*)?\{\s*['\"]"
+    r"(?:role|content|from|value|messages|conversations)['\"]\s*:.*[\]})]"
+)
+# the names of roles in a prompt, and what they are here
+CHAT_ROLES = {role: role for role in ("system", "developer", "user", "assistant", "tool")}
+CHAT_ROLES |= {"human": "user", "gpt": "assistant"}
 
 
 def listed(text: str) -> list | None:
     """The items of the list, tuple or set that an answer's text writes; of {"target": x} it is [x].
 
     None if it writes none, or only numbers, which may be an interval, a point or a matrix.
-    Raises: ValueError for an object without "target", a list cut off at "...", quotation marks that
-            do not pair, or LaTeX whose backslashes are not doubled: "\\f" of "\\frac" is a control
-            character.
+    Raises: ValueError for an object without "target", a list that is cut off, quotation marks that
+            do not pair, bytes, or LaTeX whose backslashes are not doubled: "\\f" of "\\frac" is a
+            control character.
     """
     value = value_of(text)
     if value is None and _is_broken(text):
-        raise ValueError(f"has a list whose quotation marks do not pair: {_short(text)}")
+        reason = "quotation marks do not pair, or that is cut off or holds bytes"
+        raise ValueError(f"has a list whose {reason}: {_short(text)}")
     if not isinstance(value, (list, tuple, set, dict)) or not _has_words(value):
         return None
     if _holds(value, lambda item: item is ...):
         raise ValueError(f'has a list whose items were cut off at "...": {_short(text)}')
-    if _holds(value, lambda item: isinstance(item, str) and re.search("[\a\b\f\v]", item)):
+    if _holds(value, lambda item: isinstance(item, str) and re.search(EATEN, item)):
         raise ValueError(f"has a list with single backslashes: {_short(text)}")
+    if _lacks_target(value):
+        raise ValueError(f'has an answer that is an object without "target": {_short(text)}')
     if isinstance(value, dict):
-        if "target" not in value:
-            raise ValueError(f'has an answer that is an object without "target": {_short(text)}')
         return [value["target"]]
     # the order of a set of texts differs from process to process
     return sorted(value, key=repr) if isinstance(value, set) else list(value)
 
 
 def chat_in(text: str) -> list[dict] | None:
-    """The messages that a prompt's text writes as a list, None if it writes none.
+    """The messages, role and content, that a prompt's text writes; None if it writes none.
 
-    Raises: ValueError if it looks like messages and cannot be read.
+    A chat is a list of messages, one message, or {"messages": [...]}; ShareGPT's names are known.
+    Raises: ValueError if it looks like messages and cannot be read, or only some roles are known.
     """
-    if not re.fullmatch(CHAT, text.strip(), re.DOTALL):
+    text = _written_once(text)
+    if not re.fullmatch(CHAT, text, re.DOTALL):
         return None
-    value = value_of(text)
-    if value is None:
+    chat = value_of(text)
+    if isinstance(chat, dict):
+        chat = chat.get("messages", chat.get("conversations", [chat]))
+    if not isinstance(chat, list) or not chat or not all(isinstance(m, dict) for m in chat):
         raise ValueError(f"has a prompt like a list of messages that is none: {_short(text)}")
-    said = isinstance(value, list) and all(isinstance(m, dict) for m in value)
-    return value if said and all(m.get("role") in CHAT_ROLES for m in value) else None
+    said = [(m.get("role", m.get("from")), m.get("content", m.get("value"))) for m in chat]
+    unknown = [role for role, _ in said if role not in CHAT_ROLES]
+    # a question may itself be in JSON
+    if len(unknown) == len(said):
+        return None
+    if unknown:
+        raise ValueError(f"has a prompt with a message of role {unknown[0]!r}: {_short(text)}")
+    return [{"role": CHAT_ROLES[role], "content": content} for role, content in said]
 
 
 def value_of(text: str):
     """The value that a text writes as a list or an object, None if it writes none."""
-    text = text.strip()
+    text = _written_once(text)
     if not re.match(rf"[\[({{]|{TOKENS['call']}", text):
         return None
     try:
@@ -83,6 +109,17 @@ def value_of(text: str):
         return ast.literal_eval(_as_python(text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
+
+
+def _written_once(text: str) -> str:
+    """The list or object that a string in JSON or Python holds; other text as it is."""
+    text = text.strip()
+    if not (re.match(r"['\"]\s*[\[{]", text) and re.fullmatch(STRING, text)):
+        return text
+    try:
+        return ast.literal_eval(text).strip()
+    except (ValueError, SyntaxError, MemoryError):
+        return text
 
 
 def _as_python(text: str) -> str:
@@ -104,12 +141,23 @@ def _as_python(text: str) -> str:
 
 
 def _is_broken(text: str) -> bool:
-    """Does it begin, part its items and end as a list of texts, without a bracket in it?"""
+    """Does a text that is no list begin like a list of texts, or end like one too?"""
+    if re.match(f"{BEGUN}|{BYTES}", text):
+        return True
     inner = text[1:-1].strip()
     quote = inner[:1]
     if text[:1] + text[-1:] != "[]" or not quote or quote not in "'\"" or inner[-1] != quote:
         return False
-    return not re.search(r"[\[\]]", inner) and bool(re.search(rf"{quote}\s*,\s*{quote}", inner))
+    # parts its items, or has an apostrophe within a word
+    parted = rf"{quote}\s*,\s*{quote}|\w{quote}\w"
+    return not re.search(r"[\[\]]", inner) and bool(re.search(parted, inner))
+
+
+def _lacks_target(value) -> bool:
+    """Is it, or one of its items, an object without "target"?"""
+    if isinstance(value, dict):
+        return "target" not in value
+    return isinstance(value, (list, tuple)) and any(map(_lacks_target, value))
 
 
 def _holds(value, wanted) -> bool:

@@ -120,7 +120,8 @@ def split_chat(messages: list[dict]) -> tuple[list[dict], Pieces]:
     """What is before the last answer, and that answer as the sampling loop would have made it.
 
     Raises: ValueError if a result does not follow a call, a call has no result, the answer does
-    not end with the assistant's own words, or nothing of it is to be imitated.
+    not end with the assistant's own words, nothing of it is to be imitated, or a user's message
+    that is no result follows a call.
     """
     parts, before = [], list(messages)
     while before and (
@@ -129,10 +130,10 @@ def split_chat(messages: list[dict]) -> tuple[list[dict], Pieces]:
         and lone_result(before[-1]["content"]) is not None
     ):
         parts = parts_of(before.pop()) + parts
-    before = [{"role": m["role"], "content": m["content"]} for m in before]
     pieces = joined([(own, text) for own, text in parts if own is False or text.strip()])
     if not pieces or pieces[-1][0] is False:
         raise ValueError("the conversation does not end with the assistant's own words")
+    refuse_unanswered(before)
     if not any(m["role"] == "user" for m in before):
         raise ValueError("no question of a user comes before the answer")
     if not any(own for own, _ in pieces):
@@ -140,7 +141,20 @@ def split_chat(messages: list[dict]) -> tuple[list[dict], Pieces]:
     for k, (own, text) in enumerate(pieces):
         answered = k + 1 < len(pieces) and pieces[k + 1][0] is False
         check_piece(own, text, pieces[k - 1] if k else (False, ""), answered=answered)
-    return before, pieces
+    return [{"role": m["role"], "content": m["content"]} for m in before], pieces
+
+
+def refuse_unanswered(before: list[dict]) -> None:
+    """ValueError for a user's message after a call: a result in a form that is not known."""
+    for message, after in zip(before, before[1:]):
+        called = message["role"] == "assistant" and CLOSED.search(
+            RESULT.split(message["content"])[-1]
+        )
+        if called and after["role"] == "user" and lone_result(after["content"]) is None:
+            raise ValueError(
+                "a user's message follows a call and is no result, <result> ... </result> alone: "
+                f"{after['content'][:60]!r}"
+            )
 
 
 def parts_of(message: dict) -> Pieces:

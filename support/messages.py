@@ -1,7 +1,7 @@
 """The messages of a worked example, in any common form of the field.
 
 1. chat_of          the messages of a row, as text that a rollout could hold
-2. refuse_fields    a field that cannot be kept is named, not dropped
+2. refuse_row, refuse_fields    a field that cannot be kept is named, not dropped
 3. with_thought     a thought in a field of its own is written in <think> ... </think>
 4. call_text        a call in a field of its own is written between tags
 5. results_in       the result that a message of a user or a tool consists of
@@ -32,11 +32,14 @@ ROLES = {
 }
 # fields of a message by what they hold; of the last ones nothing is kept, and nothing is lost
 IMITATED = ("weight", "train", "training", "loss")
+IMITATED += ("trainable", "train_on_turn", "calculate_loss")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 CALLS = ("tool_calls", "function_call")
 NAMES = ("id", "index", "name", "tool_call_id", "timestamp", "created_at", "model")
 # fields of a row that change what its messages mean
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+# which words or tokens are imitated, where this is not said message by message
+MASKS = ("loss_mask", "loss_masks", "assistant_masks", "completion_mask", "labels")
 # the one argument of each tool
 ARGUMENTS = {"python": "code", "search": "query"}
 WRITTEN = "<think>(.*?)</think>"
@@ -48,15 +51,14 @@ TOOL_RESPONSE = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOT
 def chat_of(row: dict) -> list[dict]:
     """The messages of a row, each {"role": system, user, assistant or tool, "content": text}.
 
-    An assistant's message that is not to be imitated has "imitated": False besides.
+    An assistant's message that is not to be imitated has "imitated": False besides; "weight": 0 of
+    the row holds for all its messages.
     Raises: ValueError, KeyError or TypeError if the row has none of the known forms, or holds
             what cannot be kept.
     """
     if not isinstance(row, dict):
         raise TypeError(f"a row must be an object, not {type(row).__name__}")
-    media = [field for field in MEDIA if not is_empty(row.get(field))]
-    if media:
-        raise ValueError(f"the row's field {media[0]!r} cannot be kept: only text is imitated")
+    refuse_row(row)
     if "messages" in row:
         said = row["messages"]
     elif "conversations" in row:
@@ -69,7 +71,25 @@ def chat_of(row: dict) -> list[dict]:
         said = _alpaca(row)
     if row.get("system"):
         said = [{"role": "system", "content": row["system"]}, *said]
-    return [_message_of(m) for m in said]
+    chat = [_message_of(m) for m in said]
+    if not is_imitated(row):
+        chat = [m | {"imitated": False} if m["role"] == "assistant" else m for m in chat]
+    return chat
+
+
+def refuse_row(row: dict) -> None:
+    """ValueError naming a field of a row that says what cannot be kept."""
+    for field in MEDIA:
+        if not is_empty(row.get(field)):
+            raise ValueError(f"the row's field {field!r} cannot be kept: only text is imitated")
+    for field in MASKS:
+        if not is_empty(row.get(field)):
+            raise ValueError(
+                f'the row\'s field {field!r} cannot be kept: use "weight" of a message'
+            )
+    # KTO's mark of an answer that is not wanted
+    if row.get("label") in (0, False):
+        raise ValueError("the row's field 'label' is false: such an answer is not to be imitated")
 
 
 def _alpaca(row: dict) -> list[dict]:
@@ -118,12 +138,15 @@ def refuse_fields(message: dict, kind: str) -> None:
 
 
 def is_empty(value) -> bool:
-    """Nothing, or a list or object of nothing, as parquet fills fields that other rows have."""
+    """Nothing, or a list or object of nothing, as parquet fills fields that other rows have.
+
+    False is something: "learn": false says that a message is not to be imitated.
+    """
     if isinstance(value, dict):
         return all(map(is_empty, value.values()))
     if isinstance(value, (list, tuple)):
         return all(map(is_empty, value))
-    return value is None or value == "" or value is False
+    return value is None or value == ""
 
 
 def is_imitated(message: dict) -> bool:
@@ -136,7 +159,9 @@ def is_imitated(message: dict) -> bool:
 
 
 def with_thought(message: dict, text: str) -> str:
-    """The text after the thought of the message, unless a <think> in the text holds that thought.
+    """The text after the thought of the message, unless a <think> in the text holds all its words.
+
+    Beside a thought in a field, an empty <think> </think> of the text goes.
 
     Raises: ValueError for two thoughts, or tags where none can be.
     """
@@ -156,8 +181,11 @@ def with_thought(message: dict, text: str) -> str:
         raise ValueError(f"the field {field!r} holds {tag[0]}: a thought holds no tag")
     if text.count("<think>") != text.count("</think>"):
         raise ValueError(f"the field {field!r} cannot be kept: a <think> in the text is not paired")
-    flat = thoughts.pop()
-    if any(flat in " ".join(there.split()) for there in re.findall(WRITTEN, text, re.DOTALL)):
+    text = re.sub(r"<think>\s*</think>\s*", "", text)
+    # whole words: 4 is not in 14
+    words = rf"(?<!\w){re.escape(thoughts.pop())}(?!\w)"
+    written = re.findall(WRITTEN, text, re.DOTALL)
+    if any(re.search(words, " ".join(there.split())) for there in written):
         return text
     return f"<think> {_unwrapped(thought)} </think>{text}"
 

@@ -1,8 +1,10 @@
 """Python code without the dress that models give it.
 
-    plain_code   fences, blanks, carriage returns and shared indentation go
+    plain_code   fences, the text around a lone block, blanks, carriage returns and the shared
+                 indentation go
 
-Nothing of it is run or parsed here: Python's tokenizer tells where strings and brackets end.
+Nothing of it is run or parsed here: LITERAL tells where strings end, Python's tokenizer where
+brackets do.
 Standard library only.
 """
 
@@ -13,7 +15,14 @@ import string
 import tokenize
 
 # of Markdown around code: marks, and in which language it is
-FENCE = r"(`{3,}|~{3,})[ \t]*(?:(?:python|py)[\d.]*(?=\s)|\w+[ \t]*(?=\n))?"
+LANGUAGE = r"(?:\w+|\{\.?[A-Za-z][^}\n]*\})[ \t]*"
+FENCE = rf"(`{{3,}}|~{{3,}})[ \t]*(?:(?:python|py)[\d.]*(?=\s)|{LANGUAGE}(?=\n))?"
+FENCE_LINE = rf"[ \t]*(`{{3,}})[ \t]*({LANGUAGE})?"
+# A comment or a string. An open one ends with its line or the text, so that it is read once.
+LITERAL = (
+    r"#[^\n]*|('{3}|\"{3})(?:\\.|.)*?(?:\1|\Z)"
+    r"|'(?:\\.|[^'\\\n])*'?|\"(?:\\.|[^\"\\\n])*\"?"
+)
 # white space, byte-order mark and characters of no width
 BLANKS = string.whitespace + "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
 # characters; the indentation of longer code is not mended
@@ -24,10 +33,55 @@ LAYOUT = (tokenize.INDENT, tokenize.DEDENT, tokenize.NL, tokenize.NEWLINE, token
 def plain_code(text: str) -> str:
     """Code as Python takes it, without the dress that models give it.
 
-    Off go a Markdown fence around it, blanks and characters of no width at its ends, carriage
-    returns, and the indentation that all its lines share.
+    Off go a Markdown fence around it, with the text before and after the fence, blanks and
+    characters of no width at its ends, carriage returns, and the indentation that all its lines
+    share. A no-break space at the start of a line is a space.
     """
-    return _unindented(_without_blanks(_unfenced(_without_blanks(text)))).strip()
+    code = _without_blanks(_unfenced(_only_block(_without_blanks(text))))
+    return _unindented(_spaced(code)).strip()
+
+
+def _within_strings(code: str) -> set[int]:
+    """The rows, from 0, that begin within a string."""
+    within, row, place = set(), 0, 0
+    for literal in re.finditer(LITERAL, code, re.DOTALL):
+        row += code.count("\n", place, literal.start())
+        place, first = literal.end(), row + 1
+        row += literal[0].count("\n")
+        within.update(range(first, row + 1))
+    return within
+
+
+def _only_block(text: str) -> str:
+    """The lines of the one block between ``` and ``` with text around it; other text as it is."""
+    if "```" not in text:
+        return text
+    within, lines = _within_strings(text), text.split("\n")
+    fences = [
+        (row, fence[1], fence[2])
+        for row, line in enumerate(lines)
+        if row not in within and (fence := re.fullmatch(FENCE_LINE, line))
+    ]
+    if len(fences) != 2:
+        return text
+    (start, mark, _), (end, closing, language) = fences
+    around = "".join(lines[:start] + lines[end + 1 :]).strip()
+    if not around or closing != mark or language:
+        return text
+    return "\n".join(["", *lines[start + 1 : end]])
+
+
+def _spaced(code: str) -> str:
+    """With spaces for the no-break spaces at the start of lines, but not within strings."""
+    if "\u00a0" not in code:
+        return code
+    within = _within_strings(code)
+    return "\n".join(
+        line
+        if row in within
+        else re.sub(r"^[ \t\u00a0]*", lambda margin: margin[0].replace("\u00a0", " "), line)
+        for row, line in enumerate(code.split("\n"))
+    )
 
 
 def _unfenced(code: str) -> str:
@@ -54,22 +108,27 @@ def _without_blanks(text: str) -> str:
 def _unindented(code: str) -> str:
     """Without the indentation that all lines share; strings over several lines keep it.
 
-    A first line beside the tag has no indentation. Then nothing changes if Python's tokenizer
-    takes the code as it is, or finds more wrong with it.
+    Comments and lines within strings may stand further left. A first line beside the tag has no
+    indentation. Then nothing changes if Python's tokenizer takes the code as it is, or finds more
+    wrong with it.
     """
-    first, _, rest = code.partition("\n")
-    first, lines = first.strip(), rest.split("\n")
-    indents = [line[: len(line) - len(line.lstrip(" \t"))] for line in lines if line.strip()]
+    if "\n" not in code:
+        return code
+    within = _within_strings(code)
+    first, *lines = code.split("\n")
+    first, rest = first.strip(), "\n".join(lines)
+    indents = [
+        line[: len(line) - len(line.lstrip(" \t"))]
+        for row, line in enumerate(lines, 1)
+        if row not in within and line.strip() and line.lstrip()[0] != "#"
+    ]
     margin = os.path.commonprefix(indents)
     if not margin or (first and _tokens(f"{first}\n{rest}") is not None):
         return code
-    # Row 2 is the first line.
-    tokens = _tokens(f"if 1:\n{margin}{first or 'pass'}\n{rest}")
-    if first and tokens is None:
+    if first and _tokens(f"if 1:\n{margin}{first}\n{rest}") is None:
         return code
-    within = {row for t in tokens or [] for row in range(t.start[0] + 1, t.end[0] + 1)}
     lines = [
-        line if row in within else line.removeprefix(margin) for row, line in enumerate(lines, 3)
+        line if row in within else line.removeprefix(margin) for row, line in enumerate(lines, 1)
     ]
     return "\n".join([first, *lines])
 

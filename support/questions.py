@@ -191,6 +191,8 @@ def _answers(value) -> list[str]:
     if isinstance(value, dict):
         value = value.get("target")
     if isinstance(value, (list, tuple)):
+        if any(isinstance(v, dict) and "target" not in v for v in value):
+            raise ValueError(f'has an answer that is an object without "target": {value!a:.60}')
         return [a for v in value for a in _answers(v)]
     before, _, after = _answer_text(value).rpartition("####")
     text = after.strip() or before.strip()

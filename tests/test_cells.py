@@ -28,6 +28,12 @@ LISTS = [
     ("frozenset({'b', 'a'})", ["a", "b"]),
     ("['a', 2, None, True]", ["a", 2, None, True]),
     ("['a\\'b', \"c\\\\d\"]", ["a'b", "c\\d"]),
+    ("array(['a', 'b', 'c'], shape=(3,), dtype=object)", ["a", "b", "c"]),
+    ('"[\\"Paris\\", \\"b\\"]"', ["Paris", "b"]),
+    ("'[\"Paris\"]'", ["Paris"]),
+    ("['New\\nYork', 'a\\tb', 'in\\r\\nto']", ["New\nYork", "a\tb", "in\r\nto"]),
+    (r"['\\times', '\\nu']", [r"\times", r"\nu"]),
+    ('[{"target": "a"}, "b"]', [{"target": "a"}, "b"]),
 ]
 
 
@@ -43,7 +49,16 @@ def test_lists_as_json_python_and_numpy_write_them(text, items):
         *("[-2,\\infty)", "(0.5, 1]", "[007]", "{1: 2}", "[-1, +2.5e3]"),
         *("['tis the season", "['tis the season, isn't it]", "['tis, 'twas']", '["', "['", "['a'"),
         *("['a'] + ['b']", "['a'] ['b']", "['a'], ['b']", "('Paris')", "'Paris'", "[Paris]"),
-        *("[b'x']", "[open('x')]", "[__import__('os')]", "['a' * 9]", "(a) 'b'", "", "[" * 9000),
+        *(
+            '"[1, 2]"',
+            '"[sic] Paris"',
+            "[open('x')]",
+            "[__import__('os')]",
+            "['a' * 9]",
+            "(a) 'b'",
+            "",
+            "[" * 9000,
+        ),
         *("{'a' for b in 'c'}", "[lambda: 'x']", "array('x')", "np.str_('a')", "set()"),
     ],
 )
@@ -62,6 +77,19 @@ def test_what_stays_text(text):
         ('["a "quoted" word", "b"]', "quotation marks do not pair"),
         (r'["\frac{1}{2}", "b"]', "single backslashes"),
         (r"['\beta', 'b']", "single backslashes"),
+        (r"['\times']", "single backslashes"),
+        (r"['2 \nu', 'b']", "single backslashes"),
+        (r'["\rho_0"]', "single backslashes"),
+        (r'["\theta"]', "single backslashes"),
+        ('["Paris", {"alias": "x"}]', 'without "target"'),
+        ("[{'text': 'Paris'}]", 'without "target"'),
+        ("array(['a', ..., 'z'], shape=(2000,), dtype=object)", "cut off"),
+        ("['Paris', 'x'", "cut off"),
+        ("['Paris' 'x", "cut off"),
+        ('{"target": "Par', "cut off"),
+        ("array(['Paris', 'x'", "cut off"),
+        ("['O'Brien']", "quotation marks do not pair"),
+        ("[b'Paris']", "holds bytes"),
     ],
 )
 def test_what_is_refused(text, message):
@@ -84,7 +112,31 @@ def test_a_chat_in_a_prompt():
     chat = [{"role": "system", "content": "it's"}, {"role": "user", "content": 'a "b"\n[c] {d}'}]
     for text in (json.dumps(chat), json.dumps(chat, indent=1), str(chat)):
         assert chat_in(text) == chat
+        assert chat_in(json.dumps(text)) == chat
+    for row in ({"messages": chat}, {"conversations": chat}):
+        assert chat_in(json.dumps(row)) == chat_in(str(row)) == chat
     for text in ("Who?", "[{", '[{"role": "user"}] is what?', '[{"name": "x"}]', ""):
         assert chat_in(text) is None
     with pytest.raises(ValueError, match="a prompt like a list of messages"):
         chat_in("[{'role': 'user', 'content': 'it's'}]")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"from": "human", "value": "q"}]',
+        '[{"role": "human", "content": "q"}]',
+        '{"role": "user", "content": "q"}',
+        '{"conversations": [{"from": "human", "value": "q"}]}',
+        "[{'from': 'human', 'value': 'q'}]",
+    ],
+)
+def test_a_chat_in_the_names_of_sharegpt_or_of_one_message(text):
+    assert chat_in(text) == chat_in(json.dumps(text)) == [{"role": "user", "content": "q"}]
+
+
+def test_a_chat_of_an_unknown_role_is_refused():
+    boss = '[{"role": "boss", "content": "q"}, {"role": "user", "content": "q"}]'
+    for text in (boss, '{"messages": []}', '{"messages": 5}'):
+        with pytest.raises(ValueError, match="role 'boss'|like a list of messages"):
+            chat_in(text)

@@ -339,6 +339,32 @@ BAD = {
         },
         "does not end with the assistant's own words",
     ),
+    "row not imitated": (
+        FORMS["tool message"] | {"weight": 0},
+        "nothing of the answer is to be imitated",
+    ),
+    "result of another form": (
+        {
+            "messages": [
+                QUESTION,
+                {"role": "assistant", "content": "<search> x </search>"},
+                {"role": "user", "content": "<information>a</information>"},
+                {"role": "assistant", "content": "b"},
+            ]
+        },
+        "a user's message follows a call and is no result.*<information>a",
+    ),
+    "result beside words": (
+        {
+            "messages": [
+                QUESTION,
+                {"role": "assistant", "content": "<search> x </search>\n"},
+                {"role": "user", "content": "<result>a</result> continue"},
+                {"role": "assistant", "content": "b"},
+            ]
+        },
+        "a user's message follows a call and is no result",
+    ),
     "arguments null": (
         {
             "messages": [

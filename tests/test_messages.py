@@ -28,6 +28,19 @@ def said(*messages, **row) -> list[str]:
         ),
         ({"reasoning": "x", "content": "x"}, "<think> x </think>x"),
         (
+            {"reasoning_content": "a", "content": "<think>\n\n</think>\n\nx"},
+            "<think> a </think>x",
+        ),
+        ({"content": "<think>\n\n</think>\n\nx"}, "<think>\n\n</think>\n\nx"),
+        (
+            {"reasoning": "4", "content": "<think> 14 </think> x"},
+            "<think> 4 </think><think> 14 </think> x",
+        ),
+        (
+            {"reasoning": "a.", "content": "<think> b </think> a. <think> c </think>"},
+            "<think> a. </think><think> b </think> a. <think> c </think>",
+        ),
+        (
             {"reasoning": "a", "content": "<think> b </think>"},
             "<think> a </think><think> b </think>",
         ),
@@ -41,10 +54,27 @@ def test_a_thought_is_kept_once(fields, text):
 
 @pytest.mark.parametrize("value", [0, 0.0, False])
 def test_what_is_not_imitated_is_marked(value):
-    for field in ("weight", "train", "training", "loss"):
+    for field in ("weight", "train", "training", "loss", "trainable", "train_on_turn"):
         chat = chat_of({"messages": [QUESTION, ANSWER | {field: value}, ANSWER]})
         assert [m.get("imitated", True) for m in chat] == [True, False, True]
         assert "imitated" not in chat_of({"messages": [QUESTION | {field: value}]})[0]
+
+
+def test_what_a_row_says_holds_for_all_its_messages():
+    row = {"messages": [QUESTION, ANSWER, ANSWER | {"weight": 1}]}
+    for given in ({"weight": 0}, {"train": False}, {"trainable": False}):
+        assert [m.get("imitated") for m in chat_of(row | given)] == [None, False, False]
+    kept = {"weight": 1, "train": True, "label": True, "loss_mask": None, "labels": []}
+    assert chat_of(row | kept) == chat_of(row)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"label": False}, {"loss_mask": [0, 0]}, {"loss_mask": [1, 1]}, {"weight": 0.5}],
+)
+def test_what_a_row_says_and_cannot_be_kept_is_refused(given):
+    with pytest.raises(ValueError, match=f"field '{next(iter(given))}'"):
+        said(ANSWER, **given)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +126,8 @@ def call(name, **arguments):
         (QUESTION | {"audio": {"data": "x"}}, "the field 'audio' of a message of user"),
         (ANSWER | {"reasoning_details": [{"text": "x"}]}, "the field 'reasoning_details'"),
         (ANSWER | {"score": 0}, "the field 'score'"),
+        (ANSWER | {"learn": False}, "the field 'learn' of a message of assistant"),
+        (ANSWER | {"supervise": False}, "the field 'supervise' of a message of assistant"),
         (
             QUESTION | {"reasoning_content": "x"},
             "the field 'reasoning_content' of a message of user",
@@ -138,5 +170,5 @@ def test_media_of_a_row_are_refused_by_name():
 def test_fields_that_hold_nothing_are_no_fields():
     """Parquet gives every row the fields of all."""
     nothing = {"function_call": {"name": None, "arguments": None}, "tool_calls": None}
-    nothing |= {"images": [], "audio": {"data": None}, "score": None, "refusal": "", "cut": False}
+    nothing |= {"images": [], "audio": {"data": None}, "score": None, "refusal": ""}
     assert said(ANSWER | nothing) == [ANSWER["content"]]

@@ -37,6 +37,13 @@ DRESSED = [
     ("```python\nprint('''\n```\n''')\n```", "```"),
     ("``` python \r\nx = 1\r\nprint(x)\r\n```", "1"),
     ("```tool_code\nprint(1)\n```", "1"),
+    ("```{python}\nprint(1)\n```", "1"),
+    ("```{.python .numberLines}\nprint(1)\n```", "1"),
+    # text around one block
+    ("Here's the code:\n```python\nprint(1)\n```", "1"),
+    ("```python\nprint(1)\n```\nThis prints 1.", "1"),
+    ("So:\n\n  ```\n  x = 1\n  print(x)\n  ```\n\nIt's 1.", "1"),
+    ("So:\n```python\nprint('''\n```\n''')\n```", "```"),
     # line ends
     ("\r\n    x = 1\r\n    print(x)\r\n", "1"),
     ("x = 1\r\nprint(x)", "1"),
@@ -58,6 +65,16 @@ DRESSED = [
     (" x = 1\n  s = '''a\n  b'''\n  print(s)", "a\n  b"),
     ("\n  s = '''a\n    b\n  '''\n  print(s, 1)\n", "a\n    b\n   1"),
     ("\n\tprint(f'''{1}\n\t2''')\n\tprint(3)\n", "1\n\t2\n3"),
+    ("\n    s = '''\nhello\n'''\n    print(s)\n", "hello"),
+    (" x = 1\n    s = '''\nhello\n'''\n    print(s)\n", "hello"),
+    ('\n    s = \'it\\\'s\' # it\'s\n    t = """\nb \'\n"""\n    print(s, t)\n', "it's \nb '"),
+    # comments in the first column
+    ("    x = 1\n# note\n    print(x)", "1"),
+    ("\n    x = 1\n# it's '''\n    print(x)\n", "1"),
+    # no-break spaces
+    ("\n\u00a0\u00a0x = 1\n\u00a0 print(x)\n\u00a0", "1"),
+    ("if 1:\n\u00a0\u00a0print(1)", "1"),
+    ("if 1:\n  print('''a\n\u00a0b''')", "a\n\u00a0b"),
     # code that begins on its own line
     ("\n    s = 1\n    if s:\n        print(s)\n", "1"),
 ]
@@ -80,6 +97,7 @@ def test_the_dress_of_code_is_taken_off(argument, out):
         "~~~5",
         "x = '\u200b'",
         "s = '''\n```python\n'''",
+        "s = '''\n```python\nx\n```\n'''",
         "print(\n  1)\nx = 1",
     ],
 )
@@ -96,6 +114,9 @@ def test_valid_code_stays_as_it_is(code):
         "x = 1\n    y = 2\n  z = 3\n   a = 4",
         "x = (1\n  y = 2",
         "x = 1\n  y = 2\nz = 3",
+        # two blocks; a prompt
+        "a\n```\nx = 1\n```\nb\n```\ny = 2\n```",
+        ">>> x = 1\n>>> x",
     ],
 )
 def test_what_would_change_a_meaning_is_not_mended(code):
@@ -123,9 +144,13 @@ def test_a_search_keeps_its_marks():
 def test_dress_of_long_code_takes_no_time():
     started = time.process_time()
     texts = ["`", "~", "```\n", "\ufeff ", "(", "x\n ", "'''\n ", "-", "lambda:", "{1:", "\t\n"]
+    texts += ["'''\\", "\n```\n", "\n\u00a0"]
     for text in texts:
         plain_code(text * (19_000 // len(text)))
         plain_code("x\n " + text * (19_000 // len(text)))
         plain_code(" " + text * 10**5)
         plain_code("~~~" + text * 10**5 + "x")
+    # a string that never ends
+    plain_code("x\n " + "'\\" * 10**5)
+    plain_code("```\n" + "'\\" * 10**5)
     assert time.process_time() - started < 6

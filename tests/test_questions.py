@@ -116,6 +116,7 @@ def test_formats(tmp_path):
         ({"question": "a", "reward_model": "5"}, "row 2 has another form"),
         ("{oops\n", "row 2 is not JSON"),
         ({"question": "a", "answer": '{"value": "x"}'}, 'row 2 has an answer .* without "target"'),
+        ({"question": "a", "answer": ["x", {"alias": "y"}]}, 'row 2 has an .* without "target"'),
         ({"question": "a", "answer": "['b' ... 'c']"}, "row 2 has a list whose items were cut off"),
         ({"question": "a", "answer": "['it's', 'b']"}, "row 2 has a list whose quotation marks"),
         ({"prompt": '[{"role": "user", "content": }]', "answer": "1"}, "row 2 has a prompt like"),

