@@ -21,8 +21,6 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
-from filelock import FileLock
-
 from support.http import Unavailable
 
 # rows that one query may rank, about a microsecond each
@@ -254,6 +252,9 @@ def build_index(source: Path) -> tuple[Path, str]:
     for made in (beside, index):
         if _stamp_of(made) == stamp:
             return made, stamp
+    # imported here: a Python tool alone needs the standard library only
+    from filelock import FileLock
+
     with FileLock(f"{index}.lock"):
         if _stamp_of(index) != stamp:
             _build(index, files, stamp, source)
