@@ -18,8 +18,9 @@ import re
 from pathlib import Path
 
 from support.algebra import WORDS, code_of
-from support.latex import TEXT, last_boxed, number, plain_math
-from support.names import has_equals, is_name
+from support.characters import GREEK
+from support.latex import FUNCTIONS, TEXT, last_boxed, number, plain_math
+from support.names import CALLED, has_equals, is_name, names_itself
 from support.trees import answer_tree, leaves_of, match_trees
 from support.units import size_of, split_leaf
 from tools import PythonTool
@@ -36,6 +37,11 @@ SHORT_WORDS = set(
     "saw war raw top pot opt tap pat apt are ear era end den arm ram how who sun mon tue wed thu "
     "fri sat jan feb mar apr may jun jul aug sep oct nov dec".split()
 )
+# what Math-Verify computes and our grammar does not
+CALCULUS = r"\\(?:sum|prod|int|lim)(?![A-Za-z])"
+# Its reader drops other commands, primes and colons; f(x) is a product to it.
+KNOWN = set(FUNCTIONS) | set(GREEK) | set("sum prod int lim frac infty pi to cdot".split())
+DROPPED = rf"['\":;∧∨«]|\\[^A-Za-z]|(?<![A-Za-z\\])\\?(?:{CALLED})['_^\w{{}}-]*[(\[]"
 NO_CODE = "(None, None, 0, 0, [], '')"
 
 
@@ -96,7 +102,7 @@ def _same_values(first: str, second: str) -> bool:
     if not match_trees(a, b, {pair: verdict is not False for pair, verdict in known.items()}):
         return False
     codes = {x: _leaf_code(x) for pair, verdict in known.items() if verdict is None for x in pair}
-    if NO_CODE in codes.values() and importlib.util.find_spec("math_verify"):
+    if NO_CODE in codes.values() and _for_math_verify(plain_math(first), plain_math(second)):
         return _jail(MATH_VERIFY.format(repr(f"${first}$"), repr(f"${second}$"))) == "1"
     p, q = (", ".join(codes.get(x, NO_CODE) for x in leaves) for leaves in (left, right))
     bits = _jail(f"{SAME_VALUES}\nprint(*['01'[same(p, q)] for p in [{p}] for q in [{q}]], sep='')")
@@ -107,6 +113,14 @@ def _same_values(first: str, second: str) -> bool:
     return match_trees(a, b, known)
 
 
+def _for_math_verify(a: str, b: str) -> bool:
+    """Is Math-Verify installed, and are these sums, integrals and the like that it reads whole?"""
+    commands = set(re.findall(r"\\([A-Za-z]+)", a + b))
+    readable = commands <= KNOWN and not re.search(DROPPED, f"{a} {b}")
+    wanted = re.search(CALCULUS, f"{a} {b}")
+    return bool(readable and wanted and importlib.util.find_spec("math_verify"))
+
+
 def leaf_equal(a: str, b: str) -> bool | None:
     """Are two elements equal? None where neither strings nor rationals decide."""
     (name_a, a, unit_a), (name_b, b, unit_b) = _split_leaves(a, b)
@@ -115,6 +129,8 @@ def leaf_equal(a: str, b: str) -> bool | None:
     if name_a != name_b and not is_name(name_a or name_b):
         # \binom{4}{2} = 6 is 6, if it is true
         return None if is_constant(name_a or name_b) else False
+    if name_a != name_b and (names_itself(name_a, a) or names_itself(name_b, b)):
+        return False
     # $5 is not 5 percent
     if (unit_a and b.endswith("%")) or (unit_b and a.endswith("%")):
         return False
