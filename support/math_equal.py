@@ -224,6 +224,7 @@ def _leaf_code(leaf: str) -> str:
     code = f"{value} {equation}"
     names = sorted(set(re.findall(r'v\("(.+?)"\)', code)))
     marks = "i" * bool(re.search(r"\bI\b", code)) + "a" * ("Abs" in code)
+    marks += "r" * bool(re.search("floor|ceiling", code))
     return f"({plain}, {equation}, {int('.' in leaf)}, Rational('{size}'), {names}, {marks!r})"
 
 
