@@ -42,6 +42,11 @@ CALCULUS = r"\\(?:sum|prod|int|lim)(?![A-Za-z])"
 # Its reader drops other commands, primes and colons; f(x) is a product to it.
 KNOWN = set(FUNCTIONS) | set(GREEK) | set("sum prod int lim frac infty pi to cdot".split())
 DROPPED = rf"['\":;∧∨«]|\\[^A-Za-z]|(?<![A-Za-z\\])\\?(?:{CALLED})['_^\w{{}}-]*[(\[]"
+# what stands behind a label that is not the answer, or not alone
+DENIED = (
+    r"^(?:\\?&|\\(?:text|mathrm)\{)?\s*(?:(?:and|or|not|nor|incorrect|wrong|false|isn't)\b|"
+    r"is (?:not|wrong|false|incorrect)\b|\\?&|\\(?:land|lor|wedge|vee|neg|lnot)\b)"
+)
 NO_CODE = "(None, None, 0, 0, [], '')"
 
 
@@ -85,8 +90,9 @@ def _label(text: str) -> tuple[str, str]:
     match = re.match(rf"\s*{label}\s+(.+)", inner, re.DOTALL)
     if not match:
         return "", text
-    two = re.search(r"(?:^|\s)(?:[A-E]\s*[.:)]|\([A-E]\))\s|^\(?[A-E][.:)]*$", match[3].strip())
-    return ("", "") if two else (match[1] or match[2], match[3])
+    two = r"(?:^|\s)(?:[A-E]\s*[.:)]|\([A-E]\))(?:\s|$)|^\(?[A-E][.:)]*$"
+    other = re.search(rf"{two}|{DENIED}", match[3].strip())
+    return ("", "") if other else (match[1] or match[2], match[3])
 
 
 def _same_values(first: str, second: str) -> bool:

@@ -4,7 +4,7 @@
     2. leaves_of      the texts at the ends
     3. match_trees    are two trees equal, given which leaves are?
 
-Kinds: "set" in any order (also lists and unions); the two brackets of a tuple or interval; the form
+Kinds: "set" in any order (also lists and unions); "{}" a set in a set; the two brackets of a tuple or interval; the form
 of a matrix; "∧" equations that hold together, "∨" that do not; "…" a sequence with dots; "∈x" what
 x is in; "≡7" a residue.
 """
@@ -208,12 +208,26 @@ def _brackets(text: str) -> Tree:
     if text == "\\{\\}":
         return "\\emptyset"
     if text[:2] == "\\{" and text[-2:] == "\\}" and len(text) > 4:
+        parts = split_outside(text[2:-2], ",")
+        if any(map(_is_set, parts)):
+            return "set", [x for part in parts for x in _member(part)]
         return "set", _elements(answer_tree(text[2:-2]))
     inner = split_outside(text[1:-1], "[,;]") if text[:1] in "([" and text[-1:] in ")]" else []
     if len(inner) > 1 and all(inner):
         kind = "…" if "…" in inner else text[0] + text[-1]
         return kind, [answer_tree(part) for part in inner]
     return text
+
+
+def _is_set(text: str) -> bool:
+    """Is it a set in braces, or the empty one?"""
+    return text == "\\emptyset" or (text[:2] == "\\{" and text[-2:] == "\\}")
+
+
+def _member(text: str) -> list[Tree]:
+    """What one element of a set in braces adds to it: {1, 2} is one, not two."""
+    elements = _elements(answer_tree(text))
+    return [("{}", elements)] if _is_set(text) else elements
 
 
 def _elements(tree: Tree) -> list[Tree]:
@@ -234,7 +248,7 @@ def match_trees(a: Tree, b: Tree, equal: dict[tuple[str, str], bool | None]) -> 
     kinds = {a[0], b[0]}
     if len(a[1]) != len(b[1]) or not (len(kinds) == 1 or kinds in SYSTEMS):
         return False
-    if not kinds & {"set", "∨"} and kinds != {"∧"}:
+    if not kinds & {"set", "{}", "∨"} and kinds != {"∧"}:
         return all(match_trees(x, y, equal) for x, y in zip(a[1], b[1]))
     rest = list(b[1])
     for x in a[1]:
