@@ -14,7 +14,9 @@ Nothing of a model's text is ever evaluated, neither here nor in the sandbox.
 import functools
 import importlib.util
 import itertools
+import math
 import re
+from fractions import Fraction
 from pathlib import Path
 
 from support.algebra import WORDS, code_of
@@ -47,6 +49,8 @@ DENIED = (
     r"^(?:\\?&|\\(?:text|mathrm)\{)?\s*(?:(?:and|or|not|nor|incorrect|wrong|false|isn't)\b|"
     r"is (?:not|wrong|false|incorrect)\b|\\?&|\\(?:land|lor|wedge|vee|neg|lnot)\b)"
 )
+# dates, years, scores and telephone numbers: no differences or quotients
+WRITTEN = r"\d+-\d+(?:-\d+)*|\d+/\d+/\d+"
 NO_CODE = "(None, None, 0, 0, [], '')"
 
 
@@ -140,6 +144,8 @@ def leaf_equal(a: str, b: str) -> bool | None:
     # $5 is not 5 percent
     if (unit_a and b.endswith("%")) or (unit_b and a.endswith("%")):
         return False
+    if re.fullmatch(WRITTEN, a) or re.fullmatch(WRITTEN, b):
+        return a == b and unit_a == unit_b
     # 1 = 2 = 5, and what the dots stand for
     if "…" in a + b or has_equals(a) or has_equals(b):
         return a == b and unit_a == unit_b
@@ -181,10 +187,23 @@ def _same_number(a: str, x, b: str, y) -> bool:
         return x == y if exact else abs(x - y) <= max(abs(x), abs(y)) / 10**6
 
     if close(x, y):
-        return True
-    if a.endswith("%") == b.endswith("%"):
+        return x == y or abs(x - y) <= _half_digit(a, b)
+    # 0.5% is not 0.5
+    if a.endswith("%") == b.endswith("%") or abs(y if a.endswith("%") else x) < 1:
         return False
     return close(100 * x, y) if a.endswith("%") else close(x, 100 * y)
+
+
+def _half_digit(a: str, b: str) -> Fraction | float:
+    """Half of the last digit of the shorter of two decimals; no bound for others.
+
+    A whole number bears only what computing adds: 1000001 is not 1000000.5.
+    """
+    found = [re.fullmatch(r"-?[\d,]*\.?(\d*)", x) for x in (a, b)]
+    if not all(found):
+        return math.inf
+    places = min(len(match[1]) for match in found)
+    return Fraction(1, 2 * 10**places) if places else Fraction(1, 1000)
 
 
 def _same_text(a: str, b: str) -> bool | None:
@@ -192,7 +211,9 @@ def _same_text(a: str, b: str) -> bool | None:
     words = _is_word(a) or _is_word(b)
     if not words and not (a.isalpha() and b.isalpha() and len(a) > 1):
         return None
-    a, b = (re.sub(r"[«»]|(?<!\d)␣|␣(?!\d)", "", x).casefold() for x in (a, b))
+    # 5 MBps are not 5 Mbps
+    fold = str if re.search(r"^[\d.]", a) else str.casefold
+    a, b = (fold(re.sub(r"[«»]|(?<!\d)␣|␣(?!\d)", "", x)) for x in (a, b))
     return a == b or (False if words else None)
 
 

@@ -4,9 +4,9 @@
     2. leaves_of      the texts at the ends
     3. match_trees    are two trees equal, given which leaves are?
 
-Kinds: "set" in any order (also lists and unions); "{}" a set in a set; the two brackets of a tuple or interval; the form
-of a matrix; "∧" equations that hold together, "∨" that do not; "…" a sequence with dots; "∈x" what
-x is in; "≡7" a residue.
+Kinds: "set" in any order (also lists and unions); "{}" a set in a set; the two brackets of a tuple
+or interval; the form of a matrix; "∧" equations that hold together, "∨" that do not; "…" a sequence
+with dots; "∈x" what x is in; "≡7" a residue.
 """
 
 import re
