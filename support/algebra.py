@@ -28,6 +28,9 @@ DIFFERENTIALS = (
     r"\\frac\{ ?d(?:\^\{?\d\}?)? ?\(?[^{}]*\}\{ ?d ?[A-Za-z\\(]|"
     r"(?<![A-Za-z])d(?:\^\{?\d\}?)? ?[A-Za-z]?/d[A-Za-z]"
 )
+# products of matrices do not commute: an inverse or a transpose beside another capital
+_INVERTED = r"(?:[A-Z]|\([A-Z]{2,}\))\^(?:\{-1\}|\{?T\}?|-1)"
+MATRICES = rf"[A-Z] ?{_INVERTED}|{_INVERTED} ?[A-Z]|\([A-Z]{{2,}}\)\^(?:\{{-1\}}|\{{?T\}}?|-1)"
 # f of x is no product, nor is y of 0; y(x + 1) is
 ALWAYS_CALLED = rf"\\?(?:{CALLED})(?:_.+)?"
 SOMETIMES_CALLED = r"[uvy](?:_.+)?"
@@ -49,7 +52,7 @@ def code_of(text: str) -> str | None:
     """Plain LaTeX as Python; None if a token is none of ours."""
     tokens = re.findall(TOKEN, text)
     depths = itertools.accumulate((t in OPEN) - (t in OPEN.values()) for t in tokens)
-    if re.search(DIFFERENTIALS, text):
+    if re.search(f"{DIFFERENTIALS}|{MATRICES}", text):
         return None
     if "".join(tokens) != text.replace(" ", "") or max(depths, default=DEPTH + 1) > DEPTH:
         return None

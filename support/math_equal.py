@@ -49,8 +49,12 @@ DENIED = (
     r"^(?:\\?&|\\(?:text|mathrm)\{)?\s*(?:(?:and|or|not|nor|incorrect|wrong|false|isn't)\b|"
     r"is (?:not|wrong|false|incorrect)\b|\\?&|\\(?:land|lor|wedge|vee|neg|lnot)\b)"
 )
-# dates, years, scores and telephone numbers: no differences or quotients
-WRITTEN = r"\d+-\d+(?:-\d+)*|\d+/\d+/\d+"
+# a product of vectors does not commute
+CROSS = (
+    r"\\(?:mathbf|vec|boldsymbol|bm|overrightarrow|hat)\s*(?:\{\s*\w+\s*\}|\w)\s*\\times(?!\s*\d)"
+)
+# dates, years, scores, telephone numbers and remainders: no differences, quotients or products
+WRITTEN = r"\d+R\d+|\d+-\d+(?:-\d+)*|\d+/\d+/\d+"
 NO_CODE = "(None, None, 0, 0, [], '')"
 
 
@@ -101,6 +105,8 @@ def _label(text: str) -> tuple[str, str]:
 
 def _same_values(first: str, second: str) -> bool:
     """Do two answers without labels mean the same, element by element?"""
+    if re.search(CROSS, first + " " + second):
+        return False
     a, b = answer_tree(plain_math(first)), answer_tree(plain_math(second))
     left, right = leaves_of(a), leaves_of(b)
     if max(len(left), len(right)) > LEAVES:

@@ -28,13 +28,15 @@ from support.sets import (
 from support.units import compound
 
 PLUS_MINUS = r"\\(?:pm|(m)p)(?![A-Za-z]) ?"
+# p and q of logic, no list
+PROPOSITION = r"(?=.*[∧∨])(?:[p-sP-S∧∨() ¬]|\\(?:neg|lnot|to) ?)+"
 # an answer: a leaf is its text, else (kind, elements)
 Tree = str | tuple[str, list]
 
 
 def answer_tree(text: str) -> Tree:
     """A plain answer as a leaf, its text, or as (kind, elements)."""
-    if max(depths(text), default=0) > DEPTH:
+    if max(depths(text), default=0) > DEPTH or re.fullmatch(PROPOSITION, text):
         return text
     text = re.sub(r"\\begin\{cases\}([^&]*)\\end\{cases\}", _joined, text)
     text, bound = _without_frame(text)
