@@ -5,6 +5,7 @@
 Nothing of the text itself reaches the Python: every token is translated or refused.
 """
 
+import hashlib
 import itertools
 import re
 
@@ -214,7 +215,8 @@ class _Reader:
         argument = self.atom()
         if code in argument:
             return f"{code}*{argument}"
-        return 'v("{} of {}")'.format(name, re.sub("[\"']", "", argument))
+        # only letters and digits reach the sandbox
+        return f'v("{name}_of_{hashlib.sha256(argument.encode()).hexdigest()}")'
 
     def of_several(self, name: str) -> str:
         """\\max(3, 5), also of a set"""

@@ -64,8 +64,8 @@ def math_equal(pred: str, gold: str) -> bool:
     Rationals exactly; to 1e-6 relative if one side has a decimal point. One side may leave out a
     percent sign, a unit, or "x =" in front. Tuples, intervals and matrices in order and with their
     brackets; sets, unions, bare lists and plus-minus in any order. Expressions, and equations up
-    to a constant factor, by their values at a few points. What our grammar does not know is left
-    to Math-Verify, if installed. \\log without a base is natural. "C: 7" is both C and 7.
+    to a constant factor, by their values at a few points. Sums, products, integrals and limits
+    are left to Math-Verify, if installed. \\log without a base is natural. "C: 7" is both C and 7.
     """
     longest = max(len(pred), len(gold))
     plain = str.strip if longest > 20 * MATH_LIMIT else plain_math
