@@ -43,7 +43,7 @@ SHORT_WORDS = set(
 CALCULUS = r"\\(?:sum|prod|int|lim)(?![A-Za-z])"
 # Its reader drops other commands, primes and colons; f(x) is a product to it.
 KNOWN = set(FUNCTIONS) | set(GREEK) | set("sum prod int lim frac infty pi to cdot".split())
-DROPPED = rf"['\":;∧∨«]|\\[^A-Za-z]|(?<![A-Za-z\\])\\?(?:{CALLED})['_^\w{{}}-]*[(\[]"
+DROPPED = rf"['\":;∧∨«]|\\[^A-Za-z]|(?:{CALLED})(?:'|[_^](?:\{{[^{{}}]*\}}|-?\w))*[(\[]"
 # what stands behind a label that is not the answer, or not alone
 DENIED = (
     r"^(?:\\?&|\\(?:text|mathrm)\{)?\s*(?:(?:and|or|not|nor|incorrect|wrong|false|isn't)\b|"
@@ -131,10 +131,11 @@ def _same_values(first: str, second: str) -> bool:
 
 def _for_math_verify(a: str, b: str) -> bool:
     """Is Math-Verify installed, and are these sums, integrals and the like that it reads whole?"""
-    commands = set(re.findall(r"\\([A-Za-z]+)", a + b))
-    readable = commands <= KNOWN and not re.search(DROPPED, f"{a} {b}")
-    wanted = re.search(CALCULUS, f"{a} {b}")
-    return bool(readable and wanted and importlib.util.find_spec("math_verify"))
+    text = f"{a} {b}"
+    readable = set(re.findall(r"\\([A-Za-z]+)", text)) <= KNOWN
+    dropped = re.search(DROPPED, re.sub(r"\\(?!phi|psi)[A-Za-z]+", " ", text))
+    wanted = re.search(CALCULUS, text)
+    return bool(readable and wanted and not dropped and importlib.util.find_spec("math_verify"))
 
 
 def leaf_equal(a: str, b: str) -> bool | None:
