@@ -5,11 +5,13 @@
 Nothing of the text itself reaches the Python: every token is translated or refused.
 """
 
+import hashlib
 import itertools
 import re
 
 from support.characters import GREEK
 from support.latex import FUNCTIONS, OF_SEVERAL
+from support.names import CALLED
 
 # nesting of brackets that is still read
 DEPTH = 30
@@ -21,6 +23,18 @@ CONSTANTS = {"pi": "pi", "e": "E", "i": "I"}
 INVERTED = {name for name in FUNCTIONS.values() if "a" + name in FUNCTIONS.values()}
 # -1 as an exponent in Python
 INVERSES = ("((-Integer(1)))", "(-Integer(1))")
+
+# dy/dx is no quotient
+DIFFERENTIALS = (
+    r"\\frac\{ ?d(?:\^\{?\d\}?)? ?\(?[^{}]*\}\{ ?d ?[A-Za-z\\(]|"
+    r"(?<![A-Za-z])d(?:\^\{?\d\}?)? ?[A-Za-z]?/d[A-Za-z]"
+)
+# products of matrices do not commute: an inverse or a transpose beside another capital
+_INVERTED = r"(?:[A-Z]|\([A-Z]{2,}\))\^(?:\{-1\}|\{?T\}?|-1)"
+MATRICES = rf"[A-Z] ?{_INVERTED}|{_INVERTED} ?[A-Z]|\([A-Z]{{2,}}\)\^(?:\{{-1\}}|\{{?T\}}?|-1)"
+# f of x is no product, nor is y of 0; y(x + 1) is
+ALWAYS_CALLED = rf"\\?(?:{CALLED})(?:_.+)?"
+SOMETIMES_CALLED = r"[uvy](?:_.+)?"
 
 WORDS = "|".join(sorted(FUNCTIONS, key=len, reverse=True))
 SUBSCRIPT = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
@@ -39,6 +53,8 @@ def code_of(text: str) -> str | None:
     """Plain LaTeX as Python; None if a token is none of ours."""
     tokens = re.findall(TOKEN, text)
     depths = itertools.accumulate((t in OPEN) - (t in OPEN.values()) for t in tokens)
+    if re.search(f"{DIFFERENTIALS}|{MATRICES}", text):
+        return None
     if "".join(tokens) != text.replace(" ", "") or max(depths, default=DEPTH + 1) > DEPTH:
         return None
     try:
@@ -181,7 +197,26 @@ class _Reader:
             known = len(letter) == 1 and letter.isalpha()
         if not known:
             raise ValueError(token)
-        return f'v("{name}")'
+        code = f'v("{name}")'
+        called = re.fullmatch(ALWAYS_CALLED, token)
+        if called and self.follows("^") and re.match(r"\^(?:.|\{.*?\})[(\[]", self.ahead()):
+            raise ValueError(token)
+        alone = re.match(r"[(\[](?:[A-Za-z]|-?[0-9]+)[)\]]", self.ahead())
+        if self.follows("(", "[") and (called or (alone and re.fullmatch(SOMETIMES_CALLED, token))):
+            return self.call(name, code)
+        return code
+
+    def ahead(self) -> str:
+        """The tokens to come as text."""
+        return "".join(self.rest[::-1])
+
+    def call(self, name: str, code: str) -> str:
+        """f(x + 1) as a symbol of its own; N(N + 1) is a product all the same."""
+        argument = self.atom()
+        if code in argument:
+            return f"{code}*{argument}"
+        # only letters and digits reach the sandbox
+        return f'v("{name}_of_{hashlib.sha256(argument.encode()).hexdigest()}")'
 
     def of_several(self, name: str) -> str:
         """\\max(3, 5), also of a set"""

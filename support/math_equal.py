@@ -14,12 +14,15 @@ Nothing of a model's text is ever evaluated, neither here nor in the sandbox.
 import functools
 import importlib.util
 import itertools
+import math
 import re
+from fractions import Fraction
 from pathlib import Path
 
 from support.algebra import WORDS, code_of
-from support.latex import TEXT, last_boxed, number, plain_math
-from support.names import has_equals, is_name
+from support.characters import GREEK
+from support.latex import FUNCTIONS, TEXT, last_boxed, number, plain_math
+from support.names import CALLED, has_equals, is_name, names_itself
 from support.trees import answer_tree, leaves_of, match_trees
 from support.units import size_of, split_leaf
 from tools import PythonTool
@@ -36,6 +39,22 @@ SHORT_WORDS = set(
     "saw war raw top pot opt tap pat apt are ear era end den arm ram how who sun mon tue wed thu "
     "fri sat jan feb mar apr may jun jul aug sep oct nov dec".split()
 )
+# what Math-Verify computes and our grammar does not
+CALCULUS = r"\\(?:sum|prod|int|lim)(?![A-Za-z])"
+# Its reader drops other commands, primes and colons; f(x) is a product to it.
+KNOWN = set(FUNCTIONS) | set(GREEK) | set("sum prod int lim frac infty pi to cdot".split())
+DROPPED = rf"['\":;∧∨«]|\\[^A-Za-z]|(?:{CALLED})(?:'|[_^](?:\{{[^{{}}]*\}}|-?\w))*[(\[]"
+# what stands behind a label that is not the answer, or not alone
+DENIED = (
+    r"^(?:\\?&|\\(?:text|mathrm)\{)?\s*(?:(?:and|or|not|nor|incorrect|wrong|false|isn't)\b|"
+    r"is (?:not|wrong|false|incorrect)\b|\\?&|\\(?:land|lor|wedge|vee|neg|lnot)\b)"
+)
+# a product of vectors does not commute
+CROSS = (
+    r"\\(?:mathbf|vec|boldsymbol|bm|overrightarrow|hat)\s*(?:\{\s*\w+\s*\}|\w)\s*\\times(?!\s*\d)"
+)
+# dates, years, scores, telephone numbers and remainders: no differences, quotients or products
+WRITTEN = r"\d+R\d+|\d+-\d+(?:-\d+)*|\d+/\d+/\d+"
 NO_CODE = "(None, None, 0, 0, [], '')"
 
 
@@ -45,8 +64,8 @@ def math_equal(pred: str, gold: str) -> bool:
     Rationals exactly; to 1e-6 relative if one side has a decimal point. One side may leave out a
     percent sign, a unit, or "x =" in front. Tuples, intervals and matrices in order and with their
     brackets; sets, unions, bare lists and plus-minus in any order. Expressions, and equations up
-    to a constant factor, by their values at a few points. What our grammar does not know is left
-    to Math-Verify, if installed. \\log without a base is natural. "C: 7" is both C and 7.
+    to a constant factor, by their values at a few points. Sums, products, integrals and limits
+    are left to Math-Verify, if installed. \\log without a base is natural. "C: 7" is both C and 7.
     """
     longest = max(len(pred), len(gold))
     plain = str.strip if longest > 20 * MATH_LIMIT else plain_math
@@ -79,12 +98,15 @@ def _label(text: str) -> tuple[str, str]:
     match = re.match(rf"\s*{label}\s+(.+)", inner, re.DOTALL)
     if not match:
         return "", text
-    two = re.search(r"(?:^|\s)(?:[A-E]\s*[.:)]|\([A-E]\))\s|^\(?[A-E][.:)]*$", match[3].strip())
-    return ("", "") if two else (match[1] or match[2], match[3])
+    two = r"(?:^|\s)(?:[A-E]\s*[.:)]|\([A-E]\))(?:\s|$)|^\(?[A-E][.:)]*$"
+    other = re.search(rf"{two}|{DENIED}", match[3].strip())
+    return ("", "") if other else (match[1] or match[2], match[3])
 
 
 def _same_values(first: str, second: str) -> bool:
     """Do two answers without labels mean the same, element by element?"""
+    if re.search(CROSS, first + " " + second):
+        return False
     a, b = answer_tree(plain_math(first)), answer_tree(plain_math(second))
     left, right = leaves_of(a), leaves_of(b)
     if max(len(left), len(right)) > LEAVES:
@@ -96,7 +118,7 @@ def _same_values(first: str, second: str) -> bool:
     if not match_trees(a, b, {pair: verdict is not False for pair, verdict in known.items()}):
         return False
     codes = {x: _leaf_code(x) for pair, verdict in known.items() if verdict is None for x in pair}
-    if NO_CODE in codes.values() and importlib.util.find_spec("math_verify"):
+    if NO_CODE in codes.values() and _for_math_verify(plain_math(first), plain_math(second)):
         return _jail(MATH_VERIFY.format(repr(f"${first}$"), repr(f"${second}$"))) == "1"
     p, q = (", ".join(codes.get(x, NO_CODE) for x in leaves) for leaves in (left, right))
     bits = _jail(f"{SAME_VALUES}\nprint(*['01'[same(p, q)] for p in [{p}] for q in [{q}]], sep='')")
@@ -107,6 +129,15 @@ def _same_values(first: str, second: str) -> bool:
     return match_trees(a, b, known)
 
 
+def _for_math_verify(a: str, b: str) -> bool:
+    """Is Math-Verify installed, and are these sums, integrals and the like that it reads whole?"""
+    text = f"{a} {b}"
+    readable = set(re.findall(r"\\([A-Za-z]+)", text)) <= KNOWN
+    dropped = re.search(DROPPED, re.sub(r"\\(?!phi|psi)[A-Za-z]+", " ", text))
+    wanted = re.search(CALCULUS, text)
+    return bool(readable and wanted and not dropped and importlib.util.find_spec("math_verify"))
+
+
 def leaf_equal(a: str, b: str) -> bool | None:
     """Are two elements equal? None where neither strings nor rationals decide."""
     (name_a, a, unit_a), (name_b, b, unit_b) = _split_leaves(a, b)
@@ -115,9 +146,13 @@ def leaf_equal(a: str, b: str) -> bool | None:
     if name_a != name_b and not is_name(name_a or name_b):
         # \binom{4}{2} = 6 is 6, if it is true
         return None if is_constant(name_a or name_b) else False
+    if name_a != name_b and (names_itself(name_a, a) or names_itself(name_b, b)):
+        return False
     # $5 is not 5 percent
     if (unit_a and b.endswith("%")) or (unit_b and a.endswith("%")):
         return False
+    if re.fullmatch(WRITTEN, a) or re.fullmatch(WRITTEN, b):
+        return a == b and unit_a == unit_b
     # 1 = 2 = 5, and what the dots stand for
     if "…" in a + b or has_equals(a) or has_equals(b):
         return a == b and unit_a == unit_b
@@ -159,10 +194,23 @@ def _same_number(a: str, x, b: str, y) -> bool:
         return x == y if exact else abs(x - y) <= max(abs(x), abs(y)) / 10**6
 
     if close(x, y):
-        return True
-    if a.endswith("%") == b.endswith("%"):
+        return x == y or abs(x - y) <= _half_digit(a, b)
+    # 0.5% is not 0.5
+    if a.endswith("%") == b.endswith("%") or abs(y if a.endswith("%") else x) < 1:
         return False
     return close(100 * x, y) if a.endswith("%") else close(x, 100 * y)
+
+
+def _half_digit(a: str, b: str) -> Fraction | float:
+    """Half of the last digit of the shorter of two decimals; no bound for others.
+
+    A whole number bears only what computing adds: 1000001 is not 1000000.5.
+    """
+    found = [re.fullmatch(r"-?[\d,]*\.?(\d*)", x) for x in (a, b)]
+    if not all(found):
+        return math.inf
+    places = min(len(match[1]) for match in found)
+    return Fraction(1, 2 * 10**places) if places else Fraction(1, 1000)
 
 
 def _same_text(a: str, b: str) -> bool | None:
@@ -170,7 +218,9 @@ def _same_text(a: str, b: str) -> bool | None:
     words = _is_word(a) or _is_word(b)
     if not words and not (a.isalpha() and b.isalpha() and len(a) > 1):
         return None
-    a, b = (re.sub(r"[«»]|(?<!\d)␣|␣(?!\d)", "", x).casefold() for x in (a, b))
+    # 5 MBps are not 5 Mbps
+    fold = str if re.search(r"^[\d.]", a) else str.casefold
+    a, b = (fold(re.sub(r"[«»]|(?<!\d)␣|␣(?!\d)", "", x)) for x in (a, b))
     return a == b or (False if words else None)
 
 
@@ -208,6 +258,7 @@ def _leaf_code(leaf: str) -> str:
     code = f"{value} {equation}"
     names = sorted(set(re.findall(r'v\("(.+?)"\)', code)))
     marks = "i" * bool(re.search(r"\bI\b", code)) + "a" * ("Abs" in code)
+    marks += "r" * bool(re.search("floor|ceiling", code))
     return f"({plain}, {equation}, {int('.' in leaf)}, Rational('{size}'), {names}, {marks!r})"
 
 

@@ -3,6 +3,7 @@
     1. split_equation    a name or left side, and the value
     2. is_name           does it name what is right of it, with nothing left to solve?
     3. is_variable       is it one letter, which an inequality bounds?
+    4. names_itself      does the value hold what it is the value of?
 
 An equation that is still to be solved has no value: x/2 = 3 is not 3.
 """
@@ -95,3 +96,20 @@ def is_name(text: str) -> bool:
     if undone or text in ("", "pi") or re.search(BARE, text):
         return False
     return re.fullmatch(NAME, text) is not None
+
+
+def names_itself(name: str, value: str) -> bool:
+    """Does the value hold a letter that the name is made of, as in x = 6 - x?"""
+    if not name or re.fullmatch(rf"{DERIVATIVE}|{TRIGONOMETRY}|{MEASURED}", name):
+        return False
+    name = re.sub(r"\^\{?-1\}?|(?<=\))\([^()]*\)", "", name)
+    bare = re.sub(rf"({_WORD})(?:{_ANY})", r"\1", name)
+    return bool(_letters(bare) & _letters(value))
+
+
+def _letters(text: str) -> set[str]:
+    """The letters of a product with their subscripts, without words and commands."""
+    text = re.sub(r"«[^»]{2,}»|(?<![A-Za-z\\])[A-Za-z]{4,}", " ", text)
+    text = re.sub(rf"\\(?!(?:{'|'.join(GREEK)})(?![A-Za-z]))[A-Za-z]+", " ", text)
+    found = re.findall(VARIABLE, text)
+    return {re.sub("[ {}«»]", "", letter) for letter in found} - CONSTANTS

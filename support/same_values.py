@@ -1,13 +1,13 @@
 """Do two expressions have the same values? This text runs in the sandbox, with sympy.
 
-    1. at        values of the symbols at one of ten points
+    1. at        values of the symbols at one of the points
     2. power, sqrt, log, ...    refuse what is not real, where both expressions are of reals
     3. near      are two numbers equal?
     4. same      are two expressions, or two equations up to a constant factor?
 
 math_equal.py appends a line that compares leaves. A leaf is (value, left minus right side of an
 equation, rough?, size of its unit, symbols, marks); marks: "i" the imaginary unit, "a" an absolute
-value. Without symbols numbers stay exact, so that 2^99 differs from 2^99 + 1.
+value, "r" rounding. Without symbols numbers stay exact, so that 2^99 differs from 2^99 + 1.
 
 Over the reals a point where a root or logarithm is not real says nothing, so that ln x^2 is 2 ln x.
 A symbol whose minus sign alone makes a value unreal is taken as positive, as g in sqrt(h/g).
@@ -58,7 +58,8 @@ from sympy import (
     tanh,
 )
 
-# Sizes of the symbols at each point, and their signs: 1, -1 or None for any.
+# Sizes of the symbols at each point, and their signs: 1, -1 or None for any. Whole sizes make
+# whole numbers, which only rounding tells apart.
 POINTS = [
     (0.5, 2, 1),
     (0.5, 2, 1),
@@ -70,7 +71,17 @@ POINTS = [
     (0.02, 0.6, None),
     (2, 9, -1),
     (0.02, 0.5, -1),
+    (2, 9, 1),
+    (2, 9, None),
+    (10, 40, 1),
+    (10, 40, -1),
+    (100, 200, 1),
+    (100, 200, -1),
 ]
+WHOLE = [(1, 9, 1), (1, 9, -1), (10, 200, 1)]
+SIGNS = [sign for _, _, sign in [*POINTS, *WHOLE]]
+# of a symbol, since cosh of it is large
+DIGITS = 400
 
 
 class Unreal(Exception):
@@ -115,11 +126,12 @@ asin, acos, acosh, atanh = map(real, (sympy.asin, sympy.acos, sympy.acosh, sympy
 
 def at(k, positive):
     """The value of every symbol at a point; some are positive everywhere."""
-    low, high, sign = POINTS[k]
+    low, high, sign = [*POINTS, *WHOLE][k]
 
     def v(name):
         r = Random(f"{name} {k}")
-        size = Float(str(r.uniform(low, high)), 150)
+        whole = k >= len(POINTS)
+        size = Integer(r.randint(low, high)) if whole else Float(str(r.uniform(low, high)), DIGITS)
         return size * (1 if name in positive else sign or r.choice((-1, 1)))
 
     return v
@@ -165,14 +177,20 @@ def values(f, g, names, marks):
     if "i" not in marks and "a" not in marks:
         positive = presumed_positive(f, g, names)
     # the points, and each symbol negative alone
-    points = [(k, positive) for k in range(len(POINTS) if names else 1)]
+    last = len(POINTS) + ("r" in marks) * len(WHOLE)
+    points = [(k, positive) for k in range(last if names else 1)]
     points += [(2, names - {name}) for name in names - positive]
     if "i" not in marks:
         pairs = [[value_at(h, *point, True) for h in (f, g)] for point in points]
         found = [pair for pair in pairs if None not in pair]
         if found:
             same_domain = all(None not in pair or pair == [None, None] for pair in pairs)
-            return found if same_domain or "a" not in marks else None
+            # sqrt(x^2) is not (sqrt(-x))^2
+            at_positive = any(
+                None not in pair and (names <= signs or SIGNS[k] == 1)
+                for pair, (k, signs) in zip(pairs, points)
+            )
+            return found if same_domain or (at_positive and "a" not in marks) else None
     pairs = [[value_at(h, k, frozenset(), False) for h in (f, g)] for k, _ in points]
     return None if any(None in pair for pair in pairs) else pairs
 

@@ -4,9 +4,9 @@
     2. leaves_of      the texts at the ends
     3. match_trees    are two trees equal, given which leaves are?
 
-Kinds: "set" in any order (also lists and unions); the two brackets of a tuple or interval; the form
-of a matrix; "∧" equations that hold together, "∨" that do not; "…" a sequence with dots; "∈x" what
-x is in; "≡7" a residue.
+Kinds: "set" in any order (also lists and unions); "{}" a set in a set; the two brackets of a tuple
+or interval; the form of a matrix; "∧" equations that hold together, "∨" that do not; "…" a sequence
+with dots; "∈x" what x is in; "≡7" a residue.
 """
 
 import re
@@ -28,13 +28,15 @@ from support.sets import (
 from support.units import compound
 
 PLUS_MINUS = r"\\(?:pm|(m)p)(?![A-Za-z]) ?"
+# p and q of logic, no list
+PROPOSITION = r"(?=.*[∧∨])(?:[p-sP-S∧∨() ¬]|\\(?:neg|lnot|to) ?)+"
 # an answer: a leaf is its text, else (kind, elements)
 Tree = str | tuple[str, list]
 
 
 def answer_tree(text: str) -> Tree:
     """A plain answer as a leaf, its text, or as (kind, elements)."""
-    if max(depths(text), default=0) > DEPTH:
+    if max(depths(text), default=0) > DEPTH or re.fullmatch(PROPOSITION, text):
         return text
     text = re.sub(r"\\begin\{cases\}([^&]*)\\end\{cases\}", _joined, text)
     text, bound = _without_frame(text)
@@ -208,12 +210,26 @@ def _brackets(text: str) -> Tree:
     if text == "\\{\\}":
         return "\\emptyset"
     if text[:2] == "\\{" and text[-2:] == "\\}" and len(text) > 4:
+        parts = split_outside(text[2:-2], ",")
+        if any(map(_is_set, parts)):
+            return "set", [x for part in parts for x in _member(part)]
         return "set", _elements(answer_tree(text[2:-2]))
     inner = split_outside(text[1:-1], "[,;]") if text[:1] in "([" and text[-1:] in ")]" else []
     if len(inner) > 1 and all(inner):
         kind = "…" if "…" in inner else text[0] + text[-1]
         return kind, [answer_tree(part) for part in inner]
     return text
+
+
+def _is_set(text: str) -> bool:
+    """Is it a set in braces, or the empty one?"""
+    return text == "\\emptyset" or (text[:2] == "\\{" and text[-2:] == "\\}")
+
+
+def _member(text: str) -> list[Tree]:
+    """What one element of a set in braces adds to it: {1, 2} is one, not two."""
+    elements = _elements(answer_tree(text))
+    return [("{}", elements)] if _is_set(text) else elements
 
 
 def _elements(tree: Tree) -> list[Tree]:
@@ -234,7 +250,7 @@ def match_trees(a: Tree, b: Tree, equal: dict[tuple[str, str], bool | None]) -> 
     kinds = {a[0], b[0]}
     if len(a[1]) != len(b[1]) or not (len(kinds) == 1 or kinds in SYSTEMS):
         return False
-    if not kinds & {"set", "∨"} and kinds != {"∧"}:
+    if not kinds & {"set", "{}", "∨"} and kinds != {"∧"}:
         return all(match_trees(x, y, equal) for x, y in zip(a[1], b[1]))
     rest = list(b[1])
     for x in a[1]:

@@ -156,6 +156,8 @@ def unit_of(text: str, any_symbol: bool = False) -> str:
     names = [_product(part, sure) for part in parts]
     if all(names):
         return "/".join(names)
+    if not all(word.islower() or word.istitle() or word.isupper() for word in plain.split("␣")):
+        return ""
     words = plain.lower().split("␣")
     nouns = [word for word in words if word != "per"]
     if (
@@ -194,7 +196,9 @@ def _unit_name(word: str, any_symbol: bool) -> str:
     # metres per second, not milliseconds
     if match[2] == "ms" and (match[3] or "")[:1] == "-":
         return f"m/s{match[3][1:].replace('1', '')}"
-    for form in (match[2], match[2].lower()):
+    # KM is km, but Mm is no mm, nor S a second
+    lowered = len(match[2]) > 2 or match[2][:1] not in ("m", "M") and len(match[2]) == 2
+    for form in (match[2], match[2].lower() if lowered else match[2]):
         for name in (form, form.removesuffix("s")):
             if name in UNITS and (any_symbol or len(name) > 2 or name in PLAIN_UNITS):
                 return UNITS[name] + POWERS.get(match[1] or match[3], match[3] or "")

@@ -74,6 +74,14 @@ def test_what_the_sandbox_runs_is_made_of_our_words():
         # refused: a reciprocal or an inverse, a composition, a list, a set
         ("\\sin^{-2}x", None),
         ("f°g", None),
+        # derivatives, products of matrices, the inverse of a function
+        ("\\frac{dy}{dx}", None),
+        ("dy/dx", None),
+        ("P^{-1}AP", None),
+        ("f^{-1}(x)", None),
+        # the same letter inside: a product
+        ("N(N+1)", '(v("N")*(v("N")+Integer(1)))'),
+        ("y(x+1)", '(v("y")*(v("x")+Integer(1)))'),
         ("1,2", None),
         ("\\{1\\}", None),
         ("\\ln_2x", None),
@@ -81,3 +89,14 @@ def test_what_the_sandbox_runs_is_made_of_our_words():
 )
 def test_code(text, code):
     assert code_of(text) == code
+
+
+def test_a_function_of_something_is_a_symbol_of_its_own():
+    texts = ["f(x)", "f(x+1)", "f(f(x))", "g(x)", "fx", "f_1(x)", "y(0)", "\\phi(6)"]
+    codes = [code_of(text) for text in texts]
+    assert len(set(codes)) == len(texts) and None not in codes
+    for code in codes:
+        only_our_words(code)
+    assert code_of("2f(x)") == "(Integer(2)*" + code_of("f(x)")[1:]
+    # the text does not grow with each bracket
+    assert len(code_of("f(" * 12 + "x" + ")" * 12)) < 100

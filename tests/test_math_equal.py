@@ -287,3 +287,9 @@ def test_math_verify_is_asked_what_our_grammar_does_not_know():
     assert math_equal("\\int_0^1 x dx", "\\frac{1}{2}") and not math_equal(
         "\\overline{AB}", "\\overline{CD}"
     )
+
+
+def test_math_verify_is_asked_for_sums_and_the_like_alone():
+    pytest.importorskip("math_verify")
+    assert math_equal("\\sum_{k=1}^{n} k", "\\frac{n(n+1)}{2}")
+    assert not math_equal("\\sum_{k=1}^{3} f(2k)", "\\sum_{k=1}^{3} 2f(k)")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from support.names import has_equals, is_name, is_variable, split_equation
+from support.names import has_equals, is_name, is_variable, names_itself, split_equation
 
 # a space ends a command in front of a letter
 NAMES = r"""
@@ -56,3 +56,27 @@ def test_an_equals_sign_inside_brackets_is_none():
 def test_variables():
     assert all(map(is_variable, ("x", "a_n", "\\theta", "x_{10}")))
     assert not any(map(is_variable, ("e", "\\pi", "xy", "2", "f(x)", "")))
+
+
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [
+        ("x", "6-x", True),
+        ("x", "\\cos x", True),
+        ("2x+1", "x", True),
+        ("AB", "BA", True),
+        ("T(n)", "2T(n/2)+n", True),
+        ("x", "6-y", False),
+        # what a function is given may stand in its value
+        ("f(x)", "2x+1", False),
+        ("f^{-1}(x)", "x-1", False),
+        ("(f\\circ g)(x)", "x^2", False),
+        ("a_n", "a_1+2n", False),
+        ("\\frac{dy}{dx}", "2x", False),
+        ("«Area»", "ar^2", False),
+        ("x", "\\exp(2)", False),
+        ("", "x", False),
+    ],
+)
+def test_a_value_that_holds_its_name(name, value, expected):
+    assert names_itself(name, value) is expected

@@ -42,6 +42,15 @@ def root_of_square(v):
             leaf(lambda v: v("x") * v("y"), "xy"),
             False,
         ),
+        # only at large numbers, only at whole ones
+        (leaf(lambda v: sympy.Min(v("x"), 50)), leaf(lambda v: v("x")), False),
+        (
+            leaf(lambda v: sympy.ceiling(v("x")), marks="r"),
+            leaf(lambda v: sympy.floor(v("x")) + 1, marks="r"),
+            False,
+        ),
+        # both real at negative numbers alone
+        (leaf(root_of_square), leaf(lambda v: values.sqrt(-v("x")) ** 2), False),
         # nowhere real: compared as complex numbers
         (leaf(lambda v: values.sqrt(-4), ()), leaf(lambda v: 2 * sympy.I, (), "i"), True),
         (
