@@ -229,7 +229,8 @@ def trainer_tensors(checkpoint, folder):
 
 
 def forked(function, count: int, *arguments):
-    """Start function(rank, *arguments) in `count` processes; join() of what this returns waits.
+    """Start function(rank, *arguments) in `count` processes. join() of what this returns
+    waits for one of them, and says whether all have ended.
 
     They are forked from a server that has imported all of this and computed nothing: an import
     takes longer than most of what is tested here.

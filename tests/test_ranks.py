@@ -67,7 +67,10 @@ def spread(function, world: int, folder: Path, *arguments) -> list:
     """
     folder.mkdir(exist_ok=True)
     (folder / "meet").unlink(missing_ok=True)
-    forked(_one_of, world, world, folder, function, arguments).join()
+    started = forked(_one_of, world, world, folder, function, arguments)
+    # join() returns when one has ended
+    while not started.join():
+        pass
     return [torch.load(folder / f"result_{rank}.pt", weights_only=False) for rank in range(world)]
 
 
