@@ -49,7 +49,9 @@ class Method:
     future_weight: float = fixed(
         0.5, "b: weight of the future term in the credit (paper 0.5, released code 1)", 0, old="b"
     )
-    half_life: float = fixed(32.0, "half-life of the future sum, tokens, or inf (paper 32)", 1e-9)
+    half_life: float = fixed(
+        32.0, "tau: half-life of the future sum, tokens, or inf (paper 32)", 1e-9
+    )
     score_half_life: float = fixed(
         32.0, "the same in the score (paper 32, released code inf)", 1e-9
     )
