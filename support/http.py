@@ -62,34 +62,31 @@ def post_json(
     Args:    url: http or https; user:password@ becomes basic authentication. timeout: seconds for
              the whole of one attempt. retries: further attempts after HTTP statuses of PASSING,
              a connection that fails or breaks, a timeout, an answer that is too long (16 MB) or
-             not JSON; before the k-th of them a pause of backoff * 2^(k-1) seconds, none before
-             the first.
+             not JSON; before the k-th, from the second on, backoff * 2^(k-1) seconds of pause.
     Raises:  Unavailable for what is left after the retries, and for another status. ValueError for
              another kind of URL.
     """
     server, target, credentials = split_url(url)
     if retries < 0 or timeout <= 0:
-        raise ValueError(
-            f"retries must be >= 0 and timeout > 0 seconds, got {retries} and {timeout}"
-        )
+        raise ValueError(f"retries must be >= 0 and timeout > 0, got {retries} and {timeout}")
     # imported here: without a server nobody waits for it
     from urllib3.exceptions import MaxRetryError
     from urllib3.util import Retry
 
     own = {"Content-Type": "application/json", "User-Agent": "appo", **credentials}
-    headers = own | (headers or {})
+    body, headers = json.dumps(payload).encode(), own | (headers or {})
     # it counts and pauses; by itself it would look at connection and headers only, not at the body
     left = Retry(retries, backoff_factor=backoff)
     while True:
         try:
-            return _decoded(_attempt(target, json.dumps(payload).encode(), headers, timeout))
+            return _decoded(_attempt(target, body, headers, timeout))
         except (OSError, ValueError) as problem:
             failed = problem
         try:
-            left = left.increment(error=failed) if _may_pass(failed) else None
+            if not _may_pass(failed):
+                raise MaxRetryError(None, server)
+            left = left.increment(error=failed)
         except MaxRetryError:
-            left = None
-        if left is None:
             raise Unavailable(server, _cause(failed, timeout), _is_down(failed)) from None
         left.sleep()
 
