@@ -2,7 +2,7 @@
 
     1. Sampler.initial    N initial rollouts of every prompt, forked from one prefill
     2. Sampler.run        one loop decodes all rows; tools answer inside it
-    3. reward             a number for every rollout
+    3. Rewards            a number for every rollout, in threads while others are sampled
     4. Policy.score       log-probs at the start of the step, before the policy moves
     then, for every mini-batch of prompts, with the policy as it is by then:
     5. decision_points    uncertain tokens whose future has become likelier          (Eq. 3-5)
@@ -48,11 +48,13 @@ from protocol import TAGS
 from rollout import Rollout
 from sampling import Sampler
 from support.metrics import Meter, over_passes
+from support.reward_calls import Rewards
 from support.schedule import (
     cache_parts,
     check_step,
     equal_passes,
     in_epochs,
+    refuse_broken_rewards,
     refuse_broken_tools,
     split_minibatches,
 )
@@ -61,11 +63,12 @@ from support.seeds import BRANCHES, mix_seed, uniform
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked: token ids, the seed of its rollouts, and reward(rollout) -> float."""
+    """What is asked: token ids, the seed of its rollouts, and what a rollout earns: a number, or
+    {"reward": number, ...} with more to log."""
 
     ids: list[int]
     seed: int
-    reward: Callable[[Rollout], float]
+    reward: Callable[[Rollout], float | dict]
 
 
 def step(
@@ -75,7 +78,7 @@ def step(
 
     Returns: this rank's initial rollouts, then its branches. The numbers are in `meter`.
     Raises:  ValueError if the sampler or the reference does not fit the configuration;
-             Unavailable, before any update, if most tool calls failed for reasons of ours.
+             Unavailable, before any update, if most tool calls or most rewards failed.
     """
     # 1-3. initial rollouts, tools inside the loop, rewards
     with policy.unsharded():
@@ -85,7 +88,7 @@ def step(
     score_start(policy, batches, config)
     rollouts = [r for batch in batches for r in batch]
     for batch in in_epochs(batches, prompts, config):
-        branches = []
+        branches, rewards = [], rewards_of(prompts)
         with policy.unsharded():
             for part in cache_parts(batch, config):
                 # 5. uncertain tokens (Eq. 3) whose future has become likelier (Eq. 4-5)
@@ -95,10 +98,10 @@ def step(
                 points = decision_points(policy, part, config)
                 # 6. branches from there, and their rewards
                 meter.phase("branch")
-                branches += sampler.branches(part, points, cache)
+                branches += sampler.branches(part, points, cache, rewards.begin)
                 # its memory is needed by the next part and by the update
                 del cache
-        set_rewards(branches, prompts)
+        rewards.set(branches)
         # 7. credit from both groups, scaled by the future value
         assign_credit(batch, branches, config)
         # 8. one optimizer step on the initial rollouts
@@ -122,17 +125,18 @@ def sample_initial(
     meter.phase("sample")
     mine = sorted(p for batch in minibatches for p in batch)
     ids, seeds = [prompts[p].ids for p in mine], [prompts[p].seed for p in mine]
-    rollouts = sampler.initial(ids, config.initial, seeds, groups=mine)
-    set_rewards(rollouts, prompts)
+    rewards = rewards_of(prompts)
+    rollouts = sampler.initial(ids, config.initial, seeds, groups=mine, finished=rewards.begin)
+    rewards.set(rollouts)
     meter.phase("wait")
     refuse_broken_tools(rollouts, policy.ranks)
+    refuse_broken_rewards(rollouts, policy.ranks)
     return [[r for p in batch for r in rollouts if r.group == p] for batch in minibatches]
 
 
-def set_rewards(rollouts: list[Rollout], prompts: list[Prompt]) -> None:
-    """Set r.reward of every rollout."""
-    for r in rollouts:
-        r.reward = prompts[r.group].reward(r)
+def rewards_of(prompts: list[Prompt]) -> Rewards:
+    """Rewards of rollouts, each by its prompt; they begin while others are still sampled."""
+    return Rewards(lambda rollout: prompts[rollout.group].reward(rollout))
 
 
 def score_start(policy: Policy, batches: list[list[Rollout]], config: Config) -> None:

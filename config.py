@@ -130,7 +130,7 @@ class Update:
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """The agent: tools, decoding (shared with eval.py)."""
+    """The agent: tools, own reward, decoding (shared with eval.py)."""
 
     tools: str = fixed("python,search", "tools of the agent, comma-separated: python, search")
     corpus: str = fixed("", ".jsonl, .json or folder to search; URL of a /retrieve server; serper")
@@ -138,6 +138,9 @@ class AgentConfig:
     search_cache: str = free("", "SQLite file of answers; after a comma, a .json cache to read")
     tool_timeout: float = free(5.0, "seconds per python call (released code 30, search 120)", 0.01)
     sandbox: str = free("require", "require (whole jail), best-effort, off, or SandboxFusion's URL")
+    reward_fn: str = fixed(
+        "", "FILE.py:NAME, a reward of your own: NAME(rollout, question); instead of --reward"
+    )
     decode_rows: int = free(64, "rows decoded at once: memory and speed", 1, old="rows")
     prefill_chunk: int = free(64, "tokens per row and call when prompts are read", 1, old="chunk")
     constant_rows: bool = free(

@@ -34,6 +34,7 @@ from support.inputs import probed_tools
 from support.judge import Judge, judge_rows
 from support.math_equal import last_boxed, math_equal
 from support.models import load_tokenizer, pick_device
+from support.plugins import open_reward
 from support.questions import Question, load_questions, overlap_lines
 from support.results import Job, date_of, open_job, weights_of, write_result
 from support.runfiles import sha256, shown_settings
@@ -135,7 +136,8 @@ def load_file(run: EvalConfig, path: str) -> list[Question]:
     """The questions of a file, graded as its benchmark is unless --task says otherwise."""
     known = benchmark_of(path)
     task = known.task if known and run.task == "auto" else run.task
-    questions = load_questions(path, run.skip_bad, task, run.dedupe, run.tools)
+    answered = not run.reward_fn
+    questions = load_questions(path, run.skip_bad, task, run.dedupe, run.tools, answered)
     questions = questions[: run.questions or None]
     repaired = sum(q.meta["repaired"] for q in questions)
     if repaired:
@@ -177,6 +179,8 @@ def run_files(run: EvalConfig) -> dict[str, dict]:
     """
     marker = Path(run.model) / "latest"
     model = str(marker.parent / marker.read_text().strip()) if marker.is_file() else run.model
+    # refused before anything is read
+    open_reward(run.reward_fn)
     folder = Path(run.out or (run.model if Path(run.model).is_dir() else "."))
     folder.mkdir(parents=True, exist_ok=True)
     data, weights = {path: load_file(run, path) for path in run.data}, weights_of(model)
@@ -202,7 +206,9 @@ def settings_of(run: EvalConfig, path: str, model: str, weights: str) -> dict:
     """What decides the samples of a file: it may not change in an evaluation that goes on."""
     unfixed = {"decode_rows", "device", "judge", "judge_model", "out", "data", "model"}
     settings = {name: value for name, value in shown_settings(run).items() if name not in unfixed}
-    return settings | {"checkpoint": model, "weights": weights, "data_sha256": sha256(path)}
+    own = {"reward_fn_sha256": sha256(file)} if (file := run.reward_fn.rpartition(":")[0]) else {}
+    sources = {"checkpoint": model, "weights": weights, "data_sha256": sha256(path)}
+    return settings | sources | own
 
 
 def run_file(
@@ -220,7 +226,9 @@ def run_file(
     if job.partial:
         done = len(job.done["rows"])
         seeds = [mix_seed(run.seed, place) for place in range(done, len(job.questions))]
-        for row in evaluate(sample, job.questions[done:], prompts[done:], run.samples, seeds):
+        left = job.questions[done:], prompts[done:]
+        for row in evaluate(sample, *left, run.samples, seeds, open_reward(run.reward_fn)):
+            refuse_broken(job, row)
             job.keep(row)
         result = job.result(run.samples, run.seed)
         for line in broken_format(faults_of(job.done["rows"][done:])):
@@ -236,6 +244,13 @@ def run_file(
     told = f"{size}, temperature {run.temperature}, {result['seconds']:.0f} s"
     print(f"{told} -> {job.out}", flush=True)
     return result
+
+
+def refuse_broken(job: Job, row: dict) -> None:
+    """ValueError if the reward of one's own has failed at all samples of the first question."""
+    faults = [sample.get("reward_fn", {}).get("fault") for sample in row["samples"]]
+    if not job.done["rows"] and all(faults):
+        raise ValueError(f"--reward_fn failed at the first question of {job.path}: {faults[0]}")
 
 
 def main(argv: list[str]) -> None:

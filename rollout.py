@@ -51,6 +51,9 @@ class Rollout:
     pieces: list[tuple[bool, str]] = field(default_factory=list)
     finish: str = ""
     reward: float = 0.0
+    # what a reward function returned besides; why it failed, if it did (support/reward_calls.py)
+    reward_parts: dict[str, float] = field(default_factory=dict)
+    reward_fault: str = ""
     parent: "Rollout | None" = None
     fork_at: int = 0
     # branches so far: their seeds differ by it

@@ -19,6 +19,7 @@ Axes: R rows of the live cache, C rows of a call, P prompts, D hidden, V vocabul
 
 import math
 from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +40,8 @@ from support.seeds import mix_seed, uniform
 from support.shapes import Shapes, key_slots, round_up
 from tools import ToolResult
 
+# told a rollout that is complete
+Finished = Callable[[Rollout], None]
 # a tool result waits at most so many decode steps, so that several are read in one call
 RESULT_WAIT = 8
 # tokens at the end of a prompt that can hold a tag and white space
@@ -47,6 +50,10 @@ NOT_FINITE = (
     "the model's logits are not finite: it has diverged, or its weights are damaged; go on from an "
     "earlier checkpoint with a lower --lr"
 )
+
+
+def ignore(rollout: Rollout) -> None:
+    """Nobody asks for complete rollouts one by one."""
 
 
 @dataclass
@@ -96,12 +103,18 @@ class Sampler:
     # ---- where rollouts start
 
     def initial(
-        self, prompts: list[list[int]], n: int, seeds: list[int], temperature=None, groups=None
+        self,
+        prompts: list[list[int]],
+        n: int,
+        seeds: list[int],
+        temperature: float | None = None,
+        groups: Sequence[int] | None = None,
+        finished: Finished = ignore,
     ) -> list[Rollout]:
         """n rollouts of every prompt, prompt by prompt; each prompt is read once.
 
         Args: seeds: one per prompt. temperature: the sampler's unless given. groups: the index that
-              the rollouts of each prompt carry, by default its own.
+              the rollouts of each prompt carry, by default its own. finished: see run.
         """
         groups = range(len(prompts)) if groups is None else groups
         opened = [opened_by(self.policy.decode(prompt[-PROMPT_END:])) for prompt in prompts]
@@ -110,39 +123,46 @@ class Sampler:
             for p, prompt in enumerate(prompts)
             for k in range(n)
         ]
-        self.run(starts, temperature)
+        self.run(starts, temperature, finished)
         return [start.rollout for start in starts]
 
     def branches(
-        self, rollouts: list[Rollout], points: list[list[int]], cache: KVCache
+        self,
+        rollouts: list[Rollout],
+        points: list[list[int]],
+        cache: KVCache,
+        finished: Finished = ignore,
     ) -> list[Rollout]:
         """A branch from every branch point, in order: token t of its parent is drawn anew.
 
         Args: points: token indices per rollout. cache: of a scoring pass over these rollouts, row n
-              for rollouts[n].
+              for rollouts[n]. finished: see run.
         """
         starts = []
         for row, (rollout, places) in enumerate(zip(rollouts, points, strict=True)):
             for t in places:
                 starts.append(Start(rollout.fork(t), cache, row, cache.states[row, t]))
-        self.run(starts)
+        self.run(starts, finished=finished)
         return [start.rollout for start in starts]
 
     # ---- the loop
 
-    def run(self, starts: list[Start], temperature: float | None = None) -> None:
+    def run(
+        self, starts: list[Start], temperature: float | None = None, finished: Finished = ignore
+    ) -> None:
         """Complete the rollouts of all starts, in place and in the order given.
 
         All starts have the same cache, or none has one. Without a cache, those of one prompt
         follow each other. A start waits until a row is free. While this runs it holds memory for
         decode_rows rows of the longest prompt and budget; without constant rows, for no more rows
-        than starts.
+        than starts. finished: told each rollout when it is complete, while others go on.
         """
         if not starts:
             return
         positions = getattr(self.policy.model.config, "max_position_embeddings", None)
         check_starts(starts, self.params.max_tokens, positions)
         self.temperature = self.params.temperature if temperature is None else temperature
+        self.finished = finished
         try:
             self._open(starts)
             with self.policy.unsharded():
@@ -342,6 +362,7 @@ class Sampler:
         self.running.pop(row.slot, None)
         if row.slot not in self.free:
             self.free.append(row.slot)
+        self.finished(r)
 
     # ---- rows and calls
 

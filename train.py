@@ -236,7 +236,7 @@ class Trainer:
             Prompt(
                 prompts[i],
                 mix_seed(run.seed, PROMPTS, step, k),
-                reward_of(questions[i], run.reward),
+                self.reward_of(questions[i]),
             )
             for k, i in enumerate(picked)
         ]
@@ -250,8 +250,16 @@ class Trainer:
             saved = f"step {step} is saved, the same command goes on from it"
             raise Unavailable(f"step {step + 1}", f"{problem}; {saved}") from None
         meter.phase("other")
-        rewards = every_reward(rollouts, asked, run.reward, self.ranks)
+        own = "" if self.inputs.reward_fn else run.reward
+        rewards = every_reward(rollouts, asked, own, self.ranks)
         return meter.numbers(rollouts, self.ranks) | rewards, rollouts
+
+    def reward_of(self, question: Question):
+        """What a rollout that answers this question earns."""
+        run, own = self.run, self.inputs.reward_fn
+        if own:
+            return lambda rollout: own(rollout, question)
+        return lambda rollout: reward(rollout, question.answers, run.reward, question.task)
 
     def save(self, step: int) -> None:
         """The checkpoint of a step; then older ones go as --keep_checkpoints says."""
@@ -266,7 +274,8 @@ class Trainer:
             return
         self.beat(f"evaluation after step {step}")
         test = self.inputs.test
-        share = heldout.sample_share(self.run, self.sampler, test, self.ranks, self.asked)
+        own = self.inputs.reward_fn
+        share = heldout.sample_share(self.run, self.sampler, test, self.ranks, self.asked, own)
         if share is None:
             return
         self.beat(f"evaluation after step {step}, wait")
@@ -290,21 +299,20 @@ def step_of(algo: str):
     return importlib.import_module(algo if algo == "appo" else f"methods.{algo}").step
 
 
-def reward_of(question: Question, kind: str):
-    """The reward of a rollout that answers this question."""
-    return lambda rollout: reward(rollout, question.answers, kind, question.task)
-
-
 def every_reward(rollouts: list[Rollout], questions: list, own: str, ranks: Ranks) -> dict:
-    """Mean reward of the initial rollouts by every kind of reward, of which `own` is trained on."""
+    """Mean reward of the initial rollouts by every kind of reward, of which `own` is trained on.
+
+    Nothing if no question has an answer.
+    """
     initial = [(r, questions[r.group]) for r in rollouts if r.parent is None]
+    initial = [(r, q) for r, q in initial if q.answers]
 
     def given(r: Rollout, q: Question, kind: str) -> float:
         return r.reward if kind == own else reward(r, q.answers, kind, q.task)
 
     sums = [sum(given(r, q, kind) for r, q in initial) for kind in REWARDS]
     *sums, count = ranks.sum([*sums, len(initial)])
-    return {f"reward_{kind}": total / count for kind, total in zip(REWARDS, sums)}
+    return {f"reward_{kind}": total / count for kind, total in zip(REWARDS, sums) if count}
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from policy import Policy, pad
 from rollout import Rollout
 from sampling import Sampler
 from support.metrics import Meter
+from support.reward_calls import Rewards
 from support.schedule import cache_parts
 
 # above this ratio negative credit is scaled by an Omega of at most 1
@@ -39,9 +40,11 @@ def step(
     meter.phase("score")
     appo.score_reference(policy, batches, config)
     with policy.unsharded():
-        grown = [branch_early(policy, sampler, batch, config, meter) for batch in batches]
-        for branches in grown:
-            appo.set_rewards(branches, prompts)
+        rewards = appo.rewards_of(prompts)
+        grown = []
+        for batch in batches:
+            grown.append(branch_early(policy, sampler, batch, config, meter, rewards))
+        rewards.set([x for branches in grown for x in branches])
     for batch, branches in zip(batches, grown):
         meter.phase("score")
         with policy.unsharded():
@@ -55,7 +58,12 @@ def step(
 
 
 def branch_early(
-    policy: Policy, sampler: Sampler, rollouts: list[Rollout], config: Config, meter: Meter
+    policy: Policy,
+    sampler: Sampler,
+    rollouts: list[Rollout],
+    config: Config,
+    meter: Meter,
+    rewards: Rewards,
 ) -> list[Rollout]:
     """logp_old, branch points and branches of a mini-batch, before any update."""
     branches = []
@@ -69,7 +77,7 @@ def branch_early(
         meter.phase("branch")
         # the chosen token is kept: what follows it is drawn
         points = [[t + 1 for t in places] for places in points]
-        branches += sampler.branches(part, points, cache)
+        branches += sampler.branches(part, points, cache, rewards.begin)
         del cache
     return branches
 

@@ -31,7 +31,7 @@ def compare(first: str, second: str) -> str:
         raise ValueError(f"{first} and {second} share no question")
     alone = f"{len(a) - len(pairs)} and {len(b) - len(pairs)} in one only"
     head = f"{second} - {first}: {len(pairs)} questions in both files, {alone}"
-    gains = [_gain_line(name, pairs) for name in ("correct", "f1", "judged")]
+    gains = [_gain_line(name, pairs) for name in ("correct", "f1", "judged", "reward")]
     return "\n".join([head, *_unlike(*results, pairs), *filter(None, gains)])
 
 

@@ -21,7 +21,12 @@ def due(run: Config, step: int) -> bool:
 
 
 def sample_share(
-    run: Config, sampler: Sampler, test: tuple[list, list], ranks: Ranks, asked: Callable[[], bool]
+    run: Config,
+    sampler: Sampler,
+    test: tuple[list, list],
+    ranks: Ranks,
+    asked: Callable[[], bool],
+    reward_fn: Callable | None = None,
 ) -> list[tuple[int, dict, dict]] | None:
     """This rank's share of the questions: (place, row of `evaluate` sampled, the same greedy).
 
@@ -32,10 +37,11 @@ def sample_share(
     mine = [questions[i] for i in places], [prompts[i] for i in places]
     seeds = [mix_seed(mix_seed(run.seed, EVALUATIONS), place) for place in places]
     with sampler.policy.unsharded():
-        sampled = list(evaluate(sampler.initial, *mine, run.eval_samples, seeds))
+        sampled = list(evaluate(sampler.initial, *mine, run.eval_samples, seeds, reward_fn))
         if asked():
             return None
-        greedy = list(evaluate(partial(sampler.initial, temperature=0), *mine, 1, seeds))
+        greedy = partial(sampler.initial, temperature=0)
+        greedy = list(evaluate(greedy, *mine, 1, seeds, reward_fn))
     return list(zip(places, sampled, greedy))
 
 
@@ -45,17 +51,28 @@ def store(run: Config, log: Log, step: int, shares: list[list[tuple[int, dict, d
     sampled, greedy = [row[1] for row in rows], [row[2] for row in rows]
     own = numbers_of(sampled)
     numbers = {f"eval_{name}": value for name, value in own.items()}
-    numbers["eval_greedy"] = numbers_of(greedy)["avg@1"]
+    measure, scores = main_measure(own, numbers_of(greedy), run.eval_samples)
+    numbers["eval_greedy"] = scores[1]
     log.write("metrics", {"step": step} | numbers)
     result = {"numbers": own, "rows": sampled, "questions": len(sampled)}
     result |= {"samples": run.eval_samples, "settings": shown_settings(run)}
     result |= {"data": run.eval_data, "step": step, "versions": versions()}
     write_result(Path(run.out) / f"eval_{step:06d}.json", result)
+    shown = ["unknown" if score is None else f"{score:.3f}" for score in scores]
     for line in broken_format(faults_of(sampled)):
         tqdm.write(line)
     tqdm.write(
-        f"step {step}: held-out accuracy {numbers[f'eval_avg@{run.eval_samples}']:.3f} sampled, "
-        f"{numbers['eval_greedy']:.3f} greedy, "
+        f"step {step}: held-out {measure} {shown[0]} sampled, {shown[1]} greedy, "
         f"format errors {numbers['eval_format_errors']:.3f}, {numbers['eval_calls']:.2f} calls "
         f"per question ({len(sampled)} questions x {run.eval_samples})"
     )
+
+
+def main_measure(sampled: dict, greedy: dict, k: int) -> tuple[str, tuple]:
+    """What an evaluation is judged by, and its values sampled and greedy, None if not known.
+
+    The accuracy; of questions without answers the reward.
+    """
+    if "avg@1" in greedy:
+        return "accuracy", (sampled[f"avg@{k}"], greedy["avg@1"])
+    return "reward", (sampled.get("reward"), greedy.get("reward"))

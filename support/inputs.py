@@ -17,6 +17,7 @@ from jinja2.exceptions import TemplateError
 from config import AgentConfig, Config, read_settings
 from protocol import encode_prompt
 from support.examples import Chat, Example, encode_chats, read_chats
+from support.plugins import open_reward
 from support.questions import Question, load_questions
 from support.runfiles import missing_inputs, newest
 from support.sampling_params import beyond_positions
@@ -27,12 +28,13 @@ Questions = tuple[list[Question], list[list[int]]]
 
 @dataclass
 class Inputs:
-    """Questions come with their prompts as ids."""
+    """Questions come with their prompts as ids. reward_fn: of --reward_fn, if it is given."""
 
     train: Questions
     test: Questions
     examples: list[Example]
     tools: dict
+    reward_fn: Callable | None = None
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Unencoded:
     test: list[Question] = field(default_factory=list)
     chats: list[Chat] = field(default_factory=list)
     tools: dict = field(default_factory=dict)
+    reward_fn: Callable | None = None
 
     def read(self, run: Config) -> list[str]:
         """Read the files that are there and open the tools that are not open yet.
@@ -51,6 +54,7 @@ class Unencoded:
         again. Returns: what is wrong, a line each.
         """
         lines: list[str] = []
+        self.reward_fn = _tried(lines, lambda: open_reward(run.reward_fn), None)
         waits = not (run.data or run.corpus)
         names = [name for name in run.tools.split(",") if not (waits and name.strip() == "search")]
         missing = ",".join(name for name in names if name.strip() not in self.tools)
@@ -127,7 +131,7 @@ def encode(run: Config, rows: Unencoded, tokenizer, positions: int | None = None
     lines += filter(None, [beyond_positions(longest, run.max_tokens, positions)])
     if lines:
         raise ValueError("\n".join(lines))
-    return Inputs((rows.train, train), (test, test_prompts), examples, rows.tools)
+    return Inputs((rows.train, train), (test, test_prompts), examples, rows.tools, rows.reward_fn)
 
 
 def _tried(lines: list[str], work: Callable, otherwise):
@@ -168,7 +172,8 @@ def train_questions(run: Config) -> list[Question]:
 
 def read_questions(run: Config, path: str) -> list[Question]:
     """The questions of a file; what was repaired is printed."""
-    questions = load_questions(path, run.skip_bad, run.task, tools=run.tools)
+    answered = not run.reward_fn
+    questions = load_questions(path, run.skip_bad, run.task, tools=run.tools, answered=answered)
     repaired = sum(q.meta["repaired"] for q in questions)
     if repaired:
         what = f"{repaired} of {len(questions)} prompts"

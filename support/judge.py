@@ -133,9 +133,9 @@ def verdict_of(reply) -> bool | None:
 def judge_rows(judge: Judge, rows: list[dict]) -> None:
     """Add "judged" to every sample: True, False, or None where the judge failed.
 
-    A sample without an answer is wrong unasked.
+    A sample without an answer is wrong unasked. Of a question without answers nothing is judged.
     """
-    pairs = [(row, s) for row in rows for s in row["samples"]]
+    pairs = [(row, s) for row in rows if row["answers"] for s in row["samples"]]
 
     def ask(pair: tuple[dict, dict]) -> bool | None:
         row, sample = pair

@@ -158,6 +158,8 @@ def _facts(r) -> dict:
         "group": r.group,
         "reward": r.reward,
         "broken": format_fault(r) != "",
+        "parts": r.reward_parts,
+        "fault": r.reward_fault != "",
         "finish": r.finish,
         "length": len(r.ids),
         "prompt": len(r.prompt),
@@ -168,7 +170,9 @@ def _facts(r) -> dict:
 def _fork_facts(r) -> dict:
     """Of a branch."""
     parent = len(r.parent.ids)
-    return {"reward": r.reward, "at": r.fork_at, "length": len(r.ids), "parent": parent}
+    fault = r.reward_fault != ""
+    size = {"at": r.fork_at, "length": len(r.ids), "parent": parent}
+    return {"reward": r.reward, "fault": fault} | size
 
 
 def _own_statuses(r) -> list[str]:
@@ -182,11 +186,14 @@ def _rollout_numbers(facts: list[dict], forks: list[dict]) -> dict:
     for f in facts:
         groups.setdefault(f["group"], []).append(f["reward"])
     groups = groups.values()
+    names = sorted({name for f in facts for name in f["parts"]})
+    parts = {n: [f["parts"][n] for f in facts if n in f["parts"]] for n in names}
     spreads = [torch.tensor(g, dtype=torch.float32).std(correction=0).item() for g in groups]
     return {
         "reward": _mean([f["reward"] for f in facts]),
         "reward_std": _mean(spreads),
         "reward_branch": _mean([f["reward"] for f in forks]),
+        "reward_failed": _mean([f["fault"] for f in facts + forks]),
         "zero_std": _mean([max(g) == min(g) for g in groups]),
         "format_errors": _mean([f["broken"] for f in facts]),
         "truncated": _mean([f["finish"] in ("length", "calls") for f in facts]),
@@ -195,7 +202,7 @@ def _rollout_numbers(facts: list[dict], forks: list[dict]) -> dict:
         "calls": _mean([f["calls"] for f in facts]),
         "branches": len(forks),
         "fork_depth": _mean([f["at"] / f["parent"] for f in forks]),
-    }
+    } | {f"reward_fn_{name}": _mean(values) for name, values in parts.items()}
 
 
 def _token_numbers(facts: list[dict], forks: list[dict], count: Counter) -> dict:

@@ -28,6 +28,10 @@ from support.latex import last_boxed
 
 ASKED = ("prompt", "question", "Question", "problem")
 ANSWERS = ("answer", "answers", "ground_truth", "golden_answers", "Final answer")
+NO_ANSWER = (
+    'has no answer: one of "answer", "answers", "ground_truth", "reward_model.ground_truth", not '
+    "empty; with --reward_fn none is needed"
+)
 # bad rows that are named one by one
 SHOWN = 50
 
@@ -36,7 +40,8 @@ SHOWN = 50
 class Question:
     """One question: the chat up to the assistant, and all answers that count as right.
 
-    task: "math" or "qa", how it is graded. meta: "level", "row" in the file, "repaired".
+    task: "math" or "qa", how it is graded. meta: "level", "row" in the file, "repaired". row: every
+    column of the file, for a reward of one's own.
     """
 
     id: str
@@ -44,6 +49,7 @@ class Question:
     answers: list[str]
     task: str
     meta: dict = field(default_factory=dict)
+    row: dict = field(default_factory=dict, repr=False)
 
 
 def load_questions(
@@ -52,6 +58,7 @@ def load_questions(
     task: str = "auto",
     dedupe: bool = False,
     tools: str = "python,search",
+    answered: bool = True,
 ) -> list[Question]:
     """Read the questions of a .jsonl, .json or .parquet file; the formats stand above.
 
@@ -59,6 +66,7 @@ def load_questions(
             task: "math" or "qa" for all; "auto": the row's "task" or "ability", else guess_task.
             dedupe: leave out a question asked before in the file, and print how many.
             tools: of which the system_prompt tells a question that is no chat.
+            answered: refuse a row without an answer; a reward of one's own may need none.
     Raises: FileNotFoundError; ValueError with a line per bad row (file, row, what is missing;
             50 at most), or for a file that cannot be read.
     """
@@ -69,7 +77,7 @@ def load_questions(
     questions, bad = [], []
     for number, row in read_rows(Path(path)):
         try:
-            questions.append(_question(row, number, task, tools))
+            questions.append(_question(row, number, task, tools, answered))
         except ValueError as problem:
             bad.append(f"{path}, row {number} {problem}")
     refuse_or_leave_out(bad, skip_bad, path)
@@ -132,23 +140,23 @@ def _read_parquet(file: Path) -> list[dict]:
         raise ValueError(f"{file} is not a readable parquet file: {problem}") from None
 
 
-def _question(row: dict | str, number: int, task: str, tools: str) -> Question:
+def _question(row: dict | str, number: int, task: str, tools: str, answered: bool) -> Question:
     """One row, an object or a line of JSON, as a Question; ValueError says what it lacks."""
     try:
         row = json.loads(row) if isinstance(row, str) else row
         info = parsed(row["info"]) if isinstance(row.get("info"), str) else row.get("info")
         info = info if isinstance(info, dict) else {}
         asked = next((row[key] for key in ASKED if row.get(key)), None)
-        messages, answers = _messages(asked, tools) if asked else [], _golds(row, info)
+        messages = _messages(asked, tools) if asked else []
+        answers = _golds(row, info) if answered else _any_golds(row, info)
     except json.JSONDecodeError as problem:
         raise ValueError(f"is not JSON: {problem}") from None
     except (KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise ValueError(f"has another form than the ones known: {problem!r}") from None
     if not messages:
         raise ValueError('has no question: one of "prompt", "question", "Question", "problem"')
-    if not answers:
-        keys = '"answer", "answers", "ground_truth", "reward_model.ground_truth"'
-        raise ValueError(f"has no answer: one of {keys}, not empty")
+    if answered and not answers:
+        raise ValueError(NO_ANSWER)
     # The authors' files hold the backspace that "\b" in "\boxed" stands for.
     mended = [m | {"content": m["content"].replace("\x08oxed", "\\boxed")} for m in messages]
     meta = {"level": _level(row, info), "row": number, "repaired": mended != messages}
@@ -157,7 +165,7 @@ def _question(row: dict | str, number: int, task: str, tools: str) -> Question:
     refuse_surrogates("question", *(text for m in mended for text in m.values()))
     refuse_surrogates("answer", *answers)
     refuse_surrogates("id", name)
-    return Question(name, mended, answers, kind, meta)
+    return Question(name, mended, answers, kind, meta, row)
 
 
 def _level(row: dict, info: dict):
@@ -179,6 +187,14 @@ def _golds(row: dict, info: dict) -> list[str]:
         if found := _answers(place):
             return found
     return _answers(last_boxed(str(row.get("solution"))))
+
+
+def _any_golds(row: dict, info: dict) -> list[str]:
+    """The answers, none if they have an unknown form: a reward of one's own reads them itself."""
+    try:
+        return _golds(row, info)
+    except (ValueError, TypeError, AttributeError):
+        return []
 
 
 def _answers(value) -> list[str]:

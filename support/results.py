@@ -211,10 +211,10 @@ SAMPLE = {
     "tokens": int,
     "length": int,
     "answer": str | None,
-    "correct": bool,
-    "f1": float | int,
-    "reward": float | int,
+    "reward": float | int | None,
 }
+# of a question that has answers
+GRADES = {"correct": bool, "f1": float | int}
 # entries of each piece and call
 PARTS = {"pieces": 2, "calls": 4}
 
@@ -228,7 +228,7 @@ def read_result(path: str) -> dict:
     rows = result.get("rows") if isinstance(result, dict) else None
     lacking = "" if rows and isinstance(rows, list) else "rows"
     for number, row in enumerate([] if lacking else rows, 1):
-        key = _lacks(row, ROW) or _samples_lack(row["samples"])
+        key = _lacks(row, ROW) or _samples_lack(row["samples"], bool(row["answers"]))
         if key:
             lacking = f"row {number}: {key}"
             break
@@ -249,11 +249,12 @@ def _lacks(thing, kinds: dict) -> str:
     return ""
 
 
-def _samples_lack(samples: list) -> str:
+def _samples_lack(samples: list, answered: bool) -> str:
     """The first key that a sample of a row lacks; "samples" if there are no samples; else ""."""
     if not samples:
         return "samples"
-    return next(filter(None, (_lacks(sample, SAMPLE) for sample in samples)), "")
+    kinds = SAMPLE | GRADES if answered else SAMPLE
+    return next(filter(None, (_lacks(sample, kinds) for sample in samples)), "")
 
 
 def write_result(path: Path, result: dict) -> None:

@@ -101,7 +101,9 @@ def write_config(run: Config, sandbox_level: str) -> None:
     Raises: ValueError naming what changed, if settings or data would make it another run.
     """
     path = Path(run.out) / "config.json"
-    files = {name: getattr(run, name) for name in FILES if Path(getattr(run, name)).is_file()}
+    named = {name: getattr(run, name) for name in FILES}
+    named["reward_fn"] = run.reward_fn.rpartition(":")[0]
+    files = {name: file for name, file in named.items() if Path(file).is_file()}
     hashes = {name: sha256(file) for name, file in files.items()}
     now = shown_settings(run) | {"data_sha256": hashes}
     if (newest(run.out) or newest(run.out, "cold")) and path.exists():
@@ -117,13 +119,17 @@ def refuse_another(run: Config, path: Path, now: dict, files: set[str]) -> None:
     except ValueError as problem:
         why = "without it nothing says whether this is the same run: mend or delete it"
         raise ValueError(f"{path} cannot be read: {problem}; {why}") from None
-    fixed = set(now) - free_names(Config) - files - NO_SETTINGS
     old = before.get("data_sha256", {})
+    # a mended reward may go on
+    if "reward_fn" in files and old.get("reward_fn") != now["data_sha256"]["reward_fn"]:
+        print(f"--reward_fn {run.reward_fn}: the file has changed since this run began", flush=True)
+    files = files - {"reward_fn"}
+    fixed = set(now) - free_names(Config) - files - NO_SETTINGS
     changed = {
         name: f"{before.get(name)!r}, now {now[name]!r}"
         for name in sorted(fixed)
-        # an earlier version saved no date
-        if before.get(name, now[name] if name == "date" else None) != now[name]
+        # an earlier version had no such setting
+        if name in before and before[name] != now[name]
     } | {
         name: "the file's content differs"
         for name in sorted(files)

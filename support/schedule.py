@@ -1,6 +1,6 @@
 """Which prompts and rollouts go together, and when.
 
-    1. check_step, refuse_broken_tools   what would waste a step
+    1. check_step, refuse_broken_tools, refuse_broken_rewards   what would waste a step
     2. split_minibatches   prompts of an update; a prompt's rollouts stay together: they are a group
     3. in_epochs           the mini-batches of all PPO epochs
     4. cache_parts         parts of a mini-batch whose cache fits
@@ -17,6 +17,7 @@ from policy import Policy, micro_batches, padded_width
 from rollout import Rollout
 from support.http import Unavailable
 from support.ranks import Ranks
+from support.reward_calls import fault_of
 from support.seeds import MINIBATCHES, mix_seed
 from support.shapes import key_slots
 
@@ -105,3 +106,13 @@ def refuse_broken_tools(rollouts: list, ranks: Ranks) -> None:
             f"{sum(failed.values())} of {calls.total()} calls failed for reasons of infrastructure "
             f"({each})",
         )
+
+
+def refuse_broken_rewards(rollouts: list, ranks: Ranks) -> None:
+    """Raise Unavailable, on all ranks, if more than half of the rewards failed."""
+    broken = [r for r in rollouts if r.reward_fault]
+    parts = ranks.gather((len(broken), len(rollouts), [fault_of(r) for r in broken[:1]]))
+    failed, count = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    if 2 * failed > count:
+        first = next(faults[0] for _, _, faults in parts if faults)
+        raise Unavailable("rewards", f"{failed} of {count} failed: {first}")

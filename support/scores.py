@@ -18,12 +18,14 @@ from tqdm import tqdm
 from rewards import answer_of, format_fault, is_correct, reward
 from rollout import Call, Rollout
 from support.questions import Question
+from support.reward_calls import Rewards, broken_rewards, shortened
 from support.words import token_f1
 
-# (prompts, n, a seed for each prompt) -> n rollouts of each prompt, prompt by prompt
-Sample = Callable[[list[list[int]], int, list[int]], list[Rollout]]
-# characters of a response that is shown
-LONGEST = 600
+# (prompts, n, a seed for each prompt, finished=) -> n rollouts of each prompt, prompt by prompt;
+# finished is told each as soon as it is complete
+Sample = Callable[..., list[Rollout]]
+# questions that are sampled at once
+BATCH = 64
 # answers that cannot be right and are named one by one
 SHOWN = 10
 # of a bootstrap: elements drawn at once, 16 MB
@@ -36,19 +38,35 @@ def evaluate(
     prompts: list[list[int]],
     samples: int,
     seeds: list[int],
-    batch: int = 64,
+    reward_fn: Callable | None = None,
 ) -> Iterator[dict]:
     """Sample every question `samples` times and grade: a row per question, in order.
 
-    seeds: one for each question. batch: questions that are sampled at once.
+    seeds: one for each question. reward_fn: (rollout, question) -> what the rollout earns.
     """
-    starts = range(0, len(questions), batch)
+    starts = range(0, len(questions), BATCH)
     for start in tqdm(starts, desc="evaluation", disable=None, leave=False):
-        part = slice(start, start + batch)
-        rollouts = sample(prompts[part], samples, seeds[part])
-        for i, question in enumerate(questions[part]):
+        part = slice(start, start + BATCH)
+        asked, how = questions[part], {}
+        if reward_fn:
+            rewards = Rewards(lambda r, asked=asked: reward_fn(r, asked[r.group]))
+            how = {"finished": rewards.begin}
+        rollouts = sample(prompts[part], samples, seeds[part], **how)
+        if reward_fn:
+            rewards.set(rollouts)
+            for line in broken_rewards(rollouts):
+                tqdm.write(line)
+        for i, question in enumerate(asked):
             own = rollouts[i * samples : (i + 1) * samples]
-            yield row_of(question, [sample_of(r) for r in own])
+            yield row_of(question, [sample_of(r) | own_reward(r, reward_fn) for r in own])
+
+
+def own_reward(r: Rollout, reward_fn: Callable | None) -> dict:
+    """What is stored of a reward of one's own: it cannot be computed again from a sample."""
+    if not reward_fn:
+        return {}
+    given = {"reward": r.reward, "parts": r.reward_parts}
+    return {"reward_fn": {"fault": r.reward_fault} if r.reward_fault else given}
 
 
 def sample_of(r: Rollout) -> dict:
@@ -66,7 +84,8 @@ def sample_of(r: Rollout) -> dict:
 def row_of(q: Question, samples: list[dict]) -> dict:
     """A question with its samples, graded.
 
-    A sample gets its answer (None: the format is broken), fault (how), correct, f1 and reward.
+    A sample gets its answer (None: the format is broken), fault (how) and reward; if the question
+    has answers, also correct and f1.
     """
     return {
         "id": q.id,
@@ -85,13 +104,13 @@ def _graded(q: Question, sample: dict) -> dict:
     r = Rollout([0], 0, pieces=pieces, finish=sample["finish"], calls=calls)
     r.opened = sample.get("opened", "")
     answer = answer_of(r)
-    return sample | {
-        "answer": answer,
-        "fault": format_fault(r),
-        "correct": is_correct(r, q),
-        "f1": token_f1(answer or "", q.answers),
-        "reward": reward(r, q.answers, "auto", q.task),
-    }
+    grades: dict = {"answer": answer, "fault": format_fault(r), "reward": None}
+    if q.answers:
+        grades |= {"correct": is_correct(r, q), "f1": token_f1(answer or "", q.answers)}
+        grades |= {"reward": reward(r, q.answers, "auto", q.task)}
+    if "reward_fn" in sample:
+        grades["reward"] = sample["reward_fn"].get("reward")
+    return sample | grades
 
 
 def broken_format(faults: list[tuple[str, str]]) -> list[str]:
@@ -103,9 +122,8 @@ def broken_format(faults: list[tuple[str, str]]) -> list[str]:
         return []
     worst, count = Counter(fault for fault, _ in faults).most_common(1)[0]
     text = next(text for fault, text in faults if fault == worst)
-    shown = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     told = f"no response kept the format; most often ({count} of {len(faults)}): {worst}"
-    return [f"{told}. One of them:", f"  {shown!r}"]
+    return [f"{told}. One of them:", f"  {shortened(text)!r}"]
 
 
 def faults_of(rows: list[dict]) -> list[tuple[str, str]]:
@@ -136,18 +154,17 @@ def numbers_of(rows: list[dict]) -> dict[str, float]:
 
     avg@k, pass@k    mean accuracy; unbiased pass@k; NAME_se: standard errors over questions
     judge_...        the same of a judge's verdicts, see accuracy_of
-    f1, f1_se, reward ("auto")
+    f1, f1_se, reward ("auto", or that of --reward_fn, with reward_fn_NAME and reward_failed)
     format_errors, truncated          shares of samples
     calls, tokens, length             means; tokens: the policy's own; length: with results
     TOOL_STATUS                       share of that tool's calls
     """
     samples = [s for row in rows for s in row["samples"]]
-    f1 = [_mean([s["f1"] for s in row["samples"]]) for row in rows]
+    f1 = [_mean([s["f1"] for s in row["samples"]]) for row in rows if row["answers"]]
     numbers = accuracy_of(rows, "correct", "") | accuracy_of(rows, "judged", "judge_")
+    numbers |= {"f1": _mean(f1), "f1_se": standard_error(f1)} if f1 else {}
+    numbers |= rewards_of(samples)
     numbers |= {
-        "f1": _mean(f1),
-        "f1_se": standard_error(f1),
-        "reward": _mean([s["reward"] for s in samples]),
         "format_errors": _mean([s["answer"] is None for s in samples]),
         "truncated": _mean([s["finish"] in ("length", "calls") for s in samples]),
         "calls": _mean([len(s["calls"]) for s in samples]),
@@ -158,6 +175,18 @@ def numbers_of(rows: list[dict]) -> dict[str, float]:
     total = Counter(name for s in samples for name, *_ in s["calls"])
     shares = {f"{name}_{status}": n / total[name] for (name, status), n in sorted(calls.items())}
     return numbers | shares
+
+
+def rewards_of(samples: list[dict]) -> dict[str, float]:
+    """The mean reward; of a reward of one's own also its other numbers, and how often it failed."""
+    given = [s["reward"] for s in samples if s.get("reward") is not None]
+    own = [s["reward_fn"] for s in samples if "reward_fn" in s]
+    numbers = {"reward": _mean(given)} if given else {}
+    numbers |= {"reward_failed": _mean(["fault" in o for o in own])} if own else {}
+    parts = [o["parts"] for o in own if "parts" in o]
+    for name in sorted({name for part in parts for name in part}):
+        numbers[f"reward_fn_{name}"] = _mean([part[name] for part in parts if name in part])
+    return numbers
 
 
 def _mean(values: list) -> float:
@@ -220,7 +249,7 @@ def bootstrap(values: list[float], resamples: int = 1000) -> list[float]:
 
 
 COLUMNS = ["data", "questions", "avg@k", "pass@k", "F1", "judge", "format errors", "truncated"]
-COLUMNS += ["calls", "calls ok", "tokens"]
+COLUMNS += ["reward", "calls", "calls ok", "tokens"]
 
 
 def table(results: dict[str, dict]) -> str:
@@ -242,6 +271,7 @@ def _table_row(name: str, rows: list[dict]) -> str:
     calls = [status for row in rows for s in row["samples"] for _, _, status, _ in s["calls"]]
     measures = [f"avg@{k}", f"pass@{k}", "f1", f"judge_avg@{k}", "format_errors", "truncated"]
     cells = [name, f"{len(rows)} x {k}", *[_percent(n, measure) for measure in measures]]
+    cells.append(f"{n['reward']:.2f}" if "reward" in n else "")
     cells.append(f"{n['calls']:.2f}")
     cells.append(f"{100 * calls.count('ok') / len(calls):.0f}" if calls else "")
     cells.append(f"{n['tokens']:.0f}")

@@ -9,10 +9,13 @@ evaluation, not for training.
 """
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from protocol import FORGED, STOP_TAGS, TOOL_TAGS, encode_result, opened_by, parse_call
 from rollout import Call, Rollout
+from sampling import ignore
 from support.corpus import utf8
 from support.http import Unavailable, post_json
 from support.judge import api_key
@@ -53,8 +56,14 @@ class Served:
         except Unavailable as problem:
             raise ValueError(f"--served {url}: {problem}") from None
 
-    def __call__(self, prompts: list[list[int]], n: int, seeds: list[int]) -> list[Rollout]:
-        """n rollouts of each prompt, prompt by prompt."""
+    def __call__(
+        self,
+        prompts: list[list[int]],
+        n: int,
+        seeds: list[int],
+        finished: Callable[[Rollout], None] = ignore,
+    ) -> list[Rollout]:
+        """n rollouts of each prompt, prompt by prompt. finished: told each when it is complete."""
         opened = [opened_by(self.tokenizer.decode(prompt)) for prompt in prompts]
         rollouts = [
             Rollout(prompt, mix_seed(seeds[p], k), p, opened[p])
@@ -62,10 +71,10 @@ class Served:
             for k in range(n)
         ]
         with ThreadPoolExecutor(self.run.decode_rows) as pool:
-            list(pool.map(self._complete, rollouts))
+            list(pool.map(partial(self._complete, finished), rollouts))
         return rollouts
 
-    def _complete(self, r: Rollout) -> None:
+    def _complete(self, finished: Callable[[Rollout], None], r: Rollout) -> None:
         """Turn after turn until the rollout ends."""
         while not r.finish:
             room = self.run.max_tokens - len(r.ids)
@@ -80,6 +89,7 @@ class Served:
                 r.finish = "calls"
             elif tag and len(r.ids) < self.run.max_tokens:
                 self._use_tool(r, *(parse_call(text) or (tag[2:-1], "")))
+        finished(r)
 
     def _use_tool(self, r: Rollout, name: str, argument: str) -> None:
         """Append a call's result, cut to the budget."""

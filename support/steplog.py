@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from config import Config
 from rewards import format_fault
+from support.reward_calls import broken_rewards
 from support.runfiles import Log
 from support.scores import broken_format
 
@@ -25,6 +26,8 @@ def write_step(run: Config, policy, log: Log, step: int, metrics: dict, rollouts
     if step == 1 and metrics["format_errors"] == 1:
         # of this process
         new += broken_format([(format_fault(r), r.text) for r in rollouts if r.parent is None])
+    # of this process
+    new += [f"step {step}: {line}" for line in broken_rewards(rollouts)]
     for line in branch_lines(policy, rollouts, run.print_branches) + new:
         tqdm.write(line)
     log.warned = set(warnings)

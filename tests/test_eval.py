@@ -1,7 +1,6 @@
 """eval.py: runs on a bundled world and without a model, killed and resumed, and what is refused."""
 
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -15,6 +14,7 @@ import eval as evaluation
 from eval import EvalConfig, load_file
 from rollout import Rollout
 from sampling import Sampler
+from support import scores
 from support.judge import Judge
 from support.questions import parsed
 from support.results import locked_file
@@ -89,7 +89,7 @@ def test_an_evaluation_that_was_killed_goes_on(
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(evaluation, "evaluate", functools.partial(evaluation.evaluate, batch=4))
+    monkeypatch.setattr(scores, "BATCH", 4)
     run("whole")
     monkeypatch.setattr(Sampler, "initial", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -158,7 +158,7 @@ class Fake:
 def fake(monkeypatch):
     made = Fake()
     monkeypatch.setattr(evaluation, "sampling", made.sampling)
-    monkeypatch.setattr(evaluation, "evaluate", functools.partial(evaluation.evaluate, batch=1))
+    monkeypatch.setattr(scores, "BATCH", 1)
     return made
 
 
