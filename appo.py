@@ -10,12 +10,13 @@
     7. assign_credit      two groups, then the future term                           (Eq. 6-7)
     8. update             clipped policy gradient on the initial rollouts            (Eq. 8)
 
-Every number of a token lives on its Rollout (rollout.py). Branches never enter the loss.
-Inside `policy.unsharded()` every process holds the whole weights, which sampling needs. A part of
-`cache_parts` is as many rollouts as their cache has memory for. The phase "wait" is for the other
-processes.
-To score rollouts is to put them through the model once; the branching score is Eq. 5. Two groups of
-a prompt are compared, each within itself: its initial rollouts, and its branches.
+Every number of a token lives on its Rollout (rollout.py). Branches never enter the loss. Words:
+    to score     one pass of the model over whole rollouts; the branching score is Eq. 5
+    two groups   of a prompt: its initial rollouts, its branches; each is compared within itself
+    credit       the advantage of a token
+    unsharded    every process holds the whole weights, as sampling needs
+    part         as many rollouts as their cache has memory for
+    "wait"       the phase in which a process waits for the others
 
 Differs from the paper in: README's five departures. A gap filled here: before the first update of a
 step Omega is 1 everywhere and Eq. 5 is undefined; there entropy alone chooses.
@@ -267,19 +268,19 @@ def assign_credit(rollouts: list[Rollout], branches: list[Rollout], config: Conf
 def compare_groups(rollouts: list[Rollout], branches: list[Rollout], config: Config) -> None:
     """Set r.advantage by Eq. 6: a branch credits the tokens that it shares with its parent."""
     for group in dict.fromkeys(r.group for r in rollouts):
-        trunk = [r for r in rollouts if r.group == group]
-        grown = [x for x in branches if x.group == group]
-        index = {id(r): n for n, r in enumerate(trunk)}
+        initial = [r for r in rollouts if r.group == group]
+        forked = [branch for branch in branches if branch.group == group]
+        index = {id(r): n for n, r in enumerate(initial)}
         advantage = dual_group_advantage(
-            rewards=torch.tensor([r.reward for r in trunk], dtype=torch.float64),
-            branch_rewards=torch.tensor([x.reward for x in grown], dtype=torch.float64),
-            parent=torch.tensor([index[id(x.parent)] for x in grown], dtype=torch.long),
-            fork_at=torch.tensor([x.fork_at for x in grown], dtype=torch.long),
-            mask=pad([r.mask for r in trunk], torch.bool),
+            rewards=torch.tensor([r.reward for r in initial], dtype=torch.float64),
+            branch_rewards=torch.tensor([x.reward for x in forked], dtype=torch.float64),
+            parent=torch.tensor([index[id(x.parent)] for x in forked], dtype=torch.long),
+            fork_at=torch.tensor([x.fork_at for x in forked], dtype=torch.long),
+            mask=pad([r.mask for r in initial], torch.bool),
             how=config.dual,
             correction=config.std_correction,
         )  # (N, T)
-        hand_out(trunk, "advantage", advantage.float())
+        hand_out(initial, "advantage", advantage.float())
 
 
 # ---- 8. the update
@@ -312,11 +313,11 @@ def update(
         logp = policy.logp(part, config.temperature)  # (R, T)
         value, stats = loss_of(part, logp, total, config, loss)
         value.backward()
-        passes.append(stats | {"loss": value.item(), "slots": len(part) * padded_width(part)})
+        passes.append(stats | {"loss": value.item(), "padded": len(part) * padded_width(part)})
     policy.model.eval()
     norm = policy.take_step([optimizer], config.clip_grad)
-    read = sum(len(r.prompt) + len(r.ids) for r in rollouts)
-    return over_passes(passes, read, ranks) | {
+    unpadded = sum(len(r.prompt) + len(r.ids) for r in rollouts)
+    return over_passes(passes, unpadded, ranks) | {
         "grad_norm": norm,
         "skipped": float(not math.isfinite(norm)),
     }

@@ -244,29 +244,43 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     if c.clip_low > 1:
         yield ("clip_low",), f"--clip_low must be in [0, 1], got {c.clip_low}"
     if c.norm == "budget" and c.aggregate != "seq-mean":
-        alone = "--norm budget is for --aggregate seq-mean: a mean over tokens counts no rollouts"
-        yield ("norm", "aggregate"), alone
+        yield (
+            ("norm", "aggregate"),
+            "--norm budget is for --aggregate seq-mean: a mean over tokens counts no rollouts",
+        )
     if c.branches and c.max_tokens <= c.min_new:
-        room = f"--max_tokens {c.max_tokens} leaves no room for a branch"
-        yield ("max_tokens", "min_new"), f"{room}: it must be above --min_new {c.min_new}"
+        yield (
+            ("max_tokens", "min_new"),
+            f"--max_tokens {c.max_tokens} leaves no room for a branch: it must be above "
+            f"--min_new {c.min_new}",
+        )
     if c.algo == "grpo" and (c.branches or c.future_weight):
-        has = f"got --branches {c.branches} and --future_weight {c.future_weight}"
         yield (
             ("algo",),
-            f"--algo grpo has neither branches nor a future term, {has}: leave them out",
+            "--algo grpo has neither branches nor a future term, got "
+            f"--branches {c.branches} and --future_weight {c.future_weight}: leave them out",
         )
     if c.algo == "released" and c.ppo_epochs > 1:
-        once = "--algo released draws the branches once: it needs --ppo_epochs 1"
-        yield ("algo", "ppo_epochs"), f"{once}, got {c.ppo_epochs}"
+        yield (
+            ("algo", "ppo_epochs"),
+            f"--algo released draws the branches once: it needs --ppo_epochs 1, got {c.ppo_epochs}",
+        )
     if c.prompts % c.minibatch:
-        wrong = f"--prompts must be a multiple of --minibatch, got {c.prompts} and {c.minibatch}"
-        yield ("prompts", "minibatch"), wrong
+        yield (
+            ("prompts", "minibatch"),
+            f"--prompts must be a multiple of --minibatch, got {c.prompts} and {c.minibatch}",
+        )
     if c.cold_warmup >= 1:
-        wrong = f"--cold_warmup is a share of the steps, below 1, got {c.cold_warmup}"
-        yield ("cold_warmup",), wrong
+        yield (
+            ("cold_warmup",),
+            f"--cold_warmup is a share of the steps, below 1, got {c.cold_warmup}",
+        )
     if c.dtype == "bfloat16" and not c.shard:
-        why = "AdamW's small steps would vanish in bfloat16 weights without float32 ones"
-        yield ("dtype", "shard"), f"--dtype bfloat16 needs --shard: {why} beside them"
+        yield (
+            ("dtype", "shard"),
+            "--dtype bfloat16 needs --shard: AdamW's small steps would vanish in bfloat16 weights "
+            "without float32 ones beside them",
+        )
 
 
 ALGOS = {"appo": {}, "grpo": {"branches": 0, "future_weight": 0.0}, "released": {}}
@@ -315,7 +329,7 @@ def begun_on(out: str) -> str:
     path = Path(out) / "config.json"
     try:
         return str(json.loads(path.read_text()).get("date", "")) if path.is_file() else ""
-    # another place refuses such a file
+    # runfiles.refuse_another refuses such a file
     except (OSError, ValueError, AttributeError):
         return ""
 

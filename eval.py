@@ -61,7 +61,7 @@ __all__ += ["released_reward", "reward", "load_questions", "pass_at_k", "evaluat
 
 @dataclass(frozen=True)
 class EvalConfig(AgentConfig):
-    """The evaluation. Defaults are the paper's where it states them."""
+    """The evaluation. Brackets: the paper's value."""
 
     model: str = free("", "Hugging Face folder or name, or a run's folder: its newest checkpoint")
     data: tuple[str, ...] = free((), "files of questions, .jsonl or .parquet")
@@ -144,8 +144,10 @@ def load_file(run: EvalConfig, path: str) -> list[Question]:
         where = f"{repaired} of {len(questions)} prompts"
         print(f"{path}: repaired the backspace in \\boxed in {where}")
     if known and known.metric == "judge" and not run.judge:
-        paper = f"{path}: the paper has a model judge these answers (--judge)"
-        print(f"{paper}; without one, avg@k is exact match or math_equal")
+        print(
+            f"{path}: the paper has a model judge these answers (--judge); without one, avg@k is "
+            "exact match or math_equal"
+        )
     for warning in lost_answers(path, questions):
         print(warning)
     return questions
@@ -220,9 +222,10 @@ def run_file(
 ) -> dict:
     """Sample what is left of a file and let the judge judge; write and return the result.
 
-    A finished evaluation keeps all else that its file says.
+    All other fields of a finished file stay.
     """
-    result, job.last = job.done, time.perf_counter()
+    result = job.done
+    job.last = time.perf_counter()
     if job.partial:
         done = len(job.done["rows"])
         seeds = [mix_seed(run.seed, place) for place in range(done, len(job.questions))]

@@ -5,7 +5,7 @@
     3. folded_attention    the attention function of every layer: grouped heads, keys not copied
 
 Works with every Hugging Face causal language model with full attention. Imports no sibling.
-Axes: R rows of the cache, C rows of a call, S new tokens per row, L slots that are seen, D hidden,
+Axes: R rows of the cache, C rows of a call, S new tokens per row, L keys that are seen, D hidden,
 G query heads per key head.
 """
 
@@ -23,13 +23,15 @@ UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 
 class KVCache:
-    """Keys k and values v, (layer, R, key head, slot, dim) each, both views of kv.
+    """Keys k and values v, (layer, R, key head, token, dim) each, both views of kv.
 
-    Row r holds length[r] tokens; its next one goes into slot length[r]. There is no left padding.
-    Slots beyond a row's length hold anything finite: no query sees them before they are written.
-    One row more than asked for, `scratch`, takes the padding rows of a call.
+    Row r holds length[r] tokens, `capacity` at most; its next one goes to place length[r]. There is
+    no left padding. Places beyond a row's length hold anything finite: no query sees them before
+    they are written. One row more than asked for, `scratch`, takes the padding rows of a call.
 
-    whole_rows: during a scoring pass, the rows that the call at hand fills from slot 0 on.
+    rows, end, places, place_rows: of the call of `append` at hand: its rows, L, and where its new
+    tokens go, (C, S) with their rows (C, 1).
+    whole_rows: during a scoring pass, the rows that the call at hand fills from their start.
     states: (R, T, D) or None: the hidden states that predict the T response tokens, if such a pass
     filled the cache. A fork at token t goes on from states[row, t].
     """
@@ -38,18 +40,22 @@ class KVCache:
     is_compileable = False
     is_sliding = (False,)
 
-    def __init__(self, config, rows: int, slots: int, like: Tensor):
+    def __init__(self, config, rows: int, capacity: int, like: Tensor):
         """config: of the model; like: a tensor with the dtype and device of the keys."""
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         heads = config.num_key_value_heads
-        shape = (config.num_hidden_layers, 2, rows + 1, heads, slots, dim)
+        shape = (config.num_hidden_layers, 2, rows + 1, heads, capacity, dim)
         # zeros, not empty: a NaN under the mask would still spread (0 x NaN)
         self.kv = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.k, self.v = self.kv.unbind(1)
         self.length = torch.zeros(rows + 1, dtype=torch.long, device=like.device)
-        self.slots = slots
+        self.capacity = capacity
         self.scratch = rows
         self.heads_per_key = config.num_attention_heads // heads
+        self.rows: slice | Tensor = slice(0)
+        self.end = 0
+        self.places: Tensor | None = None
+        self.place_rows: Tensor | None = None
         self.states: Tensor | None = None
         self.whole_rows: Tensor | None = None
 
@@ -62,20 +68,20 @@ class KVCache:
         Returns: (C, D) hidden state of each row's last token; rubbish where n is 0.
         Raises:  ValueError if the cache has no room.
         """
-        if end > self.slots:
+        if end > self.capacity:
             raise ValueError(
-                f"a row has no room: {end} slots are needed, the cache has {self.slots}"
+                f"a row has no room: {end} tokens are needed, the cache has {self.capacity}"
             )
         device = self.length.device
         length = self.length[rows]
         self.rows, self.end = rows, end
-        self.at = length[:, None] + torch.arange(ids.shape[1], device=device)  # (C, S)
-        self.at_row = torch.arange(len(self.length), device=device)[rows][:, None]
-        seen = torch.arange(end, device=device) <= self.at[:, :, None]  # (C, S, L)
+        self.places = length[:, None] + torch.arange(ids.shape[1], device=device)  # (C, S)
+        self.place_rows = torch.arange(len(self.length), device=device)[rows][:, None]
+        seen = torch.arange(end, device=device) <= self.places[:, :, None]  # (C, S, L)
         hidden = decoder(
             input_ids=ids,
             attention_mask=self._bias(seen),
-            position_ids=self.at,
+            position_ids=self.places,
             past_key_values=self,
             use_cache=True,
         ).last_hidden_state
@@ -106,7 +112,7 @@ class KVCache:
     def store(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """The same for keys and, behind them, values in one tensor (C, S, 2 * heads, dim)."""
         kv = self.kv[layer]
-        kv[:, self.at_row, :, self.at] = new.unflatten(2, (2, -1))
+        kv[:, self.place_rows, :, self.places] = new.unflatten(2, (2, -1))
         return kv[:, self.rows, :, : self.end].unbind()
 
     def get_seq_length(self, layer: int = 0) -> int:

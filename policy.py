@@ -38,7 +38,7 @@ from support import cpu_decoder
 from support.log_probs import logp_in_chunks, stats_in_chunks
 from support.models import check_config, load_tokenizer, pick_device
 from support.ranks import Ranks
-from support.shapes import key_slots, round_up
+from support.shapes import padded_keys, round_up
 
 # the argument's new name, `cache`, is unknown to transformers 5.17; the old one is removed in 5.40
 warnings.filterwarnings("ignore", message=".*past_key_values.* is deprecated")
@@ -215,18 +215,17 @@ class Policy:
     def _cache_for(self, rollouts: list) -> KVCache:
         """An empty cache with a row for every rollout."""
         T = max(len(r.ids) for r in rollouts)
-        slots = key_slots(padded_width(rollouts))
-        cache = self.cache(len(rollouts), slots)
+        cache = self.cache(len(rollouts), padded_keys(padded_width(rollouts)))
         width = self.model.config.hidden_size
         cache.states = torch.zeros(
             len(rollouts), max(T, 1), width, dtype=self.dtype, device=self.device
         )
         return cache
 
-    def cache(self, rows: int, slots: int) -> KVCache:
+    def cache(self, rows: int, capacity: int) -> KVCache:
         """An empty cache of this model."""
         like = torch.empty(0, dtype=self.dtype, device=self.device)
-        return KVCache(self.model.config, rows, slots, like)
+        return KVCache(self.model.config, rows, capacity, like)
 
     def _whole_pass(self, rollouts: list, work, cache: KVCache | None = None) -> tuple:
         """One causal pass over prompts and responses, padded on the right to W tokens.

@@ -37,7 +37,7 @@ from support.graphs import Graphs, cuda_graphs
 from support.live import Live, Row, check_prompts, check_starts
 from support.sampling_params import SamplingParams
 from support.seeds import mix_seed, uniform
-from support.shapes import Shapes, key_slots, round_up
+from support.shapes import Shapes, padded_keys, round_up
 from tools import ToolResult
 
 # told a rollout that is complete
@@ -61,13 +61,14 @@ class Start:
     """Where a rollout goes on: after the first tokens of a row of a cache.
 
     row: of the cache. hidden: (D,), predicts the next token. Without a cache the rollout begins
-    after its prompt, which is read when its turn comes: row is then the number of that prompt.
+    after its prompt, which is read when its turn comes; prompt_number tells the prompts apart.
     """
 
     rollout: Rollout
-    cache: KVCache | None
-    row: int
-    hidden: Tensor | None
+    cache: KVCache | None = None
+    row: int = 0
+    hidden: Tensor | None = None
+    prompt_number: int = 0
 
 
 class Sampler:
@@ -79,10 +80,10 @@ class Sampler:
     earlier one are looked at, 1 on a GPU, so that it never waits for the host.
 
     A row is in one of these: waiting (a start without a slot), running (slot -> row), in_tool
-    (future -> row), ready (its result has come). launched: decode steps whose tokens were not
-    looked at yet. free: slots without a row. bucket: number of slots that are
-    decoded. marks: which of them run, 0 or 1. read: number of a
-    prompt -> (its row in prompt_cache, hidden state).
+    (future -> row), ready (its result has come). A slot is a row of the live cache. launched:
+    decode steps whose tokens were not looked at yet. free: slots without a row. bucket: number of
+    slots that are decoded. marks: which of them run, 0 or 1. prefilled: number of a prompt ->
+    (its row in prompt_cache, hidden state).
 
     Args: tools: name -> object with run(argument) -> ToolResult.
     count: computed (tokens put through the model), sampled (of them, drawn), row_calls (rows
@@ -119,7 +120,7 @@ class Sampler:
         groups = range(len(prompts)) if groups is None else groups
         opened = [opened_by(self.policy.decode(prompt[-PROMPT_END:])) for prompt in prompts]
         starts = [
-            Start(Rollout(prompt, mix_seed(seeds[p], k), groups[p], opened[p]), None, p, None)
+            Start(Rollout(prompt, mix_seed(seeds[p], k), groups[p], opened[p]), prompt_number=p)
             for p, prompt in enumerate(prompts)
             for k in range(n)
         ]
@@ -179,20 +180,23 @@ class Sampler:
             self._forget()
 
     def _open(self, starts: list[Start]) -> None:
-        """Memory for these starts: only as many rows, and slots in them, as they can use."""
-        self.waiting, self.decode_steps = deque(starts), 0
+        """Memory for these starts: only as many rows, and tokens in them, as they can use."""
+        self.waiting = deque(starts)
+        self.decode_steps = 0
         longest = max(len(start.rollout.prompt) for start in starts)
         budget, chunk = self.params.max_tokens, self.params.prefill_chunk
-        slots = self.shapes.row_slots(longest, budget, chunk, self.lag)
+        capacity = self.shapes.row_capacity(longest, budget, chunk, self.lag)
         self.bucket = self.shapes.rows_for(len(starts))
-        self.live = Live(self.policy, self.bucket, slots)
-        self.free, self.marks = list(range(self.bucket)), None
+        self.live = Live(self.policy, self.bucket, capacity)
+        self.free = list(range(self.bucket))
+        self.marks = None
         self.graphs = Graphs(self.capture())
 
     def _forget(self) -> None:
         """No rows, and no memory for any."""
-        self.waiting, self.running, self.in_tool = deque(), {}, {}
-        self.ready, self.launched, self.read = [], deque(), {}
+        self.waiting, self.launched = deque(), deque()
+        self.running, self.in_tool, self.ready = {}, {}, []
+        self.prefilled: dict[int, tuple[int, Tensor]] = {}
         self.live: Live | None = None
         self.graphs: Graphs | None = None
         self.prompt_cache: KVCache | None = None
@@ -218,17 +222,17 @@ class Sampler:
     def _origin(self, start: Start) -> tuple[KVCache, int, Tensor]:
         """Where the tokens of a start lie: cache, row, and what predicts its next token.
 
-        Prompts are read a call full at a time. Starts of one prompt follow each other, so the
-        prompts of the call before have no start left by then.
+        Prompts are read a call full at a time. Starts of one prompt follow each other: by then
+        every rollout of the earlier prompts has started.
         """
         if start.cache is not None:
             return start.cache, start.row, start.hidden
-        if start.row not in self.read:
-            ahead = {s.row: s.rollout.prompt for s in (start, *self.waiting)}
+        if start.prompt_number not in self.prefilled:
+            ahead = {s.prompt_number: s.rollout.prompt for s in (start, *self.waiting)}
             batch = dict(islice(ahead.items(), self.shapes.prompt_rows))
             self.prompt_cache, hidden = self.prefill(list(batch.values()), self.prompt_cache)
-            self.read = {number: (row, hidden[row]) for row, number in enumerate(batch)}
-        return self.prompt_cache, *self.read[start.row]
+            self.prefilled = {number: (row, hidden[row]) for row, number in enumerate(batch)}
+        return self.prompt_cache, *self.prefilled[start.prompt_number]
 
     def _collect(self) -> None:
         """Results that have come join their rollouts; if nothing else is to do, wait for one."""
@@ -405,9 +409,9 @@ class Sampler:
         """
         check_prompts(prompts)
         rows = list(range(len(prompts)))
-        slots = key_slots(round_up(max(map(len, prompts)), self.params.prefill_chunk))
-        if cache is None or cache.slots < slots or cache.scratch < len(prompts):
-            cache = self.policy.cache(len(prompts), slots)
+        capacity = padded_keys(round_up(max(map(len, prompts)), self.params.prefill_chunk))
+        if cache is None or cache.capacity < capacity or cache.scratch < len(prompts):
+            cache = self.policy.cache(len(prompts), capacity)
         cache.length.zero_()
         with self.policy.unsharded():
             held = [0] * len(prompts)
@@ -435,7 +439,7 @@ class Sampler:
                 # padding is written too
                 longest = max(held[j] + min(offset, len(ids[j])) for j in members) + chunk
                 n = tensor([len(part) for part in parts])
-                hidden = cache.append(decoder, block, n, where, key_slots(longest))
+                hidden = cache.append(decoder, block, n, where, padded_keys(longest))
                 for j, part, state in zip(members, parts, hidden):
                     last[j] = state if part else last[j]
         self.count["computed"] += sum(map(len, ids))

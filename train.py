@@ -10,8 +10,8 @@ python -m extras.plan --config ...                        what that will cost
 2. join_ranks      of several processes each samples its share of the prompts
 3. encode          prompts and examples as ids
 4. load            the model, from the newest checkpoint of a run that has begun
-5. begin           a new run: cold start and checkpoint 0; an old one: its optimizer
-6. train_loop      a step (appo.py), its log, checkpoints, evaluations
+5. Trainer.begin   a new run: cold start and checkpoint 0; an old one: its optimizer
+6. Trainer.loop    a step (appo.py), its log, checkpoints, evaluations
 """
 
 import signal
@@ -69,8 +69,8 @@ def main(argv: list[str]) -> None:
     start(*read_run(argv))
 
 
-def start(run: Config, rows: Unencoded) -> None:
-    """A run in its folder, from the start or from where it was."""
+def start(run: Config, unencoded: Unencoded) -> None:
+    """A run in its folder, from the start or from where it was: steps 2 to 6."""
     transformers.utils.logging.disable_progress_bar()
     run, ranks = join_ranks(run)
     try:
@@ -78,18 +78,18 @@ def start(run: Config, rows: Unencoded) -> None:
             # the bundled world is made once
             run = with_world(run) if ranks.rank == 0 else run
             run = dataclasses.replace(ranks.gather(run)[0], device=run.device)
-            rows.complete(run)
+            unencoded.complete(run)
         # processes that start around midnight ask the same
         run = dataclasses.replace(run, date=ranks.gather(run.date)[0])
         if run.threads:
             torch.set_num_threads(run.threads)
         tokenizer = load_tokenizer(run.model)
-        inputs = encode(run, rows, tokenizer, positions_of(run.model))
+        inputs = encode(run, unencoded, tokenizer, positions_of(run.model))
         # before the checkpoint is looked for: another process may still be writing one
         with locked(Path(run.out), ranks):
-            train(load(run, inputs, ranks))
+            load(run, inputs, ranks).run_all()
     finally:
-        rows.close()
+        unencoded.close()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -108,27 +108,6 @@ def load_policy(run: Config, path: str, ranks: Ranks) -> Policy:
     if run.checkpointing:
         recompute_activations(policy.model)
     return policy.shard(run.dtype, mesh_of(run, ranks)) if run.shard else policy
-
-
-def train(trainer: "Trainer") -> None:
-    """Begin or go on, then all steps."""
-    run, ranks, policy = trainer.run, trainer.ranks, trainer.policy
-    level = getattr(trainer.inputs.tools.get("python"), "level", "")
-    ranks.agree(lambda: runfiles.write_config(run, level), ranks.rank == 0)
-    if ranks.rank == 0:
-        runfiles.tidy(run, begun=trainer.checkpoint is not None)
-    size = sum(p.numel() for p in policy.model.parameters()) / 1e6
-    print(
-        f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.future_weight}, "
-        f"{run.prompts} prompts a step, {run.minibatch} an update; "
-        f"{len(trainer.inputs.train[0])} questions, {size:.1f} M parameters on "
-        f"{ranks.world} x {run.device}, settings in {run.out}/config.json",
-        flush=True,
-    )
-    trainer.beat, trainer.stop = Heartbeat(Path(run.out), ranks), Stop()
-    if trainer.begin():
-        trainer.train_loop()
-    trainer.beat.ended.set()
 
 
 @dataclass
@@ -153,9 +132,35 @@ class Trainer:
     done: int = 0
     skipped: int = 0
 
+    def run_all(self) -> None:
+        """Begin or go on, then all steps."""
+        self.open_folder()
+        self.beat = Heartbeat(Path(self.run.out), self.ranks)
+        self.stop = Stop()
+        if self.begin():
+            self.loop()
+        self.beat.ended.set()
+
+    def open_folder(self) -> None:
+        """config.json, no leftovers of a kill, and a line that says what runs."""
+        run, ranks = self.run, self.ranks
+        level = getattr(self.inputs.tools.get("python"), "level", "")
+        ranks.agree(lambda: runfiles.write_config(run, level), ranks.rank == 0)
+        if ranks.rank == 0:
+            runfiles.tidy(run, begun=self.checkpoint is not None)
+        size = sum(p.numel() for p in self.policy.model.parameters()) / 1e6
+        questions, _ = self.inputs.train
+        print(
+            f"{run.algo} ({run.preset}), N={run.initial} B={run.branches} b={run.future_weight}, "
+            f"{run.prompts} prompts a step, {run.minibatch} an update; "
+            f"{len(questions)} questions, {size:.1f} M parameters on "
+            f"{ranks.world} x {run.device}, settings in {run.out}/config.json",
+            flush=True,
+        )
+
     def begin(self) -> bool:
-        """A new run: cold start, checkpoint of step 0. An old one: its optimizer. Either way the
-        evaluation that is due. False if the cold start was asked to stop."""
+        """A new run: cold start, checkpoint of step 0. An old one: its optimizer. Both evaluate if
+        it is due. False if the cold start was asked to stop."""
         run, policy, ranks = self.run, self.policy, self.ranks
         if self.inputs.examples and not self.checkpoint and not self.cold_start():
             return False
@@ -189,30 +194,36 @@ class Trainer:
             hooks.log = partial(log.write, "cold_start")
         loss = sft.cold_start(self.policy, self.inputs.examples, self.run, self.ranks, hooks)
         if loss is None:
-            saved = "the cold start is saved, the same command goes on with it"
-            print(f"asked to stop: {saved}", flush=True)
+            print(
+                "asked to stop: the cold start is saved, the same command goes on with it",
+                flush=True,
+            )
         return loss is not None
 
-    def train_loop(self) -> None:
+    def loop(self) -> None:
         """Steps done + 1 .. --steps. Ends early, with a checkpoint, when asked to stop.
 
         A step with a skipped update is not saved, unless it is the last or the run was asked to
         stop: then the number of such steps in a row is saved with it.
         """
-        run, first, total = self.run, self.ranks.rank == 0, Counter()
-        name, quiet = run.algo.upper(), not first or self.done >= run.steps
-        steps = range(self.done, run.steps)
-        bar = tqdm(steps, initial=self.done, total=run.steps, desc=name, disable=quiet)
+        run, speaks = self.run, self.ranks.rank == 0
+        sums = Counter()
+        bar = tqdm(
+            range(self.done, run.steps),
+            initial=self.done,
+            total=run.steps,
+            desc=run.algo.upper(),
+            disable=not speaks or self.done >= run.steps,
+        )
         for step in bar:
-            if self.asked():
+            if self.stop_asked():
                 self.save(step)
-                saved = f"step {step} is saved, the same command goes on from it"
-                print(f"asked to stop: {saved}", flush=True)
+                print(f"asked to stop: {saved(step)}", flush=True)
                 break
             metrics, rollouts = self.step(step)
-            if first:
+            if speaks:
                 write_step(run, self.policy, self.log, step + 1, metrics, rollouts)
-                bar.set_postfix_str(bar_text(metrics, total), refresh=False)
+                bar.set_postfix_str(bar_text(metrics, sums), refresh=False)
             self.skipped = self.skipped + 1 if metrics["skipped"] else 0
             if self.skipped >= run.max_skipped:
                 path = Path(run.out) / f"skipped_{step + 1:06d}_{self.ranks.rank}.jsonl"
@@ -222,36 +233,32 @@ class Trainer:
                 self.save(step + 1)
             self.evaluate_if_due(step + 1)
 
-    def asked(self) -> bool:
+    def stop_asked(self) -> bool:
         """Shall the run stop? A collective: it stops all ranks or none."""
         return self.ranks.max([self.stop.asked])[0] > 0
 
     def step(self, step: int) -> tuple[dict, list[Rollout]]:
         """One step of the method on the questions whose turn it is: metrics, rollouts."""
         run = self.run
-        questions, prompts = self.inputs.train
-        picked = batch_of(run, step, len(questions))
-        asked = [questions[i] for i in picked]
-        wanted = [
-            Prompt(
-                prompts[i],
-                mix_seed(run.seed, PROMPTS, step, k),
-                self.reward_of(questions[i]),
-            )
-            for k, i in enumerate(picked)
+        all_questions, all_ids = self.inputs.train
+        picked = batch_of(run, step, len(all_questions))
+        questions = [all_questions[i] for i in picked]
+        seeds = [mix_seed(run.seed, PROMPTS, step, k) for k in range(len(picked))]
+        prompts = [
+            Prompt(all_ids[i], seed, self.reward_of(all_questions[i]))
+            for i, seed in zip(picked, seeds)
         ]
         meter = Meter(self.sampler, note=lambda phase: self.beat(f"step {step + 1}, {phase}"))
-        method = step_of(run.algo)
+        take_step = step_of(run.algo)
         try:
-            rollouts = method(self.policy, self.optimizer, self.sampler, wanted, run, meter)
+            rollouts = take_step(self.policy, self.optimizer, self.sampler, prompts, run, meter)
         # raised before the step's first update
         except Unavailable as problem:
             self.save(step)
-            saved = f"step {step} is saved, the same command goes on from it"
-            raise Unavailable(f"step {step + 1}", f"{problem}; {saved}") from None
+            raise Unavailable(f"step {step + 1}", f"{problem}; {saved(step)}") from None
         meter.phase("other")
         own = "" if self.inputs.reward_fn else run.reward
-        rewards = every_reward(rollouts, asked, own, self.ranks)
+        rewards = every_reward(rollouts, questions, own, self.ranks)
         return meter.numbers(rollouts, self.ranks) | rewards, rollouts
 
     def reward_of(self, question: Question):
@@ -263,25 +270,31 @@ class Trainer:
 
     def save(self, step: int) -> None:
         """The checkpoint of a step; then older ones go as --keep_checkpoints says."""
-        folder, numbers = Path(self.run.out) / f"step_{step:06d}", {"skipped": self.skipped}
+        folder = Path(self.run.out) / f"step_{step:06d}"
+        numbers = {"skipped": self.skipped}
         checkpoints.save(folder, self.policy, [self.optimizer], numbers, self.ranks)
         if self.ranks.rank == 0:
             runfiles.prune_steps(self.run)
 
     def evaluate_if_due(self, step: int) -> None:
         """Evaluate on the held-out questions, unless the run is asked to stop."""
-        if not self.inputs.test[0] or not heldout.due(self.run, step) or self.asked():
+        test, own = self.inputs.test, self.inputs.reward_fn
+        questions, _ = test
+        if not questions or not heldout.due(self.run, step) or self.stop_asked():
             return
         self.beat(f"evaluation after step {step}")
-        test = self.inputs.test
-        own = self.inputs.reward_fn
-        share = heldout.sample_share(self.run, self.sampler, test, self.ranks, self.asked, own)
+        share = heldout.sample_share(self.run, self.sampler, test, self.ranks, self.stop_asked, own)
         if share is None:
             return
         self.beat(f"evaluation after step {step}, wait")
         shares = self.ranks.gather(share)
         if self.ranks.rank == 0:
             heldout.store(self.run, self.log, step, shares)
+
+
+def saved(step: int) -> str:
+    """What a run that stops early says."""
+    return f"step {step} is saved, the same command goes on from it"
 
 
 def batch_of(run: Config, step: int, size: int) -> list[int]:

@@ -81,6 +81,9 @@ def count(folder: Path, path: list[str]) -> dict[str, str]:
     )
     many = sum(parameters(f) > PARAMETERS for f in every)
     rows[f"functions of more than {PARAMETERS} parameters"] = f"{many} of {len(every)}"
+    of_training = places(folder)["config.py"]
+    if of_training:
+        rows["settings of training, places"] = f"{of_training} in 1"
     rows["Python files, tests apart"] = str(len(python_files(folder)))
     return rows
 

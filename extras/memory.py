@@ -22,7 +22,7 @@ from rollout import Rollout
 from support.draw import BLOCK
 from support.log_probs import logits_chunk
 from support.schedule import cache_parts
-from support.shapes import Shapes, key_slots, round_up
+from support.shapes import Shapes, padded_keys, round_up
 
 GIB = 2**30
 ALWAYS = ("parameters", "AdamW state", "reference model")
@@ -100,20 +100,20 @@ def cache_items(shape: Shape, run: Config, gpus: int) -> dict[str, int]:
     branches = shapes.rows_for(parents * run.branches)
     # one call of prompts is kept
     prompt_rows = min(prompts, shapes.prompt_rows)
-    prompt_slots = key_slots(round_up(run.max_prompt, run.prefill_chunk))
-    parent_slots, slots = key_slots(width_of_pass(run)), live_slots(run)
+    prompt_keys = padded_keys(round_up(run.max_prompt, run.prefill_chunk))
+    parent_keys, capacity = padded_keys(width_of_pass(run)), live_capacity(run)
     logits = initial * shape.vocabulary
     drawn_at_once = logits if shapes.cuda else min(logits, BLOCK + shape.vocabulary)
     reading = (
-        reading_bytes(shape, run, shapes.prompt_rows, prompt_slots),
-        reading_bytes(shape, run, shapes.result_rows, slots),
+        reading_bytes(shape, run, shapes.prompt_rows, prompt_keys),
+        reading_bytes(shape, run, shapes.result_rows, capacity),
     )
     return {
-        "KV cache of initial rollouts": cache_bytes(shape, initial, slots, width),
-        "KV cache of prompts": cache_bytes(shape, prompt_rows, prompt_slots, width),
-        "KV cache to fork from": forks * cache_bytes(shape, parents, parent_slots, width),
+        "KV cache of initial rollouts": cache_bytes(shape, initial, capacity, width),
+        "KV cache of prompts": cache_bytes(shape, prompt_rows, prompt_keys, width),
+        "KV cache to fork from": forks * cache_bytes(shape, parents, parent_keys, width),
         "hidden states to fork from": forks * parents * T * shape.hidden * width,
-        "KV cache of branches": forks * cache_bytes(shape, branches, slots, width),
+        "KV cache of branches": forks * cache_bytes(shape, branches, capacity, width),
         # five more float32 numbers per logit
         DRAW: 4 * logits + 20 * drawn_at_once,
         READ: max(reading),
@@ -169,16 +169,16 @@ def shapes_of(run: Config) -> Shapes:
     return Shapes(run.decode_rows, constant, cuda)
 
 
-def live_slots(run: Config) -> int:
+def live_capacity(run: Config) -> int:
     """Tokens that a live row has room for: Sampler's, whose decode steps on a GPU are one ahead."""
     shapes = shapes_of(run)
     ahead = int(shapes.cuda)
-    return shapes.row_slots(run.max_prompt, run.max_tokens, run.prefill_chunk, ahead)
+    return shapes.row_capacity(run.max_prompt, run.max_tokens, run.prefill_chunk, ahead)
 
 
-def cache_bytes(shape: Shape, rows: int, slots: int, width: int) -> int:
+def cache_bytes(shape: Shape, rows: int, capacity: int, width: int) -> int:
     """Keys and values of `rows` rows and a scratch row, numbers of `width` bytes."""
-    return 2 * shape.layers * (rows + 1) * shape.kv * slots * width
+    return 2 * shape.layers * (rows + 1) * shape.kv * capacity * width
 
 
 def forward_bytes(shape: Shape, tokens: int, width: int) -> int:
@@ -294,7 +294,7 @@ def fewer_forks(run: Config, gpus: int) -> list[int]:
     """--fork_tokens for 1/2, 1/4, ... of a mini-batch's prompts on a GPU, down to one."""
     if not run.branches:
         return []
-    of_prompt = run.initial * key_slots(width_of_pass(run))
+    of_prompt = run.initial * padded_keys(width_of_pass(run))
     values = [n * of_prompt for n in halves(math.ceil(run.minibatch / gpus))]
     return [n for n in values if not run.fork_tokens or n < run.fork_tokens]
 

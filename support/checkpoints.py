@@ -24,9 +24,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
 from policy import Policy
+from support.files import replace, write_aside
 from support.optimizers import empty_moment
 from support.ranks import Ranks
-from support.runfiles import complete, newest, write_aside
+from support.runfiles import complete, newest
 
 
 def save(folder: Path, policy: Policy, optimizers: list, numbers: dict, ranks: Ranks) -> None:
@@ -164,8 +165,7 @@ def publish(aside: Path, folder: Path) -> None:
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
-    # there only if it is not complete
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
+    # one that is there is not complete
+    replace(aside, folder)
     if folder.name.startswith("step_"):
         write_aside(folder.parent / "latest", folder.name)

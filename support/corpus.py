@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
+from support.files import held, replace
 from support.http import Unavailable
 
 # rows that one query may rank, about a microsecond each
@@ -252,10 +253,7 @@ def build_index(source: Path) -> tuple[Path, str]:
     for made in (beside, index):
         if _stamp_of(made) == stamp:
             return made, stamp
-    # imported here: a Python tool alone needs the standard library only
-    from filelock import FileLock
-
-    with FileLock(f"{index}.lock"):
+    with held(Path(f"{index}.lock")):
         if _stamp_of(index) != stamp:
             _build(index, files, stamp, source)
     return index, stamp
@@ -266,7 +264,7 @@ def _build(index: Path, files: list[Path], stamp: str, source: Path) -> None:
     part = index.with_name(f"{index.name}.part")
     try:
         _fill(part, files, stamp, source)
-        os.replace(part, index)
+        replace(part, index)
     except (ValueError, sqlite3.Error) as problem:
         # what is done is kept after a full disk, say
         if not isinstance(problem, sqlite3.OperationalError):

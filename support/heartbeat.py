@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from support.runfiles import write_aside
+from support.files import write_aside
 
 
 class Stop:

@@ -39,10 +39,10 @@ class Live:
     rows that decode, 0 for those that wait; drawn: ids, log-probs, entropies of the last step.
     """
 
-    def __init__(self, policy: Policy, rows: int, slots: int):
+    def __init__(self, policy: Policy, rows: int, capacity: int):
         integers = partial(torch.zeros, dtype=torch.long, device=policy.device)
         self.policy = policy
-        self.cache = policy.cache(rows, slots)
+        self.cache = policy.cache(rows, capacity)
         self.hidden = torch.zeros(
             rows, policy.model.config.hidden_size, dtype=policy.dtype, device=policy.device
         )
@@ -79,8 +79,10 @@ def check_starts(starts: list, budget: int, positions: int | None) -> None:
     if problem:
         raise ValueError(problem)
     if cache is None:
-        check_prompts(list({s.row: s.rollout.prompt for s in starts}.values()))
-        if len(list(groupby(starts, lambda s: s.row))) > len({s.row for s in starts}):
+        check_prompts(list({s.prompt_number: s.rollout.prompt for s in starts}.values()))
+        if len(list(groupby(starts, lambda s: s.prompt_number))) > len(
+            {s.prompt_number for s in starts}
+        ):
             raise ValueError("starts of one prompt must follow each other")
 
 

@@ -118,15 +118,15 @@ class Meter:
         return numbers | {"seconds": sum(seconds.values())}
 
 
-def over_passes(passes: list[dict], read: int, ranks: Ranks) -> dict[str, float]:
+def over_passes(passes: list[dict], unpadded: int, ranks: Ranks) -> dict[str, float]:
     """One number of an update from those of its passes, over all ranks.
 
-    passes: what the loss returned for each, with "loss", its value, and "slots", tokens with
-    padding. read: tokens without padding. Returns: means over the policy tokens; sums for "loss";
-    the maximum for "ratio_max"; "padding", the share of slots without a token.
+    passes: what the loss returned for each, with "loss", its value, and "padded", tokens with
+    padding. unpadded: tokens without it. Returns: means over the policy tokens; sums for "loss";
+    the maximum for "ratio_max"; "padding", the share of these that are none.
     """
-    summed = ("loss", "slots", "tokens")
-    totals = Counter({"read": read})
+    summed = ("loss", "padded", "tokens")
+    totals = Counter({"unpadded": unpadded})
     for stats in passes:
         for name, value in stats.items():
             if name != "ratio_max":
@@ -134,7 +134,7 @@ def over_passes(passes: list[dict], read: int, ranks: Ranks) -> dict[str, float]
                 totals[name] += value if name in summed else stats["tokens"] * value
     totals = dict(zip(totals, ranks.sum(list(totals.values()))))
     top = ranks.max([max((stats["ratio_max"] for stats in passes), default=0.0)])[0]
-    padding = 1 - totals.pop("read") / totals.pop("slots")
+    padding = 1 - totals.pop("unpadded") / totals.pop("padded")
     tokens = max(totals.pop("tokens"), 1)
     means = {name: x if name == "loss" else x / tokens for name, x in totals.items()}
     return means | {"padding": padding, "ratio_max": top}

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from support.files import held, write_aside
 from support.questions import Question, parsed
-from support.runfiles import versions, write_aside
+from support.runfiles import versions
 from support.scores import numbers_of
 
 OTHER_OUT = "give another --out or delete it"
@@ -111,21 +110,16 @@ def locked_file(path: Path) -> Iterator[FileIO]:
     Left with no question in it, only its first line, it is deleted.
     Raises: ValueError if another process holds it.
     """
-    lock = FileLock(f"{path}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        writing = f"another evaluation is writing to {path}"
-        raise ValueError(f"{writing}: give another --out") from None
-    try:
-        with open(path, "a+b", buffering=0) as file:
-            yield file
-    finally:
-        if path.exists() and path.read_bytes().count(b"\n") <= 1:
-            path.unlink()
-        # While it is held: the next process makes a new one.
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+    lock = Path(f"{path}.lock")
+    with held(lock, f"another evaluation is writing to {path}: give another --out"):
+        try:
+            with open(path, "a+b", buffering=0) as file:
+                yield file
+        finally:
+            if path.exists() and path.read_bytes().count(b"\n") <= 1:
+                path.unlink()
+            # While it is held: the next process makes a new one.
+            lock.unlink(missing_ok=True)
 
 
 def resume(file: FileIO, settings: dict) -> dict:

@@ -17,20 +17,12 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from config import NO_SETTINGS, Config
+from support.files import held, write_aside
 from support.http import split_url
 from support.settings import free_names, new_names
 
 FILES = ("data", "eval_data", "cold_start", "corpus")
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Write a file beside its place and rename it: a kill or a full disk leaves the one before."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text)
-    os.replace(aside, path)
 
 
 def versions() -> dict[str, str]:
@@ -68,31 +60,29 @@ def locked(folder: Path, ranks) -> Iterator[None]:
 
     Raises: ValueError, on all ranks, if another run holds it or it cannot be written.
     """
-    with contextlib.ExitStack() as held:
-        ranks.agree(lambda: held.enter_context(_hold(folder)), ranks.rank == 0)
+    with contextlib.ExitStack() as opened:
+        ranks.agree(lambda: opened.enter_context(_hold(folder)), ranks.rank == 0)
         yield
 
 
 @contextmanager
 def _hold(folder: Path) -> Iterator[None]:
     """The lock of a folder, which names its holder."""
-    file, holder = folder / "lock", ""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # before the attempt: some versions of filelock empty the file in it
-        holder = file.read_text() if file.exists() else ""
-        lock = FileLock(file)
-        lock.acquire(blocking=False)
-        file.write_text(str(os.getpid()))
-    except Timeout:
-        who = f"another run (process {holder or 'unknown'}) is writing to {folder}"
-        raise ValueError(f"{who}: give another --out, or end that one") from None
-    except OSError as failed:
-        raise ValueError(f"--out {folder} cannot be written: {failed}") from None
-    try:
+    file = folder / "lock"
+    with contextlib.ExitStack() as opened:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # before the attempt: some versions of filelock empty the file in it
+            holder = file.read_text() if file.exists() else ""
+            refusal = (
+                f"another run (process {holder or 'unknown'}) is writing to {folder}: give another "
+                "--out, or end that one"
+            )
+            opened.enter_context(held(file, refusal))
+            file.write_text(str(os.getpid()))
+        except OSError as failed:
+            raise ValueError(f"--out {folder} cannot be written: {failed}") from None
         yield
-    finally:
-        lock.release()
 
 
 def write_config(run: Config, sandbox_level: str) -> None:

@@ -19,7 +19,7 @@ from support.http import Unavailable
 from support.ranks import Ranks
 from support.reward_calls import fault_of
 from support.seeds import MINIBATCHES, mix_seed
-from support.shapes import key_slots
+from support.shapes import padded_keys
 
 
 def split_minibatches(prompts: list, config, ranks: Ranks | None = None) -> list[list[int]]:
@@ -46,8 +46,8 @@ def cache_parts(rollouts: list[Rollout], config) -> list[list[Rollout]]:
     """A mini-batch in parts of whole prompts, whose cache holds at most fork_tokens tokens."""
     size = max(1, len(rollouts))
     if config.fork_tokens and config.branches:
-        slots = config.initial * key_slots(padded_width(rollouts))
-        size = max(1, config.fork_tokens // slots) * config.initial
+        tokens = config.initial * padded_keys(padded_width(rollouts))
+        size = max(1, config.fork_tokens // tokens) * config.initial
     return [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
 
 

@@ -3,7 +3,7 @@
 On a CPU in float32 the bits of a row must not depend on its neighbours. Two rules achieve that.
     rows  every call has the same number of rows, running or not: a matrix product of another size
           may round otherwise
-    keys  attention looks at `key_slots` keys: a sum over keys is made in blocks of 512, and a block
+    keys  attention looks at `padded_keys` keys: a sum over keys is made in blocks of 512. A block
           is divided further as its size decides, but never one of up to 192 (measured on AVX2; the
           sizes are among those that agreed on AVX-512)
 Elsewhere, or without `constant_rows`, only as many rows are decoded as have a token to draw.
@@ -23,10 +23,10 @@ def round_up(x: int, multiple: int) -> int:
     return -(-x // multiple) * multiple
 
 
-def key_slots(length: int) -> int:
-    """How many slots attention looks at for `length` tokens: 32, 64, .., 192, 512, 512 + 32, .."""
-    slots = round_up(length, KEY_BLOCK)
-    return slots if slots % 512 <= 192 else round_up(slots, 512)
+def padded_keys(length: int) -> int:
+    """How many keys attention looks at for `length` tokens: 32, 64, .., 192, 512, 512 + 32, .."""
+    keys = round_up(length, KEY_BLOCK)
+    return keys if keys % 512 <= 192 else round_up(keys, 512)
 
 
 def row_sizes(rows: int, constant: bool) -> list[int]:
@@ -70,10 +70,10 @@ class Shapes:
     def keys_for(self, length: int) -> int:
         """Keys that a decode step looks at if its longest row holds `length` tokens."""
         if self.constant:
-            return key_slots(length)
+            return padded_keys(length)
         return round_up(length, GRAPH_BLOCK if self.cuda else VECTOR)
 
-    def row_slots(self, prompt: int, budget: int, chunk: int, lag: int) -> int:
+    def row_capacity(self, prompt: int, budget: int, chunk: int, lag: int) -> int:
         """Tokens that a live row has room for: its prompt, its response, a padded chunk behind it
         and the decode steps that are one ahead."""
-        return round_up(key_slots(prompt + budget + chunk + lag), self.keys_for(1))
+        return round_up(padded_keys(prompt + budget + chunk + lag), self.keys_for(1))

@@ -261,7 +261,7 @@ def test_a_minibatch_in_parts(agent_folder, tools, prompts):
         branches = sampler.branches
 
         def watched(rollouts, points, cache, kept=caches, grow=branches):
-            kept.append((cache.scratch, cache.slots))
+            kept.append((cache.scratch, cache.capacity))
             return grow(rollouts, points, cache)
 
         sampler.branches = watched

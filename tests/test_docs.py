@@ -295,3 +295,22 @@ def test_support_imports_nothing_above_it():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             assert not above & {name.split(".")[0] for name in names}, path
+
+
+def test_the_map_of_support_names_every_file():
+    """Once each, and nothing else."""
+    lines = (HERE / "support" / "__init__.py").read_text().splitlines()
+    named = [name for line in lines[2:-1] for name in line[14:].split()]
+    assert sorted(named) == sorted(f.stem for f in (HERE / "support").glob("[a-z]*.py"))
+    assert len(named) == len(set(named))
+
+
+def test_every_section_with_figures_names_what_prints_them():
+    """A part of the bench, or the run itself."""
+    from extras.bench.__main__ import SPEED
+
+    sections = (HERE / "docs" / "speed.md").read_text().split("\n## ")[1:]
+    assert len(sections) > 8
+    for section in sections:
+        named = re.findall(r"(?:extras\.bench |\| `)(\w+)`?", section)
+        assert set(named) & set(SPEED) or "python train.py" in section, section.splitlines()[0]

@@ -6,7 +6,7 @@ from conftest import sampler_for, untrained
 
 from kv_cache import folded_attention
 from policy import Policy
-from support.shapes import key_slots
+from support.shapes import padded_keys
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
@@ -64,11 +64,11 @@ def attended(queries, keys, values, T, seen):
 @pytest.mark.parametrize("dim", [16, 64, 128])
 @pytest.mark.parametrize("rows", [1, 2, 4, 7, 28])
 def test_bits_do_not_depend_on_the_slots_looked_at(dim, rows):
-    """Whatever sizes key_slots gives: a row's sums are split alike in all of them."""
+    """Whatever sizes padded_keys gives: a row's sums are split alike in all of them."""
     torch.manual_seed(dim + rows)
     keys, values = torch.randn(6, 2, 1600, dim), torch.randn(6, 2, 1600, dim)
     queries = torch.randn(6, 2, rows, dim)
-    sizes = sorted({key_slots(n) for n in range(1, 1500)})
+    sizes = sorted({padded_keys(n) for n in range(1, 1500)})
     for shorter, size in zip([0, *sizes], sizes):
         seen = torch.randint(shorter, size, (6,)) + 1
         out = attended(queries, keys, values, size, seen)

@@ -16,9 +16,9 @@ def test_starts_that_cannot_be_are_refused(agent, prompts):
     with pytest.raises(ValueError, match="prompt 1 has no token"):
         sampler.initial([prompts[0], []], 3, [0, 1])
     with pytest.raises(ValueError, match="starts of one prompt must follow each other"):
-        sampler.run([Start(Rollout(prompts[p], 0), None, p, None) for p in (0, 1, 0)])
+        sampler.run([Start(Rollout(prompts[p], 0), prompt_number=p) for p in (0, 1, 0)])
     with pytest.raises(ValueError, match="without a cache at the end of its prompt"):
-        sampler.run([Start(begun(prompts[0], 0, [1]), None, 0, None)])
+        sampler.run([Start(begun(prompts[0], 0, [1]))])
     cache, hidden = sampler.prefill(prompts[:1])
     started = begun(prompts[0], 0, [1, 2])
     started.fork_at = 0

@@ -22,7 +22,7 @@ from extras.memory import (
     activations,
     advice,
     fewer_forks,
-    live_slots,
+    live_capacity,
     logits_at_once,
     memory,
     peaks,
@@ -38,7 +38,7 @@ from support.draw import draw
 from support.log_probs import logp_in_chunks, stats_in_chunks
 from support.models import recompute_activations
 from support.sampling_params import SamplingParams
-from support.shapes import key_slots
+from support.shapes import padded_keys
 
 # ---- against what is really allocated: float32, one process
 
@@ -181,7 +181,7 @@ def test_peaks_of_sampling_and_branching(small):
 @pytest.mark.parametrize("packed", [False, True])
 def test_reading_a_result(small, packed):
     policy, shape, run, _ = small
-    rows, S, slots = 8, run.prefill_chunk, live_slots(run)
+    rows, S, slots = 8, run.prefill_chunk, live_capacity(run)
     cache, where = policy.cache(rows, slots), torch.arange(rows)
     ids, n = torch.zeros(rows, S, dtype=torch.long), torch.full((rows,), S)
     with policy.unsharded():
@@ -211,7 +211,7 @@ def test_parts_of_a_minibatch(small):
     """--fork_tokens: what is kept to fork from is of as many prompts as fit, of one at least."""
     _, shape, run, _ = small
     whole = dataclasses.replace(run, prompts=8, minibatch=8)
-    W = key_slots(padded_width(at_the_limits(3000)))
+    W = padded_keys(padded_width(at_the_limits(3000)))
     for budget, kept in ((0, 8), (10**9, 8), (3 * N * W, 3), (3 * N * W - 1, 2), (1, 1)):
         items, few = (
             memory(shape, dataclasses.replace(whole, fork_tokens=budget), 1),

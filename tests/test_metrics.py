@@ -106,8 +106,8 @@ def test_a_tiny_spread_of_omega_keeps_its_digits():
 def test_the_numbers_of_an_update_from_those_of_its_passes():
     """Means weigh by policy tokens, the loss adds up, ratio_max is the largest."""
     passes = [
-        {"ratio": 1.0, "tokens": 30, "ratio_max": 1.5, "loss": 0.25, "slots": 64},
-        {"ratio": 2.0, "tokens": 10, "ratio_max": 1.2, "loss": -1.0, "slots": 16},
+        {"ratio": 1.0, "tokens": 30, "ratio_max": 1.5, "loss": 0.25, "padded": 64},
+        {"ratio": 2.0, "tokens": 10, "ratio_max": 1.2, "loss": -1.0, "padded": 16},
     ]
     expected = {"ratio": 1.25, "loss": -0.75, "padding": 0.25, "ratio_max": 1.5}
     assert over_passes(passes, 60, Ranks()) == pytest.approx(expected)

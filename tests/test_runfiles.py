@@ -16,7 +16,7 @@ import train
 from config import Config
 from support import sft
 from support.ranks import Ranks
-from support.runfiles import locked, shown_settings, write_aside
+from support.runfiles import locked, shown_settings
 
 
 def test_what_a_kill_has_left_is_deleted(finished, world, agent_folder, tmp_path):
@@ -126,15 +126,6 @@ def test_other_examples_of_a_stopped_cold_start_are_refused(world, tmp_path, mon
         ValueError, match="holds a run with another --cold_start .the file's content differs"
     ):
         train.main(arguments(world, tmp_path, **settings))
-
-
-def test_a_file_is_written_aside_and_renamed(tmp_path, monkeypatch):
-    """A kill before the rename leaves the file before."""
-    write_aside(tmp_path / "a.json", "one")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        write_aside(tmp_path / "a.json", "two")
-    assert (tmp_path / "a.json").read_text() == "one"
 
 
 def test_a_lock_is_free_again_and_names_its_holder(tmp_path):

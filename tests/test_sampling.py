@@ -16,7 +16,7 @@ from protocol import encode_result
 from rollout import Rollout
 from sampling import Sampler, Start
 from support.seeds import mix_seed
-from support.shapes import Shapes, key_slots
+from support.shapes import Shapes, padded_keys
 from tools import ToolResult
 
 # ---- the loop against Hugging Face
@@ -527,7 +527,7 @@ def test_no_more_rows_than_starts(agent, tools, rollouts):
     room = max(len(r.prompt) for r in mine[:4]) + sampler.params.max_tokens
     room += sampler.params.prefill_chunk
     heads = agent.model.config.num_key_value_heads
-    assert [x.k.shape[1:4] for x in made] == [(4 + 1, heads, key_slots(room))]
+    assert [x.k.shape[1:4] for x in made] == [(4 + 1, heads, padded_keys(room))]
     assert sampler.live is None, "and only while they are sampled"
 
 

@@ -18,7 +18,7 @@ from support.schedule import (
     refuse_broken_tools,
     split_minibatches,
 )
-from support.shapes import key_slots
+from support.shapes import padded_keys
 from tools import Unavailable
 
 
@@ -51,7 +51,7 @@ def test_epochs_are_the_same_minibatches_in_new_orders():
 
 def test_parts_of_cache_parts_fit():
     mine = of_lengths(*[20, 100, 30, 70] * 4)
-    slots = CONFIG.initial * key_slots(padded_width(mine))
+    slots = CONFIG.initial * padded_keys(padded_width(mine))
     for tokens, sizes in ((0, [16]), (1, [4] * 4), (2 * slots, [8, 8]), (3 * slots, [12, 4])):
         parts = cache_parts(mine, dataclasses.replace(CONFIG, fork_tokens=tokens))
         assert [len(part) for part in parts] == sizes and sum(parts, []) == mine

@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.shapes import Shapes, key_slots, row_sizes
+from support.shapes import Shapes, padded_keys, row_sizes
 
 
 def test_row_sizes():
@@ -20,7 +20,7 @@ def test_a_step_looks_at_few_keys_beyond_its_longest_row(constant, cuda, keys):
     for n in range(1, 1100):
         assert n <= shapes.keys_for(n)
         if not cuda:
-            assert shapes.keys_for(n) <= key_slots(n), "a cache of key_slots(n) has room for it"
+            assert shapes.keys_for(n) <= padded_keys(n), "a cache of padded_keys(n) has room for it"
 
 
 def test_rows_of_a_step_hold_those_that_run():

@@ -18,7 +18,7 @@ from extras.shape import decode_bytes
 from policy import Policy
 from sampling import Sampler
 from support.sampling_params import SamplingParams
-from support.shapes import key_slots, round_up
+from support.shapes import padded_keys, round_up
 
 # rows of a prompt
 FORKS = 4
@@ -63,8 +63,8 @@ class Ours:
     def starting(self) -> tuple[float, float]:
         """Seconds of forking a row, and of the prefill of a prompt; means over all of them."""
         prompts, length = len(self.prompts), len(self.prompts[0])
-        slots = key_slots(round_up(length, self.params.prefill_chunk))
-        read, live = (self.policy.cache(rows, slots) for rows in (prompts, FORKS * prompts))
+        capacity = padded_keys(round_up(length, self.params.prefill_chunk))
+        read, live = (self.policy.cache(rows, capacity) for rows in (prompts, FORKS * prompts))
         prefill = timed(self.sampler(1).prefill, self.prompts, read)
 
         def fork() -> None:

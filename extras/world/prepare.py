@@ -36,6 +36,7 @@ from extras.world.facts import TRAIN_REGIONS, Question, World
 from extras.world.modes import MODES, Mode
 from extras.world.student import build_model, build_tokenizer, syllables
 from extras.world.traces import copies, trace
+from support.files import replace
 from support.runfiles import unpaired
 
 # where the worlds are made, MODE-SEED each
@@ -65,8 +66,7 @@ def prepare(mode: Mode, seed: int, out: Path) -> Path:
     (aside / "mode.json").write_text(json.dumps({"mode": dataclasses.asdict(mode), "seed": seed}))
     build_model(tokenizer, seed).save_pretrained(aside / "model")
     tokenizer.save_pretrained(aside / "model")
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(aside, out)
+    replace(aside, out)
     return out
 
 

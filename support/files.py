@@ -1,0 +1,48 @@
+"""Files and folders that others may read at any time, and that one process at a time writes.
+
+1. replace       what was made beside its place takes that place, whole
+2. write_aside   the same for a text
+3. held          a lock, for this process alone
+
+Imports the standard library; filelock where a lock is taken, so that a Python tool needs neither.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def replace(aside: Path, place: Path) -> None:
+    """A finished file or folder takes its place: a kill leaves the one before, or none."""
+    if place.is_dir():
+        shutil.rmtree(place, ignore_errors=True)
+    os.replace(aside, place)
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a text beside its place, then rename it: a full disk leaves the one before, too."""
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(text)
+    replace(aside, path)
+
+
+@contextlib.contextmanager
+def held(path: Path, refusal: str = "") -> Iterator[None]:
+    """Hold a lock file.
+
+    refusal: what to say if another process holds it; "": wait for it.
+    Raises: ValueError with that refusal; OSError if the file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=not refusal)
+    except Timeout:
+        raise ValueError(refusal) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,51 @@
+"""support/files.py: renamed whole, held by one process."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from support.files import held, replace, write_aside
+
+
+def test_a_file_is_written_aside_and_renamed(tmp_path, monkeypatch):
+    """A kill before the rename leaves the file before."""
+    write_aside(tmp_path / "a.json", "one")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_aside(tmp_path / "a.json", "two")
+    assert (tmp_path / "a.json").read_text() == "one"
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path):
+    old, new = tmp_path / "run", tmp_path / "run.tmp"
+    for folder, name in ((old, "old"), (new, "new")):
+        folder.mkdir()
+        (folder / name).write_text(name)
+    replace(new, old)
+    assert [file.name for file in old.iterdir()] == ["new"] and not new.exists()
+
+
+def test_a_lock_of_another_process(tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+from support.files import held
+with held(Path({str(tmp_path / "lock")!r})):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match="somebody writes"):
+        with held(tmp_path / "lock", "somebody writes"):
+            pytest.fail("two hold it")
+    other.communicate("")
+    with held(tmp_path / "lock", "somebody writes"):
+        pass
+    with pytest.raises(OSError):
+        with held(tmp_path, "never said: it is a folder"):
+            pass
