@@ -30,6 +30,7 @@ Axes: R rollouts of a mini-batch or of a pass, N of them of one prompt, T respon
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,6 @@ from branching import (
 )
 from config import Config
 from policy import Policy, pad, padded_width
-from protocol import TAGS
 from rollout import Rollout
 from sampling import Sampler
 from support.metrics import Meter, over_passes
@@ -65,11 +65,12 @@ from support.seeds import BRANCHES, mix_seed, uniform
 @dataclass(frozen=True)
 class Prompt:
     """What is asked: token ids, the seed of its rollouts, and what a rollout earns: a number, or
-    {"reward": number, ...} with more to log."""
+    {"reward": number, ...} with more to log. question: what tools with a state are opened with."""
 
     ids: list[int]
     seed: int
     reward: Callable[[Rollout], float | dict]
+    question: Any = None
 
 
 def step(
@@ -125,9 +126,16 @@ def sample_initial(
     minibatches = split_minibatches(prompts, config, policy.ranks)
     meter.phase("sample")
     mine = sorted(p for batch in minibatches for p in batch)
-    ids, seeds = [prompts[p].ids for p in mine], [prompts[p].seed for p in mine]
+    asked = [prompts[p] for p in mine]
     rewards = rewards_of(prompts)
-    rollouts = sampler.initial(ids, config.initial, seeds, groups=mine, finished=rewards.begin)
+    rollouts = sampler.initial(
+        [prompt.ids for prompt in asked],
+        config.initial,
+        [prompt.seed for prompt in asked],
+        groups=mine,
+        finished=rewards.begin,
+        questions=[prompt.question for prompt in asked],
+    )
     rewards.set(rollouts)
     meter.phase("wait")
     refuse_broken_tools(rollouts, policy.ranks)
@@ -243,7 +251,7 @@ def candidates(policy: Policy, rollout: Rollout, config: Config) -> list[bool]:
     min_new tokens of the budget must be left.
     """
     texts = [policy.text[i] for i in rollout.ids]
-    fit = branch_candidates(texts, rollout.mask, TAGS, config.exclude_punct)
+    fit = branch_candidates(texts, rollout.mask, rollout.family.tags.tags, config.exclude_punct)
     never = policy.stop_ids | {policy.tokenizer.pad_token_id}
     last = config.max_tokens - config.min_new
     return [

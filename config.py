@@ -132,7 +132,7 @@ class Update:
 class AgentConfig:
     """The agent: tools, own reward, decoding (shared with eval.py)."""
 
-    tools: str = fixed("python,search", "tools of the agent, comma-separated: python, search")
+    tools: str = fixed("python,search", "tools of the agent: python, search, FILE.py:NAME")
     corpus: str = fixed("", ".jsonl, .json or folder to search; URL of a /retrieve server; serper")
     topk: int = fixed(3, "documents per search (released code 10)", 1)
     search_cache: str = free("", "SQLite file of answers; after a comma, a .json cache to read")

@@ -25,7 +25,7 @@ import transformers
 
 from config import AgentConfig, agent_rules, today
 from policy import Policy
-from protocol import encode_prompt
+from protocol import encode_prompt, tags_of
 from rewards import released_reward, reward
 from sampling import Sampler
 from support.benchmarks import benchmark_of, benchmark_table, name_of
@@ -171,7 +171,8 @@ def sampling(
         prompts[job.path] = [encode_prompt(tokenizer, q.messages, date) for q in job.questions]
     if run.served:
         return Served(run.served, run.served_name or run.model, tokenizer, tools, run), prompts
-    return Sampler(policy, tools, SamplingParams.of(run)).initial, prompts
+    sampler = Sampler(policy, tools, SamplingParams.of(run), tags_of(run.tools))
+    return sampler.initial, prompts
 
 
 def run_files(run: EvalConfig) -> dict[str, dict]:
@@ -182,7 +183,7 @@ def run_files(run: EvalConfig) -> dict[str, dict]:
     marker = Path(run.model) / "latest"
     model = str(marker.parent / marker.read_text().strip()) if marker.is_file() else run.model
     # refused before anything is read
-    open_reward(run.reward_fn)
+    open_reward(run.reward_fn), tags_of(run.tools)
     folder = Path(run.out or (run.model if Path(run.model).is_dir() else "."))
     folder.mkdir(parents=True, exist_ok=True)
     data, weights = {path: load_file(run, path) for path in run.data}, weights_of(model)

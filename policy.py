@@ -33,7 +33,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from kv_cache import KVCache
-from protocol import TURN_ENDS, closed_tag
+from protocol import TURN_ENDS
 from support import cpu_decoder
 from support.log_probs import logp_in_chunks, stats_in_chunks
 from support.models import check_config, load_tokenizer, pick_device
@@ -265,12 +265,6 @@ class Policy:
     def decode(self, ids: list[int]) -> str:
         """Text of ids, tags and special tokens included."""
         return self.tokenizer.decode(ids, skip_special_tokens=False)
-
-    def closed_tag(self, ids: list[int]) -> str | None:
-        """The stop tag that the last of these ids completes, or None; see protocol.closed_tag."""
-        if not ids or ids[-1] not in self.closing:
-            return None
-        return closed_tag([self.text[i] for i in ids])
 
     def _stop_ids(self) -> set[int]:
         """What the model's configuration names, and the chat markers of the vocabulary."""

@@ -9,8 +9,9 @@
 4. `encode_result` turns the result into token ids.
 5. `encode_prompt`, `system_prompt`: a chat as ids, and what it tells the model of all this.
 
-`Tags` holds how calls and results are written and read. What a prompt says of them stands in
-INSTRUCTIONS, what a reward asks of them in rewards.py. Imports only support/plain_code.py.
+`Tags` holds how calls and results are written and read; `tags_of` adds the tags of tools of one's
+own. What a prompt says of python and search stands in INSTRUCTIONS, what a reward asks of all this
+in rewards.py.
 """
 
 import datetime
@@ -19,6 +20,7 @@ import re
 import string
 from dataclasses import dataclass
 
+from support.own_tools import own_tool
 from support.plain_code import plain_code
 
 # of a tool: what it is, how it is called, an example
@@ -148,13 +150,47 @@ def opened_by(prompt: str) -> str:
     return "<think>" if prompt.rstrip().endswith("<think>") else ""
 
 
+def split_tools(tools: str) -> tuple[list[str], list[str]]:
+    """The tools of a comma-separated list: those of this project, and places FILE.py:NAME."""
+    names = list(filter(None, map(str.strip, tools.split(","))))
+    own = [name for name in names if ".py:" in name]
+    return [name for name in names if name not in own], own
+
+
+def tags_of(tools: str) -> Tags:
+    """How calls of these tools are written. The paper's two tags are always known.
+
+    Raises: ValueError, a line for each tool of one's own that cannot be used.
+    """
+    names, lines = [], []
+    for place in split_tools(tools)[1]:
+        try:
+            names.append(own_tool(place).name)
+        except ValueError as problem:
+            lines.append(str(problem))
+    if len(set(names)) < len(names):
+        lines.append(f"--tools names two tools alike: {', '.join(names)}")
+    if lines:
+        raise ValueError("\n".join(lines))
+    return Tags((*PAPER.tools, *names))
+
+
+def _instructions(tools: str) -> list[tuple[str, str, str]]:
+    """Of each tool: what it is, how it is called, an example."""
+    asked, places = split_tools(tools)
+    have = [text for name, text in INSTRUCTIONS.items() if name in asked]
+    for tool in map(own_tool, places):
+        what = f"{tool.name} ({tool.summary.rstrip('.')})"
+        have.append((what, f"to use it, write <{tool.name}> {tool.usage} </{tool.name}>", ""))
+    return have
+
+
 def system_prompt(tools: str = "python,search") -> str:
     """What a model is told of the protocol if a question is no chat. tools: comma-separated."""
-    asked = [name.strip() for name in tools.split(",")]
-    have = [text for name, text in INSTRUCTIONS.items() if name in asked]
+    have = _instructions(tools)
     called = "Reason inside <think> and </think>"
     if have:
-        number = {1: "One tool is", 2: "Two tools are"}[len(have)]
+        number = {1: "One tool is", 2: "Two tools are"}.get(len(have), f"{len(have)} tools are")
         how = "; ".join(use for _, use, _ in have)
         called = (
             f"{number} at hand: {' and '.join(what for what, _, _ in have)}. {called}. "
@@ -173,12 +209,12 @@ def system_prompt(tools: str = "python,search") -> str:
 # chat markers that end a turn, whatever the configuration of a model says
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 # the format of the paper, with its two tools
-_PAPER = Tags()
-TOOL_TAGS = _PAPER.tools
-TAGS = _PAPER.tags
-FORGED = _PAPER.forged
-STOP_TAGS = _PAPER.stops
-closed_tag = _PAPER.closed_tag
-parse_call = _PAPER.parse_call
-defuse = _PAPER.defuse
-encode_result = _PAPER.encode_result
+PAPER = Tags()
+TOOL_TAGS = PAPER.tools
+TAGS = PAPER.tags
+FORGED = PAPER.forged
+STOP_TAGS = PAPER.stops
+closed_tag = PAPER.closed_tag
+parse_call = PAPER.parse_call
+defuse = PAPER.defuse
+encode_result = PAPER.encode_result

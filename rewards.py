@@ -63,7 +63,7 @@ def format_fault(rollout) -> str:
         return f"the rollout did not end by itself: {rollout.finish}"
     if "<result>" in text or "</result>" in text:
         return "the policy wrote a <result>"
-    for tag in ("think", "search", "python", "answer"):
+    for tag in ("think", *rollout.family.tags.tools, "answer"):
         if text.count(f"<{tag}>") != text.count(f"</{tag}>"):
             return f"not every <{tag}> has its </{tag}>"
     if "<think>" not in text:

@@ -1,21 +1,27 @@
 """One prompt and everything after it: the tokens, and the numbers that belong to each of them.
 
-    1. Rollout.append   tokens, their mask and the sampler's numbers are born together
-    2. Rollout.fork     a branch: the same first tokens, a seed of its own
-
-Imports torch and the seeds only.
+1. Rollout.append   tokens, their mask and the sampler's numbers are born together
+2. Rollout.fork     a branch: the same first tokens, a seed of its own
+3. Family           what a rollout shares with its branches
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
 
 from torch import Tensor
 
+from protocol import PAPER, Tags
 from support.seeds import BRANCHES, mix_seed
 
 
 @dataclass
 class Call:
-    """A tool call: ids[start:end] of its rollout are the result (mask False)."""
+    """A tool call: ids[start:end] of its rollout are the result (mask False).
+
+    ran: did the tool see it? state: that of a tool with state after it (support/own_tools.py).
+    """
 
     name: str
     argument: str
@@ -23,6 +29,34 @@ class Call:
     seconds: float
     start: int
     end: int
+    ran: bool = False
+    state: Any = field(default=None, repr=False, compare=False)
+
+
+@dataclass
+class Family:
+    """What an initial rollout and its branches share.
+
+    question: of the prompt, if the caller named it. tags: how calls are written. first: the state
+    that each tool begins with. closers: each closes a state.
+    """
+
+    question: Any = None
+    tags: Tags = PAPER
+    first: dict[str, Any] = field(default_factory=dict)
+    closers: list[Callable[[], None]] = field(default_factory=list)
+    lock: Lock = field(default_factory=Lock)
+
+    def close(self) -> None:
+        """Close all states that tools hold for it."""
+        while self.closers:
+            self.closers.pop()()
+
+
+def close_all(rollouts: list["Rollout"]) -> None:
+    """Nobody asks for the tools' states of these rollouts and their branches any more."""
+    for r in rollouts:
+        r.family.close()
 
 
 @dataclass(eq=False)
@@ -54,6 +88,7 @@ class Rollout:
     # what a reward function returned besides; why it failed, if it did (support/reward_calls.py)
     reward_parts: dict[str, float] = field(default_factory=dict)
     reward_fault: str = ""
+    family: Family = field(default_factory=Family, repr=False)
     parent: "Rollout | None" = None
     fork_at: int = 0
     # branches so far: their seeds differ by it
@@ -88,6 +123,12 @@ class Rollout:
     def truncated(self) -> bool:
         return self.finish in ("length", "calls")
 
+    def state(self, tool: str) -> Any:
+        """The state of a tool after the last call of it. None without one, and where the tool
+        replays and the rollout that made that call has gone on."""
+        calls = [call for call in self.calls if call.name == tool and call.ran]
+        return calls[-1].state if calls else self.family.first.get(tool)
+
     def append(self, ids: list[int], mask: bool, logp: list[float], entropy: list[float]) -> None:
         """Add tokens to all four lists at once."""
         assert len(ids) == len(logp) == len(entropy), "a token and its numbers are born together"
@@ -104,6 +145,7 @@ class Rollout:
             seed=mix_seed(self.seed, BRANCHES, self.forks),
             group=self.group,
             opened=self.opened,
+            family=self.family,
             ids=self.ids[:at],
             mask=self.mask[:at],
             sampled_logp=self.sampled_logp[:at],

@@ -30,15 +30,15 @@ from torch import Tensor
 
 from kv_cache import KVCache
 from policy import Policy
-from protocol import FORGED, encode_result, opened_by, parse_call
-from rollout import Call, Rollout
+from protocol import PAPER, Tags, opened_by
+from rollout import Call, Family, Rollout
 from support.draw import draw
 from support.graphs import Graphs, cuda_graphs
 from support.live import Live, Row, check_prompts, check_starts
 from support.sampling_params import SamplingParams
 from support.seeds import mix_seed, uniform
 from support.shapes import Shapes, padded_keys, round_up
-from tools import ToolResult
+from tools import ToolResult, call_tool
 
 # told a rollout that is complete
 Finished = Callable[[Rollout], None]
@@ -85,15 +85,15 @@ class Sampler:
     slots that are decoded. marks: which of them run, 0 or 1. prefilled: number of a prompt ->
     (its row in prompt_cache, hidden state).
 
-    Args: tools: name -> object with run(argument) -> ToolResult.
+    Args: tools: name -> object with run(argument) -> ToolResult. tags: how calls are written.
     count: computed (tokens put through the model), sampled (of them, drawn), row_calls (rows
            decoded, running or not).
     """
 
-    def __init__(self, policy: Policy, tools: dict, params: SamplingParams):
+    def __init__(self, policy: Policy, tools: dict, params: SamplingParams, tags: Tags = PAPER):
         cuda = policy.device.type == "cuda"
         constant = params.constant_rows and not cuda and policy.dtype == torch.float32
-        self.policy, self.tools, self.params = policy, tools, params
+        self.policy, self.tools, self.params, self.tags = policy, tools, params, tags
         self.lag = int(cuda) if params.lag is None else params.lag
         self.shapes = Shapes(params.decode_rows, constant, cuda)
         self.capture = cuda_graphs if cuda else lambda: None
@@ -111,11 +111,13 @@ class Sampler:
         temperature: float | None = None,
         groups: Sequence[int] | None = None,
         finished: Finished = ignore,
+        questions: Sequence | None = None,
     ) -> list[Rollout]:
         """n rollouts of every prompt, prompt by prompt; each prompt is read once.
 
         Args: seeds: one per prompt. temperature: the sampler's unless given. groups: the index that
               the rollouts of each prompt carry, by default its own. finished: see run.
+              questions: one per prompt, what tools with a state are opened with.
         """
         groups = range(len(prompts)) if groups is None else groups
         opened = [opened_by(self.policy.decode(prompt[-PROMPT_END:])) for prompt in prompts]
@@ -124,6 +126,9 @@ class Sampler:
             for p, prompt in enumerate(prompts)
             for k in range(n)
         ]
+        for start in starts:
+            question = questions[start.prompt_number] if questions else None
+            start.rollout.family = Family(question, self.tags)
         self.run(starts, temperature, finished)
         return [start.rollout for start in starts]
 
@@ -243,7 +248,7 @@ class Sampler:
             r, call = row.rollout, row.rollout.calls[-1]
             room = min(self.params.max_result_tokens, self.params.max_tokens - len(r.ids))
             # encoded here, in the main thread: the tokenizer is not made for several
-            ids = encode_result(self.policy.tokenizer, result.text, room)
+            ids = self.tags.encode_result(self.policy.tokenizer, result.text, room)
             r.append(ids, False, [0.0] * len(ids), [0.0] * len(ids))
             call.status, call.seconds, call.end = result.status, result.seconds, len(r.ids)
             row.unread, row.since = ids, self.decode_steps
@@ -330,27 +335,26 @@ class Sampler:
         tag = None
         if token in self.policy.closing:
             turn = r.ids[r.calls[-1].end if r.calls else 0 :]
-            tag = self.policy.closed_tag(turn)
-        if tag == FORGED:
+            tag = self.tags.closed_tag([self.policy.text[i] for i in turn])
+        if tag == self.tags.forged:
             self._finish(row, "forged")
         elif tag and len(r.calls) >= self.params.max_calls:
             self._finish(row, "calls")
         elif len(r.ids) >= self.params.max_tokens:
             self._finish(row, "length")
         elif tag:
-            name, argument = parse_call(self.policy.decode(turn)) or (tag[2:-1], None)
+            name, argument = self.tags.parse_call(self.policy.decode(turn)) or (tag[2:-1], None)
             r.calls.append(Call(name, argument or "", "", 0.0, len(r.ids), len(r.ids)))
             del self.running[row.slot]
-            self.in_tool[self.pool.submit(self._call_tool, name, argument)] = row
+            self.in_tool[self.pool.submit(self._answer, r, argument is not None)] = row
 
-    def _call_tool(self, name: str, argument: str | None) -> ToolResult:
-        """Run a tool, in a thread of the pool."""
-        if argument is None:
-            text = f"Error: a closing {name} tag without an opening one"
-            return ToolResult("error", text, 0.0)
-        if name not in self.tools:
-            return ToolResult("error", f"Error: there is no {name} tool here", 0.0)
-        return self.tools[name].run(argument)
+    def _answer(self, r: Rollout, opened: bool) -> ToolResult:
+        """Run the last call of a rollout, in a thread of the pool. opened: by a tag of its own?"""
+        call = r.calls[-1]
+        if opened:
+            return call_tool(self.tools, r, call)
+        text = f"Error: a closing {call.name} tag without an opening one"
+        return ToolResult("error", text, 0.0)
 
     def _finish(self, row: Row, reason: str) -> None:
         """A rollout is complete: its text, and its slot is free."""

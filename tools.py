@@ -13,47 +13,20 @@ reads and whose status the log counts. How a model writes a call is in protocol.
 import argparse
 import sys
 import time
-from dataclasses import dataclass
-from typing import Protocol
+from collections import Counter
+from functools import partial
 
-from protocol import TOOL_TAGS, parse_call
+from protocol import parse_call, split_tools
 from support.corpus import split_words, utf8
 from support.http import Unavailable
+from support.own_tools import own_tool
 from support.sandbox import SANDBOXES, STATUSES, Outcome, open_sandbox
 from support.search import CachedSearch, clean_query, open_source
+from support.tool_result import Tool, ToolResult
 
 # whoever takes the tools takes the calls
 __all__ = ["STATUSES", "PythonTool", "SearchTool", "Tool", "ToolResult", "open_tools", "parse_call"]
-__all__ += ["Unavailable", "main"]
-
-
-@dataclass(frozen=True)
-class ToolResult:
-    """What a call returned.
-
-    status: one of STATUSES; "error" is the model's mistake, "infra" is ours. text: for the model.
-    seconds: wall clock.
-    """
-
-    status: str
-    text: str
-    seconds: float
-
-
-class Tool(Protocol):
-    """What a tool is: any object with these. run() is called from several threads."""
-
-    # the last failure of the "infra" kind in full, for a log
-    problem: str
-
-    def run(self, argument: str) -> ToolResult:
-        """Answer one call. Never raises for what the argument is."""
-
-    def probe(self) -> str:
-        """Make one call: a line that says what came back and how fast. ValueError if none."""
-
-    def close(self) -> None:
-        """Free what the tool holds."""
+__all__ += ["Unavailable", "call_tool", "main"]
 
 
 class PythonTool:
@@ -181,21 +154,27 @@ def open_tools(
 ) -> dict[str, Tool]:
     """The tools named in a comma-separated list, ready to run: name -> tool.
 
+    One of a user is FILE.py:NAME (support/own_tools.py).
+
     Raises: ValueError with a line for every tool that is unknown, stands twice or does not open.
     """
     make = {
         "python": lambda: PythonTool(timeout, sandbox),
         "search": lambda: _search_tool(corpus, topk, cache),
     }
-    opened, lines = {}, []
-    for name in filter(None, map(str.strip, names.split(","))):
+    known, places = split_tools(names)
+    make |= {place: partial(own_tool, place) for place in places}
+    opened: dict[str, Tool] = {}
+    lines = []
+    for name, count in Counter(known + places).items():
         if name not in make:
-            lines.append(f"unknown tool {name!r}: --tools takes {', '.join(make)}")
-        elif name in opened:
+            lines.append(f"unknown tool {name!r}: --tools takes python, search and FILE.py:NAME")
+        elif count > 1:
             lines.append(f"--tools names {name} twice")
         else:
             try:
-                opened[name] = make[name]()
+                tool = make[name]()
+                opened[getattr(tool, "name", name)] = tool
             except (ValueError, OSError) as problem:
                 lines.append(str(problem))
     if lines:
@@ -203,6 +182,16 @@ def open_tools(
             tool.close()
         raise ValueError("\n".join(lines))
     return opened
+
+
+def call_tool(tools: dict[str, Tool], rollout, call) -> ToolResult:
+    """Run a call, the last of rollout.calls, in the state of that rollout if the tool has one."""
+    if call.name not in tools:
+        return ToolResult("error", f"Error: there is no {call.name} tool here", 0.0)
+    tool, call.ran = tools[call.name], True
+    if hasattr(tool, "run_for"):
+        return tool.run_for(rollout, call)
+    return tool.run(call.argument)
 
 
 def _search_tool(corpus: str, topk: int, cache: str) -> SearchTool:
@@ -218,8 +207,8 @@ def _search_tool(corpus: str, topk: int, cache: str) -> SearchTool:
 def _parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description="Try a tool by hand.")
-    parser.add_argument("tool", choices=TOOL_TAGS)
-    parser.add_argument("argument", help="code or query")
+    parser.add_argument("tool", help="python, search, or a tool of your own, FILE.py:NAME")
+    parser.add_argument("argument", help="code, query, or what stands between the tags")
     parser.add_argument("--source", help="search: a corpus, http://host:port/retrieve, or serper")
     parser.add_argument("--topk", type=int, default=3, help="search: documents (default 3)")
     parser.add_argument("--cache", default="", help="search: files of earlier answers")
@@ -232,20 +221,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def one_call(name: str, tool: Tool, argument: str) -> ToolResult:
+    """A call outside any run."""
+    if not hasattr(tool, "run_for"):
+        return tool.run(argument)
+    # imported here: it brings torch, which takes seconds
+    from rollout import Call, Rollout
+
+    rollout = Rollout([], 0, calls=[Call(name, argument, "", 0.0, 0, 0)])
+    return call_tool({name: tool}, rollout, rollout.calls[0])
+
+
 def main(argv: list[str]) -> None:
     """Make one call and print its result; status, time and backend on stderr."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.tool == "search" and not args.source:
         parser.error("search needs --source")
-    tool = open_tools(args.tool, args.source, args.topk, args.timeout, args.sandbox, args.cache)[
-        args.tool
-    ]
-    backend = tool.level if args.tool == "python" else tool.source.name
-    result = tool.run(args.argument)
+    how = args.source, args.topk, args.timeout, args.sandbox, args.cache
+    ((name, tool),) = open_tools(args.tool, *how).items()
+    backend = {"python": "level", "search": "source"}.get(name, "place")
+    result = one_call(name, tool, args.argument)
     tool.close()
     print(result.text)
-    print(f"[{result.status}, {1000 * result.seconds:.1f} ms, {backend}]", file=sys.stderr)
+    where = getattr(getattr(tool, backend), "name", getattr(tool, backend))
+    print(f"[{result.status}, {1000 * result.seconds:.1f} ms, {where}]", file=sys.stderr)
     if result.status != "ok":
         sys.exit(tool.problem or 1)
 

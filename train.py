@@ -46,8 +46,9 @@ from tqdm import tqdm
 from appo import Prompt
 from extras.world.prepare import with_world
 from policy import Policy
+from protocol import tags_of
 from rewards import REWARDS, reward
-from rollout import Rollout
+from rollout import Rollout, close_all
 from sampling import Sampler
 from support import checkpoints, heldout, runfiles, sft
 from support.heartbeat import Heartbeat, Stop
@@ -98,7 +99,7 @@ def load(run: Config, inputs: Inputs, ranks: Ranks) -> "Trainer":
     """The model, from the newest checkpoint of a run that has begun, and the sampler."""
     step, cold = ranks.gather((newest(run.out), newest(run.out, "cold")))[0]
     policy = load_policy(run, str(step or cold or run.model), ranks)
-    sampler = Sampler(policy, inputs.tools, SamplingParams.of(run))
+    sampler = Sampler(policy, inputs.tools, SamplingParams.of(run), tags_of(run.tools))
     return Trainer(run, policy, sampler, inputs, ranks, step, None if step else cold)
 
 
@@ -245,7 +246,7 @@ class Trainer:
         questions = [all_questions[i] for i in picked]
         seeds = [mix_seed(run.seed, PROMPTS, step, k) for k in range(len(picked))]
         prompts = [
-            Prompt(all_ids[i], seed, self.reward_of(all_questions[i]))
+            Prompt(all_ids[i], seed, self.reward_of(all_questions[i]), all_questions[i])
             for i, seed in zip(picked, seeds)
         ]
         meter = Meter(self.sampler, note=lambda phase: self.beat(f"step {step + 1}, {phase}"))
@@ -256,6 +257,7 @@ class Trainer:
         except Unavailable as problem:
             self.save(step)
             raise Unavailable(f"step {step + 1}", f"{problem}; {saved(step)}") from None
+        close_all(rollouts)
         meter.phase("other")
         own = "" if self.inputs.reward_fn else run.reward
         rewards = every_reward(rollouts, questions, own, self.ranks)

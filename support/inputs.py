@@ -57,7 +57,8 @@ class Unencoded:
         self.reward_fn = _tried(lines, lambda: open_reward(run.reward_fn), None)
         waits = not (run.data or run.corpus)
         names = [name for name in run.tools.split(",") if not (waits and name.strip() == "search")]
-        missing = ",".join(name for name in names if name.strip() not in self.tools)
+        ready = {getattr(tool, "place", name) for name, tool in self.tools.items()}
+        missing = ",".join(name for name in names if name.strip() not in ready)
         self.tools |= _tried(lines, lambda: probed_tools(run, missing), {})
         if Path(run.data).is_file():
             self.train = _tried(lines, lambda: train_questions(run), [])

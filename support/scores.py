@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 import torch
 from tqdm import tqdm
 
+from protocol import PAPER, Tags
 from rewards import answer_of, format_fault, is_correct, reward
-from rollout import Call, Rollout
+from rollout import Call, Rollout, close_all
 from support.questions import Question
 from support.reward_calls import Rewards, broken_rewards, shortened
 from support.words import token_f1
@@ -51,11 +52,12 @@ def evaluate(
         if reward_fn:
             rewards = Rewards(lambda r, asked=asked: reward_fn(r, asked[r.group]))
             how = {"finished": rewards.begin}
-        rollouts = sample(prompts[part], samples, seeds[part], **how)
+        rollouts = sample(prompts[part], samples, seeds[part], questions=asked, **how)
         if reward_fn:
             rewards.set(rollouts)
             for line in broken_rewards(rollouts):
                 tqdm.write(line)
+        close_all(rollouts)
         for i, question in enumerate(asked):
             own = rollouts[i * samples : (i + 1) * samples]
             yield row_of(question, [sample_of(r) | own_reward(r, reward_fn) for r in own])
@@ -73,6 +75,7 @@ def sample_of(r: Rollout) -> dict:
     """What is stored of a rollout: enough to grade it again without the model."""
     return {
         "opened": r.opened,
+        "tools": r.family.tags.tools,
         "pieces": r.pieces,
         "finish": r.finish,
         "calls": [[c.name, c.argument, c.status, c.seconds] for c in r.calls],
@@ -103,6 +106,7 @@ def _graded(q: Question, sample: dict) -> dict:
     calls = [Call(*call, start=0, end=0) for call in sample["calls"]]
     r = Rollout([0], 0, pieces=pieces, finish=sample["finish"], calls=calls)
     r.opened = sample.get("opened", "")
+    r.family.tags = Tags(tuple(sample.get("tools", PAPER.tools)))
     answer = answer_of(r)
     grades: dict = {"answer": answer, "fault": format_fault(r), "reward": None}
     if q.answers:

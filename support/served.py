@@ -13,14 +13,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from protocol import FORGED, STOP_TAGS, TOOL_TAGS, encode_result, opened_by, parse_call
-from rollout import Call, Rollout
+from protocol import opened_by, tags_of
+from rollout import Call, Family, Rollout
 from sampling import ignore
 from support.corpus import utf8
 from support.http import Unavailable, post_json
 from support.judge import api_key
 from support.seeds import mix_seed
-from tools import ToolResult
+from tools import call_tool
 
 # seconds that a turn may take
 TIMEOUT = 600.0
@@ -39,6 +39,7 @@ class Served:
         self.url = f"{url.rstrip('/')}/completions"
         self.tokenizer = tokenizer
         self.tools = tools
+        self.tags = tags_of(run.tools)
         self.run = run
         # The tokenizer is not made for several threads.
         self.lock = threading.Lock()
@@ -47,7 +48,7 @@ class Served:
             "temperature": run.temperature,
             "top_p": run.top_p,
             "top_k": run.top_k or -1,
-            "stop": list(STOP_TAGS),
+            "stop": list(self.tags.stops),
             "include_stop_str_in_output": True,
             "skip_special_tokens": False,
         }
@@ -62,14 +63,17 @@ class Served:
         n: int,
         seeds: list[int],
         finished: Callable[[Rollout], None] = ignore,
+        questions: list | None = None,
     ) -> list[Rollout]:
-        """n rollouts of each prompt, prompt by prompt. finished: told each when it is complete."""
+        """n rollouts of each prompt, prompt by prompt; see Sampler.initial."""
         opened = [opened_by(self.tokenizer.decode(prompt)) for prompt in prompts]
         rollouts = [
             Rollout(prompt, mix_seed(seeds[p], k), p, opened[p])
             for p, prompt in enumerate(prompts)
             for k in range(n)
         ]
+        for r in rollouts:
+            r.family = Family(questions[r.group] if questions else None, self.tags)
         with ThreadPoolExecutor(self.run.decode_rows) as pool:
             list(pool.map(partial(self._complete, finished), rollouts))
         return rollouts
@@ -82,25 +86,24 @@ class Served:
             seed = (r.seed + len(r.calls)) % 2**31
             text, r.finish = self._ask(r.prompt + r.ids, room, seed)
             self._add(r, True, text, self._encode(text))
-            tag = next((tag for tag in STOP_TAGS if text.rstrip().endswith(tag)), None)
-            if tag == FORGED:
+            tag = next((tag for tag in self.tags.stops if text.rstrip().endswith(tag)), None)
+            if tag == self.tags.forged:
                 r.finish = "forged"
             elif tag and len(r.calls) >= self.run.max_calls:
                 r.finish = "calls"
             elif tag and len(r.ids) < self.run.max_tokens:
-                self._use_tool(r, *(parse_call(text) or (tag[2:-1], "")))
+                self._use_tool(r, *(self.tags.parse_call(text) or (tag[2:-1], "")))
         finished(r)
 
     def _use_tool(self, r: Rollout, name: str, argument: str) -> None:
         """Append a call's result, cut to the budget."""
-        result = ToolResult("error", f"Error: there is no {name} tool here", 0.0)
-        if name in self.tools:
-            result = self.tools[name].run(argument)
+        call = Call(name, argument, "", 0.0, len(r.ids), len(r.ids))
+        r.calls.append(call)
+        result = call_tool(self.tools, r, call)
         room = min(self.run.max_result_tokens, self.run.max_tokens - len(r.ids))
         with self.lock:
-            ids = encode_result(self.tokenizer, result.text, room)
-        start, end = len(r.ids), len(r.ids) + len(ids)
-        r.calls.append(Call(name, argument, result.status, result.seconds, start, end))
+            ids = self.tags.encode_result(self.tokenizer, result.text, room)
+        call.status, call.seconds, call.end = result.status, result.seconds, call.start + len(ids)
         self._add(r, False, self.tokenizer.decode(ids), ids)
         r.finish = "length" if len(r.ids) >= self.run.max_tokens else ""
 
@@ -124,6 +127,7 @@ class Served:
             raise Unavailable(self.url, "the answer is not a completion") from None
         if reason == "stop":
             # Some servers cut the stop string off, whatever they are asked.
-            open_tags = [t for t in TOOL_TAGS if text.rfind(f"<{t}>") > text.rfind(f"</{t}>")]
+            tools = self.tags.tools
+            open_tags = [t for t in tools if text.rfind(f"<{t}>") > text.rfind(f"</{t}>")]
             text += "".join(f"</{tag}>" for tag in open_tags[:1])
         return text, "length" if reason == "length" else "stop"

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from tqdm import tqdm
 
 from config import Config
 from rewards import format_fault
+from rollout import Call
 from support.reward_calls import broken_rewards
 from support.runfiles import Log
 from support.scores import broken_format
@@ -70,7 +70,13 @@ def tree_row(policy, step: int, r, place: dict[int, int]) -> dict:
         later |= {"branching_score": r.branching_score, "advantage": r.advantage}
         numbers |= {name: values.tolist() for name, values in later.items()}
     rounded = {name: [round(x, 6) for x in values] for name, values in numbers.items()}
-    return where | came | ended | tokens | rounded | {"calls": [asdict(c) for c in r.calls]}
+    return where | came | ended | tokens | rounded | {"calls": [call_row(c) for c in r.calls]}
+
+
+def call_row(call: Call) -> dict:
+    """A tool call, without the tool's state."""
+    names = ("name", "argument", "status", "seconds", "start", "end")
+    return {name: getattr(call, name) for name in names}
 
 
 def branch_lines(policy, rollouts: list, count: int) -> list[str]:

@@ -9,7 +9,7 @@ import transformers
 from conftest import untrained
 
 from policy import Policy, micro_batches, padded_width
-from protocol import STOP_TAGS
+from protocol import STOP_TAGS, closed_tag
 from rollout import Rollout
 from tools import parse_call
 
@@ -152,7 +152,9 @@ def assert_stops_once(policy):
     for text in TRICKY:
         present = [t for t in STOP_TAGS if t in text]
         for ids in spelled(policy, text):
-            hits = [(k, policy.closed_tag(ids[:k])) for k in range(1, len(ids) + 1)]
+            hits = [
+                (k, closed_tag([policy.text[i] for i in ids[:k]])) for k in range(1, len(ids) + 1)
+            ]
             hits = [(k, tag) for k, tag in hits if tag]
             assert [tag for _, tag in hits] == present, text
             if hits:
@@ -183,7 +185,7 @@ def test_stop_tags_in_a_real_vocabulary():
     merged = tok("</search></answer>").input_ids
     assert any(policy.text[i] == "></" for i in merged)
     assert_stops_once(policy)
-    k = next(k for k in range(1, len(merged)) if policy.closed_tag(merged[:k]))
+    k = next(k for k in range(1, len(merged)) if closed_tag([policy.text[i] for i in merged[:k]]))
     assert parse_call("<search>a b" + policy.decode(merged[:k])) == ("search", "a b"), (
         "what follows the tag in its last token is not part of the call"
     )

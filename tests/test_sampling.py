@@ -12,7 +12,7 @@ import sampling
 from branching import token_stats
 from kv_cache import KVCache
 from policy import Policy
-from protocol import encode_result
+from protocol import closed_tag, encode_result
 from rollout import Rollout
 from sampling import Sampler, Start
 from support.seeds import mix_seed
@@ -492,7 +492,7 @@ class Recorded:
             name: x
             for part in (live, live.cache)
             for name, x in vars(part).items()
-            if isinstance(x, torch.Tensor) and name not in ("at", "at_row", "rows")
+            if isinstance(x, torch.Tensor) and name not in ("places", "place_rows", "rows")
         }
 
     @torch.no_grad()
@@ -585,7 +585,7 @@ def test_call_limit(agent, tools, prompts):
     assert all(len(r.calls) <= 1 for r in mine)
     stopped = [r for r in mine if r.finish == "calls"]
     assert stopped and all(r.truncated and r.mask[-1] for r in stopped)
-    assert all(agent.closed_tag(r.ids[r.calls[-1].end :]) for r in stopped), (
+    assert all(closed_tag([agent.text[i] for i in r.ids[r.calls[-1].end :]]) for r in stopped), (
         "it ends with the tag that the policy wrote, not with a token put into its mouth"
     )
 

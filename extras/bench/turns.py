@@ -14,7 +14,7 @@ from functools import partial
 from extras.bench import models
 from extras.bench.measure import figure, in_turn, ratio, repeats
 from policy import Policy
-from protocol import encode_prompt, encode_result, parse_call
+from protocol import closed_tag, encode_prompt, encode_result, parse_call
 from rollout import Call, Rollout
 from sampling import Sampler
 from support.questions import load_questions
@@ -161,7 +161,8 @@ def in_rounds(given: Given, sampler: Sampler) -> Sampled:
 def call_of(policy: Policy, r: Rollout) -> tuple[str, str | None]:
     """Name and argument of the call that ends a turn; no argument if the tag was never opened."""
     turn = r.ids[r.calls[-1].end if r.calls else 0 :]
-    return parse_call(policy.decode(turn)) or (policy.closed_tag(turn)[2:-1], None)
+    tag = closed_tag([policy.text[i] for i in turn])
+    return parse_call(policy.decode(turn)) or (tag[2:-1], None)
 
 
 def answer(tools: dict, call: tuple[str, str | None]) -> ToolResult:

@@ -1,0 +1,259 @@
+"""Tools of a user, --tools FILE.py:NAME: a function, or a class with a state for each rollout.
+
+1. own_tool          the tool of that name, checked; made once
+2. arguments_of      what the model wrote, as arguments of a function
+3. OwnTool.run       one call; whatever it raises is text for the model
+4. OwnTool.run_for   the same with a state, which a branch shares up to its fork
+
+A state is never changed once a call has ended: the next call works on a copy. So a branch finds
+its parent's state at the fork, whatever the parent did later. Copies are made by the tool's
+`fork(state)`, else by copy.deepcopy. With `fork = "replay"` nothing is copied: a branch opens a new
+state and runs the calls of its prefix again.
+"""
+
+import copy
+import functools
+import inspect
+import json
+import re
+import threading
+import time
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from support.plugins import load_name, told
+from support.tool_result import ToolResult
+
+RESERVED = ("think", "answer", "result", "python", "search")
+REPLAY = "replay"
+
+
+@functools.cache
+def own_tool(place: str) -> "OwnTool":
+    """The tool FILE.py:NAME, made once a process.
+
+    Raises: ValueError if it cannot be loaded, is no tool, or has no name, docstring or type hints.
+    """
+    made = load_name(place, "tools")
+    what = f"--tools {place}"
+    try:
+        made = made() if inspect.isclass(made) else made
+    # a user's class may raise anything
+    except Exception as problem:
+        raise ValueError(f"{what}: it cannot be made: {told(problem)}") from None
+    run = made if inspect.isfunction(made) else getattr(made, "run", None)
+    if not callable(run) or inspect.iscoroutinefunction(run):
+        raise ValueError(f"{what} is neither a function nor a class with run(argument), not async")
+    name = str(getattr(made, "name", "") or place.rpartition(":")[2]).lower()
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED:
+        wrong = "a name is of small letters, digits and _, and none of"
+        raise ValueError(f"{what} would be called {name!r}: {wrong} {', '.join(RESERVED)}")
+    described = getattr(made, "description", "") or inspect.getdoc(made) or ""
+    if not described.strip():
+        raise ValueError(f"{what} needs a docstring: the model is told what the tool does")
+    stateful = hasattr(made, "open")
+    count = len(inspect.signature(run).parameters)
+    if not inspect.isfunction(made) and count != 1 + stateful:
+        wanted = "argument, state), since it has open(question)" if stateful else "argument)"
+        raise ValueError(f"{what} must have run({wanted}; its run takes {count}")
+    try:
+        unknown = [n for n, hint in _hints(run).items() if hint is None]
+    except ValueError as problem:
+        raise ValueError(f"{what}: {problem}") from None
+    if unknown and inspect.isfunction(made):
+        example = f"{unknown[0]}: str"
+        raise ValueError(f"{what}: {', '.join(unknown)} needs a type hint, such as {example}")
+    return OwnTool(made, name, described, place)
+
+
+class OwnTool:
+    """A user's function or object as a tool (support/tool_result.py).
+
+    run_for is there for a tool with state only.
+    """
+
+    def __init__(self, made: Any, name: str, described: str, place: str):
+        self.made, self.name, self.place = made, name, place
+        self.summary = " ".join(described.strip().split("\n\n")[0].split())
+        self.problem = ""
+        self.states: dict[int, Any] = {}
+        self.lock = threading.Lock()
+        if hasattr(made, "open"):
+            self.run_for = self._run_for
+
+    @property
+    def usage(self) -> str:
+        """What stands between the tags, for a prompt."""
+        if not inspect.isfunction(self.made):
+            return str(getattr(self.made, "usage", "argument"))
+        names = list(_hints(self.made))
+        return names[0] if len(names) == 1 else json.dumps({name: "..." for name in names})
+
+    def run(self, argument: str | dict) -> ToolResult:
+        """One call. What it raises for what the model wrote is text for the model."""
+        if not inspect.isfunction(self.made):
+            return self._timed(lambda: self.made.run(argument))
+        return self._timed(lambda: self.made(**arguments_of(self.made, argument)))
+
+    def probe(self) -> str:
+        """A line about the tool. It is not called: a call may cost something."""
+        return f"{self.name}, own tool {self.place}: {self.summary[:60]}"
+
+    def close(self) -> None:
+        """Close all states."""
+        for number in list(self.states):
+            self.release(number)
+
+    # ---- state
+
+    def _run_for(self, rollout, call) -> ToolResult:
+        """One call of a rollout, in its state.
+
+        call: the last of rollout.calls; its `state` becomes the state after it.
+        """
+        try:
+            call.state = self._state_for(rollout, call)
+        # a user's open or fork may raise anything: it is not the model's doing
+        except Exception as problem:
+            self.problem = told(problem)
+            return ToolResult("infra", f"Error: the {self.name} tool is not available", 0.0)
+        return self._timed(lambda: self.made.run(call.argument, call.state))
+
+    def _state_for(self, rollout, call) -> Any:
+        """A state as the calls before have left it, that this call may change."""
+        family = rollout.family
+        before = [c for c in rollout.calls if c.name == self.name and c is not call and c.ran]
+        if getattr(self.made, "fork", None) != REPLAY:
+            with family.lock:
+                # of a rollout and its branches, so that all begin alike
+                if self.name not in family.first:
+                    family.first[self.name] = self._opened(family)
+            last = before[-1].state if before else family.first[self.name]
+            copied = getattr(self.made, "fork", copy.deepcopy)(last)
+            return self._kept(copied, family)
+        if before and before[-1].start >= rollout.fork_at:
+            # it moves on: what it was after the call before is gone
+            state, before[-1].state = before[-1].state, None
+            return state
+        state = self._opened(family)
+        for earlier in before:
+            self._timed(lambda earlier=earlier: self.made.run(earlier.argument, state))
+        return state
+
+    def _opened(self, family) -> Any:
+        """A new state."""
+        return self._kept(self.made.open(family.question), family)
+
+    def _kept(self, state: Any, family) -> Any:
+        """A state, to be closed with its family at the latest."""
+        number = id(state)
+        with self.lock:
+            self.states[number] = state
+        family.closers.append(functools.partial(self.release, number))
+        return state
+
+    def release(self, number: int) -> None:
+        """Close a state, if it is still open."""
+        with self.lock:
+            state = self.states.pop(number, None)
+        close = getattr(self.made, "close", None)
+        if state is not None and close:
+            try:
+                close(state)
+            # the others are still to be closed
+            except Exception as problem:
+                self.problem = told(problem)
+
+    def _timed(self, work: Callable) -> ToolResult:
+        """What a call gives, as text with a status."""
+        begun = time.monotonic()
+        try:
+            given = work()
+        # a user's tool may raise anything
+        except Exception as problem:
+            text = f"Error: {type(problem).__name__}: {problem}".strip().removesuffix(":")
+            return ToolResult("error", text, time.monotonic() - begun)
+        if isinstance(given, ToolResult):
+            return given
+        text = given if isinstance(given, str) else _shown(given)
+        return ToolResult("ok", text, time.monotonic() - begun)
+
+
+def arguments_of(function: Callable, written: str | dict) -> dict[str, Any]:
+    """The arguments of a function, from an object or from text between tags.
+
+    Text is the value of the only parameter, or of the only one without a default; else it is a
+    JSON object.
+    Raises: ValueError in words for the model.
+    """
+    hints = _hints(function)
+    signature = inspect.signature(function)
+    needed = [n for n, p in signature.parameters.items() if p.default is inspect.Parameter.empty]
+    given = written if isinstance(written, dict) else _object_in(written, hints)
+    if given is None:
+        alone = needed if len(needed) == 1 else list(hints)
+        if len(alone) > 1:
+            example = json.dumps({name: "..." for name in hints})
+            raise ValueError(f"the argument must be a JSON object such as {example}")
+        given = {name: _value_in(written, hints[name]) for name in alone}
+    unknown = [name for name in given if name not in hints]
+    missing = [name for name in needed if name not in given]
+    if unknown or missing:
+        lines = [f"there is no argument {name!r}" for name in unknown]
+        lines += [f"the argument {name!r} is missing" for name in missing]
+        raise ValueError("; ".join([*lines, f"known are {', '.join(hints)}"]))
+    for name, value in given.items():
+        if not _fits(hints[name], value):
+            kind = getattr(hints[name], "__name__", str(hints[name]))
+            raise ValueError(f"{name} must be of type {kind}, got {value!r:.60}")
+    return given
+
+
+def _hints(function: Callable) -> dict[str, Any]:
+    """Parameter -> type hint, None where there is none."""
+    try:
+        hints = typing.get_type_hints(function)
+    # a hint may name what is not there
+    except (NameError, TypeError) as problem:
+        raise ValueError(f"a type hint of {function.__name__} is unknown: {problem}") from None
+    return {name: hints.get(name) for name in inspect.signature(function).parameters}
+
+
+def _object_in(text: str, hints: dict) -> dict | None:
+    """The JSON object that a text is, None if it is none or the function wants one as it is."""
+    if len(hints) == 1 and next(iter(hints.values())) is str:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _value_in(text: str, hint: Any) -> Any:
+    """Text as a value of a type: itself, or what it writes in JSON."""
+    if hint is str:
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Is a value of JSON of that type? Of types that JSON does not know nothing is checked."""
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    kind = typing.get_origin(hint) or hint
+    return isinstance(value, kind) if kind in (str, bool, list, dict) else True
+
+
+def _shown(value: Any) -> str:
+    """A value as text: JSON where that can be."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return str(value)
