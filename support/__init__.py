@@ -6,5 +6,6 @@ a run         settings inputs runfiles files checkpoints heartbeat processes ran
 what comes in questions examples messages cells benchmarks plugins plain_code
 the tools     tool_result own_tools jail python_worker sandbox search corpus http
 evaluation    heldout scores results compare judge words
-mathematics   math_equal latex characters names algebra same_values units sets trees matrices
+mathematics   math_equal phrases latex characters names algebra same_values decimals units sets
+              trees matrices
 """

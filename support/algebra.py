@@ -1,6 +1,7 @@
 """An expression in plain LaTeX as Python made of our own words, for sympy to compute.
 
-    1. code_of    Python of numbers, + - * /, power, sympy's functions and v("x") for a symbol
+    1. code_of        Python of numbers, + - * /, power, sympy's functions and v("x") for a symbol
+    2. is_constant    is it an expression of numbers alone?
 
 Nothing of the text itself reaches the Python: every token is translated or refused.
 """
@@ -26,8 +27,13 @@ INVERSES = ("((-Integer(1)))", "(-Integer(1))")
 
 # dy/dx is no quotient
 DIFFERENTIALS = (
-    r"\\frac\{ ?d(?:\^\{?\d\}?)? ?\(?[^{}]*\}\{ ?d ?[A-Za-z\\(]|"
+    r"\\frac\{ ?d(?:\^\{?\d\}?)? ?\(?[^{}^]+\}\{ ?d ?[A-Za-z\\(]|"
     r"(?<![A-Za-z])d(?:\^\{?\d\}?)? ?[A-Za-z]?/d[A-Za-z]"
+)
+# d/dx, \partial^2/\partial x^2, without spaces
+OPERATOR = (
+    r"\{(?P<d>d|\\partial)(?:\^\{?(?P<order>[2-4])\}?)?\}"
+    r"\{(?P=d)(?P<letter>[A-Za-z])(?:\^\{?(?P=order)\}?)?\}"
 )
 # products of matrices do not commute: an inverse or a transpose beside another capital
 _INVERTED = r"(?:[A-Z]|\([A-Z]{2,}\))\^(?:\{-1\}|\{?T\}?|-1)"
@@ -63,6 +69,12 @@ def code_of(text: str) -> str | None:
         return code if reader.rest == [""] else None
     except (ValueError, IndexError, RecursionError):
         return None
+
+
+def is_constant(text: str) -> bool:
+    """Is it an expression of numbers alone?"""
+    code = code_of(text)
+    return code is not None and "v(" not in code
 
 
 class _Reader:
@@ -159,6 +171,9 @@ class _Reader:
         if token in OPEN:
             return self.bracket(token)
         if token == "\\frac":
+            operator = re.match(OPERATOR, self.ahead())
+            if operator:
+                return self.derivative(operator)
             return f"({self.argument()}/{self.argument()})"
         if token == "\\binom":
             return f"binomial({self.argument()}, {self.argument()})"
@@ -170,6 +185,18 @@ class _Reader:
         if name.partition("_")[0] in FUNCTIONS:
             return self.function(name)
         return self.symbol(token, name)
+
+    def derivative(self, operator: re.Match) -> str:
+        """\\frac{d}{dx} of the product that follows."""
+        end = len(self.ahead()) - len(operator[0])
+        while len(self.ahead()) > end:
+            self.take()
+        code, letter = self.product(), operator["letter"]
+        # What may depend on x is no constant beside it.
+        others = "[uvy]" if operator["d"] == "d" and letter not in "uvy" else "0"
+        if "_of_" in code or f'v("{letter}")' not in code or re.search(rf'v\("{others}', code):
+            raise ValueError(operator[0])
+        return f'derivative(lambda v: {code}, v, "{letter}", {operator["order"] or 1})'
 
     def number(self, token: str) -> str:
         """5, 0.5 or 2\\frac{1}{3}"""

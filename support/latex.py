@@ -49,6 +49,7 @@ COMMANDS |= pairs(
 )
 SPELLINGS = {
     "{,}": ",",
+    "{:}": ":",
     "**": "^",
     ">=": "≥",
     "<=": "≤",
@@ -134,7 +135,10 @@ def plain_math(text: str) -> str:
     )
     text = re.sub(TEXT, _plain_text, text)
     text = re.sub(DECORATION, " ", _plain_matrices(text))
+    text = re.sub(r"(?<![A-Za-z\\])d/d([a-z])(?=\s*[\w(\\])(?![A-Za-z])", r"\\frac{d}{d\1}", text)
     text = re.sub(r"\\not\s*=", r"\\ne ", text)
+    if "mod" not in text:
+        text = re.sub(r"(?<=\))\s*\\equiv(?![A-Za-z])", "=", text)
     text = re.sub(r"\\(?:[A-Za-z]+|.)|[$~]", lambda m: COMMANDS.get(m[0], m[0]), text)
     for old, new in SPELLINGS.items():
         text = text.replace(old, new)
@@ -274,15 +278,20 @@ def _plain_number_words(text: str) -> str:
     words = "|".join(sorted(PARTS, key=len, reverse=True))
     part = rf"(?<![\d.,/^_}}])(\d{{1,20}})[\s␣-]*(«)?-?({words})s?(?![A-Za-z])(?(2)(»|␣))"
     text = re.sub(part, _part, text)
-    scale = rf"(?<=[\d}}])(\s*«?)({'|'.join(SCALES)})s?(?![A-Za-z])(»|␣?)"
+    scale = rf"(?<=[\d}}])(\s*«?)((?i:{'|'.join(SCALES)}))s?(?![A-Za-z])(»|␣?)"
     # twice for "hundred thousand"
     for _ in range(2):
-        text = re.sub(scale, lambda m: SCALES[m[2]] + "«" * ("«" in m[1] and m[3] != "»"), text)
+        text = re.sub(scale, _scaled, text)
     text = re.sub(rf"(?<=\d)\s*«({'|'.join(SHORT_SCALES)})»", lambda m: SHORT_SCALES[m[1]], text)
     text = re.sub(rf"_\s*\{{?\s*«({'|'.join(BASES)})»\s*\}}?", lambda m: f"_{BASES[m[1]]}", text)
     text = re.sub(r"\^\s*\{?\s*«(st|nd|rd|th)»\s*\}?", "«th»", text)
     clock = r"(?i)(?<=:\d\d)[\s«]*([ap])\.?m(?![a-z])\.?»?"
     return re.sub(clock, lambda m: f"«{m[1].lower()}m»", text)
+
+
+def _scaled(match: re.Match) -> str:
+    """5 million as a product; words that follow keep their «."""
+    return SCALES[match[2].lower()] + "«" * ("«" in match[1] and match[3] != "»")
 
 
 def _part(match: re.Match) -> str:

@@ -1,8 +1,9 @@
 """Do two short mathematical answers mean the same?
 
-    1. plain_math    one spelling of each (latex.py, characters.py); equal strings are equal
+    1. plain_math    one spelling of each (latex.py, characters.py); equal strings are equal.
+                     What is said around an answer goes first (phrases.py)
     2. answer_tree   tuples, sets, inequalities and matrices as trees (trees.py)
-    3. leaf_equal    their elements by strings, units (units.py) and rationals
+    3. leaf_equal    their elements by strings, units (units.py) and rationals (decimals.py)
     4. algebra       what is left as numbers at a few points: code_of (algebra.py) translates an
                      expression into Python of a fixed vocabulary, which the sandbox runs with
                      same_values.py
@@ -14,15 +15,15 @@ Nothing of a model's text is ever evaluated, neither here nor in the sandbox.
 import functools
 import importlib.util
 import itertools
-import math
 import re
-from fractions import Fraction
 from pathlib import Path
 
-from support.algebra import WORDS, code_of
+from support.algebra import WORDS, code_of, is_constant
 from support.characters import GREEK
+from support.decimals import is_rough, same_number
 from support.latex import FUNCTIONS, TEXT, last_boxed, number, plain_math
-from support.names import CALLED, has_equals, is_name, names_itself
+from support.names import CALLED, bound_letters, has_equals, names_itself, names_value
+from support.phrases import without_phrases, without_side
 from support.trees import answer_tree, leaves_of, match_trees
 from support.units import size_of, split_leaf
 from tools import PythonTool
@@ -53,6 +54,9 @@ DENIED = (
 CROSS = (
     r"\\(?:mathbf|vec|boldsymbol|bm|overrightarrow|hat)\s*(?:\{\s*\w+\s*\}|\w)\s*\\times(?!\s*\d)"
 )
+# powers and products of sums of capitals, which may be matrices
+_SUM = r"\([^()]*[A-Z][^()]*[-+][^()]*\)"
+PRODUCTS = rf"{_SUM} ?[\^A-Z(]|[A-Z)] ?{_SUM}|\([A-Z]{{2,}}\) ?\^"
 # dates, years, scores, telephone numbers and remainders: no differences, quotients or products
 WRITTEN = r"\d+R\d+|\d+-\d+(?:-\d+)*|\d+/\d+/\d+"
 NO_CODE = "(None, None, 0, 0, [], '')"
@@ -61,11 +65,12 @@ NO_CODE = "(None, None, 0, 0, [], '')"
 def math_equal(pred: str, gold: str) -> bool:
     """Do two short mathematical answers mean the same? False, never an error, for what is none.
 
-    Rationals exactly; to 1e-6 relative if one side has a decimal point. One side may leave out a
-    percent sign, a unit, or "x =" in front. Tuples, intervals and matrices in order and with their
-    brackets; sets, unions, bare lists and plus-minus in any order. Expressions, and equations up
-    to a constant factor, by their values at a few points. Sums, products, integrals and limits
-    are left to Math-Verify, if installed. \\log without a base is natural. "C: 7" is both C and 7.
+    Rationals exactly; a decimal of six digits or more as what was rounded, to 1e-6 relative. One
+    side may leave out a percent sign, a unit, or "x =" in front. Tuples, intervals and matrices
+    in order and with their brackets; sets, unions, bare lists and plus-minus in any order.
+    Expressions, and equations up to a constant factor, by their values at a few points. Sums,
+    products, integrals and limits are left to Math-Verify, if installed. \\log without a base is
+    natural. "C: 7" is both C and 7.
     """
     longest = max(len(pred), len(gold))
     plain = str.strip if longest > 20 * MATH_LIMIT else plain_math
@@ -82,8 +87,9 @@ def math_equal(pred: str, gold: str) -> bool:
 @functools.lru_cache(1 << 14)
 def _same_math(first: str, second: str) -> bool:
     """The verdict on sorted, unequal spellings. ConnectionError if there is no sandbox."""
+    (first, side), (second, other) = map(without_side, map(without_phrases, (first, second)))
     (x, a), (y, b) = _label(first), _label(second)
-    if (x and y and x != y) or not (a and b):
+    if (x and y and x != y) or (side and other and side != other) or not (a and b):
         return False
     if _same_values(a, b):
         return True
@@ -99,6 +105,9 @@ def _label(text: str) -> tuple[str, str]:
     if not match:
         return "", text
     two = r"(?:^|\s)(?:[A-E]\s*[.:)]|\([A-E]\))(?:\s|$)|^\(?[A-E][.:)]*$"
+    # (A) and (C)
+    if re.fullmatch(r"(?:and\s*\([A-E]\)\s*)+", match[3]):
+        return "", text
     other = re.search(rf"{two}|{DENIED}", match[3].strip())
     return ("", "") if other else (match[1] or match[2], match[3])
 
@@ -141,29 +150,29 @@ def _for_math_verify(a: str, b: str) -> bool:
 def leaf_equal(a: str, b: str) -> bool | None:
     """Are two elements equal? None where neither strings nor rationals decide."""
     (name_a, a, unit_a), (name_b, b, unit_b) = _split_leaves(a, b)
+    if name_a and (name_a, a) == (b, name_b):
+        return unit_a == unit_b
     if name_a and name_b and name_a != name_b:
-        return None if code_of(name_a) and code_of(name_b) else False
-    if name_a != name_b and not is_name(name_a or name_b):
+        known = all(code_of(name) or bound_letters(name) for name in (name_a, name_b))
+        return None if known else False
+    if name_a != name_b and not names_value(name_a or name_b, a if name_a else b):
         # \binom{4}{2} = 6 is 6, if it is true
-        return None if is_constant(name_a or name_b) else False
+        return None if _is_computed(name_a or name_b) else False
     if name_a != name_b and (names_itself(name_a, a) or names_itself(name_b, b)):
         return False
     # $5 is not 5 percent
     if (unit_a and b.endswith("%")) or (unit_b and a.endswith("%")):
         return False
-    if re.fullmatch(WRITTEN, a) or re.fullmatch(WRITTEN, b):
-        return a == b and unit_a == unit_b
-    # 1 = 2 = 5, and what the dots stand for
-    if "…" in a + b or has_equals(a) or has_equals(b):
+    if _only_written(a) or _only_written(b):
         return a == b and unit_a == unit_b
     x, y = number(a), number(b)
     if unit_a and unit_b and unit_a != unit_b:
         (size_a, base_a), (size_b, base_b) = size_of(unit_a), size_of(unit_b)
         if base_a != base_b or x is None or y is None:
             return None if base_a == base_b else False
-        return _same_number(a, x * size_a, b, y * size_b)
+        return same_number(a, x * size_a, b, y * size_b)
     if x is not None and y is not None:
-        return _same_number(a, x, b, y)
+        return same_number(a, x, b, y)
     # \sin 70 means degrees, \sin 1 may not.
     if re.sub(r"(?<=\d\d)°", "", a) == re.sub(r"(?<=\d\d)°", "", b):
         return a != ""
@@ -172,10 +181,14 @@ def leaf_equal(a: str, b: str) -> bool | None:
     return _same_text(a, b)
 
 
-def is_constant(text: str) -> bool:
-    """Is it an expression of numbers alone?"""
-    code = code_of(text)
-    return code is not None and "v(" not in code
+def _only_written(text: str) -> bool:
+    """Has it no value: a date, 1 = 2 = 5, what dots stand for?"""
+    return "…" in text or has_equals(text) or re.fullmatch(WRITTEN, text) is not None
+
+
+def _is_computed(name: str) -> bool:
+    """Is it no name, but something with a value: of numbers alone, or a derivative?"""
+    return is_constant(name) or "derivative(" in (code_of(name) or "")
 
 
 def _split_leaves(a: str, b: str) -> list[tuple[str, str, str]]:
@@ -184,33 +197,6 @@ def _split_leaves(a: str, b: str) -> list[tuple[str, str, str]]:
     if bool(parts[0][2]) == bool(parts[1][2]):
         return parts
     return [part if part[2] else split_leaf(leaf, True) for part, leaf in zip(parts, (a, b))]
-
-
-def _same_number(a: str, x, b: str, y) -> bool:
-    """Rationals x and y, written a and b; a percent sign on one side only may be left out."""
-    exact = x.denominator == y.denominator == 1 or "." not in a + b
-
-    def close(x, y) -> bool:
-        return x == y if exact else abs(x - y) <= max(abs(x), abs(y)) / 10**6
-
-    if close(x, y):
-        return x == y or abs(x - y) <= _half_digit(a, b)
-    # 0.5% is not 0.5
-    if a.endswith("%") == b.endswith("%") or abs(y if a.endswith("%") else x) < 1:
-        return False
-    return close(100 * x, y) if a.endswith("%") else close(x, 100 * y)
-
-
-def _half_digit(a: str, b: str) -> Fraction | float:
-    """Half of the last digit of the shorter of two decimals; no bound for others.
-
-    A whole number bears only what computing adds: 1000001 is not 1000000.5.
-    """
-    found = [re.fullmatch(r"-?[\d,]*\.?(\d*)", x) for x in (a, b)]
-    if not all(found):
-        return math.inf
-    places = min(len(match[1]) for match in found)
-    return Fraction(1, 2 * 10**places) if places else Fraction(1, 1000)
 
 
 def _same_text(a: str, b: str) -> bool | None:
@@ -246,20 +232,52 @@ print(int(verify(g, p, timeout_seconds=None) or verify(p, g, timeout_seconds=Non
 def _leaf_code(leaf: str) -> str:
     """A leaf as the Python tuple that same_values.py compares; NO_CODE outside the grammar."""
     name, value, unit = split_leaf(leaf)
+    named = not name or names_value(name, value)
     share = code_of(value[:-1]) if value.endswith("%") else None
-    value, left = f"{share}/Integer(100)" if share else code_of(value), code_of(name)
-    equation = f"lambda v: {left} - {value}" if name and value and left else None
-    plain = f"lambda v: {value}" if value and (not name or is_name(name)) else None
-    if value and not plain and is_constant(name):
-        plain = f"lambda v: true_value({left}, {value})"
-    if not (plain or equation):
+    code = f"{share}/Integer(100)" if share else code_of(value)
+    plain = code if named else None
+    if code and not named and _is_computed(name):
+        plain = f"true_value({code_of(name)}, {code})"
+    left, right = _bound(name, code) if name and code else (None, None)
+    if not (plain or left):
         return NO_CODE
+    codes = [
+        f"lambda v: {text}" if text else None for text in (plain, left and f"{left} - {right}")
+    ]
+    rough = {True: 1, False: 0, None: -1}[is_rough(leaf)]
     size = size_of(unit)[0] if unit else 0
-    code = f"{value} {equation}"
-    names = sorted(set(re.findall(r'v\("(.+?)"\)', code)))
-    marks = "i" * bool(re.search(r"\bI\b", code)) + "a" * ("Abs" in code)
-    marks += "r" * bool(re.search("floor|ceiling", code))
-    return f"({plain}, {equation}, {int('.' in leaf)}, Rational('{size}'), {names}, {marks!r})"
+    text = " ".join(map(str, codes))
+    names = sorted(set(re.findall(r'v\("(.+?)"\)', text)))
+    return f"({codes[0]}, {codes[1]}, {rough}, Rational('{size}'), {names}, {_marks(leaf, text)!r})"
+
+
+def _bound(name: str, code: str) -> tuple[str | None, str]:
+    """Both sides of an equation as Python; what a function is given has no letter of its own."""
+    head, letters = bound_letters(name) or ("", [])
+    # f(x - 1) is one symbol, whose x stays
+    if "_of_" in code or not all(f'v("{letter}")' in code for letter in letters):
+        letters = []
+    for k, letter in enumerate(letters):
+        code = code.replace(f'v("{letter}")', f'v("bound{k}")')
+    return f'v("{head}_of_{len(letters)}")' if letters else code_of(name), code
+
+
+def _may_be_matrices(leaf: str, code: str) -> bool:
+    """Has it powers or products of sums of several capitals? Beside pi they are lengths."""
+    capitals = set(re.findall(r'v\("([A-Z])["_]', code))
+    return len(capitals) > 1 and "pi" not in code and bool(re.search(PRODUCTS, leaf))
+
+
+def _marks(leaf: str, code: str) -> str:
+    """What same_values.py has to know of a leaf, one letter each."""
+    found = {
+        "i": re.search(r"\bI\b", code),
+        "a": "Abs" in code,
+        "c": "Abs" in code and re.search(r'v\("[zw]["_]', code),
+        "r": re.search("floor|ceiling", code),
+        "m": _may_be_matrices(leaf, code),
+    }
+    return "".join(mark for mark, there in found.items() if there)
 
 
 @functools.cache

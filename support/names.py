@@ -2,8 +2,10 @@
 
     1. split_equation    a name or left side, and the value
     2. is_name           does it name what is right of it, with nothing left to solve?
-    3. is_variable       is it one letter, which an inequality bounds?
-    4. names_itself      does the value hold what it is the value of?
+    3. names_value       the same beside a value: m + n names a number
+    4. bound_letters     what a function is given, which may be any letter: t in "f(t) = t^2"
+    5. is_variable       is it one letter, which an inequality bounds?
+    6. names_itself      does the value hold what it is the value of?
 
 An equation that is still to be solved has no value: x/2 = 3 is not 3.
 """
@@ -11,7 +13,7 @@ An equation that is still to be solved has no value: x/2 = 3 is not 3.
 import re
 
 from support.characters import GREEK
-from support.latex import FUNCTIONS
+from support.latex import FUNCTIONS, number
 
 # e, i and pi are numbers
 CONSTANTS = {"e", "i", "\\pi"}
@@ -25,7 +27,9 @@ UNDONE = set(FUNCTIONS) | set(
 )
 # the same without a backslash, perhaps with a variable behind
 BARE = rf"(?<![A-Za-z\\])(?:{'|'.join(sorted(FUNCTIONS, key=len, reverse=True))})[a-z]?(?![A-Za-z])"
-DERIVATIVE = r"\\frac\{(?:d|\\partial) ?[A-Za-z]?\}\{(?:d|\\partial) ?[A-Za-z]\}"
+DERIVATIVE = (
+    r"\\frac\{(?:d|\\partial) ?[A-Za-z]?\}\{(?:d|\\partial) ?[A-Za-z]\}(?: ?[fgh]\([a-z]\)| ?y)?"
+)
 # \tan\alpha and \cos C are asked for, \sin x is to be solved
 ANGLE = rf"\(?(?:\d*\\(?:{'|'.join(sorted(GREEK))})|[A-Z]+|[a-z]_\w|\\angle ?[A-Z]+)\)?"
 TRIGONOMETRY = rf"\\?(?:sin|cos|tan|cot|sec|csc)(?:\^\{{?2\}}?)? ?{ANGLE}"
@@ -34,6 +38,9 @@ MEASURED = (
     r"\\frac\{[A-Z]{2,}\}\{[A-Z]{2,}\}|\\vec ?\{?\w\}? ?\\cdot ?\\vec ?\{?\w\}?|"
     r"\|[A-Z] ?\\c[au]p ?[A-Z]\|"
 )
+# what is asked for in "find m + n"; x + y = 7 is a line
+_SUMMAND = "[a-df-hj-su-w]"
+LETTERS = rf"{_SUMMAND}(?:[+-]{_SUMMAND})+|[A-Z](?:[+-][A-Z])+"
 # After these letters a bracket holds an argument, not a factor.
 CALLED = r"[fghFGHPQTEN]|\\(?:phi|psi)"
 
@@ -52,10 +59,15 @@ NAME = rf"(?>{_FIRST})?(?>(?:{_WORD})(?:{_ANY})|{_ATOM}|{_BELOW}|{_PLAIN})*+"
 def split_equation(text: str) -> tuple[str, str]:
     """(left, right) of the only "=" outside brackets, the name first; ("", text) without one."""
     at = _equals(text)
+    # m + n = 24 + 89 = 113
+    if len(at) == 2 and names_value(text[: at[0]], text[at[1] + 1 :]):
+        middle = text[at[0] + 1 : at[1]]
+        if re.search(r"\d", middle) and not re.search("[A-Za-z«]", re.sub(r"\\[a-z]+", "", middle)):
+            return middle, text[at[1] + 1 :]
     if len(at) != 1:
         return "", text
     left, right = text[: at[0]], text[at[0] + 1 :]
-    named = is_name(right) and right not in CONSTANTS
+    named = names_value(right, left) and right not in CONSTANTS
     return (right, left) if named and (not is_name(left) or left in CONSTANTS) else (left, right)
 
 
@@ -96,6 +108,25 @@ def is_name(text: str) -> bool:
     if undone or text in ("", "pi") or re.search(BARE, text):
         return False
     return re.fullmatch(NAME, text) is not None
+
+
+def names_value(text: str, value: str) -> bool:
+    """Does "text = value" only say what the value is of, as "m + n = 7" does?"""
+    if re.fullmatch(LETTERS, text):
+        letters = re.findall("[A-Za-z]", text)
+        return len(set(letters)) == len(letters) and number(value) is not None
+    return is_name(text)
+
+
+def bound_letters(name: str) -> tuple[str, list[str]] | None:
+    """("f", ["x", "y"]) for f(x, y), ("a", ["n"]) for a_n; None for other names."""
+    call = re.fullmatch(rf"({LETTER}){SUBSCRIPT}\(([a-z](?:,[a-z])*)\)", name)
+    head, letters = (name[: call.start(2) - 1], call[2].split(",")) if call else ("", [])
+    term = re.fullmatch(r"([A-Za-z])_\{?([a-z])\}?", name)
+    if term:
+        head, letters = f"{term[1]}_", [term[2]]
+    known = letters and len(set(letters)) == len(letters) and not set(letters) & CONSTANTS
+    return (re.sub(r"\W", "", head), letters) if known else None
 
 
 def names_itself(name: str, value: str) -> bool:

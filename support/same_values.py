@@ -6,8 +6,9 @@
     4. same      are two expressions, or two equations up to a constant factor?
 
 math_equal.py appends a line that compares leaves. A leaf is (value, left minus right side of an
-equation, rough?, size of its unit, symbols, marks); marks: "i" the imaginary unit, "a" an absolute
-value, "r" rounding. Without symbols numbers stay exact, so that 2^99 differs from 2^99 + 1.
+equation, rough: 1 yes, 0 no, -1 neither it nor the other, size of its unit, symbols, marks); marks:
+"i" the imaginary unit, "a" an absolute value, "c" one of what may be complex, "r" rounding, "m"
+products of matrices. Without symbols numbers stay exact, so that 2^99 differs from 2^99 + 1.
 
 Over the reals a point where a root or logarithm is not real says nothing, so that ln x^2 is 2 ln x.
 A symbol whose minus sign alone makes a value unreal is taken as positive, as g in sqrt(h/g).
@@ -30,6 +31,7 @@ from sympy import (
     Min,
     N,
     Rational,
+    Symbol,
     acot,
     acsc,
     asec,
@@ -43,6 +45,7 @@ from sympy import (
     coth,
     csc,
     exp,
+    expand,
     factorial,
     factorial2,
     floor,
@@ -80,6 +83,8 @@ POINTS = [
 ]
 WHOLE = [(1, 9, 1), (1, 9, -1), (10, 200, 1)]
 SIGNS = [sign for _, _, sign in [*POINTS, *WHOLE]]
+# a number of absolute value 1
+TURN = Rational(3, 5) + Rational(4, 5) * I
 # of a symbol, since cosh of it is large
 DIGITS = 400
 
@@ -146,10 +151,19 @@ def near(x, y, rough=0):
     return bool(size < oo and gap <= size / 10 ** (6 if rough else 80) or gap < zero)
 
 
+def derivative(f, v, name, order):
+    """The derivative of an expression by one of its symbols, at a point."""
+    x, only = Symbol("x", real=True), Reals.only
+    Reals.only = False
+    slope = f(lambda other: x if other == name else v(other)).diff(x, order)
+    Reals.only = only
+    return real(lambda value: value)(slope.subs(x, v(name)))
+
+
 def true_value(left, right):
-    """The right side of a true equation between numbers; Unreal if it is false."""
+    """The right side of a true equation; ValueError, which ends the comparison, if it is false."""
     if not near(left, right):
-        raise Unreal
+        raise ValueError("a false equation")
     return right
 
 
@@ -195,17 +209,43 @@ def values(f, g, names, marks):
     return None if any(None in pair for pair in pairs) else pairs
 
 
+def turned(f):
+    """f where z and w are not real."""
+    return lambda v: f(lambda name: v(name) * TURN if name[0] in "zw" else v(name))
+
+
+def all_values(f, g, names, marks):
+    """The pairs of values that count; beside an absolute value also where z and w are not real."""
+    pairs = values(f, g, names, marks)
+    if pairs and "c" in marks:
+        points = [(turned(h), k) for k in range(3) for h in (f, g)]
+        found = [value_at(h, k, frozenset(), False) for h, k in points]
+        pairs += zip(found[::2], found[1::2])
+    return pairs
+
+
+def same_as_matrices(f, g):
+    """Are two expressions equal where products of capitals do not commute?"""
+    Reals.only = False
+    a, b = (h(lambda name: Symbol(name, commutative=not name[0].isupper())) for h in (f, g))
+    return 0 in (expand(a - b), expand(a + b))
+
+
 def same(p, q):
     """Are two leaves equal?"""
-    rough, names, marks = p[2] or q[2], frozenset(p[4] + q[4]), p[5] + q[5]
+    names, marks = frozenset(p[4] + q[4]), p[5] + q[5]
+    rough = max(p[2], q[2]) > 0 <= min(p[2], q[2])
+    f, g = (p[1], q[1]) if p[1] and q[1] else (p[0], q[0])
+    if "m" in marks and f and g and not same_as_matrices(f, g):
+        return False
     if p[1] and q[1]:
-        pairs = values(p[1], q[1], names, marks)
+        pairs = all_values(p[1], q[1], names, marks)
         if not pairs or N(pairs[0][0], 30) == 0 or N(pairs[0][1], 30) == 0:
             return False
         a, b = pairs[0]
         return all(near(x * b, y * a, rough) for x, y in pairs)
     if not (p[0] and q[0]):
         return False
-    pairs = values(p[0], q[0], names, marks)
+    pairs = all_values(p[0], q[0], names, marks)
     m, n = (p[3], q[3]) if p[3] and q[3] else (1, 1)
     return bool(pairs) and all(near(x * m, y * n, rough) for x, y in pairs)

@@ -11,7 +11,8 @@ with dots; "∈x" what x is in; "≡7" a residue.
 
 import re
 
-from support.algebra import DEPTH
+from support.algebra import DEPTH, is_constant
+from support.characters import GREEK
 from support.latex import number
 from support.matrices import determinant, matrix_rows
 from support.names import depths, is_name, is_variable, split_equation
@@ -25,11 +26,14 @@ from support.sets import (
     split_outside,
     unite,
 )
-from support.units import compound
+from support.units import compound, split_leaf
 
 PLUS_MINUS = r"\\(?:pm|(m)p)(?![A-Za-z]) ?"
-# p and q of logic, no list
-PROPOSITION = r"(?=.*[∧∨])(?:[p-sP-S∧∨() ¬]|\\(?:neg|lnot|to) ?)+"
+# of logic, no list: p ∧ q ∨ r, ¬p ∨ q
+_NOT = r"¬|\\neg|\\lnot|\\to|\\rightarrow|\\Rightarrow"
+PROPOSITION = rf"(?=.*[∧∨])(?=.*(?:{_NOT})|.*∧.*∨|.*∨.*∧)(?:[A-Za-z](?:_\w)?|\\[a-z]++|[∧∨() ¬])++"
+# a word or a letter: A or B is not A and B, as 5 or 6 is 5 and 6
+NO_NUMBER = rf"\(?(?:[A-Za-z](?:_\w)?|\\(?:{'|'.join(GREEK)})|«[^»\d]*»|[A-Za-z]{{2,}})\)? ?"
 # an answer: a leaf is its text, else (kind, elements)
 Tree = str | tuple[str, list]
 
@@ -82,6 +86,8 @@ def _joined_by_or(text: str) -> Tree | None:
     if len(parts) < 2:
         return None
     trees = [answer_tree(part.strip(",;")) for part in parts]
+    if all(re.fullmatch(NO_NUMBER, part.strip(",;")) for part in parts):
+        return "∨", trees
     regions = [condition_region(part.strip(",;")) for part in parts]
     if any(regions):
         # x > 5 or x = 5
@@ -218,6 +224,9 @@ def _brackets(text: str) -> Tree:
     if len(inner) > 1 and all(inner):
         kind = "…" if "…" in inner else text[0] + text[-1]
         return kind, [answer_tree(part) for part in inner]
+    # the list of one symbol; [5] is 5 in brackets
+    if text[:1] == "[" and text[-1:] == "]" and min(depths(text)[:-1]) > 0:
+        return text if is_constant(text) else ("[1]", [answer_tree(text[1:-1])])
     return text
 
 
@@ -243,7 +252,7 @@ def leaves_of(tree: Tree) -> list[str]:
 
 
 def match_trees(a: Tree, b: Tree, equal: dict[tuple[str, str], bool | None]) -> bool:
-    """Are two trees equal? equal[x, y]: are two leaves? A set of one element is that element."""
+    """Are two trees equal? equal[x, y]: are two leaves? A set of one number is that number."""
     a, b = _bare(a, b), _bare(b, a)
     if isinstance(a, str) or isinstance(b, str):
         return isinstance(a, str) and isinstance(b, str) and bool(equal[a, b])
@@ -269,4 +278,8 @@ def _bare(tree: Tree, other: Tree) -> Tree:
     """A tree without a frame that the other need not have: "x ∈", a set of one element."""
     if _kind(tree)[:1] == "∈" and _kind(other)[:1] != "∈":
         tree = tree[1][0]
-    return tree[1][0] if _kind(tree) == "set" and len(tree[1]) == 1 else tree
+    if _kind(tree) != "set" or len(tree[1]) > 1:
+        return tree
+    # {5} is 5, the solution; {x} is a set
+    known = all(is_constant(split_leaf(leaf)[1]) for leaf in leaves_of(tree))
+    return tree[1][0] if known else tree

@@ -37,7 +37,9 @@ UNITS |= pairs(
     "degreescelsius=°C degreefahrenheit=°F degreesfahrenheit=°F kelvin=K kwh=kWh mph=mi/h kph=km/h "
     "kmph=km/h rpm=rpm dollar=＄ USD=＄ cent=¢ euro=€ EUR=€ GBP=£ yen=¥ yuan=yuan rupee=rupee "
     "unit=unit people=people person=people student=student child=children children=children "
-    "way=way point=point time=time st=th nd=th rd=th th=th arcminute=′ arcsecond=″"
+    "way=way point=point time=time st=th nd=th rd=th th=th arcminute=′ arcsecond=″ "
+    "ordered␣pair=orderedpair ordered␣triple=orderedtriple apple=apple egg=egg book=book "
+    "card=card coin=coin marble=marble"
 )
 UNITS |= pairs(
     "元=yuan 米=m 厘米=cm 毫米=mm 分米=dm 千米=km 公里=km 克=g 千克=kg 公斤=kg 吨=t 升=L 毫升=mL "
@@ -66,6 +68,8 @@ SIZES = pairs(
     "kPa=1000kg/m/s2 Hz=1/1s-1 kHz=1000s-1 MHz=1000000s-1 GHz=1000000000s-1 mV=1/1000V kV=1000V "
     "mA=1/1000A kΩ=1000Ω MΩ=1000000Ω mmol=1/1000mol ¢=1/100＄ ′=1/60° ″=1/3600° B=8bit"
 )
+# nouns of several things: 12 pairs are neither 12 nor, of points, 24
+GROUPS = "pair couple duo trio triplet trilogy quartet quintet twin ream brace".split()
 # words that no noun of something counted contains
 NO_UNITS = set(
     "or and not nor is are was be than less more most least about approximately factorial "
@@ -73,8 +77,8 @@ NO_UNITS = set(
     "then else when where for any all no none only of to at by in base mod "
     "modulo over plus minus divided multiplied times unless except twice double triple "
     "myriad googol kilo mega incorrect invalid wrong false true answer pi infinity "
-    "negative positive".split()
-).union(SCALES, SHORT_SCALES, PARTS, BASES, FUNCTIONS, OF_SEVERAL, GREEK) - {"score"}
+    "negative positive basis".split()
+).union(GROUPS, SCALES, SHORT_SCALES, PARTS, BASES, FUNCTIONS, OF_SEVERAL, GREEK) - {"score"}
 POWERS = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cubed": "3"}
 SYMBOLS = r"«[^»]*»|[A-Za-zμΩ°€£¥¢＄′″/·]|\^\{?-?\d\}?"
 NUMBER = r"\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\}|\d+\\frac\{\d+\}\{\d+\}"
@@ -88,7 +92,7 @@ def split_leaf(leaf: str, any_symbol: bool = False) -> tuple[str, str, str]:
     name, value = split_equation(leaf)
     value = _with_symbols(value).replace("␣and»", "»")
     # £5
-    value = re.sub(r"^([-+]?)([£€¥＄])(.+)", r"\1\3\2", value)
+    value = re.sub(r"^([-+]?)([£€¥＄])(.+?)((?:«?␣?per|«?/«?[a-z]).*)?$", r"\1\3\2\4", value)
     parts = compound(value)
     if parts:
         return name, *parts
@@ -109,7 +113,10 @@ def _with_symbols(text: str) -> str:
     text = re.sub(r"(?<=[\d}»«kM])\\Omega ?", "Ω", text)
     text = re.sub(r"(?<=[A-Za-z»])\\(?:cdot|times) ?(?=[A-Za-z«])", "·", text)
     text = re.sub(r"(?<=°)(\d+(?:\.\d+)?)'(?:(\d+(?:\.\d+)?)(?:''|\"))?", _minutes, text)
-    return re.sub(r"^(\d+)'(\d+)(?:''|\")$", r"\1«ft»\2«in»", text)
+    # 5'6'' of a length
+    text = re.sub(r"^(\d+)'(\d+)(?:''|\")$", r"\1«ft»\2«in»", text)
+    text = re.sub(r"^(\d+(?:\.\d+)?)(?:''|\")$", r"\1«in»", text)
+    return re.sub(r"^(\d+(?:\.\d+)?)'$", r"\1«ft»", text)
 
 
 def _minutes(match: re.Match) -> str:
@@ -149,6 +156,12 @@ def unit_of(text: str, any_symbol: bool = False) -> str:
     if whole:
         return whole
     ratio = re.split(r"/|␣per␣|(?<=[a-z])per(?=[a-z])", plain.strip("·"))
+    # 18 per hour
+    rate = re.fullmatch(r"([＄€£¥]?)␣?per(␣?)([a-z]+)", plain)
+    if rate:
+        noun = rate[3] if (rate[1] or rate[2]) and _is_noun(rate[3]) else ""
+        below = _unit_name(rate[3], True) or noun
+        return below and f"{rate[1]}/{below}"
     parts = [[word for word in re.split("[·␣]+", part) if word] for part in ratio]
     longest = max((len(word) for part in parts for word in part), default=0)
     compound = len(parts) > 1 or len(parts[0]) > 1
@@ -177,7 +190,7 @@ def _split_list(words: list[str], separator: str) -> list[list[str]]:
 def _is_noun(word: str) -> bool:
     """May it be something counted?"""
     known = {word, word.removesuffix("s")} & NO_UNITS
-    return not known and re.fullmatch("[a-z]{2,}|[\u4e00-\u9fff]{1,4}", word) is not None
+    return not known and re.fullmatch("[a-z]{3,}|[\u4e00-\u9fff]{1,4}", word) is not None
 
 
 def _product(words: list[str], any_symbol: bool) -> str:

@@ -36,13 +36,13 @@ def test_pairs_with_math_verify(kind):
 
 # graded by others, not written beside the grader; the rest needs calculus
 GIVEN = json.loads((Path(__file__).parent / "given_math_pairs.json").read_text())
-CALCULUS = r"\\frac\{d\}\{dx\}|\\int|\\sum|\\prod"
+CALCULUS = r"\\int|\\sum|\\prod"
 
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_given_pairs(installed, monkeypatch):
-    """Of 371 pairs all but one are right with Math-Verify and all but four without: none is
-    wrongly equal."""
+    """Of 371 pairs all are right with Math-Verify and all but three without: none is wrongly
+    equal."""
     if installed:
         pytest.importorskip("math_verify")
     else:
@@ -53,7 +53,7 @@ def test_given_pairs(installed, monkeypatch):
         a, b, expected = row["pred"], row["gold"], row["expected"]
         if {math_equal(a, b), math_equal(b, a)} != {expected}:
             wrong.append((a, b, expected))
-    assert len(GIVEN) == 371 and len(wrong) == (1 if installed else 4), wrong
+    assert len(GIVEN) == 371 and len(wrong) == (0 if installed else 3), wrong
     assert all(expected and re.search(CALCULUS, a + b) for a, b, expected in wrong)
 
 

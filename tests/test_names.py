@@ -4,7 +4,15 @@ import re
 
 import pytest
 
-from support.names import has_equals, is_name, is_variable, names_itself, split_equation
+from support.names import (
+    bound_letters,
+    has_equals,
+    is_name,
+    is_variable,
+    names_itself,
+    names_value,
+    split_equation,
+)
 
 # a space ends a command in front of a letter
 NAMES = r"""
@@ -42,6 +50,10 @@ def test_unsolved_sides(text):
         ("x/2=3", ("x/2", "3")),
         ("P(X=2)=0.5", ("P(X=2)", "0.5")),
         ("a=b=3", ("", "a=b=3")),
+        ("x=2y=6", ("", "x=2y=6")),
+        ("7=m+n", ("m+n", "7")),
+        # what is left to check is whether it is true
+        ("m+n=24+89=113", ("24+89", "113")),
         ("7", ("", "7")),
     ],
 )
@@ -51,6 +63,33 @@ def test_the_sides_of_an_equation(text, parts):
 
 def test_an_equals_sign_inside_brackets_is_none():
     assert has_equals("x=1") and not has_equals("\\sum_{k=1}^{3}k")
+
+
+def test_a_sum_of_letters_names_a_number():
+    for text in ("m+n", "a+b+c", "p-q", "A+B"):
+        assert names_value(text, "7") and not names_value(text, "c") and not is_name(text)
+    # a line, a number, an equation to solve
+    assert not any(names_value(text, "7") for text in ("x+y", "a+e", "m+m", "m+3", "2m+n"))
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("f(x)", ("f", ["x"])),
+        ("f_1(s,t)", ("f_1", ["s", "t"])),
+        ("\\phi(t)", ("phi", ["t"])),
+        ("a_n", ("a_", ["n"])),
+        # an event, a point, a number, twice the same
+        ("P(A)", None),
+        ("f(2)", None),
+        ("f(e)", None),
+        ("f(x,x)", None),
+        ("x", None),
+        ("a_1", None),
+    ],
+)
+def test_letters_that_a_name_binds(name, expected):
+    assert bound_letters(name) == expected
 
 
 def test_variables():

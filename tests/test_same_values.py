@@ -84,5 +84,36 @@ def test_units_count_only_on_both_sides():
 
 def test_an_equation_of_numbers_has_its_value_only_if_it_is_true():
     assert values.true_value(sympy.Integer(6), sympy.Integer(6)) == 6
-    with pytest.raises(values.Unreal):
+    with pytest.raises(ValueError):
         values.true_value(sympy.Integer(6), sympy.Integer(7))
+
+
+def test_z_is_complex_and_capitals_may_be_matrices():
+    def square(v):
+        return v("z") ** 2
+
+    absolute = leaf(lambda v: abs(v("z")) ** 2, "z", "ac")
+    assert not values.same(absolute, leaf(square, "z"))
+    # the same, where only the reals count
+    assert values.same(leaf(absolute[0], "z", "a"), leaf(square, "z"))
+
+    left = leaf(lambda v: (v("A") + v("B")) ** 2, "AB", "m")
+    assert values.same(left, leaf(lambda v: (v("B") + v("A")) ** 2, "AB"))
+    expanded = leaf(lambda v: v("A") ** 2 + 2 * v("A") * v("B") + v("B") ** 2, "AB")
+    assert not values.same(left, expanded)
+    assert values.same((*left[:5], ""), expanded)
+
+
+def test_a_derivative_at_a_point():
+    slope = leaf(lambda v: values.derivative(lambda v: v("x") ** 3, v, "x", 2))
+    assert values.same(slope, leaf(lambda v: 6 * v("x")))
+    assert not values.same(slope, leaf(lambda v: 3 * v("x") ** 2))
+
+
+def test_a_decimal_beside_a_shorter_one_is_exact():
+    rough, sharp = [
+        (lambda v: sympy.Rational("1.0000001") * v("x"), None, mark, 0, ["x"], "")
+        for mark in (1, -1)
+    ]
+    x = (lambda v: v("x"), None, 1, 0, ["x"], "")
+    assert values.same(rough, x) and not values.same(sharp, x)

@@ -29,6 +29,12 @@ from support.units import compound, size_of, split_leaf, unit_of
         ("ms^{-2}", "m/s2"),
         ("«J/(kg·K)»", "J/kg/K"),
         ("«students␣per␣class»", "student/clas"),
+        ("«per␣hour»", "/h"),
+        ("＄perticket", "＄/ticket"),
+        # «per» begins other words
+        ("perfect", ""),
+        ("«pairs»", ""),
+        ("«ordered␣pairs»", "orderedpair"),
         ("«厘米»", "cm"),
     ],
 )
@@ -52,6 +58,9 @@ def test_symbols_of_units(text, unit):
         ("5\\Omega", ("", "5", "Ω")),
         ("30°30'", ("", "61/2", "°")),
         ("5«feet»6«inches»", ("", "11/2", "ft")),
+        ("6'", ("", "6", "ft")),
+        ("6.5''", ("", "6.5", "in")),
+        ("＄18«per␣hour»", ("", "18", "＄/h")),
     ],
 )
 def test_name_value_and_unit(leaf, parts):
