@@ -251,7 +251,7 @@ def candidates(policy: Policy, rollout: Rollout, config: Config) -> list[bool]:
     min_new tokens of the budget must be left.
     """
     texts = [policy.text[i] for i in rollout.ids]
-    fit = branch_candidates(texts, rollout.mask, rollout.family.tags.tags, config.exclude_punct)
+    fit = branch_candidates(texts, rollout.mask, rollout.family.protocol.tags, config.exclude_punct)
     never = policy.stop_ids | {policy.tokenizer.pad_token_id}
     last = config.max_tokens - config.min_new
     return [

@@ -133,6 +133,12 @@ class AgentConfig:
     """The agent: tools, own reward, decoding (shared with eval.py)."""
 
     tools: str = fixed("python,search", "tools of the agent: python, search, FILE.py:NAME")
+    protocol: Literal["tags", "hermes", "llama3"] = fixed(
+        "tags", "how calls are written: tags (paper), or as chat templates do: Qwen, SmolLM2; Llama"
+    )
+    chat_template_kwargs: str = fixed(
+        "", 'JSON object for the chat template, such as {"enable_thinking": false}'
+    )
     corpus: str = fixed("", ".jsonl, .json or folder to search; URL of a /retrieve server; serper")
     topk: int = fixed(3, "documents per search (released code 10)", 1)
     search_cache: str = free("", "SQLite file of answers; after a comma, a .json cache to read")
@@ -264,6 +270,12 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
         yield (
             ("algo", "ppo_epochs"),
             f"--algo released draws the branches once: it needs --ppo_epochs 1, got {c.ppo_epochs}",
+        )
+    if c.protocol != "tags" and (c.cold_start or not c.data):
+        what = "--cold_start" if c.cold_start else "the bundled world"
+        yield (
+            ("protocol", "cold_start", "data"),
+            f"--protocol {c.protocol}: {what} is written in tags; give --data and no --cold_start",
         )
     if c.prompts % c.minibatch:
         yield (

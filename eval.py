@@ -25,7 +25,6 @@ import transformers
 
 from config import AgentConfig, agent_rules, today
 from policy import Policy
-from protocol import encode_prompt, tags_of
 from rewards import released_reward, reward
 from sampling import Sampler
 from support.benchmarks import benchmark_of, benchmark_table, name_of
@@ -34,6 +33,7 @@ from support.inputs import probed_tools
 from support.judge import Judge, judge_rows
 from support.math_equal import last_boxed, math_equal
 from support.models import load_tokenizer, pick_device
+from support.native_calls import protocol_of
 from support.plugins import open_reward
 from support.questions import Question, load_questions, overlap_lines
 from support.results import Job, date_of, open_job, weights_of, write_result
@@ -137,7 +137,8 @@ def load_file(run: EvalConfig, path: str) -> list[Question]:
     known = benchmark_of(path)
     task = known.task if known and run.task == "auto" else run.task
     answered = not run.reward_fn
-    questions = load_questions(path, run.skip_bad, task, run.dedupe, run.tools, answered)
+    system = protocol_of(run).system_prompt()
+    questions = load_questions(path, run.skip_bad, task, run.dedupe, system, answered)
     questions = questions[: run.questions or None]
     repaired = sum(q.meta["repaired"] for q in questions)
     if repaired:
@@ -165,13 +166,15 @@ def sampling(
         opened.callback(tool.close)
     policy = None if run.served else Policy.load(model, run.dtype, pick_device(run.device))
     tokenizer = policy.tokenizer if policy else load_tokenizer(model)
-    prompts = {}
+    protocol, prompts = protocol_of(run), {}
     for job in jobs:
         date = job.settings["date"]
-        prompts[job.path] = [encode_prompt(tokenizer, q.messages, date) for q in job.questions]
+        prompts[job.path] = [
+            protocol.encode_prompt(tokenizer, q.messages, date) for q in job.questions
+        ]
     if run.served:
         return Served(run.served, run.served_name or run.model, tokenizer, tools, run), prompts
-    sampler = Sampler(policy, tools, SamplingParams.of(run), tags_of(run.tools))
+    sampler = Sampler(policy, tools, SamplingParams.of(run), protocol)
     return sampler.initial, prompts
 
 
@@ -183,7 +186,7 @@ def run_files(run: EvalConfig) -> dict[str, dict]:
     marker = Path(run.model) / "latest"
     model = str(marker.parent / marker.read_text().strip()) if marker.is_file() else run.model
     # refused before anything is read
-    open_reward(run.reward_fn), tags_of(run.tools)
+    open_reward(run.reward_fn), protocol_of(run)
     folder = Path(run.out or (run.model if Path(run.model).is_dir() else "."))
     folder.mkdir(parents=True, exist_ok=True)
     data, weights = {path: load_file(run, path) for path in run.data}, weights_of(model)

@@ -4,23 +4,24 @@
     <result>text</result>                           from the environment alone
 
 1. `closed_tag` ends a turn: the model has closed a tag.
-2. `parse_call` reads the call from the model's own text.
+2. `parse_call` reads the call from the model's own text; `calls_in` does both.
 3. `defuse` makes a result harmless: it can neither open nor close a tag.
 4. `encode_result` turns the result into token ids.
 5. `encode_prompt`, `system_prompt`: a chat as ids, and what it tells the model of all this.
+6. `fault_in`, `answer_part`: which rule of the format a response breaks, and where its answer is.
 
-`Tags` holds how calls and results are written and read; `tags_of` adds the tags of tools of one's
-own. What a prompt says of python and search stands in INSTRUCTIONS, what a reward asks of all this
-in rewards.py.
+`Tags` holds all this for one set of tools. Calls as chat templates write them are in
+support/native_calls.py, with the same methods; `protocol_of` there says which a run uses.
 """
 
 import datetime
 import functools
 import re
 import string
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from support.own_tools import own_tool
+from support.own_tools import OwnTool, own_tool
 from support.plain_code import plain_code
 
 # of a tool: what it is, how it is called, an example
@@ -40,10 +41,26 @@ INSTRUCTIONS = {
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A call as the model wrote it. fault: why it cannot be run, in words for the model."""
+
+    name: str
+    argument: str | dict
+    fault: str = ""
+
+
+@dataclass(frozen=True)
 class Tags:
-    """Calls and results between tags. tools: the names that a call may have."""
+    """Calls and results between tags.
+
+    tools: the names that a call may have. told: of which a prompt tells, comma-separated. template:
+    further arguments of the chat template.
+    """
 
     tools: tuple[str, ...] = ("python", "search")
+    told: str = "python,search"
+    template: dict = field(default_factory=dict, compare=False)
+    name: str = "tags"
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -76,6 +93,24 @@ class Tags:
                 return tag
         return None
 
+    def forged_in(self, texts: list[str]) -> bool:
+        """Has the policy just written what only the environment may write? texts: of a turn."""
+        return self.closed_tag(texts) == self.forged
+
+    def calls_in(self, texts: list[str], whole: Callable[[], str], ended: bool) -> list[Asked]:
+        """The call that the last token completes, if it does.
+
+        Args: texts: as in closed_tag. whole: the text of all of them. ended: is the last token an
+              end of turn? Here it completes nothing.
+        """
+        tag = self.closed_tag(texts)
+        if not tag or tag == self.forged:
+            return []
+        call = self.parse_call(whole())
+        if call:
+            return [Asked(*call)]
+        return [Asked(tag[2:-1], "", f"a closing {tag[2:-1]} tag without an opening one")]
+
     def parse_call(self, text: str) -> tuple[str, str] | None:
         """The last complete call in the model's own text: (tool name, argument), or None.
 
@@ -92,10 +127,8 @@ class Tags:
         return None
 
     def defuse(self, text: str) -> str:
-        """The text without tags: the "<" of every <tag> and </tag> becomes "‹" (U+2039)."""
-        # in any case and with a few blanks, since a model may read those as tags too
-        tag = rf"<(?=\s{{0,9}}/?\s{{0,9}}(?:{'|'.join(self.tags)})\s{{0,9}}>)"
-        return re.sub(tag, "‹", text, flags=re.IGNORECASE)
+        """The text without tags of the format."""
+        return without_tags(text, self.tags)
 
     def encode_result(self, tokenizer, text: str, room: int) -> list[int]:
         """Token ids of " <result>\\n{text}\\n</result>", the text cut so that all fit into `room`.
@@ -110,6 +143,51 @@ class Tags:
         ).input_ids
         return (head + body[: max(0, room - len(head) - len(tail))] + tail)[:room]
 
+    def encode_results(self, tokenizer, texts: list[str], room: int) -> list[int]:
+        """Token ids of the results of one turn: here there is one."""
+        return self.encode_result(tokenizer, texts[0], room)
+
+    def encode_prompt(self, tokenizer, messages: list[dict], date: str = "") -> list[int]:
+        """Token ids of a chat up to where the assistant begins; see below."""
+        return encode_prompt(tokenizer, messages, date, **self.template)
+
+    def turn_end(self, tokenizer) -> str:
+        """What stands between a call and its result: here the closing tag is enough."""
+        return ""
+
+    def system_prompt(self) -> str:
+        """What a model is told if a question is no chat."""
+        return system_prompt(self.told)
+
+    def fault_in(self, rollout) -> str:
+        """Which rule of the format a response that has ended breaks first, "" if none.
+
+        In the policy's own text: no <result>; every opened tag closed; at least one
+        <think>..</think>; one <answer>..</answer>. A <think> that the chat template has opened
+        counts.
+        """
+        text = rollout.policy_text
+        if "<result>" in text or "</result>" in text:
+            return "the policy wrote a <result>"
+        for tag in ("think", *self.tools, "answer"):
+            if text.count(f"<{tag}>") != text.count(f"</{tag}>"):
+                return f"not every <{tag}> has its </{tag}>"
+        if "<think>" not in text:
+            return "no <think>"
+        return "" if text.count("<answer>") == 1 else "not exactly one <answer>"
+
+    def answer_part(self, rollout) -> str:
+        """The part of a response that keeps the format in which its answer is boxed."""
+        text = rollout.policy_text
+        return text[text.index("<answer>") : text.index("</answer>")]
+
+
+def without_tags(text: str, tags: tuple[str, ...]) -> str:
+    """The text with the "<" of every <tag> and </tag> as "‹" (U+2039)."""
+    # in any case and with a few blanks, since a model may read those as tags too
+    tag = rf"<(?=\s{{0,9}}/?\s{{0,9}}(?:{'|'.join(tags)})\s{{0,9}}>)"
+    return re.sub(tag, "‹", text, flags=re.IGNORECASE)
+
 
 @functools.lru_cache(maxsize=4)
 def _frame(tokenizer, vocabulary: int) -> tuple[list[int], list[int]]:
@@ -118,15 +196,16 @@ def _frame(tokenizer, vocabulary: int) -> tuple[list[int], list[int]]:
     return tuple(tokenizer(text, add_special_tokens=False).input_ids for text in frame)
 
 
-def encode_prompt(tokenizer, messages: list[dict], date: str = "") -> list[int]:
+def encode_prompt(tokenizer, messages: list[dict], date: str = "", **template) -> list[int]:
     """Token ids of a chat up to where the assistant begins.
 
-    date: 2026-01-31, what a template that asks for the date is told; "": today's.
+    date: 2026-01-31, what a template that asks for the date is told; "": today's. template: further
+    arguments of the chat template.
     """
-    how = {"add_generation_prompt": True, "return_dict": False}
-    template = tokenizer.get_chat_template() if date else ""
-    if "strftime_now" in template:
-        how["chat_template"] = _dated(template, date)
+    how = {"add_generation_prompt": True, "return_dict": False} | template
+    chat_template = tokenizer.get_chat_template(tools=how.get("tools")) if date else ""
+    if "strftime_now" in chat_template:
+        how["chat_template"] = _dated(chat_template, date)
     return tokenizer.apply_chat_template(messages, **how)
 
 
@@ -157,22 +236,28 @@ def split_tools(tools: str) -> tuple[list[str], list[str]]:
     return [name for name in names if name not in own], own
 
 
-def tags_of(tools: str) -> Tags:
-    """How calls of these tools are written. The paper's two tags are always known.
+def own_tools(tools: str) -> list[OwnTool]:
+    """The tools of one's own in a comma-separated list.
 
-    Raises: ValueError, a line for each tool of one's own that cannot be used.
+    Raises: ValueError, a line for each that cannot be used.
     """
-    names, lines = [], []
+    found, lines = [], []
     for place in split_tools(tools)[1]:
         try:
-            names.append(own_tool(place).name)
+            found.append(own_tool(place))
         except ValueError as problem:
             lines.append(str(problem))
+    names = [tool.name for tool in found]
     if len(set(names)) < len(names):
         lines.append(f"--tools names two tools alike: {', '.join(names)}")
     if lines:
         raise ValueError("\n".join(lines))
-    return Tags((*PAPER.tools, *names))
+    return found
+
+
+def tags_of(tools: str, template: dict | None = None) -> Tags:
+    """How calls of these tools are written in tags. The paper's two tags are always known."""
+    return Tags((*PAPER.tools, *(tool.name for tool in own_tools(tools))), tools, template or {})
 
 
 def _instructions(tools: str) -> list[tuple[str, str, str]]:
@@ -207,7 +292,7 @@ def system_prompt(tools: str = "python,search") -> str:
 
 
 # chat markers that end a turn, whatever the configuration of a model says
-TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
+TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")
 # the format of the paper, with its two tools
 PAPER = Tags()
 TOOL_TAGS = PAPER.tools

@@ -48,35 +48,24 @@ def reward(rollout, golds: list[str], kind: str = "auto", task: str = "qa") -> f
 
 def answer_of(rollout) -> str | None:
     """The answer in a rollout that kept the format, None if it broke it."""
-    return None if format_fault(rollout) else _boxed_answer(rollout.policy_text)
+    return None if format_fault(rollout) else _boxed_answer(rollout)
 
 
 def format_fault(rollout) -> str:
     """Which rule of the format a rollout broke first, in words; "" if it kept the format.
 
-    The format, in the policy's own text: it ended by itself; no <result>; every opened tag closed;
-    at least one <think>..</think>; one <answer>..</answer>, with a \\boxed{} in it. A <think> that
-    the chat template has opened counts (Rollout.opened).
+    It ended by itself; its tags are right (`fault_in` of protocol.py, or of the call format in
+    use); its answer is in a \\boxed{}.
     """
-    text = rollout.policy_text
     if rollout.finish != "stop":
         return f"the rollout did not end by itself: {rollout.finish}"
-    if "<result>" in text or "</result>" in text:
-        return "the policy wrote a <result>"
-    for tag in ("think", *rollout.family.tags.tools, "answer"):
-        if text.count(f"<{tag}>") != text.count(f"</{tag}>"):
-            return f"not every <{tag}> has its </{tag}>"
-    if "<think>" not in text:
-        return "no <think>"
-    if text.count("<answer>") != 1:
-        return "not exactly one <answer>"
-    return "" if _boxed_answer(text) is not None else "no \\boxed{} in the <answer>"
+    fault = rollout.family.protocol.fault_in(rollout)
+    return fault or ("" if _boxed_answer(rollout) is not None else "no \\boxed{} in the answer")
 
 
-def _boxed_answer(text: str) -> str | None:
-    """What the one <answer> of a text boxes."""
-    start, end = text.index("<answer>"), text.index("</answer>")
-    return last_boxed(text[start + len("<answer>") : end]) if start < end else None
+def _boxed_answer(rollout) -> str | None:
+    """What a response that keeps the format boxes."""
+    return last_boxed(rollout.family.protocol.answer_part(rollout))
 
 
 def is_correct(rollout, question) -> bool:

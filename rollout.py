@@ -24,7 +24,8 @@ class Call:
     """
 
     name: str
-    argument: str
+    # text, or the arguments of a function by name
+    argument: str | dict
     status: str
     seconds: float
     start: int
@@ -37,15 +38,19 @@ class Call:
 class Family:
     """What an initial rollout and its branches share.
 
-    question: of the prompt, if the caller named it. tags: how calls are written. first: the state
-    that each tool begins with. closers: each closes a state.
+    question: of the prompt, if the caller named it. protocol: how calls are written. first: the
+    state that each tool begins with. closers: each closes a state.
     """
 
     question: Any = None
-    tags: Tags = PAPER
+    protocol: Tags = PAPER
     first: dict[str, Any] = field(default_factory=dict)
     closers: list[Callable[[], None]] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
+
+    def __reduce__(self):
+        """Sent to another process it has no states: they stay here."""
+        return Family, (self.question, self.protocol)
 
     def close(self) -> None:
         """Close all states that tools hold for it."""
@@ -120,6 +125,12 @@ class Rollout:
         return self.opened + "".join(text for own, text in self.pieces if own)
 
     @property
+    def last_turn(self) -> str:
+        """What the policy wrote after the last tool result, and what the prompt opened of it."""
+        own, text = self.pieces[-1] if self.pieces else (True, "")
+        return (self.opened if len(self.pieces) == 1 else "") + (text if own else "")
+
+    @property
     def truncated(self) -> bool:
         return self.finish in ("length", "calls")
 
@@ -128,6 +139,15 @@ class Rollout:
         replays and the rollout that made that call has gone on."""
         calls = [call for call in self.calls if call.name == tool and call.ran]
         return calls[-1].state if calls else self.family.first.get(tool)
+
+    def answered(self, results: list) -> None:
+        """The results of the last calls have been appended: all behind the first of these."""
+        first, *others = self.calls[-len(results) :]
+        for call, result in zip((first, *others), results):
+            call.status, call.seconds, call.end = result.status, result.seconds, len(self.ids)
+        # their results are one block
+        for call in others:
+            call.start = call.end
 
     def append(self, ids: list[int], mask: bool, logp: list[float], entropy: list[float]) -> None:
         """Add tokens to all four lists at once."""

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from kv_cache import KVCache
 from policy import Policy
-from protocol import PAPER, Tags, opened_by
+from protocol import PAPER, Asked, Tags, opened_by
 from rollout import Call, Family, Rollout
 from support.draw import draw
 from support.graphs import Graphs, cuda_graphs
@@ -38,7 +38,7 @@ from support.live import Live, Row, check_prompts, check_starts
 from support.sampling_params import SamplingParams
 from support.seeds import mix_seed, uniform
 from support.shapes import Shapes, padded_keys, round_up
-from tools import ToolResult, call_tool
+from tools import call_tools
 
 # told a rollout that is complete
 Finished = Callable[[Rollout], None]
@@ -85,15 +85,15 @@ class Sampler:
     slots that are decoded. marks: which of them run, 0 or 1. prefilled: number of a prompt ->
     (its row in prompt_cache, hidden state).
 
-    Args: tools: name -> object with run(argument) -> ToolResult. tags: how calls are written.
+    Args: tools: name -> object with run(argument) -> ToolResult. protocol: how calls are written.
     count: computed (tokens put through the model), sampled (of them, drawn), row_calls (rows
            decoded, running or not).
     """
 
-    def __init__(self, policy: Policy, tools: dict, params: SamplingParams, tags: Tags = PAPER):
+    def __init__(self, policy: Policy, tools: dict, params: SamplingParams, protocol: Tags = PAPER):
         cuda = policy.device.type == "cuda"
         constant = params.constant_rows and not cuda and policy.dtype == torch.float32
-        self.policy, self.tools, self.params, self.tags = policy, tools, params, tags
+        self.policy, self.tools, self.params, self.protocol = policy, tools, params, protocol
         self.lag = int(cuda) if params.lag is None else params.lag
         self.shapes = Shapes(params.decode_rows, constant, cuda)
         self.capture = cuda_graphs if cuda else lambda: None
@@ -128,7 +128,7 @@ class Sampler:
         ]
         for start in starts:
             question = questions[start.prompt_number] if questions else None
-            start.rollout.family = Family(question, self.tags)
+            start.rollout.family = Family(question, self.protocol)
         self.run(starts, temperature, finished)
         return [start.rollout for start in starts]
 
@@ -244,13 +244,14 @@ class Sampler:
         if self.in_tool and not (self.running or self.ready):
             wait(self.in_tool, return_when=FIRST_COMPLETED)
         for future in [f for f in self.in_tool if f.done()]:
-            row, result = self.in_tool.pop(future), future.result()
-            r, call = row.rollout, row.rollout.calls[-1]
+            row, results = self.in_tool.pop(future), future.result()
+            r = row.rollout
             room = min(self.params.max_result_tokens, self.params.max_tokens - len(r.ids))
+            texts = [result.text for result in results]
             # encoded here, in the main thread: the tokenizer is not made for several
-            ids = self.tags.encode_result(self.policy.tokenizer, result.text, room)
+            ids = self.protocol.encode_results(self.policy.tokenizer, texts, room)
             r.append(ids, False, [0.0] * len(ids), [0.0] * len(ids))
-            call.status, call.seconds, call.end = result.status, result.seconds, len(r.ids)
+            r.answered(results)
             row.unread, row.since = ids, self.decode_steps
             if len(r.ids) < self.params.max_tokens:
                 self.ready.append(row)
@@ -328,33 +329,28 @@ class Sampler:
                     self._after_token(row, token)
 
     def _after_token(self, row: Row, token: int) -> None:
-        """End of turn, a closed tool tag, the end of the budget, or nothing."""
-        r = row.rollout
-        if token in self.policy.stop_ids:
-            return self._finish(row, "stop")
-        tag = None
-        if token in self.policy.closing:
+        """End of turn, calls of tools, the end of the budget, or nothing."""
+        r, ended = row.rollout, token in self.policy.stop_ids
+        asked: list[Asked] = []
+        forged = False
+        if ended or token in self.policy.closing:
             turn = r.ids[r.calls[-1].end if r.calls else 0 :]
-            tag = self.tags.closed_tag([self.policy.text[i] for i in turn])
-        if tag == self.tags.forged:
+            texts = [self.policy.text[i] for i in turn]
+            forged = self.protocol.forged_in(texts)
+            asked = self.protocol.calls_in(texts, partial(self.policy.decode, turn), ended)
+        if forged:
             self._finish(row, "forged")
-        elif tag and len(r.calls) >= self.params.max_calls:
+        elif len(r.calls) + len(asked) > self.params.max_calls:
             self._finish(row, "calls")
+        elif ended and not asked:
+            self._finish(row, "stop")
         elif len(r.ids) >= self.params.max_tokens:
             self._finish(row, "length")
-        elif tag:
-            name, argument = self.tags.parse_call(self.policy.decode(turn)) or (tag[2:-1], None)
-            r.calls.append(Call(name, argument or "", "", 0.0, len(r.ids), len(r.ids)))
+        elif asked:
+            place = len(r.ids)
+            r.calls += [Call(call.name, call.argument, "", 0.0, place, place) for call in asked]
             del self.running[row.slot]
-            self.in_tool[self.pool.submit(self._answer, r, argument is not None)] = row
-
-    def _answer(self, r: Rollout, opened: bool) -> ToolResult:
-        """Run the last call of a rollout, in a thread of the pool. opened: by a tag of its own?"""
-        call = r.calls[-1]
-        if opened:
-            return call_tool(self.tools, r, call)
-        text = f"Error: a closing {call.name} tag without an opening one"
-        return ToolResult("error", text, 0.0)
+            self.in_tool[self.pool.submit(call_tools, self.tools, r, asked)] = row
 
     def _finish(self, row: Row, reason: str) -> None:
         """A rollout is complete: its text, and its slot is free."""

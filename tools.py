@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from functools import partial
 
-from protocol import parse_call, split_tools
+from protocol import Asked, parse_call, split_tools
 from support.corpus import split_words, utf8
 from support.http import Unavailable
 from support.own_tools import own_tool
@@ -26,7 +26,7 @@ from support.tool_result import Tool, ToolResult
 
 # whoever takes the tools takes the calls
 __all__ = ["STATUSES", "PythonTool", "SearchTool", "Tool", "ToolResult", "open_tools", "parse_call"]
-__all__ += ["Unavailable", "call_tool", "main"]
+__all__ += ["Unavailable", "call_tool", "call_tools", "main"]
 
 
 class PythonTool:
@@ -192,6 +192,17 @@ def call_tool(tools: dict[str, Tool], rollout, call) -> ToolResult:
     if hasattr(tool, "run_for"):
         return tool.run_for(rollout, call)
     return tool.run(call.argument)
+
+
+def call_tools(tools: dict[str, Tool], rollout, asked: list[Asked]) -> list[ToolResult]:
+    """Run the calls of a turn, the last of rollout.calls, one after the other."""
+    calls = rollout.calls[-len(asked) :]
+    return [
+        ToolResult("error", f"Error: {wrong.fault}", 0.0)
+        if wrong.fault
+        else call_tool(tools, rollout, call)
+        for call, wrong in zip(calls, asked)
+    ]
 
 
 def _search_tool(corpus: str, topk: int, cache: str) -> SearchTool:

@@ -46,7 +46,6 @@ from tqdm import tqdm
 from appo import Prompt
 from extras.world.prepare import with_world
 from policy import Policy
-from protocol import tags_of
 from rewards import REWARDS, reward
 from rollout import Rollout, close_all
 from sampling import Sampler
@@ -55,6 +54,7 @@ from support.heartbeat import Heartbeat, Stop
 from support.http import Unavailable
 from support.metrics import Meter
 from support.models import load_tokenizer, positions_of, recompute_activations
+from support.native_calls import protocol_of
 from support.optimizers import adamw
 from support.processes import join_ranks, mesh_of
 from support.questions import Question
@@ -99,7 +99,7 @@ def load(run: Config, inputs: Inputs, ranks: Ranks) -> "Trainer":
     """The model, from the newest checkpoint of a run that has begun, and the sampler."""
     step, cold = ranks.gather((newest(run.out), newest(run.out, "cold")))[0]
     policy = load_policy(run, str(step or cold or run.model), ranks)
-    sampler = Sampler(policy, inputs.tools, SamplingParams.of(run), tags_of(run.tools))
+    sampler = Sampler(policy, inputs.tools, SamplingParams.of(run), protocol_of(run))
     return Trainer(run, policy, sampler, inputs, ranks, step, None if step else cold)
 
 

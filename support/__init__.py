@@ -4,7 +4,7 @@ sampling      live draw graphs shapes seeds sampling_params cpu_decoder served
 the step      schedule metrics steplog log_probs optimizers reward_calls
 a run         settings inputs runfiles files checkpoints heartbeat processes ranks models sft
 what comes in questions examples messages cells benchmarks plugins plain_code
-the tools     tool_result own_tools jail python_worker sandbox search corpus http
+the tools     tool_result own_tools native_calls jail python_worker sandbox search corpus http
 evaluation    heldout scores results compare judge words
 mathematics   math_equal phrases latex characters names algebra same_values decimals units sets
               trees matrices

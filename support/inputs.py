@@ -15,8 +15,8 @@ from pathlib import Path
 from jinja2.exceptions import TemplateError
 
 from config import AgentConfig, Config, read_settings
-from protocol import encode_prompt
 from support.examples import Chat, Example, encode_chats, read_chats
+from support.native_calls import protocol_of
 from support.plugins import open_reward
 from support.questions import Question, load_questions
 from support.runfiles import missing_inputs, newest
@@ -60,6 +60,7 @@ class Unencoded:
         ready = {getattr(tool, "place", name) for name, tool in self.tools.items()}
         missing = ",".join(name for name in names if name.strip() not in ready)
         self.tools |= _tried(lines, lambda: probed_tools(run, missing), {})
+        _tried(lines, lambda: protocol_of(run), None)
         if Path(run.data).is_file():
             self.train = _tried(lines, lambda: train_questions(run), [])
         if run.eval_questions and Path(run.eval_data).is_file():
@@ -67,7 +68,8 @@ class Unencoded:
         # a run that has begun needs no examples
         if Path(run.cold_start).is_file() and not newest(run.out):
             self.chats = _tried(lines, lambda: read_chats(run.cold_start, run.skip_bad), [])
-        return lines
+        # a tool that cannot be used is met more than once
+        return list(dict.fromkeys("\n".join(lines).splitlines()))
 
     def complete(self, run: Config) -> None:
         """Read what was not there before. ValueError with all that is wrong."""
@@ -173,8 +175,8 @@ def train_questions(run: Config) -> list[Question]:
 
 def read_questions(run: Config, path: str) -> list[Question]:
     """The questions of a file; what was repaired is printed."""
-    answered = not run.reward_fn
-    questions = load_questions(path, run.skip_bad, run.task, tools=run.tools, answered=answered)
+    answered, system = not run.reward_fn, protocol_of(run).system_prompt()
+    questions = load_questions(path, run.skip_bad, run.task, system=system, answered=answered)
     repaired = sum(q.meta["repaired"] for q in questions)
     if repaired:
         what = f"{repaired} of {len(questions)} prompts"
@@ -185,7 +187,8 @@ def read_questions(run: Config, path: str) -> list[Question]:
 def prompts_of(run: Config, path: str, questions: list[Question], tokenizer) -> list[list[int]]:
     """Their prompts as ids. ValueError naming the row if one is longer than --max_prompt."""
     try:
-        prompts = [encode_prompt(tokenizer, q.messages, run.date) for q in questions]
+        protocol = protocol_of(run)
+        prompts = [protocol.encode_prompt(tokenizer, q.messages, run.date) for q in questions]
     except TemplateError as problem:
         template = f"the chat template of {run.model} does not take these messages"
         raise ValueError(f"{path}: {template}: {problem}") from None

@@ -57,7 +57,7 @@ def load_questions(
     skip_bad: bool = False,
     task: str = "auto",
     dedupe: bool = False,
-    tools: str = "python,search",
+    system: str = "",
     answered: bool = True,
 ) -> list[Question]:
     """Read the questions of a .jsonl, .json or .parquet file; the formats stand above.
@@ -65,7 +65,7 @@ def load_questions(
     Args:   skip_bad: leave out and print rows without question or answer, instead of raising.
             task: "math" or "qa" for all; "auto": the row's "task" or "ability", else guess_task.
             dedupe: leave out a question asked before in the file, and print how many.
-            tools: of which the system_prompt tells a question that is no chat.
+            system: what a question that is no chat is told; "": protocol.system_prompt().
             answered: refuse a row without an answer; a reward of one's own may need none.
     Raises: FileNotFoundError; ValueError with a line per bad row (file, row, what is missing;
             50 at most), or for a file that cannot be read.
@@ -77,7 +77,7 @@ def load_questions(
     questions, bad = [], []
     for number, row in read_rows(Path(path)):
         try:
-            questions.append(_question(row, number, task, tools, answered))
+            questions.append(_question(row, number, task, system, answered))
         except ValueError as problem:
             bad.append(f"{path}, row {number} {problem}")
     refuse_or_leave_out(bad, skip_bad, path)
@@ -140,14 +140,14 @@ def _read_parquet(file: Path) -> list[dict]:
         raise ValueError(f"{file} is not a readable parquet file: {problem}") from None
 
 
-def _question(row: dict | str, number: int, task: str, tools: str, answered: bool) -> Question:
+def _question(row: dict | str, number: int, task: str, system: str, answered: bool) -> Question:
     """One row, an object or a line of JSON, as a Question; ValueError says what it lacks."""
     try:
         row = json.loads(row) if isinstance(row, str) else row
         info = parsed(row["info"]) if isinstance(row.get("info"), str) else row.get("info")
         info = info if isinstance(info, dict) else {}
         asked = next((row[key] for key in ASKED if row.get(key)), None)
-        messages = _messages(asked, tools) if asked else []
+        messages = _messages(asked, system) if asked else []
         answers = _golds(row, info) if answered else _any_golds(row, info)
     except json.JSONDecodeError as problem:
         raise ValueError(f"is not JSON: {problem}") from None
@@ -229,15 +229,15 @@ def _answer_text(value) -> str:
     return "" if value is None else str(value)
 
 
-def _messages(asked, tools: str) -> list[dict]:
+def _messages(asked, system: str) -> list[dict]:
     """A question's text or chat as messages of role and text; TypeError for anything else.
 
     Text may write a chat, as a list of messages.
     """
     asked = (chat_in(asked) or asked) if isinstance(asked, str) else asked
     if isinstance(asked, str):
-        system = {"role": "system", "content": system_prompt(tools)}
-        return [system, {"role": "user", "content": asked}]
+        told = {"role": "system", "content": system or system_prompt()}
+        return [told, {"role": "user", "content": asked}]
     messages = [{"role": m["role"], "content": text_of(m["content"])} for m in asked]
     if not all(isinstance(m["role"], str) for m in messages):
         raise TypeError("a message's role must be text")

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 import torch
 from tqdm import tqdm
 
-from protocol import PAPER, Tags
 from rewards import answer_of, format_fault, is_correct, reward
 from rollout import Call, Rollout, close_all
+from support.native_calls import protocol_named
 from support.questions import Question
 from support.reward_calls import Rewards, broken_rewards, shortened
 from support.words import token_f1
@@ -75,7 +75,8 @@ def sample_of(r: Rollout) -> dict:
     """What is stored of a rollout: enough to grade it again without the model."""
     return {
         "opened": r.opened,
-        "tools": r.family.tags.tools,
+        "protocol": r.family.protocol.name,
+        "tools": r.family.protocol.tools,
         "pieces": r.pieces,
         "finish": r.finish,
         "calls": [[c.name, c.argument, c.status, c.seconds] for c in r.calls],
@@ -106,7 +107,7 @@ def _graded(q: Question, sample: dict) -> dict:
     calls = [Call(*call, start=0, end=0) for call in sample["calls"]]
     r = Rollout([0], 0, pieces=pieces, finish=sample["finish"], calls=calls)
     r.opened = sample.get("opened", "")
-    r.family.tags = Tags(tuple(sample.get("tools", PAPER.tools)))
+    r.family.protocol = protocol_named(sample.get("protocol", "tags"), sample.get("tools"))
     answer = answer_of(r)
     grades: dict = {"answer": answer, "fault": format_fault(r), "reward": None}
     if q.answers:

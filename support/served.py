@@ -1,7 +1,7 @@
 """A model that is served elsewhere (vLLM, SGLang), with the tools here.
 
     1. Served._ask        one turn from an OpenAI-compatible completion endpoint
-    2. Served._use_tool   the call at its end, executed here
+    2. Served._use_tools  the calls at its end, executed here
     3. Served.__call__    turn after turn, by the rules of sampling.Sampler
 
 What the server writes comes back as text and is encoded again for the next request: good for
@@ -13,14 +13,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from protocol import opened_by, tags_of
+from protocol import Asked, opened_by
 from rollout import Call, Family, Rollout
 from sampling import ignore
 from support.corpus import utf8
 from support.http import Unavailable, post_json
 from support.judge import api_key
+from support.native_calls import protocol_of
 from support.seeds import mix_seed
-from tools import call_tool
+from tools import call_tools
 
 # seconds that a turn may take
 TIMEOUT = 600.0
@@ -39,7 +40,7 @@ class Served:
         self.url = f"{url.rstrip('/')}/completions"
         self.tokenizer = tokenizer
         self.tools = tools
-        self.tags = tags_of(run.tools)
+        self.protocol = protocol_of(run)
         self.run = run
         # The tokenizer is not made for several threads.
         self.lock = threading.Lock()
@@ -48,7 +49,7 @@ class Served:
             "temperature": run.temperature,
             "top_p": run.top_p,
             "top_k": run.top_k or -1,
-            "stop": list(self.tags.stops),
+            "stop": list(self.protocol.stops) or None,
             "include_stop_str_in_output": True,
             "skip_special_tokens": False,
         }
@@ -73,7 +74,7 @@ class Served:
             for k in range(n)
         ]
         for r in rollouts:
-            r.family = Family(questions[r.group] if questions else None, self.tags)
+            r.family = Family(questions[r.group] if questions else None, self.protocol)
         with ThreadPoolExecutor(self.run.decode_rows) as pool:
             list(pool.map(partial(self._complete, finished), rollouts))
         return rollouts
@@ -86,25 +87,29 @@ class Served:
             seed = (r.seed + len(r.calls)) % 2**31
             text, r.finish = self._ask(r.prompt + r.ids, room, seed)
             self._add(r, True, text, self._encode(text))
-            tag = next((tag for tag in self.tags.stops if text.rstrip().endswith(tag)), None)
-            if tag == self.tags.forged:
+            asked = self.protocol.calls_in([text], lambda text=text: text, r.finish == "stop")
+            if self.protocol.forged_in([text]):
                 r.finish = "forged"
-            elif tag and len(r.calls) >= self.run.max_calls:
+            elif len(r.calls) + len(asked) > self.run.max_calls:
                 r.finish = "calls"
-            elif tag and len(r.ids) < self.run.max_tokens:
-                self._use_tool(r, *(self.tags.parse_call(text) or (tag[2:-1], "")))
+            elif asked and len(r.ids) < self.run.max_tokens:
+                self._use_tools(r, asked)
         finished(r)
 
-    def _use_tool(self, r: Rollout, name: str, argument: str) -> None:
-        """Append a call's result, cut to the budget."""
-        call = Call(name, argument, "", 0.0, len(r.ids), len(r.ids))
-        r.calls.append(call)
-        result = call_tool(self.tools, r, call)
-        room = min(self.run.max_result_tokens, self.run.max_tokens - len(r.ids))
+    def _use_tools(self, r: Rollout, asked: list[Asked]) -> None:
+        """Append the results of a turn's calls, cut to the budget."""
+        # the server keeps the end of turn to itself
+        end = self.protocol.turn_end(self.tokenizer)
+        self._add(r, True, end, self._encode(end))
+        place = len(r.ids)
+        r.calls += [Call(call.name, call.argument, "", 0.0, place, place) for call in asked]
+        results = call_tools(self.tools, r, asked)
+        room = min(self.run.max_result_tokens, self.run.max_tokens - place)
         with self.lock:
-            ids = self.tags.encode_result(self.tokenizer, result.text, room)
-        call.status, call.seconds, call.end = result.status, result.seconds, call.start + len(ids)
+            texts = [result.text for result in results]
+            ids = self.protocol.encode_results(self.tokenizer, texts, room)
         self._add(r, False, self.tokenizer.decode(ids), ids)
+        r.answered(results)
         r.finish = "length" if len(r.ids) >= self.run.max_tokens else ""
 
     def _encode(self, text: str) -> list[int]:
@@ -127,7 +132,7 @@ class Served:
             raise Unavailable(self.url, "the answer is not a completion") from None
         if reason == "stop":
             # Some servers cut the stop string off, whatever they are asked.
-            tools = self.tags.tools
-            open_tags = [t for t in tools if text.rfind(f"<{t}>") > text.rfind(f"</{t}>")]
-            text += "".join(f"</{tag}>" for tag in open_tags[:1])
+            closing = [stop for stop in self.protocol.stops if stop.startswith("</")]
+            cut = [stop for stop in closing if text.rfind(f"<{stop[2:]}") > text.rfind(stop)]
+            text += "".join(cut[:1])
         return text, "length" if reason == "length" else "stop"

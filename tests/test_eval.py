@@ -83,11 +83,11 @@ def test_an_evaluation_that_was_killed_goes_on(
 
     original, calls = Sampler.initial, []
 
-    def interrupted(*args):
+    def interrupted(*args, **how):
         calls.append(len(args[1]))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(*args)
+        return original(*args, **how)
 
     monkeypatch.setattr(scores, "BATCH", 4)
     run("whole")
@@ -141,7 +141,7 @@ class Fake:
         self.loaded += 1
         return self.sample, {job.path: [[k] for k in range(len(job.questions))] for job in jobs}
 
-    def sample(self, prompts, n, seeds):
+    def sample(self, prompts, n, seeds, questions):
         if len(self.asked) >= self.batches:
             raise KeyboardInterrupt
         self.asked += [prompt[0] for prompt in prompts]

@@ -108,7 +108,7 @@ def test_tags_stops_and_format(place):
     broken = good.replace("</count>", "")
     for text, fault in ((good, ""), (broken, "not every <count> has its </count>")):
         r = rollout(text)
-        r.family.tags = tags
+        r.family.protocol = tags
         assert format_fault(r) == fault
     # without the tool it is a word like another
     assert format_fault(rollout(broken)) == ""
@@ -116,7 +116,8 @@ def test_tags_stops_and_format(place):
 
 def test_what_the_prompt_says(place, tmp_path):
     (tmp_path / "sums.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
-    (question,) = load_questions(str(tmp_path / "sums.jsonl"), tools=f"search,{place}")
+    system = tags_of(f"search,{place}").system_prompt()
+    (question,) = load_questions(str(tmp_path / "sums.jsonl"), system=system)
     told = question.messages[0]["content"]
     assert "Two tools are at hand" in told and "count (Count the calls)" in told
     assert "write <count> argument </count>" in told and "<search>" in told
