@@ -41,6 +41,7 @@ function show(x, digits = 3) {
 function short(x) {
   for (const [size, letter] of [[1e9, "B"], [1e6, "M"], [1e3, "k"]])
     if (Math.abs(x) >= size) return `${+(x / size).toPrecision(3)}${letter}`;
+  if (x !== 0 && Math.abs(x) < 0.001) return (+x.toPrecision(2)).toExponential();
   return String(+x.toPrecision(3));
 }
 
