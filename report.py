@@ -57,7 +57,7 @@ def write_report(folders: list[Path], out: Path | None = None) -> str:
     text = page(collect([read_run(folder) for folder in folders]))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_aside(out, text)
-    return f"report: {out}, {len(text) / 1e6:.1f} MB in {time.monotonic() - began:.1f} s"
+    return f"report: {out}, {len(text) / 1e6:.2f} MB in {time.monotonic() - began:.1f} s"
 
 
 def after_training(folder: str) -> None:

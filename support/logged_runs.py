@@ -156,17 +156,32 @@ def points_of(curves: dict, name: str) -> int:
 def headline(runs: list[Run], group: dict) -> str:
     """How far a group has come, in one sentence."""
     measure, words = main_measure(group["curves"])
-    steps, values = group["axis"]["step"], group["curves"].get(measure, {}).get("mean", [])
-    known = [(step, value) for step, value in zip(steps, values) if value is not None]
-    if not known:
+    steps, both = group["axis"]["step"], ends(group, measure)
+    if not both:
         return "Nothing is logged yet."
-    (first, before), (last, after) = known[0], known[-1]
+    (first, before), (last, after) = both[0], both[-1]
     if first == last:
-        return f"{words.capitalize()} is {before:.3f} at step {first}; {progress(runs, steps)}."
+        return f"{words.capitalize()} is {before:.3f} at {first}; {progress(runs, steps)}."
     verb = "rose" if after > before else "fell" if after < before else "stayed"
     of = f", mean of {len(runs)} runs" if len(runs) > 1 else ""
-    change = f"{verb} from {before:.3f} at step {first} to {after:.3f} at step {last}"
+    change = f"{verb} from {before:.3f} at {first} to {after:.3f} at {last}"
     return f"{words.capitalize()} {change}{of}; {progress(runs, steps)}."
+
+
+def ends(group: dict, measure: str) -> list[tuple[str, float]]:
+    """When, and the number then, first and last; a reward is the mean of five steps if it can be.
+
+    Empty if the number is not known.
+    """
+    values = group["curves"].get(measure, {}).get("mean", [])
+    known = [(step, x) for step, x in zip(group["axis"]["step"], values) if x is not None]
+    count = 5 if measure == "reward" and len(known) >= 10 else 1
+    told = []
+    for part in (known[:count], known[-count:]) if known else ():
+        (first, _), (last, _) = part[0], part[-1]
+        when = f"step {first}" if first == last else f"steps {first} to {last}"
+        told.append((when, statistics.mean(x for _, x in part)))
+    return told
 
 
 def comparison(groups: dict[str, dict]) -> str:
@@ -174,8 +189,7 @@ def comparison(groups: dict[str, dict]) -> str:
     parts = []
     for name, group in groups.items():
         measure, words = main_measure(group["curves"])
-        values = group["curves"].get(measure, {}).get("mean", [])
-        last = [f"{x:.3f}" for x in values if x is not None][-1:] or ["unknown"]
+        last = [f"{value:.3f}" for _, value in ends(group, measure)[-1:]] or ["unknown"]
         parts.append(f"{words} {last[0]} ({name})")
     return f"Last numbers: {'; '.join(parts)}."
 

@@ -294,10 +294,13 @@ function render_head() {
   $("legend").replaceChildren(...(DATA.runs.length < 2 ? [] : DATA.groups.map((group, k) =>
     el("li", {}, el("span", { class: "key", style: `color: var(--s${k % 6})` }),
       ...legend_of(group)))));
-  const { alarms, name } = run();
-  $("alarms").replaceChildren(el("p", { class: "note" }, alarms.length ? "Alarms of this run:" :
-    "No alarms."), el("ul", { class: "alarms" }, alarms.map(({ first, last, text }) =>
-    el("li", {}, `${first === last ? `Step ${first}` : `Steps ${first} to ${last}`}: ${text}`))));
+  const when = {};
+  for (const { first, last, text } of run().alarms)
+    (when[text] ||= []).push(first === last ? first : `${first} to ${last}`);
+  const alarms = Object.entries(when).map(([text, steps]) =>
+    el("li", {}, `Alarm at step ${steps.join(", ")}: ${text}`));
+  $("alarms").replaceChildren(alarms.length ? el("ul", { class: "alarms" }, alarms) :
+    el("p", { class: "note" }, "No alarms."));
   $("config").textContent = JSON.stringify(run().config, null, 2);
   $("fillers").textContent = "Punctuation or white space alone, or one of these words, whatever " +
     `its case: ${DATA.fillers.join(", ")}. All other tokens are content.`;
@@ -308,7 +311,7 @@ function legend_of({ runs, seeds, differs, headline }) {
   const band = runs.length > 1 ? `, seeds ${seeds.join(", ")}: mean, band from lowest to ` +
     "highest, over the steps that all have" : "";
   const other = settings.map(([key, value]) => `${key} ${JSON.stringify(value)}`).join(", ");
-  return [el("b", {}, runs.join(", ")), `${band}. ${headline}`,
+  return [el("b", {}, runs.join(", ")), DATA.groups.length > 1 ? `${band}. ${headline}` : band,
     el("span", { class: "note" }, other ? ` ${other}` : "")];
 }
 

@@ -9,7 +9,7 @@ const PANELS = ["reward", "eval_avg@", "eval_greedy", "reward_branch", "length",
 const AXES = { step: "steps", tokens: "tokens sampled", seconds: "time" };
 // number of a token: middle of its scale, or null if it begins at 0
 const PAINTS = { entropy: null, omega: 1, score: 0, advantage: 0 };
-const ARROW = "\u2192", SHOWN_ROWS = 20, SHOWN_TOKENS = 1500;
+const ARROW = "\u2192", SHOWN_ROWS = 20, SHOWN_TOKENS = 600;
 const state = { axis: "step", paint: "entropy", metric: DATA.opening, run: 0, tree: 0, rollout: 0,
   sort: "step", down: false, all: false, filters: new Set() };
 

@@ -121,6 +121,14 @@ def test_the_sentence(tmp_path):
     assert said(made(tmp_path, "e", own)).startswith("Held-out reward stayed from 3.000")
 
 
+def test_a_reward_is_the_mean_of_five_steps(tmp_path):
+    """One step's reward is noise."""
+    rows = [step_row(k, reward) for k, reward in enumerate([0.0, 0.5] * 5 + [1.0] * 6, 1)]
+    assert said(made(tmp_path, "a", rows, steps=16)).startswith(
+        "Mean reward rose from 0.200 at steps 1 to 5 to 1.000 at steps 12 to 16; 16 of 16"
+    )
+
+
 def test_the_sentence_of_several(tmp_path):
     first = made(tmp_path, "a", [evaluated(0, 0.2), evaluated(2, 0.75)])
     second = made(tmp_path, "b", [evaluated(0, 0.4), evaluated(2, 0.25)], seed=1)
