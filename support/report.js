@@ -8,7 +8,9 @@ const row_of = (index) => tree().rows.find((row) => row.index === index);
 const branches_of = (index) => tree().rows.filter((row) => row.parent === index)
   .sort((a, b) => a.fork_at - b.fork_at || a.index - b.index);
 const text_of = (row, k) => run().texts[row.tokens[k]] ?? "";
-const length_of = (row) => (row.parent === null ? 0 : row.fork_at) + row.tokens.length;
+/** The place of a row's first token: the page holds a branch from its fork on. */
+const begin_of = (row) => row.parent === null ? 0 : row.fork_at;
+const length_of = (row) => begin_of(row) + row.tokens.length;
 
 /** The colour of a reward among those of the run's trees. */
 function reward_color(reward) {
@@ -20,14 +22,14 @@ function reward_color(reward) {
 
 /** Stretches of tokens that are all the policy's or all a tool's: [first, end, "1" or "0"]. */
 function stretches(row) {
-  const first = row.parent === null ? 0 : row.fork_at;
+  const first = begin_of(row);
   return [...row.mask.matchAll(/1+|0+/g)].map((found) =>
     [first + found.index, first + found.index + found[0].length, found[0][0]]);
 }
 
 function render_tree() {
-  const order = tree().rows.filter((row) => row.parent === null)
-    .flatMap((row) => [row, ...branches_of(row.index).toReversed()]);
+  const family = (row) => [row, ...branches_of(row.index).toReversed().flatMap(family)];
+  const order = tree().rows.filter((row) => row.parent === null).flatMap(family);
   const width = Math.max($("tree").clientWidth, 280), left = 26, right = 44, gap = 21;
   const count = Math.max(...tree().rows.map(length_of), 1), height = order.length * gap + 44;
   const x = (t) => left + (width - left - right) * t / count;
@@ -50,10 +52,10 @@ function tree_row(row, x, y, width) {
   const lines = stretches(row).map(([first, end, own]) => svg("path", {
     class: own === "1" ? "policy" : "tool", d: `M${x(first)},${y}H${x(end)}`,
     stroke: own === "1" ? color : "var(--grey)", "stroke-width": own === "1" ? 4 : 2 }));
-  const points = branch ? [svg("text", { x: x(row.fork_at) + 5, y: y - 4, class: "halo" },
-    visible(text_of(row, 0)).trim().slice(0, 18))] :
-    [...new Set(branches_of(row.index).map((b) => b.fork_at))].map((t) =>
-      svg("circle", { cx: x(t), cy: y, r: 3.5, fill: "var(--mark)", stroke: "var(--paper)" }));
+  const points = [...new Set(branches_of(row.index).map((b) => b.fork_at))].map((t) =>
+    svg("circle", { cx: x(t), cy: y, r: 3.5, fill: "var(--mark)", stroke: "var(--paper)" }));
+  if (branch) points.push(svg("text", { x: x(row.fork_at) + 5, y: y - 4, class: "halo" },
+    visible(text_of(row, 0)).trim().slice(0, 18)));
   const words = `${branch ? "branch" : "rollout"} ${row.index}, reward ${plain(row.reward)}`;
   const choose = () => {
     choose_rollout(row);
@@ -121,7 +123,7 @@ function reach() {
 
 /** Tokens first to end of a rollout, by their place in the whole. forks: t -> branches' numbers. */
 function token_box(row, first, forks = {}, limit = SHOWN_TOKENS) {
-  const begin = row.parent === null ? 0 : row.fork_at, most = reach();
+  const begin = begin_of(row), most = reach();
   const box = el("div", { class: "tokens" }), end = begin + row.tokens.length;
   for (let t = first; t < Math.min(end, first + limit); t++)
     box.append(...token(row, t, t - begin, forks[t], most));
@@ -149,7 +151,8 @@ function read_token(event) {
   const row = row_of(+index);
   const numbers = row.mask[k] === "0" ? ["result of a tool"] : Object.keys(PAINTS).filter((name) =>
     row[name]).map((name) => `${name} ${show(row[name][k])}`);
-  $("reading").textContent = `token ${t} ${JSON.stringify(text_of(row, +k))}: ${numbers.join(", ")}`;
+  const text = JSON.stringify(text_of(row, +k));
+  $("reading").textContent = `token ${t} ${text}: ${numbers.join(", ")}`;
 }
 
 function calls_table(calls) {
@@ -170,18 +173,21 @@ function render_tokens() {
   render_scale();
   $("reading").textContent = "Point at a token to read its numbers.";
   $("tokens").replaceChildren(
-    el("h3", { class: parent === chosen ? "chosen" : null }, `Rollout ${parent.index}: reward ${plain(parent.reward)}, ` +
+    el("h3", { class: parent === chosen ? "chosen" : null },
+      `Rollout ${parent.index}: reward ${plain(parent.reward)}, ` +
       `${length_of(parent)} tokens, ended by ${parent.finish}`),
-    token_box(parent, 0, forks), parent.calls.length ? calls_table(parent.calls) : "",
+    token_box(parent, begin_of(parent), forks),
+    parent.calls.length ? calls_table(parent.calls) : "",
     ...branches.map((branch) => pair(parent, branch)));
 }
 
 /** A branch beside its parent, both from the fork on. */
 function pair(parent, branch) {
   const t = branch.fork_at, numbers = Object.keys(PAINTS).slice(0, 3).filter((name) =>
-    parent[name]).map((name) => `${name} ${show(parent[name][t])}`);
+    parent[name]).map((name) => `${name} ${show(parent[name][t - begin_of(parent)])}`);
   const here = { [t]: [branch.index] };
-  const title = el("h3", {}, `Branch ${branch.index} at token ${t}: `, quoted(text_of(parent, t)),
+  const before = text_of(parent, t - begin_of(parent));
+  const title = el("h3", {}, `Branch ${branch.index} at token ${t}: `, quoted(before),
     ` ${ARROW} `, quoted(text_of(branch, 0)),
     `, reward ${plain(parent.reward)} ${ARROW} ${plain(branch.reward)}; ${numbers.join(", ")}`);
   return el("div", { class: "pair" + (branch.index === state.rollout ? " chosen" : "") }, title,
@@ -256,8 +262,8 @@ function link_to(point) {
 function render_branches() {
   const { classes: { filler, content }, words } = run();
   const all = Object.fromEntries(Object.keys(filler).map((k) => [k, filler[k] + content[k]]));
-  $("same").textContent = `Of ${all.branches} branches, ${share(all.same / all.branches)} drew the ` +
-    `same token again as their parent. ${share(filler.branches / all.branches)} start at a ` +
+  $("same").textContent = `Of ${all.branches} branches, ${share(all.same / all.branches)} drew ` +
+    `the same token again as their parent. ${share(filler.branches / all.branches)} start at a ` +
     `filler, ${share(content.branches / all.branches)} at content.`;
   const rows = Object.entries({ fillers: filler, content, all }).map(([name, n]) =>
     el("tr", {}, cells("td", [name, n.branches, ...[n.same, n.changed].map((part) =>
@@ -317,7 +323,8 @@ function legend_of({ runs, seeds, differs, headline }) {
 
 function render_run() {
   Object.assign(state, { all: false });
-  const { trees, counts } = run(), rewards = known(trees.flatMap((t) => t.rows.map((r) => r.reward)));
+  const { trees, counts } = run();
+  const rewards = known(trees.flatMap((t) => t.rows.map((row) => row.reward)));
   run().range = [Math.min(...rewards), Math.max(...rewards)];
   $("trees").hidden = !trees.length;
   $("branches").hidden = $("words").hidden = !counts.points;
@@ -335,7 +342,8 @@ function render_run() {
 }
 
 function dress(theme) {
-  const dark = theme === "dark" || theme === "auto" && matchMedia("(prefers-color-scheme: dark)").matches;
+  const wished = matchMedia("(prefers-color-scheme: dark)").matches;
+  const dark = theme === "dark" || theme === "auto" && wished;
   document.documentElement.dataset.theme = dark ? "dark" : "light";
   document.documentElement.style.colorScheme = dark ? "dark" : "light";
 }

@@ -45,15 +45,13 @@ function short(x) {
   return String(+x.toPrecision(3));
 }
 
-function time(seconds) {
-  if (seconds < 1) return `${+(1000 * seconds).toPrecision(2)} ms`;
-  if (seconds < 120) return `${show(+seconds.toPrecision(3))} s`;
-  const hours = seconds >= 7200;
-  return `${+(seconds / (hours ? 3600 : 60)).toPrecision(3)} ${hours ? "h" : "min"}`;
-}
+const UNITS = [[3600, "h"], [60, "min"], [1, "s"], [0.001, "ms"]];
+const unit_of = (seconds) => UNITS.find(([size]) => seconds >= 2 * size || size === 0.001);
+const time = (seconds, [size, unit] = unit_of(seconds)) =>
+  `${+(seconds / size).toPrecision(3)} ${unit}`;
 
 const plain = (x) => x === null ? "\u2013" : String(+x.toFixed(3));
-const share = (x) => `${(100 * x).toFixed(x > 0 && x < 0.1 ? 1 : 0)}%`;
+const share = (x) => `${(100 * x).toFixed(x > 0 && x < 0.1 || x > 0.99 && x < 1 ? 1 : 0)}%`;
 const visible = (text) => text.replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5");
 const quoted = (text) => el("code", {}, visible(text) || "\u2205");
 const known = (values) => (values || []).filter((x) => x !== null);
@@ -110,7 +108,13 @@ function lines_of(name) {
   }).filter((line) => line.points.length);
 }
 
-const show_x = (x) => state.axis === "seconds" ? time(x) : short(x);
+/** The ticks of the x axis and their words; time in one unit. */
+function ticks_of_x(most, count) {
+  if (state.axis !== "seconds") return nice_ticks(0, most, count).map((x) => [x, short(x)]);
+  const unit = unit_of(most);
+  return nice_ticks(0, most / unit[0], count).map((x) => [x * unit[0], time(x * unit[0], unit)]);
+}
+
 const path = (points) => "M" + points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join("L");
 
 /** Draw a number into a panel: its name and what the pointer is at, then the chart. */
@@ -118,13 +122,14 @@ function chart(panel, name, height, lines = lines_of(name)) {
   const reading = el("span", {}), several = DATA.groups.length > 1;
   panel.replaceChildren(el("div", { class: "bar" }, el("b", {}, name), reading));
   if (!lines.length) return panel.append(el("p", { class: "note" }, "not logged"));
-  const width = Math.max(panel.clientWidth, 200), left = 44, right = several ? 24 : 46, top = 8;
+  const width = Math.max(panel.clientWidth, 200), left = 44, top = 8;
+  const named = several && width > 700, right = named ? 120 : several ? 24 : 46;
   const inner = width - left - right, below = height - 24;
   const points = lines.flatMap((line) => line.points);
-  const [x0, x1] = [0, Math.max(...points.map((p) => p.x)) || 1];
+  const x1 = Math.max(...points.map((p) => p.x)) || 1;
   const [y0, y1] = extent(points.flatMap((p) => known([p.y, p.low ?? null, p.high ?? null])));
   const at = (x, y) =>
-    [left + inner * (x - x0) / (x1 - x0), top + (below - top) * (y1 - y) / (y1 - y0)];
+    [left + inner * x / x1, top + (below - top) * (y1 - y) / (y1 - y0)];
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img",
     "aria-label": `${name} over ${AXES[state.axis]}` });
   for (const y of nice_ticks(y0, y1, height > 200 ? 5 : 4)) {
@@ -132,15 +137,15 @@ function chart(panel, name, height, lines = lines_of(name)) {
     drawing.append(svg("path", { class: "grid", d: `M${left},${up}H${left + inner}` }),
       svg("text", { x: left - 6, y: up + 4, "text-anchor": "end" }, short(y)));
   }
-  for (const x of nice_ticks(x0, x1, inner > 500 ? 8 : 3))
-    drawing.append(svg("text", { x: at(x, y0)[0], y: height - 8, "text-anchor": "middle" },
-      show_x(x)));
-  for (const line of lines) draw_line(drawing, line, at, several);
+  for (const [x, words] of ticks_of_x(x1, inner > 500 ? 8 : 3))
+    drawing.append(svg("text", { x: at(x, 0)[0], y: height - 8, "text-anchor": "middle" }, words));
+  for (const line of lines) draw_line(drawing, line, at);
+  label_ends(drawing, lines, at, several && !named);
   follow_pointer(drawing, lines, at, reading, [top, below]);
   panel.append(drawing);
 }
 
-function draw_line(drawing, { index, points }, at, several) {
+function draw_line(drawing, { index, points }, at) {
   const color = `var(--s${index % 6})`, banded = points.filter((p) => p.high !== undefined);
   if (banded.length > 1) {
     const edge = [...banded.map((p) => at(p.x, p.high)),
@@ -152,9 +157,20 @@ function draw_line(drawing, { index, points }, at, several) {
     "stroke-dasharray": index > 5 ? "6 4" : null }));
   if (points.length < 12) for (const [cx, cy] of places)
     drawing.append(svg("circle", { cx, cy, r: 2.75, fill: color }));
-  const [x, y] = places.at(-1);
-  if (!several) drawing.append(svg("text", { x: x + 6, y: y + 4, class: "strong halo" },
-    show(points.at(-1).y)));
+}
+
+/** Behind the end of each line its last value, and of several the runs; none over another. */
+function label_ends(drawing, lines, at, silent) {
+  const ends = lines.map(({ index, points }) => ({ index, value: points.at(-1).y,
+    place: at(points.at(-1).x, points.at(-1).y) })).sort((a, b) => a.place[1] - b.place[1]);
+  let free = -Infinity;
+  for (const { index, value, place: [x, y] } of silent ? [] : ends) {
+    free = Math.max(y + 4, free + 13);
+    const { runs } = DATA.groups[index], several = DATA.groups.length > 1;
+    const words = several ? ` ${runs[0]}${runs.length > 1 ? " \u2026" : ""}`.slice(0, 16) : "";
+    drawing.append(svg("text", { x: x + 6, y: free, class: "strong halo",
+      style: several ? `fill: var(--s${index % 6})` : null }, show(value) + words));
+  }
 }
 
 /** The nearest point of every line beside the panel's name. */

@@ -44,7 +44,7 @@ def branch(index, parent, fork_at, pieces, reward, **more):
     row["ids"] = ids_of(row["pieces"])
     row["mask"] = [True] * len(row["pieces"])
     for name in ("future_value", "branching_score", "advantage"):
-        del row[name]
+        row.pop(name, None)
     row["entropy"] = [0.5] * len(row["pieces"])
     return row | more
 

@@ -285,6 +285,27 @@ def test_the_page_in_a_browser(tmp_path):
 
 @pytest.mark.slow
 @in_browser
+def test_branches_of_branches_are_drawn(tmp_path):
+    tree = made_tree()
+    tree.append(branch(5, tree[2], 2, [" deep"], 0.5, calls=[]))
+    report.write_report([write_run(tmp_path / "a", [step_row(1, 0.5)], tree)])
+    look = """<script>
+document.querySelector('#tree [data-index="5"]').dispatchEvent(new MouseEvent("click"));
+const note = document.createElement("p");
+note.id = "found";
+note.textContent = JSON.stringify({ errors, rows: document.querySelectorAll("#tree .row").length,
+  pair: document.querySelector("#tokens .pair h3").textContent });
+document.body.append(note);
+</script>"""
+    page = (tmp_path / "a" / "report.html").read_text()
+    copy = page.replace("<head>", "<head>" + ERRORS).replace("</body>", look + "</body>")
+    found = visited(copy, tmp_path)
+    assert found["errors"] == [] and found["rows"] == 6
+    assert found["pair"].startswith("Branch 5 at token 2:  7 \u2192  deep, reward 1 \u2192 0.5")
+
+
+@pytest.mark.slow
+@in_browser
 def test_nothing_sticks_out_on_a_small_screen(tmp_path):
     long = made_tree() + made_tree(2)
     long[0]["pieces"] = ["<think>", " So", " " + "x" * 300, " old", "</think>"]
