@@ -139,7 +139,7 @@ def _short_row(row: dict, texts: dict[str, int]) -> dict:
         if row.get(key):
             short[name] = [clean(x, digits) for x in row[key][at:]]
     short["calls"] = [
-        [c["name"], c.get("argument", "")[:ARGUMENT], c["status"], clean(c.get("seconds"))]
+        [c["name"], str(c.get("argument", ""))[:ARGUMENT], c["status"], clean(c.get("seconds"))]
         for c in own_calls(row)
     ]
     return short

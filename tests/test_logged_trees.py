@@ -152,3 +152,11 @@ def test_a_long_run_is_thinned_and_says_so(tmp_path, monkeypatch):
     assert len(short["points"]) == 10
     total = sum(part["branches"] for part in short["classes"].values())
     assert total == short["counts"]["points"], "shares are of all that was read"
+
+
+def test_arguments_of_a_function_are_shown_as_text():
+    """A tool of one's own gets its arguments by name."""
+    called = {"name": "f", "argument": {"x": "a" * 300}, "status": "ok", "seconds": 0.1}
+    row = initial(0, ["a"], 0.0, calls=[called])
+    name, argument, *_ = short_tree([row], {})["rows"][0]["calls"][0]
+    assert name == "f" and argument.startswith("{'x': 'aaa") and len(argument) == 200
