@@ -11,7 +11,7 @@ python -m extras.plan --config ...                        what that will cost
 3. encode          prompts and examples as ids
 4. load            the model, from the newest checkpoint of a run that has begun
 5. Trainer.begin   a new run: cold start and checkpoint 0; an old one: its optimizer
-6. Trainer.loop    a step (appo.py), its log, checkpoints, evaluations
+6. Trainer.loop    a step (appo.py), its log, checkpoints, evaluations; at the end report.html
 """
 
 import signal
@@ -46,6 +46,7 @@ from tqdm import tqdm
 from appo import Prompt
 from extras.world.prepare import with_world
 from policy import Policy
+from report import after_training
 from rewards import REWARDS, reward
 from rollout import Rollout, close_all
 from sampling import Sampler
@@ -134,12 +135,14 @@ class Trainer:
     skipped: int = 0
 
     def run_all(self) -> None:
-        """Begin or go on, then all steps."""
+        """Begin or go on, then all steps, then the page about the run."""
         self.open_folder()
         self.beat = Heartbeat(Path(self.run.out), self.ranks)
         self.stop = Stop()
         if self.begin():
             self.loop()
+            if self.ranks.rank == 0:
+                after_training(self.run.out)
         self.beat.ended.set()
 
     def open_folder(self) -> None:
