@@ -8,6 +8,7 @@
 3. `defuse` makes a result harmless: it can neither open nor close a tag.
 4. `encode_result` turns the result into token ids.
 5. `encode_prompt`, `system_prompt`: a chat as ids, and what it tells the model of all this.
+6. `opened_by`: the <think> that a chat template has opened for the model.
 
 `Tags` holds how calls and results are written and read. What a prompt says of them stands in
 INSTRUCTIONS, what a reward asks of them in rewards.py. Imports only support/plain_code.py.
@@ -143,9 +144,27 @@ def _dated(template: str, date: str) -> str:
     return f"{macro}\n{template}"
 
 
-def opened_by(prompt: str) -> str:
-    """The tag that a prompt leaves open for the response: some chat templates end with <think>."""
-    return "<think>" if prompt.rstrip().endswith("<think>") else ""
+def opened_by(tokenizer, prompts: list[list[int]]) -> list[str]:
+    """The tag that each prompt leaves open for the response: "<think>" or "".
+
+    Some chat templates end with <think>, or with the first words of a thought. Only what stands
+    after the last message counts.
+    """
+    if not tokenizer.chat_template:
+        return [""] * len(prompts)
+    asked = "Hello"
+    example = tokenizer.decode(encode_prompt(tokenizer, [{"role": "user", "content": asked}]))
+    after = example.rpartition(asked)[2]
+    # up to a <think>, what follows the last message is the same in all prompts
+    start = after.partition("<think>")[0].strip() or after.strip()
+    return [_left_open(tokenizer.decode(prompt), start) for prompt in prompts]
+
+
+def _left_open(prompt: str, start: str) -> str:
+    """ "<think>" if it stands in a prompt, not closed, from the last `start` on; else ""."""
+    place = prompt.rfind(start) if start else -1
+    opened = place >= 0 and prompt.rfind("<think>", place) > prompt.rfind("</think>", place)
+    return "<think>" if opened else ""
 
 
 def system_prompt(tools: str = "python,search") -> str:

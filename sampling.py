@@ -44,8 +44,6 @@ from tools import ToolResult
 Finished = Callable[[Rollout], None]
 # a tool result waits at most so many decode steps, so that several are read in one call
 RESULT_WAIT = 8
-# tokens at the end of a prompt that can hold a tag and white space
-PROMPT_END = 16
 NOT_FINITE = (
     "the model's logits are not finite: it has diverged, or its weights are damaged; go on from an "
     "earlier checkpoint with a lower --lr"
@@ -117,7 +115,7 @@ class Sampler:
               the rollouts of each prompt carry, by default its own. finished: see run.
         """
         groups = range(len(prompts)) if groups is None else groups
-        opened = [opened_by(self.policy.decode(prompt[-PROMPT_END:])) for prompt in prompts]
+        opened = opened_by(self.policy.tokenizer, prompts)
         starts = [
             Start(Rollout(prompt, mix_seed(seeds[p], k), groups[p], opened[p]), None, p, None)
             for p, prompt in enumerate(prompts)

@@ -220,7 +220,7 @@ def encode_example(tokenizer, before: list[dict], pieces: Pieces, date: str = ""
     imitated. ValueError for chat markers within the answer."""
     ids = encode_prompt(tokenizer, before, date)
     mask = [False] * len(ids)
-    opened, start = opened_by(tokenizer.decode(ids)), pieces[0][1].lstrip()
+    (opened,), start = opened_by(tokenizer, [ids]), pieces[0][1].lstrip()
     if opened and start.startswith(opened):
         # the template has written it
         pieces = [(pieces[0][0], start.removeprefix(opened).lstrip("\n")), *pieces[1:]]

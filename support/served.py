@@ -64,7 +64,7 @@ class Served:
         finished: Callable[[Rollout], None] = ignore,
     ) -> list[Rollout]:
         """n rollouts of each prompt, prompt by prompt. finished: told each when it is complete."""
-        opened = [opened_by(self.tokenizer.decode(prompt)) for prompt in prompts]
+        opened = opened_by(self.tokenizer, prompts)
         rollouts = [
             Rollout(prompt, mix_seed(seeds[p], k), p, opened[p])
             for p, prompt in enumerate(prompts)
