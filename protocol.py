@@ -76,19 +76,22 @@ class Tags:
         return None
 
     def parse_call(self, text: str) -> tuple[str, str] | None:
-        """The last complete call in the model's own text: (tool name, argument), or None.
+        """The last complete call in the model's own text: (tool name, argument), or None. Linear.
 
         A closing tag belongs to the nearest opening tag before it. The argument is stripped of
         white space and may be empty. Code comes as plain_code.
         """
-        for close in reversed(list(re.finditer(rf"</({'|'.join(self.tools)})>", text))):
-            name = close[1]
-            start = text.rfind(f"<{name}>", 0, close.start())
-            argument = text[start + len(f"<{name}>") : close.start()]
-            if start < 0 or f"</{name}>" in argument:
-                continue
-            return name, plain_code(argument) if name == "python" else argument.strip()
-        return None
+        opened, call = {}, None
+        for tag in re.finditer(rf"<(/?)({'|'.join(self.tools)})>", text):
+            name = tag[2]
+            if not tag[1]:
+                opened[name] = tag.end()
+            elif name in opened:
+                call = name, text[opened.pop(name) : tag.start()]
+        if not call:
+            return None
+        name, argument = call
+        return name, plain_code(argument) if name == "python" else argument.strip()
 
     def defuse(self, text: str) -> str:
         """The text without tags: the "<" of every <tag> and </tag> becomes "‹" (U+2039)."""

@@ -18,7 +18,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from support.http import Unavailable, post_json
-from support.questions import parsed, text_of
+from support.messages import text_of
+from support.questions import parsed
 
 JUDGE_PROMPT = """\
 You grade short answers. Below are a question, its reference answers and the answer of a student, \
@@ -105,12 +106,12 @@ class Judge:
         """
         chat = [{"role": "user", "content": prompt}]
         message = {"model": self.model, "temperature": 0, "messages": chat}
+        answer = post_json(self.url, message, api_key(), **self.PATIENCE)
         try:
-            answer = post_json(self.url, message, api_key(), **self.PATIENCE)
             choice = answer["choices"][0]
             cut = choice.get("finish_reason") == "length"
             return "" if cut else text_of(choice["message"]["content"] or "")
-        except (KeyError, IndexError, TypeError, AttributeError):
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
             raise Unavailable(self.url, "the answer is not a chat completion") from None
 
     def _read_cache(self) -> dict[str, str]:

@@ -246,11 +246,11 @@ BAD = {
         "has a lone surrogate, '.ud800', in its text",
     ),
     "empty": ({"messages": []}, "does not end with the assistant's own words"),
-    "other row": ({"text": "x"}, "KeyError.*a row is"),
+    "other row": ({"text": "x"}, "has no 'instruction'; a row is"),
     "no JSON": ("oops", "is not JSON"),
     "a list": ("[1]", "must be an object, not list"),
     "no answer": ({"messages": [QUESTION]}, "does not end with the assistant's own words"),
-    "no role": ({"messages": [{"content": "q"}]}, "KeyError.*role"),
+    "no role": ({"messages": [{"content": "q"}]}, "unknown role None"),
     "unknown role": (
         {"messages": [{"role": "boss", "content": "q"}]},
         "unknown role 'boss'; known are system",

@@ -2,6 +2,7 @@
 
 import copy
 import datetime
+import time
 
 import pytest
 from conftest import template_ending
@@ -43,6 +44,15 @@ from protocol import (
 )
 def test_parse_call(text, call):
     assert parse_call(text) == call
+
+
+@pytest.mark.parametrize(
+    "tags", ["</python>", "<search>", "<python></search>", "<python>x</python>"]
+)
+def test_calls_of_a_long_text_take_no_time(tags):
+    started = time.process_time()
+    parse_call("<python>" + tags * 50_000)
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("tag", TAGS)

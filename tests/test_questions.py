@@ -42,7 +42,7 @@ def test_guess_task(answers, task):
 def test_formats(tmp_path):
     chat = [
         {"role": "system", "content": "Put it in \x08oxed{}."},
-        {"role": "user", "content": "Q?", "extra": 1},
+        {"role": "user", "content": "Q?", "name": "x"},
     ]
     rows = [
         {
@@ -101,6 +101,13 @@ def test_formats(tmp_path):
     assert [x.id for x in q] == ["1", "2", "3", "0", "t", "6", "7", "8"] and q[4].meta["level"] == 2
 
 
+USER = {"role": "user", "content": "q"}
+
+
+def chat(*messages):
+    return {"prompt": list(messages), "answer": "1"}
+
+
 @pytest.mark.parametrize(
     "row, message",
     [
@@ -110,8 +117,18 @@ def test_formats(tmp_path):
         ({"answer": "1"}, "row 2 has no question"),
         ("[1]\n", "row 2 has another form"),
         ({"prompt": ["a"], "answer": "1"}, "row 2 has another form"),
-        ({"prompt": [{"role": "user"}], "answer": "1"}, "row 2 has another form"),
-        ({"prompt": [{"role": "user", "content": None}], "answer": "1"}, "row 2 has another form"),
+        (chat({"role": "user"}), "row 2 has a chat .* a message of user has no content"),
+        (chat({"role": "user", "content": None}), "row 2 has .* a message of user has no content"),
+        (chat(USER | {"extra": 1}), "row 2 has .* 'extra' of a message of user cannot be kept"),
+        (chat(USER | {"reasoning": "x"}), "row 2 has a chat .* the field 'reasoning' of a message"),
+        (chat(USER | {"tool_calls": [{"id": "1"}]}), "row 2 has a chat .* the field 'tool_calls'"),
+        (chat({"content": "q"}), "row 2 has a chat that cannot be taken: unknown role None"),
+        (chat({"role": "boss", "content": "q"}, USER), "row 2 has .* unknown role 'boss'"),
+        ({"prompt": '[{"role": "boss"}, {"role": "user"}]', "answer": "1"}, "unknown role 'boss'"),
+        (chat(USER | {"content": [{"type": "tool_use"}]}), "a content part of type 'tool_use'"),
+        (chat(USER | {"content": [{"type": "text", "text": "q", "weight": 0}]}), "'weight' of a "),
+        ({"prompt": [], "messages": 1, "answer": "1"}, "row 2 has no question"),
+        ({"prompt": {"a": "b"}, "answer": "1"}, "row 2 has a chat .*: unknown role None"),
         ({"question": 5, "answer": "1"}, "row 2 has another form"),
         ({"question": "a", "reward_model": "5"}, "row 2 has another form"),
         ("{oops\n", "row 2 is not JSON"),
@@ -198,6 +215,69 @@ def test_a_prompt_may_be_a_chat_written_as_text(tmp_path, prompt, texts):
     assert said == (texts or [system_prompt(), prompt])
 
 
+@pytest.mark.parametrize(
+    "chat, texts",
+    [
+        ([{"from": "human", "value": "q"}], ["q"]),
+        ([{"from": "system", "value": "s"}, {"from": "human", "value": "q"}], ["s", "q"]),
+        ({"messages": [USER]}, ["q"]),
+        (USER, ["q"]),
+        (
+            [USER, {"role": "assistant", "content": "a", "reasoning": "t"}],
+            ["q", "<think> t </think>a"],
+        ),
+        ([USER, {"role": "assistant", "content": "a", "weight": 0}], ["q", "a"]),
+        (
+            [
+                USER,
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [{"name": "search", "arguments": {"query": "x"}}],
+                },
+                {"role": "tool", "content": "r", "tool_call_id": "1"},
+            ],
+            ["q", "<search>x</search>", "r"],
+        ),
+    ],
+)
+def test_a_chat_is_read_as_a_worked_example_is(tmp_path, chat, texts):
+    (question,) = load_questions(write(tmp_path / "x.jsonl", {"prompt": chat, "answer": "5"}))
+    assert [m["content"] for m in question.messages] == texts
+    assert all(set(m) == {"role", "content"} for m in question.messages)
+
+
+def test_a_developer_is_the_system(tmp_path):
+    row = {"prompt": [{"role": "developer", "content": "s"}, USER], "answer": "5"}
+    for prompt in (row["prompt"], json.dumps(row["prompt"])):
+        (question,) = load_questions(write(tmp_path / "x.jsonl", row | {"prompt": prompt}))
+        assert [m["role"] for m in question.messages] == ["system", "user"]
+
+
+def test_an_empty_list_in_a_cell_sends_to_the_next_column(tmp_path):
+    for empty in ("[]", "[\n]", "array([], dtype=object)", [], "[null]"):
+        row = {"question": "q", "answer": empty, "golden_answers": "['Paris', 'x']"}
+        (question,) = load_questions(write(tmp_path / "x.jsonl", row))
+        assert question.answers == ["Paris", "x"]
+
+
+@pytest.mark.parametrize(
+    "answer, golds",
+    [
+        ("['Natalia sold 48. #### 72']", ["72"]),
+        ("['a #### 72', 'b #### 5 km']", ["72", "5 km"]),
+        ('["a\\n#### 1,000"]', ["1,000"]),
+        ("so #### ['Paris', 'x']", ["Paris", "x"]),
+        ("[1] #### 72", ["72"]),
+        ("a #### 1 #### 2", ["2"]),
+        ({"target": ["a #### 3"]}, ["3"]),
+    ],
+)
+def test_the_last_line_of_gsm8k_may_stand_in_a_list(tmp_path, answer, golds):
+    (question,) = load_questions(write(tmp_path / "x.jsonl", {"question": "q", "answer": answer}))
+    assert question.answers == golds
+
+
 LONE = "\ud83d"
 
 
@@ -210,6 +290,10 @@ LONE = "\ud83d"
         ({"question": "q", "answer": ["5", LONE]}, "answer"),
         ({"question": "q", "answer": json.dumps(["5", LONE])}, "answer"),
         ({"question": "q", "answer": "5", "id": LONE}, "id"),
+        ({"question": "q", "answer": "5", "level": LONE}, "level"),
+        ({"question": "q", "answer": "5", "Level": ["1", {"x": LONE}]}, "level"),
+        ({"question": "q", "answer": "5", "category": "c" + LONE}, "level"),
+        ({"question": "q", "info": {"answer": "5", "difficulty_level": LONE}}, "level"),
     ],
 )
 def test_a_lone_surrogate_is_named_or_left_out(tmp_path, capsys, row, place):
@@ -224,7 +308,19 @@ def test_a_lone_surrogate_is_named_or_left_out(tmp_path, capsys, row, place):
 
 
 @pytest.mark.parametrize(
-    "answer", ["NaN", "Infinity", "-Infinity", "[NaN]", "null", '["", null]', "{}"]
+    "answer",
+    [
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "[NaN]",
+        "null",
+        '["", null]',
+        "{}",
+        '"[]"',
+        '"[\\n]"',
+        '" [ ] "',
+    ],
 )
 def test_what_is_no_answer(tmp_path, answer):
     with pytest.raises(ValueError, match="row 1 has no answer"):
@@ -261,7 +357,7 @@ def test_formats_of_the_hub(tmp_path):
         and questions[3].meta["level"] == "hard"
     )
     for content in ([{"type": "image_url", "image_url": "x"}], [5], {}):
-        with pytest.raises(ValueError, match="row 1 has another form"):
+        with pytest.raises(ValueError, match="row 1 has (another form|a chat .* type 'image_url')"):
             load_questions(
                 write(
                     tmp_path / "bad.jsonl",
