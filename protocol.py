@@ -17,7 +17,6 @@ INSTRUCTIONS, what a reward asks of them in rewards.py. Imports only support/pla
 import datetime
 import functools
 import re
-import string
 from dataclasses import dataclass
 
 from support.plain_code import plain_code
@@ -138,9 +137,9 @@ def _dated(template: str, date: str) -> str:
 
     The function that it calls is shadowed by one of its own: transformers offers no other way.
     """
-    day, letters = datetime.datetime.fromisoformat(date), string.ascii_letters
-    codes = [f"%{sign}{letter}" for sign in ("-", "") for letter in letters]
-    pairs = [("%%", "\0"), *((code, day.strftime(code)) for code in codes), ("\0", "%")]
+    day = datetime.datetime.fromisoformat(date)
+    codes = set(re.findall("%[-_^]?[A-Za-z]", template))
+    pairs = [("%%", "\0"), *((code, day.strftime(code)) for code in sorted(codes)), ("\0", "%")]
     told = "".join(f" | replace({old!r}, {new!r})" for old, new in pairs)
     # the line's end goes with the macro: jinja trims it
     macro = f"{{%- macro strftime_now(format) -%}}{{{{ format{told} }}}}{{%- endmacro %}}"

@@ -22,7 +22,7 @@ TOKENS = {
     "call": r"(?:(?:np|numpy)\.)?"
     r"(?:array|str_|bool_|u?int\d*|float\d*|set|frozenset|list|tuple)\s*(?=\()",
     "word": r"(?:null|None|NaN|nan|true|True|false|False|\.\.\.)(?![\w.])",
-    "number": r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?!\w)",
+    "number": r"[-+]?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?+(?!\w)",
     "open": r"[\[({]",
     "close": r"[\])}]",
     "between": r"[,:]",
@@ -33,9 +33,9 @@ PYTHON = {"null": "None", "NaN": "None", "nan": "None", "true": "True", "false":
 # names of LaTeX whose first letter after a single backslash makes a tab, a line feed or a return
 NAMES = "times text textbf textit textrm tan tau theta tfrac to top triangle tilde "
 NAMES += "nabla ne neg neq not notin nu rangle rho right rightarrow rfloor rceil rvert"
-EATEN = {"t": "\t", "n": "\n", "r": "\r"}
-EATEN = "|".join(EATEN[name[0]] + name[1:] for name in NAMES.split())
-EATEN = rf"[\a\b\f\v]|(?:{EATEN})(?![A-Za-z])"
+_LETTERS = {"t": "\t", "n": "\n", "r": "\r"}
+_SPOILED = "|".join(_LETTERS[name[0]] + name[1:] for name in NAMES.split())
+EATEN = rf"[\a\b\f\v]|(?:{_SPOILED})(?![A-Za-z])"
 # how a list of texts begins that Python's and numpy's grammar then do not read
 BEGUN = rf"(?:array\(\s*)?(?:\[\s*(?:{STRING})(?:\s*,|\s+['\"])|\{{\s*(?:{STRING})\s*:)"
 BYTES = rf"\[\s*b(?:{STRING})"

@@ -120,9 +120,9 @@ def read_examples(
 def split_chat(messages: list[dict]) -> tuple[list[dict], Pieces]:
     """What is before the last answer, and that answer as the sampling loop would have made it.
 
-    Raises: ValueError if a result does not follow a call, a call has no result, the answer does
-    not end with the assistant's own words, nothing of it is to be imitated, or a user's message
-    that is no result follows a call.
+    Raises: ValueError if a result does not follow a call, or a call has no result. The same if the
+            answer does not end with the assistant's own words, or nothing of it is to be imitated.
+            Last, if a user's message follows a call and is no result.
     """
     parts, before = [], list(messages)
     while before and (

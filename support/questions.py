@@ -267,7 +267,7 @@ def guess_task(answers: list[str]) -> str:
     """ "math" if an answer is in LaTeX or all are numbers ("1,000", "3/4", "$5"), else "qa"."""
     if any(re.search(r"\\[A-Za-z]+|\\[%$]|[_^]\{?\w", a) for a in answers):
         return "math"
-    number = r"[$£€]?\s*[-+−]?[\d,]*\.?\d+(\s*/\s*\d+)?\s*%?"
+    number = r"[$£€]?\s*+[-+−]?(?:[\d,]*+(?<=\d)|[\d,]*+\.\d++)(?:\s*+/\s*+\d++)?\s*+%?"
     return "math" if all(re.fullmatch(number, a) for a in answers) else "qa"
 
 

@@ -1,11 +1,14 @@
 """support/cells.py: lists and chats that a cell holds as text."""
 
+import contextlib
 import json
+import time
 
 import pytest
 
 from support.cells import chat_in, listed
 from support.messages import message_of
+from support.questions import guess_task
 
 LISTS = [
     ("['Paris' 'City of Light']", ["Paris", "City of Light"]),
@@ -174,3 +177,13 @@ def test_a_chat_keeps_what_its_messages_hold():
     chat = [{"role": "boss", "content": "q"}, {"role": "user", "content": "q", "weight": 0}]
     assert chat_in(json.dumps(chat)) == chat
     assert chat_in(json.dumps(chat[:1])) is None
+
+
+@pytest.mark.parametrize("part", ["1", " ", "'a' ", "['a',", "\\", "'", "f([", "\ufeff", ", "])
+def test_long_texts_take_no_time(part):
+    started = time.process_time()
+    for before in ("[", "['a'", "{'role': ", "f(", "'", ""):
+        for read in (listed, chat_in, lambda text: guess_task([text])):
+            with contextlib.suppress(ValueError):
+                read(before + part * (100_000 // len(part)) + "x")
+    assert time.process_time() - started < 3

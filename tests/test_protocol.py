@@ -131,6 +131,8 @@ def test_without_a_template_nothing_is_opened(tokenizer):
         ("%Y-%m-%d", "2020-01-02"),
         ("%B %-d, %Y", "January 2, 2020"),
         ("%A", "Thursday"),
+        ("%^a %_d %^B", "THU  2 JANUARY"),
+        ("%%a %a", "%a Thu"),
         ("%H:%M", "00:00"),
     ],
 )
