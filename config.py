@@ -325,7 +325,7 @@ def read_settings(argv: list[str], also: Callable[[Config], list[str]] | None = 
     algo = ALGOS.get(str((preset | file | flags).get("algo")), {})
     defaults = {f.name: f.default for f in dataclasses.fields(Config)}
     values = defaults | preset | file | algo | flags
-    if (file | flags).get("out") == "":
+    if is_blank(file | flags, "out"):
         found.append("--out is empty: name a folder, or leave it out")
     values["out"] = values["out"] or default_out(str(values["model"]), str(values["data"]))
     values["date"] = values["date"] or begun_on(str(values["out"])) or today()
@@ -334,6 +334,11 @@ def read_settings(argv: list[str], also: Callable[[Config], list[str]] | None = 
     if found:
         raise ValueError("\n".join(found) + (f" (flags and {given})" if given else ""))
     return Config(**values)
+
+
+def is_blank(given: dict, name: str) -> bool:
+    """Is a setting given as nothing but white space?"""
+    return isinstance(given.get(name), str) and not given[name].strip()
 
 
 def begun_on(out: str) -> str:

@@ -44,8 +44,6 @@ from tools import call_tools
 Finished = Callable[[Rollout], None]
 # a tool result waits at most so many decode steps, so that several are read in one call
 RESULT_WAIT = 8
-# tokens at the end of a prompt that can hold a tag and white space
-PROMPT_END = 16
 NOT_FINITE = (
     "the model's logits are not finite: it has diverged, or its weights are damaged; go on from an "
     "earlier checkpoint with a lower --lr"
@@ -120,7 +118,7 @@ class Sampler:
               questions: one per prompt, what tools with a state are opened with.
         """
         groups = range(len(prompts)) if groups is None else groups
-        opened = [opened_by(self.policy.decode(prompt[-PROMPT_END:])) for prompt in prompts]
+        opened = opened_by(self.policy.tokenizer, prompts)
         starts = [
             Start(Rollout(prompt, mix_seed(seeds[p], k), groups[p], opened[p]), prompt_number=p)
             for p, prompt in enumerate(prompts)

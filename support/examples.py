@@ -19,7 +19,7 @@ from pathlib import Path
 from jinja2.exceptions import TemplateError
 
 from protocol import TOOL_TAGS, TURN_ENDS, encode_prompt, encode_result, opened_by
-from support.messages import chat_of
+from support.messages import chat_of, split_tags
 from support.questions import read_rows, refuse_or_leave_out
 
 Example = tuple[list[int], list[bool]]
@@ -33,7 +33,6 @@ FORMS = (
     'or Alpaca\'s {"instruction": ..., "output": ...}'
 )
 CLOSED = re.compile(f"</(?:{'|'.join(TOOL_TAGS)})>")
-RESULT = re.compile(r" ?<result>\n?(.*?)\n?</result>", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,10 @@ def read_chats(path: str, skip_bad: bool = False) -> list[Chat]:
             bad.append(f"--cold_start {path}, row {number} is not JSON: {problem}")
         except ValueError as problem:
             bad.append(f"--cold_start {path}, row {number}: {problem}")
-        except (KeyError, TypeError, AttributeError) as problem:
-            bad.append(f"--cold_start {path}, row {number}: {problem!r}; a row is {FORMS}")
+        except KeyError as problem:
+            bad.append(f"--cold_start {path}, row {number} has no {problem}; a row is {FORMS}")
+        except (TypeError, AttributeError) as problem:
+            bad.append(f"--cold_start {path}, row {number}: {problem}; a row is {FORMS}")
     refuse_or_leave_out(bad, skip_bad, f"--cold_start {path}")
     if not chats:
         raise ValueError(f"--cold_start {path} holds no example")
@@ -119,9 +120,9 @@ def read_examples(
 def split_chat(messages: list[dict]) -> tuple[list[dict], Pieces]:
     """What is before the last answer, and that answer as the sampling loop would have made it.
 
-    Raises: ValueError if a result does not follow a call, a call has no result, the answer does
-    not end with the assistant's own words, nothing of it is to be imitated, or a user's message
-    that is no result follows a call.
+    Raises: ValueError if a result does not follow a call, or a call has no result. The same if the
+            answer does not end with the assistant's own words, or nothing of it is to be imitated.
+            Last, if a user's message follows a call and is no result.
     """
     parts, before = [], list(messages)
     while before and (
@@ -147,9 +148,8 @@ def split_chat(messages: list[dict]) -> tuple[list[dict], Pieces]:
 def refuse_unanswered(before: list[dict]) -> None:
     """ValueError for a user's message after a call: a result in a form that is not known."""
     for message, after in zip(before, before[1:]):
-        called = message["role"] == "assistant" and CLOSED.search(
-            RESULT.split(message["content"])[-1]
-        )
+        last = split_tags(message["content"], "result")[-1]
+        called = message["role"] == "assistant" and CLOSED.search(last)
         if called and after["role"] == "user" and lone_result(after["content"]) is None:
             raise ValueError(
                 "a user's message follows a call and is no result, <result> ... </result> alone: "
@@ -164,7 +164,8 @@ def parts_of(message: dict) -> Pieces:
         inside = lone_result(text)
         return [(False, text if inside is None else inside)]
     own = message.get("imitated", True) or None
-    return [(False if k % 2 else own, part) for k, part in enumerate(RESULT.split(text))]
+    parts = split_tags(text, "result")
+    return [(False, bare(part)) if k % 2 else (own, part) for k, part in enumerate(parts)]
 
 
 def joined(parts: Pieces) -> Pieces:
@@ -181,8 +182,14 @@ def joined(parts: Pieces) -> Pieces:
 
 def lone_result(text: str) -> str | None:
     """What is in the result that a message consists of; None if it is something else."""
-    found = RESULT.fullmatch(text.strip())
-    return found[1] if found and "result>" not in found[1] else None
+    parts = split_tags(text.strip(), "result")
+    alone = len(parts) == 3 and not parts[0] and not parts[2] and "result>" not in parts[1]
+    return bare(parts[1]) if alone else None
+
+
+def bare(result: str) -> str:
+    """A result without the line ends that part it from its tags."""
+    return result.removeprefix("\n").removesuffix("\n")
 
 
 def check_piece(
@@ -220,7 +227,7 @@ def encode_example(tokenizer, before: list[dict], pieces: Pieces, date: str = ""
     imitated. ValueError for chat markers within the answer."""
     ids = encode_prompt(tokenizer, before, date)
     mask = [False] * len(ids)
-    opened, start = opened_by(tokenizer.decode(ids)), pieces[0][1].lstrip()
+    (opened,), start = opened_by(tokenizer, [ids]), pieces[0][1].lstrip()
     if opened and start.startswith(opened):
         # the template has written it
         pieces = [(pieces[0][0], start.removeprefix(opened).lstrip("\n")), *pieces[1:]]

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from conftest import sampler_for
+from conftest import sampler_for, template_ending
 
 from protocol import encode_prompt
 from support.examples import encode_example, read_examples, split_chat
@@ -246,11 +246,11 @@ BAD = {
         "has a lone surrogate, '.ud800', in its text",
     ),
     "empty": ({"messages": []}, "does not end with the assistant's own words"),
-    "other row": ({"text": "x"}, "KeyError.*a row is"),
+    "other row": ({"text": "x"}, "has no 'instruction'; a row is"),
     "no JSON": ("oops", "is not JSON"),
     "a list": ("[1]", "must be an object, not list"),
     "no answer": ({"messages": [QUESTION]}, "does not end with the assistant's own words"),
-    "no role": ({"messages": [{"content": "q"}]}, "KeyError.*role"),
+    "no role": ({"messages": [{"content": "q"}]}, "unknown role None"),
     "unknown role": (
         {"messages": [{"role": "boss", "content": "q"}]},
         "unknown role 'boss'; known are system",
@@ -430,13 +430,11 @@ def test_bad_examples_are_named_or_left_out(kind, agent, tmp_path, capsys):
         read_examples(written(tmp_path / "y.jsonl", row), agent.tokenizer, 200, skip_bad=True)
 
 
-@pytest.mark.parametrize("end", ["<think>\\n", "<think>", "<think>\\n\\n"])
+@pytest.mark.parametrize("end", ["<think>\\n", "<think>", "<think>\\n\\n", "<think>\\nOkay, "])
 def test_a_template_that_opens_the_thought_is_not_taught_to_open_it_twice(agent, world, tools, end):
     """Ids are those of a rollout: the prompt with its <think>, then the rest of the thought."""
     tokenizer = copy.deepcopy(agent.tokenizer)
-    tokenizer.chat_template += (
-        "{% if add_generation_prompt %}" + f"{{{{ '{end}' }}}}" + "{% endif %}"
-    )
+    tokenizer.chat_template = template_ending(tokenizer.chat_template, end)
     before = [{"role": "user", "content": "q"}]
     text = "<think> a </think><answer> \\boxed{4} </answer>"
     for broken in ("<answer> \\boxed{4} </answer>", "OK. " + text, "<python>1</python>"):
