@@ -93,6 +93,10 @@ class Tags:
                 return tag
         return None
 
+    def call_end(self, text: str) -> re.Match | None:
+        """The first closing tag of a call in a text."""
+        return re.search(f"</(?:{'|'.join(self.tools)})>", text)
+
     def forged_in(self, texts: list[str]) -> bool:
         """Has the policy just written what only the environment may write? texts: of a turn."""
         return self.closed_tag(texts) == self.forged

@@ -13,7 +13,7 @@
 import json
 import re
 
-from protocol import TAGS, TOOL_TAGS
+from protocol import PAPER, Tags
 
 ROLES = {
     "system": "system",
@@ -48,7 +48,7 @@ ARGUMENTS = {"python": "code", "search": "query"}
 CALL = ("id", "type", "index", "function", "name", "arguments", "parameters")
 
 
-def chat_of(row: dict) -> list[dict]:
+def chat_of(row: dict, tags: Tags = PAPER) -> list[dict]:
     """The messages of a row, each {"role": system, user, assistant or tool, "content": text}.
 
     An assistant's message that is not to be imitated has "imitated": False besides; "weight": 0 of
@@ -63,7 +63,7 @@ def chat_of(row: dict) -> list[dict]:
     said = _alpaca(row) if said is None else said
     if row.get("system"):
         said = [{"role": "system", "content": row["system"]}, *said]
-    chat = [message_of(m) for m in said]
+    chat = [message_of(m, tags) for m in said]
     for message in chat:
         refuse_surrogates("text", message["content"])
     if not is_imitated(row):
@@ -105,8 +105,10 @@ def _alpaca(row: dict) -> list[dict]:
     return [*said[:-1], said[-1] | {field: row[field] for field in THOUGHTS if field in row}]
 
 
-def message_of(message: dict) -> dict:
+def message_of(message: dict, tags: Tags = PAPER) -> dict:
     """A message of any form as role and text; "imitated": False besides if it says so.
+
+    tags: how calls are written here.
 
     Raises: ValueError or TypeError for what is no message or cannot be kept.
     """
@@ -127,17 +129,18 @@ def message_of(message: dict) -> dict:
         kind, text = result_in(kind, text)
     if kind not in ("assistant", "call"):
         return {"role": kind, "content": text}
-    text = with_thought(message, call_text(decoded(text)) if kind == "call" else _with_calls(text))
-    calls = "".join(map(call_text, calls_of(message)))
+    said = call_text(decoded(text), tags) if kind == "call" else _with_calls(text, tags)
+    text = with_thought(message, said, tags)
+    calls = "".join(call_text(call, tags) for call in calls_of(message))
     refuse_surrogates("call", calls)
     said = {"role": "assistant", "content": text + calls}
     return said if is_imitated(message) else said | {"imitated": False}
 
 
-def _with_calls(text: str) -> str:
+def _with_calls(text: str, tags: Tags) -> str:
     """An assistant's text, with Qwen's <tool_call> ... </tool_call> as the policy writes calls."""
     outside, *parts = split_tags(text, "tool_call")
-    calls = [call_text(decoded(call)) for call in parts[::2]]
+    calls = [call_text(decoded(call), tags) for call in parts[::2]]
     text = outside + "".join(call + after.lstrip() for call, after in zip(calls, parts[1::2]))
     left = re.search("</?tool_(?:call|response)>", text)
     if left:
@@ -189,7 +192,7 @@ def is_imitated(message: dict) -> bool:
     return all(given.values())
 
 
-def with_thought(message: dict, text: str) -> str:
+def with_thought(message: dict, text: str, tags: Tags = PAPER) -> str:
     """The text after the thought of the message, unless a <think> in the text holds all its words.
 
     Beside a thought in a field, an empty <think> </think> of the text goes.
@@ -207,7 +210,7 @@ def with_thought(message: dict, text: str) -> str:
     if not any(thoughts):
         return text
     field, thought = next(iter(fields.items()))
-    tag = re.search(f"</?(?:{'|'.join(TAGS)})>", _unwrapped(thought))
+    tag = re.search(f"</?(?:{'|'.join(tags.tags)})>", _unwrapped(thought))
     if tag:
         raise ValueError(f"the field {field!r} holds {tag[0]}: a thought holds no tag")
     if text.count("<think>") != text.count("</think>"):
@@ -249,7 +252,7 @@ def calls_of(message: dict) -> list[dict]:
     return calls if is_empty(lone) else [*calls, lone]
 
 
-def call_text(call: dict) -> str:
+def call_text(call: dict, tags: Tags = PAPER) -> str:
     """A call as the policy writes it here: <name>argument</name>.
 
     Args:   call: {"name", "arguments"}, an object or its JSON, perhaps within "function". Some
@@ -265,11 +268,13 @@ def call_text(call: dict) -> str:
     name, given = function.get("name"), function.get("arguments", function.get("parameters"))
     # parquet gives every call the arguments of all
     given = {key: value for key, value in decoded(given).items() if value is not None}
-    if name not in TOOL_TAGS:
+    if name not in tags.tools:
         raise ValueError(
-            f"a call of {name!r} with {len(given)} arguments; tools are {', '.join(TOOL_TAGS)}, "
+            f"a call of {name!r} with {len(given)} arguments; tools are {', '.join(tags.tools)}, "
             "each with one text"
         )
+    if name not in ARGUMENTS:
+        return f"<{name}>{_own_argument(given)}</{name}>"
     takes = ARGUMENTS[name]
     others = [key for key in given if key != takes]
     if others:
@@ -279,6 +284,13 @@ def call_text(call: dict) -> str:
     if not isinstance(given.get(takes), str):
         raise ValueError(f"a call of {name!r} whose argument {takes!r} is no text")
     return f"<{name}>{given[takes]}</{name}>"
+
+
+def _own_argument(given: dict) -> str:
+    """The arguments of a tool of one's own between tags: one text as it is, else JSON."""
+    values = list(given.values())
+    alone = len(values) == 1 and isinstance(values[0], str)
+    return values[0] if alone else json.dumps(given, ensure_ascii=False)
 
 
 def decoded(call: dict | str) -> dict:

@@ -8,7 +8,7 @@ import pytest
 from conftest import sampler_for, template_ending
 
 from protocol import encode_prompt
-from support.examples import encode_example, read_examples, split_chat
+from support.examples import Chat, encode_example, read_examples, split_chat
 
 
 def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
@@ -16,7 +16,7 @@ def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
     results not imitated, the end of turn imitated.
     """
     example = json.loads((world / "traces.jsonl").read_text().splitlines()[-1])["messages"]
-    ids, mask = encode_example(agent.tokenizer, *split_chat(example))
+    ids, mask = encode_example(agent.tokenizer, Chat(1, *split_chat(example)))
     assert (
         agent.decode(ids)
         == agent.decode(encode_prompt(agent.tokenizer, example[:-1]))
@@ -31,15 +31,9 @@ def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
     sampler = sampler_for(agent, tools)
     for r in sampler.initial(prompts[:8], 1, list(range(8))):
         if r.finish == "stop":
-            ids, mask = encode_example(
-                agent.tokenizer,
-                *split_chat(
-                    [
-                        *example[:-1],
-                        {"role": "assistant", "content": r.text.removesuffix("<|im_end|>")},
-                    ]
-                ),
-            )
+            said = {"role": "assistant", "content": r.text.removesuffix("<|im_end|>")}
+            chat = Chat(1, *split_chat([*example[:-1], said]))
+            ids, mask = encode_example(agent.tokenizer, chat)
             skip = len(encode_prompt(agent.tokenizer, example[:-1]))
             assert ids[skip:] == r.ids and mask[skip:] == r.mask
 
@@ -439,9 +433,9 @@ def test_a_template_that_opens_the_thought_is_not_taught_to_open_it_twice(agent,
     text = "<think> a </think><answer> \\boxed{4} </answer>"
     for broken in ("<answer> \\boxed{4} </answer>", "OK. " + text, "<python>1</python>"):
         with pytest.raises(ValueError, match="the answer does not close it"):
-            encode_example(tokenizer, before, [(True, broken)])
+            encode_example(tokenizer, Chat(1, before, [(True, broken)]))
     for pieces in ([(True, text)], [(True, " \n" + text)], [(True, text.removeprefix("<think>"))]):
-        ids, mask = encode_example(tokenizer, before, pieces)
+        ids, mask = encode_example(tokenizer, Chat(1, before, pieces))
         prompt = encode_prompt(tokenizer, before)
         own = agent.decode([i for i, m in zip(ids, mask) if m])
         assert ids[: len(prompt)] == prompt and not any(mask[: len(prompt)])
