@@ -72,7 +72,7 @@ def read_chats(path: str, skip_bad: bool = False, tags: Tags = PAPER) -> list[Ch
         except ValueError as problem:
             bad.append(f"--cold_start {path}, row {number}: {problem}")
         except KeyError as problem:
-            bad.append(f"--cold_start {path}, row {number} has no {problem}; a row is {FORMS}")
+            bad.append(f"--cold_start {path}, row {number}: it has no {problem}; a row is {FORMS}")
         except (TypeError, AttributeError) as problem:
             bad.append(f"--cold_start {path}, row {number}: {problem}; a row is {FORMS}")
     refuse_or_leave_out(bad, skip_bad, f"--cold_start {path}")

@@ -240,7 +240,7 @@ BAD = {
         "has a lone surrogate, '.ud800', in its text",
     ),
     "empty": ({"messages": []}, "does not end with the assistant's own words"),
-    "other row": ({"text": "x"}, "has no 'instruction'; a row is"),
+    "other row": ({"text": "x"}, "it has no 'instruction'; a row is"),
     "no JSON": ("oops", "is not JSON"),
     "a list": ("[1]", "must be an object, not list"),
     "no answer": ({"messages": [QUESTION]}, "does not end with the assistant's own words"),
