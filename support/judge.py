@@ -55,6 +55,16 @@ AGAINST = {
     "correct": re.compile(r"(?i)\b(?:incorrect|wrong)"),
     "incorrect": re.compile(r"\bCORRECT\b"),
 }
+# INCORRECT in capitals anywhere, or as the first word of "Incorrect, because ..."
+REFUSAL = re.compile(
+    r"(?:\bINCORRECT\b|\A[^\w]{0,3}(?i:incorrect)\b(?=[ ,.:;—-]))"
+    r"(?![^\w\n]{0,3}(?:(?:false|no|0)\b|\?))"
+)
+# what takes a refusal back
+TAKEN_BACK = re.compile(
+    r"\bCORRECT\b|(?i:\b(?:right|wait|second thought)\b)"
+    r"|(?i:\b(?:not|never|isn['’]t|hardly)\b[^\w\n.!?;:]{1,3}(?:\w+[^\w\n.!?;:]{1,3}){0,2}incorrect)"
+)
 # characters of an answer that the judge gets to read
 LONGEST_ANSWER = 2000
 # questions asked at once
@@ -135,7 +145,8 @@ def verdict_of(reply) -> bool | None:
 
     The last line has to be the verdict, alone or as in "The verdict is CORRECT.". What stands
     before it may not contradict: no other verdict, no "not" beside one. Of a thought only its end
-    counts, </think>. Linear.
+    counts, </think>. A refusal earns nothing, so more is taken for one: "INCORRECT" in capitals, or
+    "Incorrect, because ...", if nothing takes it back. Linear.
     """
     if not isinstance(reply, str):
         return None
@@ -143,8 +154,11 @@ def verdict_of(reply) -> bool | None:
     lines = [" ".join(DRESS.sub("", line).split()) for line in said.splitlines()]
     *before, last = list(filter(None, lines)) or [""]
     found, rest = VERDICT.fullmatch(last), "\n".join(before)
-    if not found or re.search("(?i)<think", said) or NEGATED.search(f"{rest}\n{last}"):
+    if re.search("(?i)<think", said):
         return None
+    if not found or NEGATED.search(f"{rest}\n{last}"):
+        text = f"{rest}\n{last}".strip()
+        return False if REFUSAL.search(text) and not TAKEN_BACK.search(text) else None
     verdict = found[1].lower()
     others = {other[1].lower() for line in before if (other := VERDICT.fullmatch(line))}
     return None if others - {verdict} or AGAINST[verdict].search(rest) else verdict == "correct"
