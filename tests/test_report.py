@@ -105,6 +105,7 @@ def long_run(folder, steps=400, length=300):
     return write_run(folder, [step_row(k, draw.random()) for k in range(1, steps + 1)], rollouts)
 
 
+@pytest.mark.slow
 def test_a_long_run_makes_a_small_page(tmp_path):
     folder = long_run(tmp_path / "a")
     assert (folder / "rollouts.jsonl").stat().st_size > 30e6
@@ -160,6 +161,7 @@ def test_a_page_that_cannot_be_made_fails_no_run(tmp_path, capsys, monkeypatch):
     assert "ZeroDivisionError" in second
 
 
+@pytest.mark.slow
 def test_a_training_run_ends_with_its_page(finished):
     data = data_of((finished / "report.html").read_text())
     steps = [row for row in lines(finished, "metrics") if "reward" in row]
