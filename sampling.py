@@ -35,6 +35,7 @@ from rollout import Call, Family, Rollout
 from support.draw import draw
 from support.graphs import Graphs, cuda_graphs
 from support.live import Live, Row, check_prompts, check_starts
+from support.phases import in_phase
 from support.sampling_params import SamplingParams
 from support.seeds import mix_seed, uniform
 from support.shapes import Shapes, padded_keys, round_up
@@ -101,6 +102,7 @@ class Sampler:
 
     # ---- where rollouts start
 
+    @in_phase("sample")
     def initial(
         self,
         prompts: list[list[int]],
@@ -130,6 +132,7 @@ class Sampler:
         self.run(starts, temperature, finished)
         return [start.rollout for start in starts]
 
+    @in_phase("branch")
     def branches(
         self,
         rollouts: list[Rollout],

@@ -261,7 +261,6 @@ class Trainer:
             self.save(step)
             raise Unavailable(f"step {step + 1}", f"{problem}; {saved(step)}") from None
         close_all(rollouts)
-        meter.phase("other")
         own = "" if self.inputs.reward_fn else run.reward
         rewards = every_reward(rollouts, questions, own, self.ranks)
         return meter.numbers(rollouts, self.ranks) | rewards, rollouts
