@@ -50,6 +50,7 @@ from rewards import REWARDS, reward
 from rollout import Rollout, close_all
 from sampling import Sampler
 from support import checkpoints, heldout, runfiles, sft
+from support.config_file import write_config
 from support.heartbeat import Heartbeat, Stop
 from support.http import Unavailable
 from support.metrics import Meter
@@ -146,7 +147,7 @@ class Trainer:
         """config.json, no leftovers of a kill, and a line that says what runs."""
         run, ranks = self.run, self.ranks
         level = getattr(self.inputs.tools.get("python"), "level", "")
-        ranks.agree(lambda: runfiles.write_config(run, level), ranks.rank == 0)
+        ranks.agree(lambda: write_config(run, level), ranks.rank == 0)
         if ranks.rank == 0:
             runfiles.tidy(run, begun=self.checkpoint is not None)
         size = sum(p.numel() for p in self.policy.model.parameters()) / 1e6
@@ -272,7 +273,7 @@ class Trainer:
 
     def save(self, step: int) -> None:
         """The checkpoint of a step; then older ones go as --keep_checkpoints says."""
-        folder = Path(self.run.out) / f"step_{step:06d}"
+        folder = runfiles.step_folder(self.run.out, step)
         numbers = {"skipped": self.skipped}
         checkpoints.save(folder, self.policy, [self.optimizer], numbers, self.ranks)
         if self.ranks.rank == 0:

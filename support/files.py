@@ -3,6 +3,7 @@
 1. replace       what was made beside its place takes that place, whole
 2. write_aside   the same for a text
 3. held          a lock, for this process alone
+4. newest_in     the checkpoint that a run's folder stands for
 
 Imports the standard library; filelock where a lock is taken, so that a Python tool needs neither.
 """
@@ -46,3 +47,9 @@ def held(path: Path, refusal: str = "") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def newest_in(model: str) -> str:
+    """A run's folder stands for its newest checkpoint, any other name for itself."""
+    marker = Path(model) / "latest"
+    return str(marker.parent / marker.read_text().strip()) if marker.is_file() and model else model

@@ -104,7 +104,9 @@ def read_run(argv: list[str]) -> tuple[Config, Unencoded]:
     """
     rows = Unencoded()
     try:
-        return read_settings(argv, lambda c: misplaced(c) + missing_inputs(c) + rows.read(c)), rows
+        return read_settings(
+            argv, lambda c, given: misplaced(c) + missing_inputs(c) + rows.read(c)
+        ), rows
     # SystemExit of --help too
     except BaseException:
         rows.close()

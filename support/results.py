@@ -22,7 +22,7 @@ from support.questions import Question, parsed
 from support.runfiles import versions
 from support.scores import numbers_of
 
-OTHER_OUT = "give another --out or delete it"
+OTHER_OUT = "give another --out"
 
 
 @dataclass

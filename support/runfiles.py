@@ -1,6 +1,6 @@
 """The files of a run's folder. Imports no torch.
 
-config.json                     settings, versions, hashes of the data: `write_config`
+config.json, events.jsonl       settings, and what changed: config_file.py
 metrics.jsonl, rollouts.jsonl   a line per step, a row per rollout: `Log`
 step_000100/, latest            checkpoints, see checkpoints.py: `newest`, `prune`
 lock                            the process that writes to the folder: `locked`
@@ -17,12 +17,9 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from config import NO_SETTINGS, Config
+from config import Config
 from support.files import held, write_aside
 from support.http import split_url
-from support.settings import free_names, new_names
-
-FILES = ("data", "eval_data", "cold_start", "corpus")
 
 
 def versions() -> dict[str, str]:
@@ -83,54 +80,6 @@ def _hold(folder: Path) -> Iterator[None]:
         except OSError as failed:
             raise ValueError(f"--out {folder} cannot be written: {failed}") from None
         yield
-
-
-def write_config(run: Config, sandbox_level: str) -> None:
-    """Write config.json: settings, versions, hashes of the data, what confines model code.
-
-    Raises: ValueError naming what changed, if settings or data would make it another run.
-    """
-    path = Path(run.out) / "config.json"
-    named = {name: getattr(run, name) for name in FILES}
-    named["reward_fn"] = run.reward_fn.rpartition(":")[0]
-    files = {name: file for name, file in named.items() if Path(file).is_file()}
-    hashes = {name: sha256(file) for name, file in files.items()}
-    now = shown_settings(run) | {"data_sha256": hashes}
-    if (newest(run.out) or newest(run.out, "cold")) and path.exists():
-        refuse_another(run, path, new_names(Config, json.loads(json.dumps(now))), set(files))
-    extra = {"versions": versions(), "sandbox_level": sandbox_level}
-    write_aside(path, json.dumps(now | extra, indent=2))
-
-
-def refuse_another(run: Config, path: Path, now: dict, files: set[str]) -> None:
-    """ValueError if the config.json of a run that has begun says that it is another one."""
-    try:
-        before = new_names(Config, json.loads(path.read_text()))
-    except ValueError as problem:
-        why = "without it nothing says whether this is the same run: mend or delete it"
-        raise ValueError(f"{path} cannot be read: {problem}; {why}") from None
-    old = before.get("data_sha256", {})
-    # a mended reward may go on
-    if "reward_fn" in files and old.get("reward_fn") != now["data_sha256"]["reward_fn"]:
-        print(f"--reward_fn {run.reward_fn}: the file has changed since this run began", flush=True)
-    files = files - {"reward_fn"}
-    fixed = set(now) - free_names(Config) - files - NO_SETTINGS
-    changed = {
-        name: f"{before.get(name)!r}, now {now[name]!r}"
-        for name in sorted(fixed)
-        # an earlier version had no such setting
-        if name in before and before[name] != now[name]
-    } | {
-        name: "the file's content differs"
-        for name in sorted(files)
-        if old.get(name) != now["data_sha256"][name]
-    }
-    # a world's files follow from seed and world: only those are named
-    made = [name for name in changed if name in ("seed", "world")]
-    if changed:
-        others = ", ".join(f"--{name} ({changed[name]})" for name in made or changed)
-        other = f"{run.out} holds a run with another {others}"
-        raise ValueError(f"{other}: give another --out, or delete it to start anew")
 
 
 def shown_settings(settings) -> dict:
@@ -195,6 +144,11 @@ def newest(out: str | Path, kind: str = "step") -> Path | None:
     """The newest complete checkpoint of a run, if any. kind: "step" or, in a cold start, "cold"."""
     folders = sorted(Path(out).glob(f"{kind}_??????"), reverse=True)
     return next(filter(complete, folders), None)
+
+
+def step_folder(out: str | Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return Path(out) / f"step_{step:06d}"
 
 
 def step_in(folder: Path | None) -> int:
