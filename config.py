@@ -225,6 +225,7 @@ class Run:
     eval_questions: int = free(200, "held-out questions, the first of the file; 0: none", 0)
     eval_samples: int = free(1, "samples per held-out question", 1)
     eval_every: int = free(0, "steps between evaluations; 0: before and after training only", 0)
+    log: str = free("", "where metrics.jsonl goes too: tensorboard,wandb,trackio")
     log_trees: int = free(1, "prompts per step whose whole tree goes to rollouts.jsonl", 0)
     print_branches: int = free(0, "branch points printed per step", 0, old="show")
     threads: int = free(0, "CPU threads; 0: PyTorch's choice", 0)

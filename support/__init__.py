@@ -3,7 +3,7 @@
 sampling      live draw graphs shapes seeds sampling_params cpu_decoder served
 the step      schedule metrics steplog log_probs optimizers reward_calls
 a run         settings inputs config_file runfiles files checkpoints heartbeat processes ranks
-              models sft
+              models sft trackers
 what comes in questions examples messages cells benchmarks plugins plain_code
 the tools     tool_result own_tools native_calls jail python_worker sandbox search corpus http
 evaluation    heldout scores results compare judge words

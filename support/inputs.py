@@ -21,6 +21,7 @@ from support.plugins import open_reward
 from support.questions import Question, load_questions
 from support.runfiles import missing_inputs, newest
 from support.sampling_params import beyond_positions
+from support.trackers import missing_trackers
 from tools import open_tools
 
 Questions = tuple[list[Question], list[list[int]]]
@@ -104,13 +105,16 @@ def read_run(argv: list[str]) -> tuple[Config, Unencoded]:
     """
     rows = Unencoded()
     try:
-        return read_settings(
-            argv, lambda c, given: misplaced(c) + missing_inputs(c) + rows.read(c)
-        ), rows
+        return read_settings(argv, lambda c, given: wrong_inputs(c) + rows.read(c)), rows
     # SystemExit of --help too
     except BaseException:
         rows.close()
         raise
+
+
+def wrong_inputs(run: Config) -> list[str]:
+    """What is wrong with what settings name, without reading data."""
+    return misplaced(run) + missing_inputs(run) + missing_trackers(run)
 
 
 def misplaced(run: Config) -> list[str]:

@@ -100,21 +100,36 @@ class Log:
     """Files NAME.jsonl of a run, flushed line by line.
 
     On resume the lines of steps not yet done, and a line cut short by a kill, are dropped.
+    latest: the newest number of each name in metrics.jsonl. trackers: get these numbers too.
     """
 
     def __init__(self, out: str, done: int, names: tuple[str, ...] = ("metrics", "rollouts")):
         self.files = {}
         self.warned: set[str] = set()
+        self.latest: dict = {}
+        self.trackers: list = []
         for name in names:
             path = Path(out) / f"{name}.jsonl"
             if path.exists():
                 with open(path) as lines:
                     kept = "".join(line for line in lines if _step_of(line) <= done)
                 write_aside(path, kept)
+                for line in kept.splitlines() if name == "metrics" else ():
+                    self.latest |= json.loads(line)
             self.files[name] = open(path, "a", buffering=1)
 
     def write(self, name: str, row: dict) -> None:
         self.files[name].write(json.dumps(row) + "\n")
+        if name == "metrics":
+            self.latest |= row
+            numbers = {key: x for key, x in row.items() if isinstance(x, (int, float))}
+            for tracker in self.trackers:
+                tracker.log(row["step"], numbers)
+
+    def close(self) -> None:
+        """No more lines come."""
+        for part in (*self.files.values(), *self.trackers):
+            part.close()
 
 
 def _step_of(line: str) -> float:
