@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from config import Config
-from support.files import held, write_aside
+from support.files import held, lost_folder, write_aside
 from support.http import split_url
 
 
@@ -31,6 +31,8 @@ def versions() -> dict[str, str]:
 def missing_inputs(c) -> list[str]:
     """What is wrong with the files that settings name, a line each. No data is read."""
     out, problems = Path(str(c.out)), unpaired(c)
+    if lost_folder(str(c.model)):
+        problems.append(f"--model {c.model}: there is no such folder")
     if out.exists() and not out.is_dir():
         problems.append(f"--out {out} is a file: give a folder")
     # a run that has begun needs no examples
