@@ -30,7 +30,7 @@ from rewards import released_reward, reward
 from sampling import Sampler
 from support.benchmarks import benchmark_of, benchmark_table, name_of
 from support.compare import compare, regrade_all
-from support.files import newest_in
+from support.files import newest_in, write_aside
 from support.inputs import probed_tools
 from support.judge import Judge, judge_rows
 from support.math_equal import last_boxed, math_equal
@@ -38,9 +38,10 @@ from support.models import load_tokenizer, pick_device
 from support.native_calls import protocol_of
 from support.plugins import open_reward
 from support.questions import Question, load_questions, overlap_lines
+from support.result_page import result_page
 from support.results import Job, date_of, open_job, weights_of, write_result
 from support.runfiles import complete, sha256, shown_settings, step_folder
-from support.sampling_params import SamplingParams
+from support.sampling_params import SamplingParams, budgets_of
 from support.scores import (
     Sample,
     broken_format,
@@ -92,9 +93,17 @@ class EvalConfig(AgentConfig):
     )
     top_k: int = fixed(20, "draw from so many likeliest tokens; 0: all (paper 20)", 0)
     max_tokens: int = fixed(4096, "response budget with tool results, tokens (paper 4096)", 1)
-    max_calls: int = fixed(15, "tool calls per question (paper: 5 python and 10 search)", 0)
+    repetition_penalty: float = fixed(
+        1.0, "on ids seen before, as Hugging Face's; 1: none (paper 1.1)", 1e-6
+    )
+    max_calls: int = fixed(15, "tool calls per question, all tools together (paper 15)", 0)
+    max_tool_calls: str = fixed(
+        "",
+        "of each tool, python=5,search=10 (paper); without --max_calls all may be made; empty: any",
+    )
     max_result_tokens: int = fixed(2048, "longest tool result, tokens", 8)
     decode_rows: int = free(32, "rows decoded at once: memory and speed", 1, old="rows")
+    html: str = free("", "file for the table as a web page, made anew")
     seed: int = fixed(0, "of the sampling", 0)
     dtype: Literal["float32", "bfloat16"] = fixed("float32", "of the weights")
 
@@ -112,6 +121,10 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     if bool(c.judge) != bool(c.judge_model):
         yield ("judge", "judge_model"), "--judge and --judge_model go together"
     yield from step_rules(c)
+    try:
+        budgets_of(c.max_tool_calls)
+    except ValueError as problem:
+        yield ("max_tool_calls",), str(problem)
     if c.top_p > 1:
         yield ("top_p",), f"--top_p must be at most 1, got {c.top_p}"
     names = [name_of(path) for path in c.data]
@@ -179,6 +192,8 @@ def sampling(
     tools = probed_tools(run, run.tools)
     for tool in tools.values():
         opened.callback(tool.close)
+    for name in budgets_of(run.max_tool_calls).keys() - tools.keys():
+        raise ValueError(f"--max_tool_calls: {name!r} is no tool here, only {', '.join(tools)}")
     policy = None if run.served else Policy.load(model, run.dtype, pick_device(run.device))
     tokenizer = policy.tokenizer if policy else load_tokenizer(model)
     protocol, prompts = protocol_of(run), {}
@@ -243,6 +258,7 @@ def result_file(run: EvalConfig, name: str, model: str) -> Path:
 def settings_of(run: EvalConfig, path: str, model: str, weights: str) -> dict:
     """What decides the samples of a file: it may not change in an evaluation that goes on."""
     unfixed = {"decode_rows", "device", "judge", "judge_model", "out", "data", "model", "steps"}
+    unfixed.add("html")
     settings = {name: value for name, value in shown_settings(run).items() if name not in unfixed}
     own = {"reward_fn_sha256": sha256(file)} if (file := run.reward_fn.rpartition(":")[0]) else {}
     sources = {"checkpoint": model, "weights": weights, "data_sha256": sha256(path)}
@@ -303,12 +319,30 @@ def main(argv: list[str]) -> None:
         print(compare(*flags["compare"]))
     elif "regrade" in flags:
         how = {name: flags[name] for name in ("judge", "judge_model", "task") if name in flags}
-        print(table(regrade_all(flags["regrade"], **how)))
+        show(regrade_all(flags["regrade"], **how), [], flags.get("html", ""))
     else:
         transformers.utils.logging.disable_progress_bar()
-        run = EvalConfig(**(settings_of_run(flags.get("model", "")) | flags))
+        run = EvalConfig(**(settings_of_run(flags.get("model", "")) | whole_budget(flags)))
         results, differences = run_steps(run) if run.steps else (run_files(run), [])
-        print("\n\n".join([table(results), *differences]))
+        show(results, differences, run.html)
+
+
+def whole_budget(flags: dict) -> dict:
+    """The flags; where only the budgets of single tools are given, all of them may be used up."""
+    try:
+        budgets = budgets_of(flags.get("max_tool_calls", ""))
+    # EvalConfig says what is wrong
+    except ValueError:
+        return flags
+    return ({"max_calls": sum(budgets.values())} if budgets else {}) | flags
+
+
+def show(results: dict[str, dict], differences: list[str], html: str) -> None:
+    """Print the table and what two steps differ in; the same as a web page, if asked for."""
+    text = table(results)
+    print("\n\n".join([text, *differences]))
+    if html:
+        write_aside(Path(html), result_page(text, differences))
 
 
 def read_flags(argv: list[str]) -> dict:

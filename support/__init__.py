@@ -6,7 +6,7 @@ a run         settings inputs config_file runfiles files checkpoints heartbeat p
               models sft trackers
 what comes in questions examples messages cells benchmarks plugins plain_code
 the tools     tool_result own_tools native_calls jail python_worker sandbox search corpus http
-evaluation    heldout scores results compare judge words
+evaluation    heldout scores results result_page compare judge words
 mathematics   math_equal phrases latex characters names algebra same_values decimals units sets
               trees matrices
 """

@@ -34,17 +34,59 @@ def test_two_steps_of_a_run_are_compared(run, fake, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(evaluation, "sampling", sampling)
     rows = [{"question": f"q{k}", "answer": "5" if k == 0 else "6"} for k in range(4)]
     data = write(tmp_path / "a.jsonl", *rows)
-    evaluation.main(["--model", str(run), "--steps", "0", "40", "--data", data])
+    page = tmp_path / "page.html"
+    flags = ["--model", str(run), "--data", data, "--html", str(page)]
+    evaluation.main([*flags, "--steps", "0", "40"])
     said = capsys.readouterr().out
     assert "| a, step 0 | 4 x 1 | 25.0 " in said and "| a, step 40 | 4 x 1 | 75.0 " in said
     assert re.search(r"eval_a_step_000040.json - .*eval_a_step_000000.json: 4 questions in", said)
     assert "correct  +0.5000" in said
+    assert "<td>a, step 40</td>" in page.read_text() and "correct  +0.5000" in page.read_text()
     saved = json.loads((run / "eval_a_step_000040.json").read_text())
     assert saved["settings"]["checkpoint"] == str(run / "step_000040")
     # the newest step alone is what is there already
     fake.loaded = 0
+    evaluation.main(flags)
+    assert fake.loaded == 0 and "step 40" not in page.read_text()
+
+
+@pytest.mark.parametrize(
+    "flags, most",
+    [
+        ([], 15),
+        (["--max_tool_calls", "python=2,search=4"], 6),
+        (["--max_tool_calls", "python=2", "--max_calls", "9"], 9),
+    ],
+)
+def test_budgets_of_tools_may_all_be_used_up(run, fake, tmp_path, flags, most):  # noqa: F811
+    data = write(tmp_path / "a.jsonl", {"question": "q", "answer": "5"})
+    evaluation.main(["--model", str(run), "--data", data, *flags])
+    saved = json.loads((run / "eval_a_step_000040.json").read_text())["settings"]
+    assert saved["max_calls"] == most and saved["repetition_penalty"] == 1.0
+
+
+def test_a_result_from_before_these_settings_goes_on(run, fake, tmp_path):  # noqa: F811
+    data = write(tmp_path / "a.jsonl", {"question": "q", "answer": "5"})
     evaluation.main(["--model", str(run), "--data", data])
-    assert fake.loaded == 0
+    path = run / "eval_a_step_000040.json"
+    saved = json.loads(path.read_text())
+    for name in ("repetition_penalty", "max_tool_calls"):
+        del saved["settings"][name]
+    path.write_text(json.dumps(saved))
+    evaluation.main(["--model", str(run), "--data", data])
+    with pytest.raises(ValueError, match="made with repetition_penalty = 1.0, now 1.1"):
+        evaluation.main(["--model", str(run), "--data", data, "--repetition_penalty", "1.1"])
+
+
+@pytest.mark.parametrize(
+    "budgets, line",
+    [("python", "--max_tool_calls must be NAME=N"), ("shell=3", "'shell' is no tool here")],
+)
+def test_budgets_that_cannot_be_meant(run, tmp_path, budgets, line):
+    data = write(tmp_path / "a.jsonl", {"question": "q", "answer": "5"})
+    flags = ["--model", str(run), "--data", data, "--max_tool_calls", budgets]
+    with pytest.raises(ValueError, match=line):
+        evaluation.main([*flags, "--tools", "python", "--sandbox", "best-effort"])
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ def test_every_config_is_in_the_table():
         *PAPER,
         *RELEASED,
         "laptop",
+        "small",
         "smollm2",
     }
 
