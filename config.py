@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from support.files import newest_in
 from support.settings import (
     fixed,
     free,
+    free_names,
+    new_names,
     parser_for,
     problems,
     read_json,
@@ -160,7 +163,11 @@ class AgentConfig:
 class Data:
     """Model and data."""
 
-    model: str = fixed("", "Hugging Face folder or name; empty: the bundled world's tiny model")
+    model: str = fixed(
+        "",
+        "Hugging Face folder or name, or a run's folder: its newest checkpoint; empty: the bundled "
+        "world's tiny model",
+    )
     data: str = fixed("", "training questions, .jsonl or .parquet; empty: the bundled world's")
     eval_data: str = fixed("", "held-out questions; empty: none, or the bundled world's")
     world: Literal["easy", "mixed", "late", "late_long", "spurious_off"] = fixed(
@@ -201,12 +208,24 @@ class Run:
     """The run: length, folder, evaluations, log."""
 
     out: str = free("", "the run's folder; goes on from its newest checkpoint; empty: runs/NAME")
+    from_run: str = fixed(
+        "",
+        "a new run with the weights of RUN/step_000040, or of RUN's newest step, and its settings "
+        "where nothing else is said: step 0, no cold start, a fresh optimizer; not with --model",
+        old="from",
+    )
+    allow_change: str = free(
+        "",
+        "NAME,NAME: fixed settings that may change when the run goes on, or flags whose file's "
+        "content may; each change is kept in events.jsonl",
+    )
     steps: int = free(156, "steps in all, resumed ones included (paper: 2 epochs of 78)", 0)
     save_every: int = free(50, "steps between checkpoints; the last step is always saved", 1)
     keep_checkpoints: int = free(0, "newest checkpoints kept; 0: all", 0, old="keep")
     eval_questions: int = free(200, "held-out questions, the first of the file; 0: none", 0)
     eval_samples: int = free(1, "samples per held-out question", 1)
     eval_every: int = free(0, "steps between evaluations; 0: before and after training only", 0)
+    log: str = free("", "where metrics.jsonl goes too: tensorboard,wandb,trackio")
     log_trees: int = free(1, "prompts per step whose whole tree goes to rollouts.jsonl", 0)
     print_branches: int = free(0, "branch points printed per step", 0, old="show")
     threads: int = free(0, "CPU threads; 0: PyTorch's choice", 0)
@@ -231,8 +250,26 @@ def agent_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
         known = str(datetime.date.fromisoformat(c.date)) == c.date if c.date else True
     except ValueError:
         known = False
+    if (Path(c.model) / "lock").is_file() and newest_in(c.model) == c.model:
+        yield ("model",), f"--model {c.model} is the folder of a run that has no checkpoint yet"
     if not known:
         yield ("date",), f"--date must be a day such as 2026-01-31, got {c.date!r}"
+
+
+def named_in(names: str) -> list[str]:
+    """The settings that --allow_change names."""
+    given = [name.strip() for name in names.split(",") if name.strip()]
+    return list(new_names(Config, dict.fromkeys(given)))
+
+
+def change_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The broken rules of --allow_change: (its name, what is wrong)."""
+    settings = {f.name for f in dataclasses.fields(Config)}
+    for name in named_in(c.allow_change):
+        if name not in settings:
+            yield ("allow_change",), f"--allow_change: there is no setting {name!r}"
+        elif name in free_names(Config):
+            yield ("allow_change",), f"--allow_change: {name} is free to change: leave it out"
 
 
 def today() -> str:
@@ -243,6 +280,7 @@ def today() -> str:
 def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     """The broken rules between settings: (their names, what is wrong)."""
     yield from agent_rules(c)
+    yield from change_rules(c)
     for name in ("score_clip", "future_clip"):
         low, high = getattr(c, name)
         if not 0 < low <= high:
@@ -305,10 +343,14 @@ PRESETS = {
 }
 
 
-def read_settings(argv: list[str], also: Callable[[Config], list[str]] | None = None) -> Config:
-    """Flags and files to one checked Config, its --out filled in.
+def read_settings(
+    argv: list[str], also: Callable[[Config, set[str]], list[str]] | None = None
+) -> Config:
+    """Flags and files to one checked Config; its --out is filled in, a run's folder as --model or
+    --from is its newest checkpoint.
 
-    also: further problems to name in the same message, a function of the settings.
+    also: further problems to name in the same message, a function of the settings and of the names
+    of those that were given.
     Raises: ValueError with a line for each flag, key or file at fault; FileNotFoundError if there
     is no such --config.
     """
@@ -318,19 +360,24 @@ def read_settings(argv: list[str], also: Callable[[Config], list[str]] | None = 
     parsed, unknown = parser.parse_known_args(argv)
     flags = typed(Config, parsed)
     given = flags.pop("config")
-    path = given or ("" if flags.get("model") else str(LAPTOP))
+    path = given or ("" if {"model", "from_run"} & flags.keys() else str(LAPTOP))
     file, found = read_json(Config, path, NO_SETTINGS) if path else ({}, [])
     found += [PLAN] if "--plan" in unknown else unknown_flags(parser, unknown)
+    old, wrong = settings_behind(str((file | flags).get("from_run", "")))
     preset = PRESETS.get(str((file | flags).get("preset")), {})
-    algo = ALGOS.get(str((preset | file | flags).get("algo")), {})
-    defaults = {f.name: f.default for f in dataclasses.fields(Config)}
-    values = defaults | preset | file | algo | flags
+    chosen = old | preset | file
+    algo = ALGOS.get(str((chosen | flags).get("algo")), {})
+    chosen = chosen | algo | flags
+    values = {f.name: f.default for f in dataclasses.fields(Config)} | chosen
     if is_blank(file | flags, "out"):
         found.append("--out is empty: name a folder, or leave it out")
-    values["out"] = values["out"] or default_out(str(values["model"]), str(values["data"]))
-    values["date"] = values["date"] or begun_on(str(values["out"])) or today()
-    found += problems(Config, values, rules)
-    found += also(sound(Config, values)) if also else []
+    start = str(values["from_run"] or values["model"])
+    values["out"] = values["out"] or default_out(start, str(values["data"]))
+    before = saved_settings(str(values["out"]))
+    values["date"] = values["date"] or str(before.get("date", "")) or today()
+    values |= beginning(values, before)
+    found += wrong + crossed_out(values, flags) + problems(Config, values, rules)
+    found += also(sound(Config, values), set(chosen)) if also else []
     if found:
         raise ValueError("\n".join(found) + (f" (flags and {given})" if given else ""))
     return Config(**values)
@@ -341,14 +388,55 @@ def is_blank(given: dict, name: str) -> bool:
     return isinstance(given.get(name), str) and not given[name].strip()
 
 
-def begun_on(out: str) -> str:
-    """The date that a run in this folder has saved, "" if it has none."""
+def settings_behind(start: str) -> tuple[dict, list[str]]:
+    """What a run that begins with --from takes over, and what is wrong with that checkpoint."""
+    if not start:
+        return {}, []
+    checkpoint = Path(newest_in(start))
+    config = checkpoint.parent / "config.json"
+    if not ((checkpoint / "manifest.json").is_file() and config.is_file()):
+        return {}, [f"--from {start} is no checkpoint of a run, nor the folder of one that has any"]
+    values, _ = read_json(Config, str(config), NO_SETTINGS)
+    own = {"out", "model", "cold_start", "from_run", "allow_change"}
+    return {name: value for name, value in values.items() if name not in own}, []
+
+
+def beginning(values: dict, before: dict) -> dict:
+    """Where the weights of a run come from; before: what its folder says of an earlier start.
+
+    A run's folder stands for its newest checkpoint at the first start, whatever came later.
+    """
+
+    def settled(name: str) -> dict:
+        now, first = str(values[name]), str(before.get(name, ""))
+        return {name: first if first and Path(first).parent == Path(now) else newest_in(now)}
+
+    if not values["from_run"]:
+        return settled("model")
+    checkpoint = settled("from_run")
+    return checkpoint | {"model": checkpoint["from_run"], "cold_start": ""}
+
+
+def crossed_out(values: dict, flags: dict) -> list[str]:
+    """A line for each flag that --from leaves no room for."""
+    names = ("model", "cold_start") if values["from_run"] else ()
+    none = "--from brings the model and needs no cold start"
+    return [
+        f"{none}: leave --{name} {flags[name]} out"
+        for name in names
+        if flags.get(name, values[name]) != values[name]
+    ]
+
+
+def saved_settings(out: str) -> dict:
+    """What the config.json of a run in this folder says, {} if there is none that can be read."""
     path = Path(out) / "config.json"
     try:
-        return str(json.loads(path.read_text()).get("date", "")) if path.is_file() else ""
-    # runfiles.refuse_another refuses such a file
-    except (OSError, ValueError, AttributeError):
-        return ""
+        saved = json.loads(path.read_text()) if path.is_file() else {}
+    # config_file.check_changes refuses such a file
+    except (OSError, ValueError):
+        return {}
+    return saved if isinstance(saved, dict) else {}
 
 
 def default_out(model: str, data: str) -> str:

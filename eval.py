@@ -7,6 +7,7 @@
 5. table       avg@k, pass@k, F1 with standard errors
 
 python eval.py --model runs/x --data bench.jsonl --samples 5
+python eval.py --model runs/x --data bench.jsonl --steps 0 40    two steps, compared
 python eval.py --benchmarks, --overlap, --regrade, --compare        need no model
 """
 
@@ -29,6 +30,7 @@ from rewards import released_reward, reward
 from sampling import Sampler
 from support.benchmarks import benchmark_of, benchmark_table, name_of
 from support.compare import compare, regrade_all
+from support.files import newest_in, write_aside
 from support.inputs import probed_tools
 from support.judge import Judge, judge_rows
 from support.math_equal import last_boxed, math_equal
@@ -36,9 +38,10 @@ from support.models import load_tokenizer, pick_device
 from support.native_calls import protocol_of
 from support.plugins import open_reward
 from support.questions import Question, load_questions, overlap_lines
+from support.result_page import result_page
 from support.results import Job, date_of, open_job, weights_of, write_result
-from support.runfiles import sha256, shown_settings
-from support.sampling_params import SamplingParams
+from support.runfiles import complete, sha256, shown_settings, step_folder
+from support.sampling_params import SamplingParams, budgets_of
 from support.scores import (
     Sample,
     broken_format,
@@ -65,6 +68,7 @@ class EvalConfig(AgentConfig):
 
     model: str = free("", "Hugging Face folder or name, or a run's folder: its newest checkpoint")
     data: tuple[str, ...] = free((), "files of questions, .jsonl or .parquet")
+    steps: tuple[int, ...] = free((), "two steps of the run --model: both evaluated and compared")
     served: str = fixed(
         "", "OpenAI-compatible API of the model, http://host:8000/v1; --model lends its tokenizer"
     )
@@ -89,9 +93,17 @@ class EvalConfig(AgentConfig):
     )
     top_k: int = fixed(20, "draw from so many likeliest tokens; 0: all (paper 20)", 0)
     max_tokens: int = fixed(4096, "response budget with tool results, tokens (paper 4096)", 1)
-    max_calls: int = fixed(15, "tool calls per question (paper: 5 python and 10 search)", 0)
+    repetition_penalty: float = fixed(
+        1.0, "on ids seen before, as Hugging Face's; 1: none (paper 1.1)", 1e-6
+    )
+    max_calls: int = fixed(15, "tool calls per question, all tools together (paper 15)", 0)
+    max_tool_calls: str = fixed(
+        "",
+        "of each tool, python=5,search=10 (paper); without --max_calls all may be made; empty: any",
+    )
     max_result_tokens: int = fixed(2048, "longest tool result, tokens", 8)
     decode_rows: int = free(32, "rows decoded at once: memory and speed", 1, old="rows")
+    html: str = free("", "file for the table as a web page, made anew")
     seed: int = fixed(0, "of the sampling", 0)
     dtype: Literal["float32", "bfloat16"] = fixed("float32", "of the weights")
 
@@ -108,14 +120,30 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("model", "data"), "--model and --data are needed"
     if bool(c.judge) != bool(c.judge_model):
         yield ("judge", "judge_model"), "--judge and --judge_model go together"
+    yield from step_rules(c)
+    try:
+        budgets_of(c.max_tool_calls)
+    except ValueError as problem:
+        yield ("max_tool_calls",), str(problem)
     if c.top_p > 1:
         yield ("top_p",), f"--top_p must be at most 1, got {c.top_p}"
-    if (Path(c.model) / "lock").is_file() and not (Path(c.model) / "latest").is_file():
-        yield ("model",), f"--model {c.model} is the folder of a run that has no checkpoint yet"
     names = [name_of(path) for path in c.data]
     for name in sorted({name for name in names if names.count(name) > 1}):
         paths = " and ".join(path for path in c.data if name_of(path) == name)
         yield ("data",), f"--data: {paths} would write one result file: rename one"
+
+
+def step_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The broken rules of --steps: (its name, what is wrong)."""
+    if not c.steps:
+        return
+    if len(c.steps) != 2 or c.steps[0] == c.steps[1]:
+        yield ("steps",), f"--steps takes two steps to compare, got {c.steps}"
+    if c.served:
+        yield ("steps",), "--steps needs the weights here, without --served"
+    for step in c.steps:
+        if not complete(step_folder(c.model, step)):
+            yield ("steps",), f"--steps {step}: {c.model} holds no checkpoint of that step"
 
 
 def settings_of_run(model: str) -> dict:
@@ -164,6 +192,8 @@ def sampling(
     tools = probed_tools(run, run.tools)
     for tool in tools.values():
         opened.callback(tool.close)
+    for name in budgets_of(run.max_tool_calls).keys() - tools.keys():
+        raise ValueError(f"--max_tool_calls: {name!r} is no tool here, only {', '.join(tools)}")
     policy = None if run.served else Policy.load(model, run.dtype, pick_device(run.device))
     tokenizer = policy.tokenizer if policy else load_tokenizer(model)
     protocol, prompts = protocol_of(run), {}
@@ -183,17 +213,16 @@ def run_files(run: EvalConfig) -> dict[str, dict]:
 
     What can be wrong without a model is checked before one is loaded, if one is needed.
     """
-    marker = Path(run.model) / "latest"
-    model = str(marker.parent / marker.read_text().strip()) if marker.is_file() else run.model
+    model = newest_in(run.model)
     # refused before anything is read
     open_reward(run.reward_fn), protocol_of(run)
-    folder = Path(run.out or (run.model if Path(run.model).is_dir() else "."))
+    folder = result_file(run, "", "").parent
     folder.mkdir(parents=True, exist_ok=True)
     data, weights = {path: load_file(run, path) for path in run.data}, weights_of(model)
     with contextlib.ExitStack() as opened:
         jobs = []
         for path, questions in data.items():
-            out = folder / f"eval_{name_of(path)}_{Path(model).name}.json"
+            out = result_file(run, name_of(path), Path(model).name)
             # an evaluation that goes on after midnight asks the same
             dated = dataclasses.replace(run, date=run.date or date_of(out) or today())
             settings = settings_of(dated, path, model, weights)
@@ -208,9 +237,28 @@ def run_files(run: EvalConfig) -> dict[str, dict]:
         }
 
 
+def run_steps(run: EvalConfig) -> tuple[dict[str, dict], list[str]]:
+    """Evaluate two steps of a run: results, and the paired difference for each file."""
+    results, files = {}, {}
+    for step in run.steps:
+        folder = step_folder(run.model, step)
+        of_step = dataclasses.replace(run, model=str(folder), out=run.out or run.model, steps=())
+        for name, result in run_files(of_step).items():
+            results[f"{name}, step {step}"] = result
+            files.setdefault(name, []).append(str(result_file(of_step, name, folder.name)))
+    return results, [compare(*pair) for pair in files.values()]
+
+
+def result_file(run: EvalConfig, name: str, model: str) -> Path:
+    """The result file of a data set. model: the last part of its folder's or the Hub's name."""
+    folder = Path(run.out or (run.model if Path(run.model).is_dir() else "."))
+    return folder / f"eval_{name}_{model}.json"
+
+
 def settings_of(run: EvalConfig, path: str, model: str, weights: str) -> dict:
     """What decides the samples of a file: it may not change in an evaluation that goes on."""
-    unfixed = {"decode_rows", "device", "judge", "judge_model", "out", "data", "model"}
+    unfixed = {"decode_rows", "device", "judge", "judge_model", "out", "data", "model", "steps"}
+    unfixed.add("html")
     settings = {name: value for name, value in shown_settings(run).items() if name not in unfixed}
     own = {"reward_fn_sha256": sha256(file)} if (file := run.reward_fn.rpartition(":")[0]) else {}
     sources = {"checkpoint": model, "weights": weights, "data_sha256": sha256(path)}
@@ -271,11 +319,30 @@ def main(argv: list[str]) -> None:
         print(compare(*flags["compare"]))
     elif "regrade" in flags:
         how = {name: flags[name] for name in ("judge", "judge_model", "task") if name in flags}
-        print(table(regrade_all(flags["regrade"], **how)))
+        show(regrade_all(flags["regrade"], **how), [], flags.get("html", ""))
     else:
         transformers.utils.logging.disable_progress_bar()
-        run = EvalConfig(**(settings_of_run(flags.get("model", "")) | flags))
-        print(table(run_files(run)))
+        run = EvalConfig(**(settings_of_run(flags.get("model", "")) | whole_budget(flags)))
+        results, differences = run_steps(run) if run.steps else (run_files(run), [])
+        show(results, differences, run.html)
+
+
+def whole_budget(flags: dict) -> dict:
+    """The flags; where only the budgets of single tools are given, all of them may be used up."""
+    try:
+        budgets = budgets_of(flags.get("max_tool_calls", ""))
+    # EvalConfig says what is wrong
+    except ValueError:
+        return flags
+    return ({"max_calls": sum(budgets.values())} if budgets else {}) | flags
+
+
+def show(results: dict[str, dict], differences: list[str], html: str) -> None:
+    """Print the table and what two steps differ in; the same as a web page, if asked for."""
+    text = table(results)
+    print("\n\n".join([text, *differences]))
+    if html:
+        write_aside(Path(html), result_page(text, differences))
 
 
 def read_flags(argv: list[str]) -> dict:

@@ -32,11 +32,11 @@ from kv_cache import KVCache
 from policy import Policy
 from protocol import PAPER, Asked, Tags, opened_by
 from rollout import Call, Family, Rollout
-from support.draw import draw
+from support.draw import draw, penalised
 from support.graphs import Graphs, cuda_graphs
 from support.live import Live, Row, check_prompts, check_starts
 from support.phases import in_phase
-from support.sampling_params import SamplingParams
+from support.sampling_params import SamplingParams, too_many_calls
 from support.seeds import mix_seed, uniform
 from support.shapes import Shapes, padded_keys, round_up
 from tools import call_tools
@@ -193,7 +193,8 @@ class Sampler:
         budget, chunk = self.params.max_tokens, self.params.prefill_chunk
         capacity = self.shapes.row_capacity(longest, budget, chunk, self.lag)
         self.bucket = self.shapes.rows_for(len(starts))
-        self.live = Live(self.policy, self.bucket, capacity)
+        penalises = self.params.repetition_penalty != 1
+        self.live = Live(self.policy, self.bucket, capacity, penalises)
         self.free = list(range(self.bucket))
         self.marks = None
         self.graphs = Graphs(self.capture())
@@ -302,7 +303,11 @@ class Sampler:
         decoder, head = self.policy.for_sampling()
         u = uniform(live.seed[:C], live.position[:C])
         logits = head(live.hidden[:C]).float()  # (C, V)
+        if live.seen is not None:
+            logits = penalised(logits, live.seen[:C], self.params.repetition_penalty)
         ids, logp, entropy = draw(logits, u, self.temperature, self.params.top_p, self.params.top_k)
+        if live.seen is not None:
+            live.seen[:C].scatter_(1, ids[:, None], True)
         # one copy to the host for all three: a double holds every id exactly
         live.drawn[:, :C] = torch.stack([ids.double(), logp.double(), entropy.double()])
         live.position[:C] += live.running[:C]
@@ -341,7 +346,7 @@ class Sampler:
             asked = self.protocol.calls_in(texts, partial(self.policy.decode, turn), ended)
         if forged:
             self._finish(row, "forged")
-        elif len(r.calls) + len(asked) > self.params.max_calls:
+        elif asked and too_many_calls([call.name for call in (*r.calls, *asked)], self.params):
             self._finish(row, "calls")
         elif ended and not asked:
             self._finish(row, "stop")
@@ -377,6 +382,7 @@ class Sampler:
         at = tensor([row.slot for row in rows])
         self.running.update({row.slot: row for row in rows})
         live.hidden[at] = hidden
+        live.mark(rows)
         live.cache.length[at] = tensor([row.held for row in rows])
         live.seed[at] = tensor([row.rollout.seed for row in rows])
         live.position[at] = tensor([len(row.rollout.ids) for row in rows])

@@ -33,7 +33,6 @@ if __name__ == "__main__":
 
 import dataclasses
 import importlib
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +50,7 @@ from rewards import REWARDS, reward
 from rollout import Rollout, close_all
 from sampling import Sampler
 from support import checkpoints, heldout, runfiles, sft
+from support.config_file import write_config
 from support.heartbeat import Heartbeat, Stop
 from support.http import Unavailable
 from support.metrics import Meter
@@ -63,7 +63,8 @@ from support.ranks import Ranks
 from support.runfiles import Log, locked, newest
 from support.sampling_params import SamplingParams
 from support.seeds import PROMPTS, QUESTIONS, mix_seed
-from support.steplog import bar_text, give_up, write_step
+from support.steplog import bar_text, give_up, progress, write_step
+from support.trackers import open_trackers
 
 
 def main(argv: list[str]) -> None:
@@ -138,18 +139,22 @@ class Trainer:
         """Begin or go on, then all steps, then the page about the run."""
         self.open_folder()
         self.beat = Heartbeat(Path(self.run.out), self.ranks)
-        self.stop = Stop()
-        if self.begin():
-            self.loop()
-            if self.ranks.rank == 0:
-                after_training(self.run.out)
-        self.beat.ended.set()
+        self.stop = Stop(speaks=self.ranks.rank == 0)
+        try:
+            if self.begin():
+                self.loop()
+                if self.ranks.rank == 0:
+                    after_training(self.run.out)
+        finally:
+            self.beat.ended.set()
+            if self.log:
+                self.log.close()
 
     def open_folder(self) -> None:
         """config.json, no leftovers of a kill, and a line that says what runs."""
         run, ranks = self.run, self.ranks
         level = getattr(self.inputs.tools.get("python"), "level", "")
-        ranks.agree(lambda: runfiles.write_config(run, level), ranks.rank == 0)
+        ranks.agree(lambda: write_config(run, level), ranks.rank == 0)
         if ranks.rank == 0:
             runfiles.tidy(run, begun=self.checkpoint is not None)
         size = sum(p.numel() for p in self.policy.model.parameters()) / 1e6
@@ -184,6 +189,7 @@ class Trainer:
             print(f"going on from {self.checkpoint}{over}", flush=True)
         if ranks.rank == 0:
             self.log = Log(run.out, self.done)
+            self.log.trackers = open_trackers(run, self.done)
         evaluated = ranks.rank == 0 and self.done in runfiles.evaluated_steps(run.out)
         if not ranks.gather(evaluated)[0]:
             self.evaluate_if_due(self.done)
@@ -192,6 +198,7 @@ class Trainer:
     def cold_start(self) -> bool:
         """The cold start, its numbers in cold_start.jsonl; False if it was asked to stop."""
         self.beat("cold start")
+        self.stop.then = "the cold start is saved"
         hooks = sft.Hooks(Path(self.run.out), self.cold, asked=lambda: self.stop.asked)
         if self.ranks.rank == 0:
             log = Log(self.run.out, runfiles.step_in(self.cold), ("cold_start",))
@@ -211,7 +218,6 @@ class Trainer:
         stop: then the number of such steps in a row is saved with it.
         """
         run, speaks = self.run, self.ranks.rank == 0
-        sums = Counter()
         bar = tqdm(
             range(self.done, run.steps),
             initial=self.done,
@@ -224,10 +230,12 @@ class Trainer:
                 self.save(step)
                 print(f"asked to stop: {saved(step)}", flush=True)
                 break
+            self.stop.then = f"step {step + 1} is finished and saved"
             metrics, rollouts = self.step(step)
             if speaks:
+                metrics |= progress(run, self.log, step + 1, len(self.inputs.train[0]), metrics)
                 write_step(run, self.policy, self.log, step + 1, metrics, rollouts)
-                bar.set_postfix_str(bar_text(metrics, sums), refresh=False)
+                bar.set_postfix_str(bar_text(metrics), refresh=False)
             self.skipped = self.skipped + 1 if metrics["skipped"] else 0
             if self.skipped >= run.max_skipped:
                 path = Path(run.out) / f"skipped_{step + 1:06d}_{self.ranks.rank}.jsonl"
@@ -274,7 +282,7 @@ class Trainer:
 
     def save(self, step: int) -> None:
         """The checkpoint of a step; then older ones go as --keep_checkpoints says."""
-        folder = Path(self.run.out) / f"step_{step:06d}"
+        folder = runfiles.step_folder(self.run.out, step)
         numbers = {"skipped": self.skipped}
         checkpoints.save(folder, self.policy, [self.optimizer], numbers, self.ranks)
         if self.ranks.rank == 0:
@@ -287,6 +295,7 @@ class Trainer:
         if not questions or not heldout.due(self.run, step) or self.stop_asked():
             return
         self.beat(f"evaluation after step {step}")
+        self.stop.then = f"this evaluation is left undone, step {step} is saved"
         share = heldout.sample_share(self.run, self.sampler, test, self.ranks, self.stop_asked, own)
         if share is None:
             return

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config import Config, read_settings
+from extras.fits import fits
 from extras.memory import (
     GIB,
     PHASES,
@@ -50,6 +51,9 @@ class Hardware:
     )
     fork_depth: float = free(
         0.5, "mean share of its parent that a branch keeps, in the same estimate", 0
+    )
+    fits: bool = free(
+        False, "instead: GPUs of 24, 48 and 80 GiB that each model known by name needs"
     )
 
     def __post_init__(self):
@@ -312,7 +316,10 @@ def main(argv: list[str]) -> None:
     """Print what a run would cost. Without --model that of the bundled world."""
     hardware, rest = read_flags(argv)
     run = read_settings(rest)
-    print(plan(run if run.model else with_world(run), hardware))
+    if hardware.fits:
+        print(fits(run))
+    else:
+        print(plan(run if run.model else with_world(run), hardware))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     1. draw   ids, their log-probs, and the entropies of the distributions they came from
     2. pick   the inverse CDF, in blocks of the vocabulary
+    3. penalised   logits that make what a row has seen less likely, for evaluation only
 
 Axes: R rows, V vocabulary.
 """
@@ -44,6 +45,15 @@ def draw(
         scaled = TopPLogitsWarper(top_p)(None, scaled.double())
     ids = pick(p if top_p == 1 and not top_k else scaled.softmax(-1), u)
     return ids, log_p.gather(-1, ids[:, None])[:, 0], entropy
+
+
+def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Logits under Hugging Face's repetition penalty, before temperature, top-p and top-k.
+
+    Where seen: logits / penalty if positive, logits * penalty if negative; elsewhere as they are.
+    Args: logits: (R, V). seen: (R, V), bool. penalty: 1 changes nothing.
+    """
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def pick(weights: Tensor, u: Tensor, block: int = 256) -> Tensor:

@@ -3,6 +3,8 @@
 1. replace       what was made beside its place takes that place, whole
 2. write_aside   the same for a text
 3. held          a lock, for this process alone
+4. newest_in     the checkpoint that a run's folder stands for
+5. lost_folder   is a model's folder missing? The Hub need not be asked
 
 Imports the standard library; filelock where a lock is taken, so that a Python tool needs neither.
 """
@@ -46,3 +48,17 @@ def held(path: Path, refusal: str = "") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def newest_in(model: str) -> str:
+    """A run's folder stands for its newest checkpoint, any other name for itself."""
+    marker = Path(model) / "latest"
+    return str(marker.parent / marker.read_text().strip()) if marker.is_file() and model else model
+
+
+def lost_folder(model: str) -> bool:
+    """Does a model's name mean a folder, and there is none? On the Hub it is NAME or OWNER/NAME."""
+    if not model or Path(model).exists():
+        return False
+    parts = Path(model).parts
+    return model.startswith(("/", ".", "~")) or len(parts) > 2 or Path(parts[0]).is_dir()

@@ -1,6 +1,7 @@
 """What happens beside the steps of a run: requests to stop, and who keeps the others waiting."""
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -12,21 +13,29 @@ from support.files import write_aside
 
 
 class Stop:
-    """SIGTERM and SIGINT ask for a stop at the next boundary.
+    """SIGTERM and SIGINT ask for a stop at the next boundary; what will happen is said at once.
 
     A cluster and torchrun may both send SIGTERM: however often it comes, it only asks. A second
     SIGINT, not at the same moment as the first, ends the process at once.
+    speaks: says this process so? then: what happens before the run ends.
     """
 
-    def __init__(self):
-        self.asked, self.since = False, 0.0
+    def __init__(self, speaks: bool = True):
+        self.asked, self.since, self.speaks = False, 0.0, speaks
+        self.then = "what is under way is finished and saved"
+        # torchrun passes on what the terminal has sent already
+        self.moment = 2.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.3
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self.ask)
 
     def ask(self, number, frame) -> None:
-        if number == signal.SIGINT and self.asked and time.monotonic() - self.since > 2:
+        if number == signal.SIGINT and self.asked and time.monotonic() - self.since > self.moment:
             raise KeyboardInterrupt
+        if self.speaks and not self.asked:
+            again = "; Ctrl-C again ends it now, unsaved" * (number == signal.SIGINT)
+            # a handler may not print: it may have come amid another print
+            os.write(2, f"\nasked to stop: {self.then}, then the run ends{again}\n".encode())
         self.asked, self.since = True, self.since or time.monotonic()
 
 

@@ -1,11 +1,13 @@
 """What a run reads besides the model: questions, worked examples, tools. Imports no torch.
 
 1. read_run             settings, and what they name: all that is wrong in one message
-2. Unencoded                 questions and examples as read, tools ready to run
-3. encode               the same with prompts and examples as ids, once a tokenizer is there
-4. only_rank_0_prints   of several processes the first one speaks
+2. Unencoded            questions and examples as read, tools ready to run
+3. fitted               prompts and mini-batch, where not given, as few questions allow
+4. encode               the same with prompts and examples as ids, once a tokenizer is there
+5. only_rank_0_prints   of several processes the first one speaks
 """
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from support.plugins import open_reward
 from support.questions import Question, load_questions
 from support.runfiles import missing_inputs, newest
 from support.sampling_params import beyond_positions
+from support.trackers import missing_trackers
 from tools import open_tools
 
 Questions = tuple[list[Question], list[list[int]]]
@@ -63,7 +66,7 @@ class Unencoded:
         self.tools |= _tried(lines, lambda: probed_tools(run, missing), {})
         _tried(lines, lambda: protocol_of(run), None)
         if Path(run.data).is_file():
-            self.train = _tried(lines, lambda: train_questions(run), [])
+            self.train = _tried(lines, lambda: read_questions(run, run.data), [])
         if run.eval_questions and Path(run.eval_data).is_file():
             self.test = _tried(lines, lambda: read_questions(run, run.eval_data), [])
         # a run that has begun needs no examples
@@ -75,7 +78,7 @@ class Unencoded:
 
     def complete(self, run: Config) -> None:
         """Read what was not there before. ValueError with all that is wrong."""
-        lines = self.read(run)
+        lines = self.read(run) + few_questions(run, self.train, {"prompts"})
         if lines:
             raise ValueError("\n".join(lines))
 
@@ -105,12 +108,22 @@ def read_run(argv: list[str]) -> tuple[Config, Unencoded]:
     Raises: ValueError with all that is wrong, a line each.
     """
     rows = Unencoded()
+
+    def wrong(c: Config, given: set[str]) -> list[str]:
+        lines = wrong_inputs(c) + rows.read(c)
+        return lines + few_questions(c, rows.train, given)
+
     try:
-        return read_settings(argv, lambda c: misplaced(c) + missing_inputs(c) + rows.read(c)), rows
+        return fitted(read_settings(argv, wrong), rows.train), rows
     # SystemExit of --help too
     except BaseException:
         rows.close()
         raise
+
+
+def wrong_inputs(run: Config) -> list[str]:
+    """What is wrong with what settings name, without reading data."""
+    return misplaced(run) + missing_inputs(run) + missing_trackers(run)
 
 
 def misplaced(run: Config) -> list[str]:
@@ -166,13 +179,31 @@ def probed_tools(run: AgentConfig, names: str) -> dict:
     return opened
 
 
-def train_questions(run: Config) -> list[Question]:
-    """The questions to train on. ValueError if they do not fill a step."""
-    questions = read_questions(run, run.data)
-    if len(questions) < run.prompts:
-        few = f"--data {run.data} holds {len(questions)} questions"
-        raise ValueError(f"{few}, fewer than --prompts {run.prompts}")
-    return questions
+def few_questions(run: Config, questions: list[Question], given: set[str]) -> list[str]:
+    """A line if the training questions do not fill the step that was asked for.
+
+    given: names of the settings that were given.
+    """
+    for name in ("prompts", "minibatch"):
+        least = getattr(run, name)
+        if name in given and questions and len(questions) < least:
+            few = f"--data {run.data} holds {len(questions)} questions"
+            return [f"{few}, fewer than --{name} {least}"]
+    return []
+
+
+def fitted(run: Config, questions: list[Question]) -> Config:
+    """The run with --prompts and --minibatch as its questions allow, which is said."""
+    count = len(questions)
+    if not count or count >= run.prompts:
+        return run
+    minibatch = min(run.minibatch, count)
+    prompts = count // minibatch * minibatch
+    few = f"--data {run.data} holds {count} questions"
+    print(
+        f"{few}: --prompts {prompts} instead of {run.prompts}, --minibatch {minibatch}", flush=True
+    )
+    return dataclasses.replace(run, prompts=prompts, minibatch=minibatch)
 
 
 def read_questions(run: Config, path: str) -> list[Question]:

@@ -37,9 +37,10 @@ class Live:
 
     hidden predicts the row's next token; seed and position decide what is drawn; running is 1 for
     rows that decode, 0 for those that wait; drawn: ids, log-probs, entropies of the last step.
+    seen: which ids a row holds, (rows, V), where repetitions are penalised; else None.
     """
 
-    def __init__(self, policy: Policy, rows: int, capacity: int):
+    def __init__(self, policy: Policy, rows: int, capacity: int, penalises: bool = False):
         integers = partial(torch.zeros, dtype=torch.long, device=policy.device)
         self.policy = policy
         self.cache = policy.cache(rows, capacity)
@@ -47,7 +48,16 @@ class Live:
             rows, policy.model.config.hidden_size, dtype=policy.dtype, device=policy.device
         )
         self.seed, self.position, self.running = integers(rows), integers(rows), integers(rows)
+        seen = rows, policy.model.config.vocab_size
+        self.seen = integers(seen, dtype=torch.bool) if penalises else None
         self.drawn = torch.zeros(3, rows, dtype=torch.float64, device=policy.device)
+
+    def mark(self, rows: list[Row]) -> None:
+        """What these rows have seen: prompt, response and results, whatever was drawn since."""
+        for row in rows if self.seen is not None else ():
+            ids = row.rollout.prompt + row.rollout.ids
+            self.seen[row.slot] = False
+            self.seen[row.slot, self.policy.tensor(ids)] = True
 
     def move(self, slots: list[int], to: list[int], length: int) -> None:
         """Rows change their slots, or change places; none holds more than `length` tokens."""
@@ -55,7 +65,8 @@ class Live:
         # one layer at a time: what is on its way takes memory
         for layer in (*self.cache.k, *self.cache.v):
             layer[target, :, :length] = layer[source, :, :length]
-        for x in (self.cache.length, self.hidden, self.seed, self.position):
+        numbers = (self.cache.length, self.hidden, self.seed, self.position, self.seen)
+        for x in (x for x in numbers if x is not None):
             x[target] = x[source]
 
 

@@ -94,6 +94,7 @@ class Meter:
             "degenerate_later": over_minibatches("degenerate", later),
             "tokens_trained": sum(entry["trained"] for entry in log),
             "optimizer_steps": len(self.minibatches),
+            "calls_made": len(statuses),
         }
         numbers |= {f"tool_{name}": _mean([s == name for s in statuses]) for name in STATUSES}
         names = [name for name in log[0] if name not in ("trained", "rows")]

@@ -7,10 +7,11 @@
 """
 
 import re
-from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoTokenizer
+
+from support.files import lost_folder
 
 
 def check_config(config, name: str) -> None:
@@ -43,11 +44,12 @@ def load_tokenizer(path: str):
 def _read(kind, path: str):
     """A part of a model, or a ValueError that says what --model is not."""
     try:
+        # the Hub is not asked for what cannot be there
+        if lost_folder(path):
+            raise FileNotFoundError("there is no such folder")
         return kind.from_pretrained(path)
     except (OSError, ValueError) as problem:
-        local = path.startswith(("/", ".", "~"))
-        missing = local and not Path(path).exists()
-        reason = "there is no such folder" if missing else str(problem).strip().splitlines()[0]
+        reason = str(problem).strip().splitlines()[0]
         raise ValueError(
             f"--model {path} is neither a folder with a Hugging Face model nor a name that can be "
             f"fetched: {reason}"

@@ -22,7 +22,7 @@ from support.questions import Question, parsed
 from support.runfiles import versions
 from support.scores import numbers_of
 
-OTHER_OUT = "give another --out or delete it"
+OTHER_OUT = "give another --out"
 
 
 @dataclass
@@ -170,8 +170,8 @@ def date_of(out: Path) -> str:
 def refuse_other(path: Path | str, before: dict | None, now: dict) -> None:
     """ValueError if a result file was made with other settings."""
     before, now = before or {}, json.loads(json.dumps(now))
-    # an earlier version saved no date
-    before.setdefault("date", now.get("date"))
+    # an earlier version saved none of these
+    before = {"date": now.get("date"), "repetition_penalty": 1.0, "max_tool_calls": ""} | before
     for name, value in now.items():
         if before.get(name) != value:
             other = f"{name} = {before.get(name)!r}, now {value!r}"

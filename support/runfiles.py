@@ -1,6 +1,6 @@
 """The files of a run's folder. Imports no torch.
 
-config.json                     settings, versions, hashes of the data: `write_config`
+config.json, events.jsonl       settings, and what changed: config_file.py
 metrics.jsonl, rollouts.jsonl   a line per step, a row per rollout: `Log`
 step_000100/, latest            checkpoints, see checkpoints.py: `newest`, `prune`
 lock                            the process that writes to the folder: `locked`
@@ -17,12 +17,9 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from config import NO_SETTINGS, Config
-from support.files import held, write_aside
+from config import Config
+from support.files import held, lost_folder, write_aside
 from support.http import split_url
-from support.settings import free_names, new_names
-
-FILES = ("data", "eval_data", "cold_start", "corpus")
 
 
 def versions() -> dict[str, str]:
@@ -34,6 +31,8 @@ def versions() -> dict[str, str]:
 def missing_inputs(c) -> list[str]:
     """What is wrong with the files that settings name, a line each. No data is read."""
     out, problems = Path(str(c.out)), unpaired(c)
+    if lost_folder(str(c.model)):
+        problems.append(f"--model {c.model}: there is no such folder")
     if out.exists() and not out.is_dir():
         problems.append(f"--out {out} is a file: give a folder")
     # a run that has begun needs no examples
@@ -85,54 +84,6 @@ def _hold(folder: Path) -> Iterator[None]:
         yield
 
 
-def write_config(run: Config, sandbox_level: str) -> None:
-    """Write config.json: settings, versions, hashes of the data, what confines model code.
-
-    Raises: ValueError naming what changed, if settings or data would make it another run.
-    """
-    path = Path(run.out) / "config.json"
-    named = {name: getattr(run, name) for name in FILES}
-    named["reward_fn"] = run.reward_fn.rpartition(":")[0]
-    files = {name: file for name, file in named.items() if Path(file).is_file()}
-    hashes = {name: sha256(file) for name, file in files.items()}
-    now = shown_settings(run) | {"data_sha256": hashes}
-    if (newest(run.out) or newest(run.out, "cold")) and path.exists():
-        refuse_another(run, path, new_names(Config, json.loads(json.dumps(now))), set(files))
-    extra = {"versions": versions(), "sandbox_level": sandbox_level}
-    write_aside(path, json.dumps(now | extra, indent=2))
-
-
-def refuse_another(run: Config, path: Path, now: dict, files: set[str]) -> None:
-    """ValueError if the config.json of a run that has begun says that it is another one."""
-    try:
-        before = new_names(Config, json.loads(path.read_text()))
-    except ValueError as problem:
-        why = "without it nothing says whether this is the same run: mend or delete it"
-        raise ValueError(f"{path} cannot be read: {problem}; {why}") from None
-    old = before.get("data_sha256", {})
-    # a mended reward may go on
-    if "reward_fn" in files and old.get("reward_fn") != now["data_sha256"]["reward_fn"]:
-        print(f"--reward_fn {run.reward_fn}: the file has changed since this run began", flush=True)
-    files = files - {"reward_fn"}
-    fixed = set(now) - free_names(Config) - files - NO_SETTINGS
-    changed = {
-        name: f"{before.get(name)!r}, now {now[name]!r}"
-        for name in sorted(fixed)
-        # an earlier version had no such setting
-        if name in before and before[name] != now[name]
-    } | {
-        name: "the file's content differs"
-        for name in sorted(files)
-        if old.get(name) != now["data_sha256"][name]
-    }
-    # a world's files follow from seed and world: only those are named
-    made = [name for name in changed if name in ("seed", "world")]
-    if changed:
-        others = ", ".join(f"--{name} ({changed[name]})" for name in made or changed)
-        other = f"{run.out} holds a run with another {others}"
-        raise ValueError(f"{other}: give another --out, or delete it to start anew")
-
-
 def shown_settings(settings) -> dict:
     """Settings as files may hold them: of a URL scheme, host, port and path, never a password."""
     return {
@@ -151,21 +102,36 @@ class Log:
     """Files NAME.jsonl of a run, flushed line by line.
 
     On resume the lines of steps not yet done, and a line cut short by a kill, are dropped.
+    latest: the newest number of each name in metrics.jsonl. trackers: get these numbers too.
     """
 
     def __init__(self, out: str, done: int, names: tuple[str, ...] = ("metrics", "rollouts")):
         self.files = {}
         self.warned: set[str] = set()
+        self.latest: dict = {}
+        self.trackers: list = []
         for name in names:
             path = Path(out) / f"{name}.jsonl"
             if path.exists():
                 with open(path) as lines:
                     kept = "".join(line for line in lines if _step_of(line) <= done)
                 write_aside(path, kept)
+                for line in kept.splitlines() if name == "metrics" else ():
+                    self.latest |= json.loads(line)
             self.files[name] = open(path, "a", buffering=1)
 
     def write(self, name: str, row: dict) -> None:
         self.files[name].write(json.dumps(row) + "\n")
+        if name == "metrics":
+            self.latest |= row
+            numbers = {key: x for key, x in row.items() if isinstance(x, (int, float))}
+            for tracker in self.trackers:
+                tracker.log(row["step"], numbers)
+
+    def close(self) -> None:
+        """No more lines come."""
+        for part in (*self.files.values(), *self.trackers):
+            part.close()
 
 
 def _step_of(line: str) -> float:
@@ -195,6 +161,11 @@ def newest(out: str | Path, kind: str = "step") -> Path | None:
     """The newest complete checkpoint of a run, if any. kind: "step" or, in a cold start, "cold"."""
     folders = sorted(Path(out).glob(f"{kind}_??????"), reverse=True)
     return next(filter(complete, folders), None)
+
+
+def step_folder(out: str | Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return Path(out) / f"step_{step:06d}"
 
 
 def step_in(folder: Path | None) -> int:

@@ -1,4 +1,9 @@
-"""The settings of the sampler, checked."""
+"""The settings of the sampler, checked.
+
+1. SamplingParams    lengths, budgets, how tokens are drawn
+2. too_many_calls    are these tool calls beyond the budgets?
+3. beyond_positions  do prompt and response fit the model?
+"""
 
 from dataclasses import dataclass, fields
 
@@ -10,6 +15,8 @@ class SamplingParams:
 
     decode_rows: rows decoded at once. prefill_chunk: tokens per row and call when prompts and
     results are read. constant_rows: see support/shapes.py. lag: see Sampler; None: 1 on a GPU.
+    repetition_penalty: of ids in prompt, response and results, as Hugging Face's; 1: none.
+    max_tool_calls: of each tool, "python=5,search=10"; max_calls: of all together.
     """
 
     decode_rows: int
@@ -20,22 +27,41 @@ class SamplingParams:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    repetition_penalty: float = 1.0
+    max_tool_calls: str = ""
     constant_rows: bool = True
     lag: int | None = None
 
     def __post_init__(self):
         least = {"decode_rows": 1, "max_tokens": 1, "max_result_tokens": 1, "top_p": 1e-6}
-        least |= {"prefill_chunk": 1}
+        least |= {"prefill_chunk": 1, "repetition_penalty": 1e-6}
         for f in fields(self):
             value, low = getattr(self, f.name), least.get(f.name, 0)
-            if value is not None and not value >= low:
+            if isinstance(value, (int, float)) and not value >= low:
                 raise ValueError(f"{f.name} must be >= {low}, got {value}")
+        budgets_of(self.max_tool_calls)
 
     @classmethod
     def of(cls, settings) -> "SamplingParams":
         """Those that a larger set of settings holds under the same names."""
         names = [f.name for f in fields(cls) if hasattr(settings, f.name)]
         return cls(**{name: getattr(settings, name) for name in names})
+
+
+def budgets_of(text: str) -> dict[str, int]:
+    """The calls that each tool may be asked for: "python=5,search=10" by name."""
+    parts = [part.partition("=") for part in text.split(",") if part.strip()]
+    for name, _, count in parts:
+        if not (name.strip() and count.strip().isdecimal()):
+            wrong = f"must be NAME=N,NAME=N, such as python=5,search=10, got {text!r}"
+            raise ValueError(f"--max_tool_calls {wrong}")
+    return {name.strip(): int(count) for name, _, count in parts}
+
+
+def too_many_calls(names: list[str], settings) -> bool:
+    """Are calls of these tools more than max_calls in all, or than max_tool_calls of one?"""
+    each = budgets_of(settings.max_tool_calls)
+    return len(names) > settings.max_calls or any(names.count(name) > each[name] for name in each)
 
 
 def beyond_positions(longest: int, budget: int, positions: int | None) -> str:

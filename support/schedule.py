@@ -60,10 +60,10 @@ def _permutation(n: int, seed: int) -> list[int]:
 def check_step(policy: Policy, sampler, prompts: list, config) -> None:
     """Refuse what would waste a step or bias it without a word."""
     params = sampler.params
-    if params.top_p < 1 or params.top_k:
+    if params.top_p < 1 or params.top_k or params.repetition_penalty != 1:
         raise ValueError(
-            "training samples from the whole distribution: the sampler's top_p must be 1 and its "
-            "top_k 0"
+            "training samples from the whole distribution: the sampler's top_p must be 1, its "
+            "top_k 0 and its repetition_penalty 1"
         )
     for name in ("temperature", "max_tokens"):
         theirs, ours = getattr(params, name), getattr(config, name)

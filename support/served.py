@@ -20,6 +20,7 @@ from support.corpus import utf8
 from support.http import Unavailable, post_json
 from support.judge import api_key
 from support.native_calls import protocol_of
+from support.sampling_params import too_many_calls
 from support.seeds import mix_seed
 from tools import call_tools
 
@@ -53,6 +54,8 @@ class Served:
             "include_stop_str_in_output": True,
             "skip_special_tokens": False,
         }
+        if run.repetition_penalty != 1:
+            self.request["repetition_penalty"] = run.repetition_penalty
         try:
             self._ask(self._encode("Hello"), room=1, seed=0)
         except Unavailable as problem:
@@ -90,7 +93,7 @@ class Served:
             asked = self.protocol.calls_in([text], lambda text=text: text, r.finish == "stop")
             if self.protocol.forged_in([text]):
                 r.finish = "forged"
-            elif len(r.calls) + len(asked) > self.run.max_calls:
+            elif asked and too_many_calls([call.name for call in (*r.calls, *asked)], self.run):
                 r.finish = "calls"
             elif asked and len(r.ids) < self.run.max_tokens:
                 self._use_tools(r, asked)

@@ -29,6 +29,7 @@ KINDS = {
     str: "text",
     tuple[float, float]: "two numbers",
     tuple[str, ...]: "a list of texts",
+    tuple[int, ...]: "a list of whole numbers",
 }
 
 

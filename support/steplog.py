@@ -1,7 +1,7 @@
-"""What a step leaves: its trees, its branch points in words, its alarms, the bar's numbers."""
+"""What a step leaves: its numbers in a line, its trees, branch points in words, its alarms."""
 
 import json
-from collections import Counter
+import time
 from pathlib import Path
 
 import torch
@@ -16,21 +16,22 @@ from support.scores import broken_format
 
 
 def write_step(run: Config, policy, log: Log, step: int, metrics: dict, rollouts: list) -> None:
-    """A step's line in metrics.jsonl, its trees in rollouts.jsonl, its branch points and alarms on
-    the screen. An alarm is printed when it begins and logged as long as it lasts."""
+    """A step's line in metrics.jsonl and on the screen, its trees in rollouts.jsonl, its branch
+    points and alarms on the screen. An alarm is logged as long as it lasts, and printed once."""
     warnings = alarms(metrics | {"sampler_gap_exact": policy.dtype == torch.float32})
     log.write("metrics", {"step": step} | metrics | ({"alarms": warnings} if warnings else {}))
     for row in tree_rows(policy, step, rollouts, min(run.log_trees, run.prompts)):
         log.write("rollouts", row)
-    new = [f"step {step}: {text}" for text in warnings if text not in log.warned]
+    new = [f"step {step}: {text}: {ADVICE[text]}" for text in warnings if text not in log.warned]
     if step == 1 and metrics["format_errors"] == 1:
         # of this process
         new += broken_format([(format_fault(r), r.text) for r in rollouts if r.parent is None])
     # of this process
     new += [f"step {step}: {line}" for line in broken_rewards(rollouts)]
-    for line in branch_lines(policy, rollouts, run.print_branches) + new:
+    told = [step_line(step, log.latest), *branch_lines(policy, rollouts, run.print_branches)]
+    for line in told + new:
         tqdm.write(line)
-    log.warned = set(warnings)
+    log.warned |= set(warnings)
 
 
 def give_up(path: Path, policy, rollouts: list, step: int, skipped: int) -> None:
@@ -98,29 +99,74 @@ def branch_line(policy, x) -> str:
     )
 
 
+# what to do about an alarm
+ADVICE = {
+    "entropy has collapsed": "lower --lr, and go on from an earlier checkpoint with --from",
+    "more than 90% of the prompts give no credit: all their rewards are equal": (
+        "raise --initial, or take questions that the model sometimes answers"
+    ),
+    "more than half of the rollouts are cut off": "raise --max_tokens, or --max_calls",
+    "tools fail for reasons of infrastructure": (
+        "look for the status infra in rollouts.jsonl, and mend the tool or its server"
+    ),
+    "sampler and trainer disagree on log-probs": (
+        "the update is biased: try --constant_rows true and another version of torch"
+    ),
+    "an update was skipped: its gradient was not finite": (
+        "if more follow, lower --lr or --clip_grad"
+    ),
+}
+
+
 def alarms(metrics: dict) -> list[str]:
     """What nobody should miss in a step's numbers, in words; empty if all is well."""
     gap = 1e-3 if metrics["sampler_gap_exact"] else 1.0
-    tests = {
-        "entropy has collapsed": metrics["entropy"] < 0.01,
-        "more than 90% of the prompts give no credit: all their rewards are equal": (
-            metrics["zero_std"] > 0.9
-        ),
-        "more than half of the rollouts are cut off": metrics["truncated"] > 0.5,
-        "tools fail for reasons of infrastructure": metrics["tool_infra"] > 0.1,
-        "sampler and trainer disagree on log-probs": metrics["sampler_gap"] > gap,
-        "an update was skipped: its gradient was not finite": metrics["skipped"] > 0,
+    tests = [
+        metrics["entropy"] < 0.01,
+        metrics["zero_std"] > 0.9,
+        metrics["truncated"] > 0.5,
+        metrics["tool_infra"] > 0.1,
+        metrics["sampler_gap"] > gap,
+        metrics["skipped"] > 0,
+    ]
+    return [text for text, true in zip(ADVICE, tests, strict=True) if true]
+
+
+def progress(run: Config, log: Log, step: int, questions: int, metrics: dict) -> dict:
+    """Where a run stands after a step; the totals are those of all its steps."""
+
+    def total(name: str, now: str) -> int:
+        return log.latest.get(name, 0) + metrics[now]
+
+    return {
+        "time": time.time(),
+        "lr": run.lr,
+        "epoch": step * run.prompts / questions,
+        "tokens_total": total("tokens_total", "tokens_sampled"),
+        "calls_total": total("calls_total", "calls_made"),
     }
-    return [text for text, true in tests.items() if true]
 
 
-def bar_text(metrics: dict, total: Counter) -> str:
-    """The numbers beside the progress bar. total: tokens and updates so far, which it adds to."""
-    tokens = {name: metrics[f"tokens_{name}"] for name in ("sampled", "trained")}
-    total.update(tokens | {"updates": metrics["optimizer_steps"]})
-    names = ("reward", "entropy", "truncated", "degenerate")
-    shown = [f"{name} {metrics[name]:.2f}" for name in names]
-    shown += [f"length {metrics['length']:.0f}", *(f"{name} {n}" for name, n in total.items())]
+def step_line(step: int, numbers: dict) -> str:
+    """A step in 80 columns. numbers: those of metrics.jsonl, the newest of each name."""
+    scores = {name: numbers.get(name) for name in ("reward", "eval_greedy", "entropy")}
+    reward, accuracy, entropy = ["" if x is None else _short(x) for x in scores.values()]
+    accuracy = f"eval {accuracy:5}" if accuracy else " " * 10
+    seconds = numbers["seconds"]
+    return (
+        f"step {step:4} reward {reward:>6} {accuracy} length {numbers['length']:4.0f} "
+        f"calls {numbers['calls']:4.1f} entropy {entropy:>5} "
+        f"{seconds:{'4.1f' if seconds < 100 else '4.0f'}} s"
+    )
+
+
+def _short(x: float) -> str:
+    """A number in few characters."""
+    return f"{x:.3f}" if abs(x) < 10 else f"{x:.4g}"
+
+
+def bar_text(metrics: dict) -> str:
+    """What stands beside the progress bar: tokens sampled in all steps, seconds of the phases."""
     phases = ("sample", "score", "branch", "update")
     seconds = "/".join(f"{metrics[f'seconds_{phase}']:.1f}" for phase in phases)
-    return ", ".join(shown) + f", s {seconds}"
+    return f"{tqdm.format_sizeof(metrics['tokens_total'])} tokens, s {seconds}"

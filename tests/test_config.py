@@ -197,7 +197,7 @@ def test_old_names_are_understood(tmp_path):
     assert all(getattr(run, new) == 3 for run in (by_file, by_flag) for new in OLD.values())
     assert {
         f.metadata["old"]: f.name for f in dataclasses.fields(Config) if f.metadata["old"]
-    } == OLD
+    } == OLD | {"from": "from_run"}
     (tmp_path / "c.json").write_text('{"b": 1, "future_weight": 2}')
     with pytest.raises(ValueError, match="two names of one setting"):
         read_settings(["--config", str(tmp_path / "c.json")])
@@ -282,3 +282,57 @@ def test_a_gradient_need_not_be_clipped():
     for text in ("0", "inf"):
         run = read_settings(["--model", "m", "--data", "d", "--clip_grad", text])
         assert run.clip_grad == float(text)
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """A run with checkpoints after steps 20 and 40."""
+    run = tmp_path / "x"
+    for step in (20, 40):
+        (run / f"step_0000{step}").mkdir(parents=True)
+        (run / f"step_0000{step}" / "manifest.json").write_text("{}")
+    (run / "latest").write_text("step_000040")
+    saved = {"model": "m", "data": "d.jsonl", "cold_start": "c.jsonl", "lr": 0.5, "prompts": 32}
+    (run / "config.json").write_text(json.dumps(saved | {"out": str(run), "date": "2026-03-03"}))
+    return run
+
+
+def test_a_run_from_a_step_of_another(earlier, tmp_path):
+    """Its weights and settings, but for flags; no cold start; a folder is its newest checkpoint."""
+    run = read_settings(["--from", str(earlier / "step_000020"), "--prompts", "64"])
+    assert run.model == run.from_run == str(earlier / "step_000020")
+    assert (run.lr, run.prompts, run.data, run.date) == (0.5, 64, "d.jsonl", "2026-03-03")
+    assert run.cold_start == "" and run.out == "runs/x-step_000020-d"
+    out = tmp_path / "y"
+    flags = ["--from", str(earlier), "--out", str(out)]
+    run = read_settings(flags)
+    assert run.from_run == run.model == str(earlier / "step_000040")
+    # once begun it keeps its beginning, though the other run goes on
+    out.mkdir()
+    (out / "config.json").write_text(json.dumps(dataclasses.asdict(run)))
+    (earlier / "latest").write_text("step_000020")
+    assert read_settings(flags).model == str(earlier / "step_000040")
+    again = read_settings(["--config", str(out / "config.json"), "--out", str(tmp_path / "z")])
+    assert dataclasses.replace(again, out=run.out) == run
+
+
+def test_a_run_s_folder_as_model(earlier, tmp_path):
+    run = read_settings(["--model", str(earlier), "--data", "d", "--out", str(tmp_path / "y")])
+    assert run.model == str(earlier / "step_000040") and (run.lr, run.from_run) == (1e-6, "")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "lock").write_text("")
+    with pytest.raises(ValueError, match="is the folder of a run that has no checkpoint yet"):
+        read_settings(["--model", str(tmp_path / "empty"), "--data", "d"])
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        (["--model", "m"], "--from brings the model and needs no cold start: leave --model m out"),
+        (["--cold_start", "c"], "needs no cold start: leave --cold_start c out"),
+        (["--from", "nowhere"], "--from nowhere is no checkpoint of a run"),
+    ],
+)
+def test_what_does_not_go_with_from(earlier, flags, line):
+    with pytest.raises(ValueError, match=line):
+        read_settings(["--from", str(earlier), *flags])

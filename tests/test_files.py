@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from support.files import held, replace, write_aside
+from support.files import held, lost_folder, newest_in, replace, write_aside
 
 
 def test_a_file_is_written_aside_and_renamed(tmp_path, monkeypatch):
@@ -49,3 +49,28 @@ with held(Path({str(tmp_path / "lock")!r})):
     with pytest.raises(OSError):
         with held(tmp_path, "never said: it is a folder"):
             pass
+
+
+def test_a_run_s_folder_stands_for_its_newest_checkpoint(tmp_path):
+    assert newest_in("org/name") == "org/name" and newest_in("") == ""
+    (tmp_path / "latest").write_text("step_000040")
+    assert newest_in(str(tmp_path)) == str(tmp_path / "step_000040")
+
+
+@pytest.mark.parametrize(
+    "name, lost",
+    [
+        ("gpt2", False),
+        ("Qwen/Qwen2.5-7B-Instruct", False),
+        ("", False),
+        ("here", False),
+        ("here/model", True),
+        ("./model", True),
+        ("/no/model", True),
+        ("runs/x/step_000040", True),
+    ],
+)
+def test_a_folder_that_is_not_there(tmp_path, monkeypatch, name, lost):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert lost_folder(name) is lost

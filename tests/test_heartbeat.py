@@ -21,9 +21,44 @@ def test_signals():
             for _ in range(3):
                 os.kill(os.getpid(), number)
             assert stop.asked
-        stop.since -= 3
+        stop.since -= 1
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.fixture
+def handlers():
+    """Those of before, afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number, again", [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_a_request_is_acknowledged_at_once_and_once(handlers, capfd, number, again):
+    stop = Stop()
+    stop.then = "step 12 is finished and saved"
+    for _ in range(3):
+        os.kill(os.getpid(), number)
+    said = "asked to stop: step 12 is finished and saved, then the run ends"
+    said += "; Ctrl-C again ends it now, unsaved" * again
+    assert capfd.readouterr().err == f"\n{said}\n"
+
+
+def test_one_process_speaks_for_all(handlers, capfd):
+    stop = Stop(speaks=False)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop.asked and not capfd.readouterr().err
+
+
+def test_torchrun_passes_on_what_the_terminal_has_sent(handlers, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    stop = Stop()
+    os.kill(os.getpid(), signal.SIGINT)
+    stop.since -= 1
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop.asked

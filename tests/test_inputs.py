@@ -178,3 +178,41 @@ def test_json_that_is_nested_too_deeply_is_named(tmp_path):
     (tmp_path / "deep.jsonl").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="deep.jsonl, row 1 is not JSON"):
         read_chats(str(tmp_path / "deep.jsonl"))
+
+
+def first_run(tmp_path, count, *flags):
+    """The settings of a first try with so many questions of one's own."""
+    data = tmp_path / "mine.jsonl"
+    data.write_text("".join(f'{{"question": "{k}", "answer": "1"}}\n' for k in range(count)))
+    (tmp_path / "model").mkdir(exist_ok=True)
+    model = ["--model", str(tmp_path / "model"), "--data", str(data)]
+    tools = ["--tools", "python", "--sandbox", "best-effort"]
+    run, rows = read_run([*model, *tools, *flags])
+    rows.close()
+    return run.prompts, run.minibatch
+
+
+@pytest.mark.parametrize(
+    "count, flags, fits",
+    [
+        (40, [], (32, 16)),
+        (20, [], (16, 16)),
+        (10, [], (10, 10)),
+        (40, ["--minibatch", "8"], (40, 8)),
+        (128, [], (128, 16)),
+        (40, ["--prompts", "32"], (32, 16)),
+    ],
+)
+def test_a_step_falls_to_what_few_questions_allow(tmp_path, capsys, count, flags, fits):
+    assert first_run(tmp_path, count, *flags) == fits
+    said = [line for line in capsys.readouterr().out.splitlines() if "instead of" in line]
+    assert len(said) == (count < 128 and "--prompts" not in flags)
+    assert all(
+        f"mine.jsonl holds {count} questions: --prompts {fits[0]} instead" in x for x in said
+    )
+
+
+@pytest.mark.parametrize("flags", [["--prompts", "64"], ["--minibatch", "64"]])
+def test_a_step_that_was_asked_for_is_not_made_smaller(tmp_path, flags):
+    with pytest.raises(ValueError, match=f"holds 40 questions, fewer than {' '.join(flags)}"):
+        first_run(tmp_path, 40, *flags)

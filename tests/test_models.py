@@ -3,6 +3,7 @@
 import pytest
 import transformers
 
+from support import models
 from support.models import check_config
 
 
@@ -23,3 +24,17 @@ def test_models_that_cannot_be_forked_are_refused():
         transformers.MistralConfig(sliding_window=None),
     ):
         check_config(config, "fine")
+
+
+def test_the_hub_is_not_asked_for_a_folder(tmp_path, monkeypatch):
+    def asked(*args, **how):
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr(models.AutoConfig, "from_pretrained", asked)
+    for name in ("./mine", "models/mine", str(tmp_path / "mine")):
+        with pytest.raises(
+            ValueError, match="--model .*mine is neither .*: there is no such folder"
+        ):
+            models.load_tokenizer(name)

@@ -114,6 +114,7 @@ def test_every_config_is_in_the_table():
         *PAPER,
         *RELEASED,
         "laptop",
+        "small",
         "smollm2",
     }
 
@@ -373,3 +374,17 @@ def test_bad_flags_of_a_plan(capsys):
     assert "extras.plan with the same flags prints what the run will cost" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_what_fits(capsys, nothing_loaded):
+    """A row's cells are what the plan itself says of that model."""
+    plan.main(["--fits", "--config", str(CONFIGS / "small.json"), "--checkpointing", "true"])
+    table = capsys.readouterr().out
+    assert table in (CONFIGS.parent / "docs" / "running.md").read_text()
+    rows = dict(line.strip("| ").split(" | ", 1) for line in table.splitlines()[2:])
+    assert rows["qwen2.5-7b"] == "split, bfloat16 | - | 4 | 2"
+    flags = ["--config", CONFIGS / "small.json", "--checkpointing", "true"]
+    flags += ["--model", "Qwen/Qwen2.5-7B-Instruct", "--data", "d"]
+    flags += ["--shard", "true", "--dtype", "bfloat16", "--gpu_gib", 0.9 * 80]
+    assert "DOES NOT FIT" in printed(capsys, *flags, "--gpus", 1)
+    assert "fits: " in printed(capsys, *flags, "--gpus", 2)

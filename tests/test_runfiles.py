@@ -39,7 +39,9 @@ def test_what_a_kill_has_left_is_deleted(finished, world, agent_folder, tmp_path
 def test_a_damaged_config_is_named(finished, world, agent_folder, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text('{"steps": 4, "pro')
-    with pytest.raises(ValueError, match=r"run/config.json cannot be read: .*mend or delete it"):
+    with pytest.raises(
+        ValueError, match=r"run/config.json cannot be read: .*mend it; a new run may begin with"
+    ):
         train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL))
 
 

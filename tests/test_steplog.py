@@ -1,11 +1,15 @@
 """support/steplog.py: trees, alarms, giving up."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import lines
 
+from config import Config
 from rollout import Rollout
-from support.steplog import alarms, give_up, tree_rows
+from support.steplog import ADVICE, alarms, give_up, progress, step_line, tree_rows
 
 
 def test_rollouts_file_holds_whole_trees(finished):
@@ -61,6 +65,7 @@ def test_alarms():
         ("skipped", 0.5, "not finite"),
     ):
         assert len(alarms(fine | {name: value})) == 1 and words in alarms(fine | {name: value})[0]
+        assert ADVICE[alarms(fine | {name: value})[0]]
     assert alarms(fine | dict(sampler_gap=0.1, sampler_gap_exact=False)) == [], (
         "in bfloat16 log-probs differ by so much"
     )
@@ -74,3 +79,29 @@ def test_the_first_process_logs_a_tree_whichever_prompts_it_has(agent):
         r.logp_old = r.omega = r.branching_score = r.advantage = torch.zeros(1)
     assert [row["group"] for row in tree_rows(agent, 1, mine, 1)] == [3]
     assert [row["group"] for row in tree_rows(agent, 1, mine, 2)] == [3, 5, 5]
+
+
+def test_a_step_s_line_fits_80_columns():
+    numbers = dict(reward=0.5123, length=96.4, calls=2.06, entropy=0.3123, seconds=4.24)
+    assert step_line(12, numbers) == (
+        "step   12 reward  0.512            length   96 calls  2.1 entropy 0.312  4.2 s"
+    )
+    known = numbers | {"eval_greedy": 0.961, "reward": -0.5}
+    assert " reward -0.500 eval 0.961 length" in step_line(12, known)
+    wide = dict(reward=-99.123, length=32768.0, calls=99.9, entropy=11.93, seconds=9999.0)
+    for accuracy in (1.0, None):
+        assert len(step_line(9999, wide | {"eval_greedy": accuracy})) <= 80
+
+
+def test_totals_are_those_of_all_steps():
+    """Also right after a run has gone on: the log knows what was before."""
+    run, log = Config(lr=0.5, prompts=16), SimpleNamespace(latest={})
+    metrics = {"tokens_sampled": 7, "calls_made": 3}
+    before = time.time()
+    first = progress(run, log, 1, 40, metrics)
+    assert before <= first["time"] <= time.time()
+    assert (first["lr"], first["epoch"]) == (0.5, 0.4)
+    assert (first["tokens_total"], first["calls_total"]) == (7, 3)
+    log.latest = {"tokens_total": 100, "calls_total": 10}
+    later = progress(run, log, 5, 40, metrics)
+    assert (later["tokens_total"], later["calls_total"], later["epoch"]) == (107, 13, 2.0)

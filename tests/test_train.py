@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def test_the_runs_folder(finished):
         assert all(math.isfinite(v) for v in x.values())
         phases = [v for name, v in x.items() if name.startswith("seconds_")]
         assert x["seconds"] == pytest.approx(sum(phases), rel=1e-9) and len(phases) == 7
+        assert {"time", "lr", "epoch"} <= set(x) and x["epoch"] == x["step"] * 4 / 200
         assert x["reward_auto"] == x["reward"] and {
             "reward_f1",
             "reward_math",
@@ -66,6 +68,8 @@ def test_the_runs_folder(finished):
             and x["degenerate_later"] < 0.5
             and x["computed_per_unique"] <= 1
         )
+    for total, name in (("tokens_total", "tokens_sampled"), ("calls_total", "calls_made")):
+        assert [x[total] for x in steps] == list(accumulate(x[name] for x in steps))
     evaluations = [x["step"] for x in lines(finished, "metrics") if "eval_greedy" in x]
     assert evaluations == [0, 4] and (finished / "eval_000004.json").exists()
     assert (finished / "latest").read_text() == "step_000004" and {
@@ -127,7 +131,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
     def plain(out):
         return [
-            {k: v for k, v in x.items() if "seconds" not in k and k != "occupancy"}
+            {k: v for k, v in x.items() if "seconds" not in k and k not in ("occupancy", "time")}
             for x in lines(tmp_path / out, "metrics")
         ]
 
