@@ -261,7 +261,7 @@ def candidates(policy: Policy, rollout: Rollout, config: Config) -> list[bool]:
 
 @in_phase("update")
 def assign_credit(rollouts: list[Rollout], branches: list[Rollout], config: Config) -> None:
-    """Set r.advantage of the initial rollouts: Eq. 6 prompt by prompt, then Eq. 7 with r.omega.
+    """Set r.advantage of the initial rollouts: Eq. 6, prompts apart, then Eq. 7 with r.omega.
 
     branches: of these rollouts, in any order.
     """
@@ -273,20 +273,18 @@ def assign_credit(rollouts: list[Rollout], branches: list[Rollout], config: Conf
 
 def compare_groups(rollouts: list[Rollout], branches: list[Rollout], config: Config) -> None:
     """Set r.advantage by Eq. 6: a branch credits the tokens that it shares with its parent."""
-    for group in dict.fromkeys(r.group for r in rollouts):
-        initial = [r for r in rollouts if r.group == group]
-        forked = [branch for branch in branches if branch.group == group]
-        index = {id(r): n for n, r in enumerate(initial)}
-        advantage = dual_group_advantage(
-            rewards=torch.tensor([r.reward for r in initial], dtype=torch.float64),
-            branch_rewards=torch.tensor([x.reward for x in forked], dtype=torch.float64),
-            parent=torch.tensor([index[id(x.parent)] for x in forked], dtype=torch.long),
-            fork_at=torch.tensor([x.fork_at for x in forked], dtype=torch.long),
-            mask=pad([r.mask for r in initial], torch.bool),
-            how=config.dual,
-            correction=config.std_correction,
-        )  # (N, T)
-        hand_out(initial, "advantage", advantage.float())
+    index = {id(r): n for n, r in enumerate(rollouts)}
+    advantage = dual_group_advantage(
+        rewards=torch.tensor([r.reward for r in rollouts], dtype=torch.float64),
+        branch_rewards=torch.tensor([x.reward for x in branches], dtype=torch.float64),
+        parent=torch.tensor([index[id(x.parent)] for x in branches], dtype=torch.long),
+        fork_at=torch.tensor([x.fork_at for x in branches], dtype=torch.long),
+        mask=pad([r.mask for r in rollouts], torch.bool),
+        how=config.dual,
+        correction=config.std_correction,
+        group=torch.tensor([r.group for r in rollouts]),
+    )  # (R, T)
+    hand_out(rollouts, "advantage", advantage.float())
 
 
 # ---- 8. the update
