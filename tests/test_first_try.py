@@ -30,6 +30,7 @@ def weights(folder):
     return [p.detach() for p in Policy.load(str(folder)).model.parameters()]
 
 
+@pytest.mark.slow
 def test_a_first_try_and_a_run_from_its_step(mine, capsys):
     """Nothing but model, data and tools need be said; sizes are here to take seconds."""
     small = ["--steps", "1", "--initial", "2", "--branches", "1", "--max_tokens", "16"]

@@ -278,6 +278,7 @@ def test_a_thousand_databases(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir()) and not tool.states
 
 
+@pytest.mark.slow
 def test_a_thousand_folders(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     tool = own_tool(f"{EXAMPLES}:Files")
