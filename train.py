@@ -82,8 +82,9 @@ def start(run: Config, unencoded: Unencoded) -> None:
             run = with_world(run) if ranks.rank == 0 else run
             run = dataclasses.replace(ranks.gather(run)[0], device=run.device)
             unencoded.complete(run)
-        # processes that start around midnight ask the same
-        run = dataclasses.replace(run, date=ranks.gather(run.date)[0])
+        # processes that start around midnight, or while another run saves, begin alike
+        same = {name: getattr(run, name) for name in ("date", "model", "from_run")}
+        run = dataclasses.replace(run, **ranks.gather(same)[0])
         if run.threads:
             torch.set_num_threads(run.threads)
         tokenizer = load_tokenizer(run.model)
@@ -228,7 +229,8 @@ class Trainer:
         for step in bar:
             if self.stop_asked():
                 self.save(step)
-                print(f"asked to stop: {saved(step)}", flush=True)
+                if speaks:
+                    tqdm.write(f"asked to stop: {saved(step)}")
                 break
             self.stop.then = f"step {step + 1} is finished and saved"
             metrics, rollouts = self.step(step)
@@ -295,7 +297,7 @@ class Trainer:
         if not questions or not heldout.due(self.run, step) or self.stop_asked():
             return
         self.beat(f"evaluation after step {step}")
-        self.stop.then = f"this evaluation is left undone, step {step} is saved"
+        self.stop.then = f"this evaluation is left, step {step} is saved"
         share = heldout.sample_share(self.run, self.sampler, test, self.ranks, self.stop_asked, own)
         if share is None:
             return

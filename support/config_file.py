@@ -86,7 +86,8 @@ def refuse_another(run: Config, changed: dict[str, tuple]) -> None:
     if same:
         raise ValueError(f"--allow_change {','.join(same)}: not changed: leave it out")
     reference = Path(run.out) / "step_000000"
-    if "kl_coef" in changed and run.kl_coef and not complete(reference):
+    needed = "kl_coef" in changed and run.kl_coef and newest(run.out)
+    if needed and not complete(reference):
         gone = f"--kl_coef {run.kl_coef} needs the checkpoint {reference}, which is not kept"
         raise ValueError(f"{gone}: start another run with --from {newest(run.out)}")
 

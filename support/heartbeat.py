@@ -33,9 +33,9 @@ class Stop:
         if number == signal.SIGINT and self.asked and time.monotonic() - self.since > self.moment:
             raise KeyboardInterrupt
         if self.speaks and not self.asked:
-            again = "; Ctrl-C again ends it now, unsaved" * (number == signal.SIGINT)
+            again = "Ctrl-C again ends it now, unsaved\n" * (number == signal.SIGINT)
             # a handler may not print: it may have come amid another print
-            os.write(2, f"\nasked to stop: {self.then}, then the run ends{again}\n".encode())
+            os.write(2, f"\nasked to stop: {self.then}, then the run ends\n{again}".encode())
         self.asked, self.since = True, self.since or time.monotonic()
 
 

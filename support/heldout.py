@@ -62,9 +62,8 @@ def store(run: Config, log: Log, step: int, shares: list[list[tuple[int, dict, d
     for line in broken_format(faults_of(sampled)):
         tqdm.write(line)
     tqdm.write(
-        f"step {step}: held-out {measure} {shown[0]} sampled, {shown[1]} greedy, "
-        f"format errors {numbers['eval_format_errors']:.3f}, {numbers['eval_calls']:.2f} calls "
-        f"per question ({len(sampled)} questions x {run.eval_samples})"
+        f"step {step}: held-out {measure} {shown[0]}, greedy {shown[1]}, format errors "
+        f"{numbers['eval_format_errors']:.3f} ({len(sampled)} x {run.eval_samples})"
     )
 
 

@@ -87,10 +87,9 @@ class Meter:
         )
         numbers = _rollout_numbers(facts, forks)
         numbers |= _token_numbers(facts, forks, sum((part["count"] for part in parts), Counter()))
-        first = [part["log"][0] for part in parts]
         later = [entry for part in parts for entry in part["log"][1:]]
         numbers |= {
-            "degenerate_first": over_minibatches("degenerate", first),
+            "degenerate_first": over_minibatches("degenerate", [part["log"][0] for part in parts]),
             "degenerate_later": over_minibatches("degenerate", later),
             "tokens_trained": sum(entry["trained"] for entry in log),
             "optimizer_steps": len(self.minibatches),

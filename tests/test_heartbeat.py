@@ -44,9 +44,8 @@ def test_a_request_is_acknowledged_at_once_and_once(handlers, capfd, number, aga
     stop.then = "step 12 is finished and saved"
     for _ in range(3):
         os.kill(os.getpid(), number)
-    said = "asked to stop: step 12 is finished and saved, then the run ends"
-    said += "; Ctrl-C again ends it now, unsaved" * again
-    assert capfd.readouterr().err == f"\n{said}\n"
+    said = "\nasked to stop: step 12 is finished and saved, then the run ends\n"
+    assert capfd.readouterr().err == said + "Ctrl-C again ends it now, unsaved\n" * again
 
 
 def test_one_process_speaks_for_all(handlers, capfd):
