@@ -131,7 +131,7 @@ def sample_initial(
         questions=[prompt.question for prompt in asked],
     )
     rewards.set(rollouts)
-    refuse_broken_tools(rollouts, policy.ranks)
+    refuse_broken_tools(rollouts, policy.ranks, sampler.tools)
     refuse_broken_rewards(rollouts, policy.ranks)
     return [[r for p in batch for r in rollouts if r.group == p] for batch in minibatches]
 

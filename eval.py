@@ -40,7 +40,7 @@ from support.plugins import open_reward
 from support.questions import Question, load_questions, overlap_lines
 from support.result_page import result_page
 from support.results import Job, date_of, open_job, weights_of, write_result
-from support.runfiles import complete, sha256, shown_settings, step_folder
+from support.runfiles import complete, end_now, sha256, shown_settings, step_folder
 from support.sampling_params import SamplingParams, budgets_of
 from support.scores import (
     Sample,
@@ -157,6 +157,9 @@ def settings_of_run(model: str) -> dict:
     shared = {f.name for f in dataclasses.fields(AgentConfig)} - {"decode_rows", "device"}
     shared |= {"max_tokens", "max_calls", "max_result_tokens"}
     values = new_names(AgentConfig, json.loads(path.read_text()))
+    file = str(values.get("reward_fn", "")).rpartition(":")[0]
+    if Path(file).is_file() and sha256(file) != values.get("data_sha256", {}).get("reward_fn"):
+        print(f"--reward_fn: {file} has changed since the run {model} began")
     return {name: value for name, value in values.items() if name in shared}
 
 
@@ -318,6 +321,8 @@ def main(argv: list[str]) -> None:
     elif "compare" in flags:
         print(compare(*flags["compare"]))
     elif "regrade" in flags:
+        if "reward_fn" in flags:
+            raise ValueError("--regrade takes no --reward_fn: a sample is no whole rollout")
         how = {name: flags[name] for name in ("judge", "judge_model", "task") if name in flags}
         show(regrade_all(flags["regrade"], **how), [], flags.get("html", ""))
     else:
@@ -371,4 +376,4 @@ if __name__ == "__main__":
     except (ValueError, OSError) as problem:
         sys.exit(f"eval.py: {problem}")
     except KeyboardInterrupt:
-        sys.exit("eval.py: interrupted; the same command goes on from the last batch of questions")
+        end_now("eval.py: interrupted; the same command goes on from the last batch of questions")

@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from support.own_tools import OwnTool, own_tool
 from support.plain_code import plain_code
 
+# characters of a token, more than most have: what cannot fit is not even tokenized
+LONGEST_TOKEN = 64
 # of a tool: what it is, how it is called, an example
 INSTRUCTIONS = {
     "search": (
@@ -143,8 +145,7 @@ class Tags:
         The text gives neither a tag nor a special token, whatever it holds.
         """
         head, tail = _frame(tokenizer, len(tokenizer))
-        # a tokenizer takes no half characters
-        text = text.encode("utf-8", "replace").decode()
+        text = whole_characters(text[: room * LONGEST_TOKEN])
         body = tokenizer(
             self.defuse(text), split_special_tokens=True, add_special_tokens=False
         ).input_ids
@@ -187,6 +188,11 @@ class Tags:
         """The part of a response that keeps the format in which its answer is boxed."""
         text = rollout.policy_text
         return text[text.index("<answer>") : text.index("</answer>")]
+
+
+def whole_characters(text: str) -> str:
+    """The text without half characters, which a tokenizer does not take."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def without_tags(text: str, tags: tuple[str, ...]) -> str:
@@ -291,7 +297,9 @@ def _instructions(tools: str) -> list[tuple[str, str, str]]:
     have = [text for name, text in INSTRUCTIONS.items() if name in asked]
     for tool in map(own_tool, places):
         what = f"{tool.name} ({tool.summary.rstrip('.')})"
-        have.append((what, f"to use it, write <{tool.name}> {tool.usage} </{tool.name}>", ""))
+        have.append(
+            (what, f"to use {tool.name}, write <{tool.name}> {tool.usage} </{tool.name}>", "")
+        )
     return have
 
 

@@ -39,7 +39,11 @@ def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="report.py", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, --out of train.py")
-    parser.add_argument("--out", type=Path, help="the page (default: report.html in the first)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="the page (default: report.html in the run's folder; of several runs, here)",
+    )
     args = parser.parse_args(argv)
     try:
         print(write_report(args.runs, args.out))
@@ -53,7 +57,8 @@ def write_report(folders: list[Path], out: Path | None = None) -> str:
     Raises: ValueError naming a folder that holds no run.
     """
     began = time.monotonic()
-    out = out or folders[0] / "report.html"
+    # of several runs not in the folder of one: its own page is there
+    out = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
     text = page(collect([read_run(folder) for folder in folders]))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_aside(out, text)

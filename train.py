@@ -350,4 +350,4 @@ if __name__ == "__main__":
         sys.exit(f"train.py: {problem}")
     except KeyboardInterrupt:
         again = "the same command goes on from the newest checkpoint, or begins anew"
-        sys.exit(f"train.py: interrupted; {again}")
+        runfiles.end_now(f"train.py: interrupted; {again}")

@@ -120,6 +120,8 @@ def regrade(path: str, judge: Judge | None, task: str) -> dict:
     if judge:
         judge_rows(judge, result["rows"])
         result |= {"judge": judge.model}
+    if any("reward_fn" in s for row in result["rows"] for s in row["samples"]):
+        print(f"{path}: the rewards of --reward_fn stay: a stored sample is no whole rollout")
     result["numbers"] = numbers_of(result["rows"])
     write_result(Path(path), result)
     return result

@@ -25,7 +25,7 @@ def write_config(run: Config, sandbox_level: str) -> None:
     """
     path = Path(run.out) / "config.json"
     named = {name: getattr(run, name) for name in FILES}
-    named["reward_fn"] = run.reward_fn.rpartition(":")[0]
+    named |= code_of(run)
     files = {name: file for name, file in named.items() if Path(file).is_file()}
     hashes = {name: sha256(file) for name, file in files.items()}
     now = shown_settings(run) | {"data_sha256": hashes}
@@ -49,12 +49,21 @@ def check_changes(run: Config, path: Path, now: dict, files: set[str]) -> None:
         newer = f"a new run may begin with --model {newest(run.out) or run.model} and another --out"
         raise ValueError(f"{path} cannot be read: {problem}; {why}: mend it; {newer}") from None
     old, new = before.get("data_sha256", {}), now["data_sha256"]
-    # a mended reward may go on
-    if "reward_fn" in files and old.get("reward_fn") != new["reward_fn"]:
-        print(f"--reward_fn {run.reward_fn}: the file has changed since this run began", flush=True)
-    changed = differences(before, now, files - {"reward_fn"})
+    # a mended reward or tool may go on
+    code = code_of(run)
+    for name in sorted(files & set(code)):
+        if old.get(name) != new[name]:
+            print(f"{code[name]}: the file has changed since this run began", flush=True)
+    changed = differences(before, now, files - set(code))
     refuse_another(run, changed)
     note_changes(run, changed)
+
+
+def code_of(run: Config) -> dict[str, str]:
+    """The files of a reward and of tools of one's own, by a name for their hash."""
+    places = [place.strip() for place in run.tools.split(",") if ".py:" in place]
+    named = {f"tools {file}": file for file in (place.rpartition(":")[0] for place in places)}
+    return named | ({"reward_fn": run.reward_fn.rpartition(":")[0]} if run.reward_fn else {})
 
 
 def differences(before: dict, now: dict, files: set[str]) -> dict[str, tuple]:

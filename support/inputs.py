@@ -18,6 +18,7 @@ from pathlib import Path
 from jinja2.exceptions import TemplateError
 
 from config import AgentConfig, Config, read_settings
+from protocol import own_tools
 from support.examples import Chat, Example, encode_chats, read_chats
 from support.native_calls import protocol_of
 from support.plugins import open_reward
@@ -210,11 +211,23 @@ def read_questions(run: Config, path: str) -> list[Question]:
     """The questions of a file; what was repaired is printed."""
     answered, system = not run.reward_fn, protocol_of(run).system_prompt()
     questions = load_questions(path, run.skip_bad, run.task, system=system, answered=answered)
+    for tool in untold(run, questions):
+        print(
+            f"{path}: no question tells of <{tool}>: one that is a chat is asked as it is, so the "
+            "model does not know the tool"
+        )
     repaired = sum(q.meta["repaired"] for q in questions)
     if repaired:
         what = f"{repaired} of {len(questions)} prompts"
         print(f"{path}: repaired the backspace in \\boxed in {what}")
     return questions
+
+
+def untold(run: Config, questions: list[Question]) -> list[str]:
+    """Tools of one's own that no question mentions, where calls are written in tags."""
+    own = own_tools(run.tools) if run.protocol == "tags" else []
+    said = "".join(m["content"] for q in questions for m in q.messages if own)
+    return [tool.name for tool in own if f"<{tool.name}>" not in said]
 
 
 def prompts_of(run: Config, path: str, questions: list[Question], tokenizer) -> list[list[int]]:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from protocol import (
+    LONGEST_TOKEN,
     PAPER,
     TURN_ENDS,
     Asked,
@@ -29,6 +30,7 @@ from protocol import (
     own_tools,
     split_tools,
     tags_of,
+    whole_characters,
     without_tags,
 )
 from support.own_tools import OwnTool
@@ -266,7 +268,7 @@ class NativeCalls:
         each = max(0, room - sum(map(len, around))) // len(texts)
         ids = []
         for before, text in zip(around, texts):
-            text = without_tags(text.encode("utf-8", "replace").decode(), self.tags)
+            text = without_tags(whole_characters(text[: each * LONGEST_TOKEN]), self.tags)
             text = json.dumps(text, ensure_ascii=False)[1:-1] if frame.quoted else text
             how = {"split_special_tokens": True, "add_special_tokens": False}
             ids += before + tokenizer(text, **how).input_ids[:each]

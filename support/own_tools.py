@@ -20,7 +20,8 @@ import threading
 import time
 import typing
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from support.plugins import load_name, told
 from support.tool_result import ToolResult
@@ -40,8 +41,9 @@ def own_tool(place: str) -> "OwnTool":
     try:
         made = made() if inspect.isclass(made) else made
     # a user's class may raise anything
-    except Exception as problem:
-        raise ValueError(f"{what}: it cannot be made: {told(problem)}") from None
+    except (Exception, SystemExit) as problem:
+        file = str(Path(place.rpartition(":")[0]).resolve())
+        raise ValueError(f"{what}: it cannot be made: {told(problem, file)}") from None
     run = made if inspect.isfunction(made) else getattr(made, "run", None)
     if not callable(run) or inspect.iscoroutinefunction(run):
         raise ValueError(f"{what} is neither a function nor a class with run(argument), not async")
@@ -61,6 +63,11 @@ def own_tool(place: str) -> "OwnTool":
         unknown = [n for n, hint in _hints(run).items() if hint is None]
     except ValueError as problem:
         raise ValueError(f"{what}: {problem}") from None
+    if inspect.isfunction(made) and any(
+        p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        for p in inspect.signature(made).parameters.values()
+    ):
+        raise ValueError(f"{what} takes * or **: name each parameter")
     if unknown and inspect.isfunction(made):
         example = f"{unknown[0]}: str"
         raise ValueError(f"{what}: {', '.join(unknown)} needs a type hint, such as {example}")
@@ -87,8 +94,11 @@ class OwnTool:
         """What stands between the tags, for a prompt."""
         if not inspect.isfunction(self.made):
             return str(getattr(self.made, "usage", "argument"))
-        names = list(_hints(self.made))
-        return names[0] if len(names) == 1 else json.dumps({name: "..." for name in names})
+        hints = _hints(self.made)
+        names = list(hints)
+        written = names[0] if len(names) == 1 else example_of(hints)
+        meanings = [f"{name}: {text}" for name, text in meanings_of(self.made).items()]
+        return written + (f" ({'; '.join(meanings)})" if meanings else "")
 
     def run(self, argument: str | dict) -> ToolResult:
         """One call. What it raises for what the model wrote is text for the model."""
@@ -115,7 +125,7 @@ class OwnTool:
         try:
             call.state = self._state_for(rollout, call)
         # a user's open or fork may raise anything: it is not the model's doing
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             self.problem = told(problem)
             return ToolResult("infra", f"Error: the {self.name} tool is not available", 0.0)
         return self._timed(lambda: self.made.run(call.argument, call.state))
@@ -170,8 +180,8 @@ class OwnTool:
         begun = time.monotonic()
         try:
             given = work()
-        # a user's tool may raise anything
-        except Exception as problem:
+        # a user's tool may raise anything, and sys.exit() is no end of the run
+        except (Exception, SystemExit) as problem:
             text = f"Error: {type(problem).__name__}: {problem}".strip().removesuffix(":")
             return ToolResult("error", text, time.monotonic() - begun)
         if isinstance(given, ToolResult):
@@ -194,8 +204,7 @@ def arguments_of(function: Callable, written: str | dict) -> dict[str, Any]:
     if given is None:
         alone = needed if len(needed) == 1 else list(hints)
         if len(alone) > 1:
-            example = json.dumps({name: "..." for name in hints})
-            raise ValueError(f"the argument must be a JSON object such as {example}")
+            raise ValueError(f"the argument must be a JSON object such as {example_of(hints)}")
         given = {name: _value_in(written, hints[name]) for name in alone}
     unknown = [name for name in given if name not in hints]
     missing = [name for name in needed if name not in given]
@@ -203,11 +212,35 @@ def arguments_of(function: Callable, written: str | dict) -> dict[str, Any]:
         lines = [f"there is no argument {name!r}" for name in unknown]
         lines += [f"the argument {name!r} is missing" for name in missing]
         raise ValueError("; ".join([*lines, f"known are {', '.join(hints)}"]))
+    # a number in quotes is one
+    given = {
+        name: value if _fits(hints[name], value) else _value_in(value, hints[name])
+        for name, value in given.items()
+    }
     for name, value in given.items():
         if not _fits(hints[name], value):
             kind = getattr(hints[name], "__name__", str(hints[name]))
             raise ValueError(f"{name} must be of type {kind}, got {value!r:.60}")
     return given
+
+
+def example_of(hints: dict[str, Any]) -> str:
+    """A JSON object with a value of each type."""
+    values = {int: 1, float: 1.5, bool: True, list: [], dict: {}}
+    given = {
+        name: typing.get_args(hint)[0]
+        if typing.get_origin(hint) is Literal
+        else values.get(typing.get_origin(hint) or hint, "...")
+        for name, hint in hints.items()
+    }
+    return json.dumps(given)
+
+
+def meanings_of(function: Callable) -> dict[str, str]:
+    """Parameter -> what the docstring says of it under Args:."""
+    _, _, args = (inspect.getdoc(function) or "").partition("Args:\n")
+    lines = re.findall(r"^ +(\w+)(?: *\([^)]*\))?: *(.+)$", args, flags=re.MULTILINE)
+    return {name: text for name, text in lines if name in inspect.signature(function).parameters}
 
 
 def _hints(function: Callable) -> dict[str, Any]:
@@ -231,9 +264,9 @@ def _object_in(text: str, hints: dict) -> dict | None:
     return value if isinstance(value, dict) else None
 
 
-def _value_in(text: str, hint: Any) -> Any:
-    """Text as a value of a type: itself, or what it writes in JSON."""
-    if hint is str:
+def _value_in(text: Any, hint: Any) -> Any:
+    """Text as a value of a type: itself, or what it writes in JSON. No text stays what it is."""
+    if hint is str or not isinstance(text, str):
         return text
     try:
         return json.loads(text)
@@ -247,6 +280,8 @@ def _fits(hint: Any, value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
+    if typing.get_origin(hint) is Literal:
+        return value in typing.get_args(hint)
     kind = typing.get_origin(hint) or hint
     return isinstance(value, kind) if kind in (str, bool, list, dict) else True
 

@@ -27,7 +27,9 @@ def load_name(place: str, flag: str) -> Any:
         raise ValueError(f"--{flag} {place}: there is no file {path}")
     module = _module(Path(path).resolve(), f"--{flag} {place}")
     if not hasattr(module, name):
-        known = [n for n, value in vars(module).items() if callable(value) and n[0] != "_"]
+        own = [n for n, value in vars(module).items() if callable(value) and n[0] != "_"]
+        # not what it imports
+        known = [n for n in own if getattr(vars(module)[n], "__module__", "") == module.__name__]
         has = f"; it has {', '.join(known)}" if known else ""
         raise ValueError(f"--{flag} {place}: the file has no {name}{has}")
     return getattr(module, name)
@@ -70,7 +72,7 @@ def _module(path: Path, what: str):
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         del sys.modules[name]
         raise ValueError(f"{what} cannot be loaded: {told(problem, str(path))}") from None
     return module

@@ -57,8 +57,8 @@ class Rewards:
         """(reward, its other numbers, what went wrong)."""
         try:
             given = self.reward(rollout)
-        # a user's function may raise anything
-        except Exception as problem:
+        # a user's function may raise anything, and sys.exit() is no end of the run
+        except (Exception, SystemExit) as problem:
             return 0.0, {}, told(problem)
         parts = given if isinstance(given, dict) else {"reward": given}
         try:

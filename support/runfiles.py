@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -88,8 +89,26 @@ def shown_settings(settings) -> dict:
     """Settings as files may hold them: of a URL scheme, host, port and path, never a password."""
     return {
         name: split_url(value)[0] if str(value).startswith(("http://", "https://")) else value
-        for name, value in vars(settings).items()
+        for name, value in (vars(settings) | _places(settings)).items()
     }
+
+
+def _places(settings) -> dict[str, str]:
+    """A reward and tools of one's own with whole paths: they are found from any folder."""
+    places = {"reward_fn": settings.reward_fn, "tools": settings.tools}
+    return {name: ",".join(map(_whole, value.split(","))) for name, value in places.items()}
+
+
+def _whole(place: str) -> str:
+    """FILE.py:NAME with the file's whole path; anything else as it is."""
+    file, colon, name = place.strip().rpartition(":")
+    return f"{Path(file).resolve()}:{name}" if colon and file.endswith(".py") else place
+
+
+def end_now(message: str) -> None:
+    """End the process with a message. Threads that hang in a tool or a reward are left."""
+    print(message, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def sha256(path: str) -> str:

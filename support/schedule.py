@@ -93,7 +93,7 @@ def equal_passes(rollouts: list[Rollout], budget: int, ranks: Ranks) -> list[lis
 
 
 @in_phase("wait")
-def refuse_broken_tools(rollouts: list, ranks: Ranks) -> None:
+def refuse_broken_tools(rollouts: list, ranks: Ranks, tools: dict) -> None:
     """Raise Unavailable, on all ranks, if more than half of the tool calls failed by our fault.
 
     Rewards would be those of broken tools.
@@ -102,7 +102,10 @@ def refuse_broken_tools(rollouts: list, ranks: Ranks) -> None:
     calls = sum(ranks.gather(calls), Counter())
     failed = {name: n for (name, infra), n in calls.items() if infra}
     if 2 * sum(failed.values()) > calls.total():
-        each = ", ".join(f"{name} {n}" for name, n in failed.items())
+        why = {name: getattr(tools.get(name), "problem", "") for name in failed}
+        each = ", ".join(
+            f"{name} {n}" + f": {why[name]}" * bool(why[name]) for name, n in failed.items()
+        )
         raise Unavailable(
             "tools",
             f"{sum(failed.values())} of {calls.total()} calls failed for reasons of infrastructure "

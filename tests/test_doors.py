@@ -126,7 +126,7 @@ def test_a_reward_that_fails_mostly_ends_the_run_and_a_mended_one_goes_on(
         run("def score(r, question):\n    return question.row['tests']\n")
     assert not lines(tmp_path / "run", "metrics")
     run("def score(r, question):\n    return 1.0\n")
-    assert "own.py:score: the file has changed since this run began" in capsys.readouterr().out
+    assert "own.py: the file has changed since this run began" in capsys.readouterr().out
     assert lines(tmp_path / "run", "metrics")[0]["reward"] == 1
 
 

@@ -43,6 +43,7 @@ def test_a_function_of_one_text(own):
     "written, given",
     [
         ('{"a": 1, "b": "x"}', dict(a=1, b="x")),
+        ('{"a": "1", "b": "x"}', dict(a=1, b="x")),
         ({"a": 1, "b": "x", "c": 2.5}, dict(a=1, b="x", c=2.5)),
         ('{"a": 1, "b": "x", "c": 2}', dict(a=1, b="x", c=2)),
     ],
@@ -56,11 +57,11 @@ def test_arguments(written, given):
 @pytest.mark.parametrize(
     "written, said",
     [
-        ("just text", r"must be a JSON object such as \{\"a\": \"...\", \"b\": \"...\"\}"),
+        ("just text", r"must be a JSON object such as \{\"a\": 1, \"b\": \"...\"\}"),
         ("[1]", "must be a JSON object"),
         ('{"a": 1}', "the argument 'b' is missing; known are a, b"),
         ('{"a": 1, "b": "x", "d": 2}', "there is no argument 'd'; known are a, b"),
-        ('{"a": "1", "b": "x"}', "a must be of type int, got '1'"),
+        ('{"a": "one", "b": "x"}', "a must be of type int, got 'one'"),
         ('{"a": true, "b": "x"}', "a must be of type int, got True"),
         ('{"a": 1, "b": 2}', "b must be of type str, got 2"),
         ("{" * 100_000, "must be a JSON object"),
@@ -127,6 +128,7 @@ def test_a_tool_may_give_a_result_itself(own):
             'class tool:\n    "A tool."\n    def open(self, q): pass\n    def run(self, a): pass',
             r"must have run\(argument, state\), since it has open",
         ),
+        ("def tool(*all: str):\n    'A tool.'", r"takes \* or \*\*: name each parameter"),
         (
             'class tool:\n    "A tool."\n    def __init__(self): 1 / 0',
             "cannot be made: ZeroDivision",
@@ -141,6 +143,23 @@ def test_a_tool_may_give_a_result_itself(own):
 def test_what_is_no_tool(own, text, said):
     with pytest.raises(ValueError, match=f"--tools .*{said}"):
         own(text + "\n")
+
+
+def test_what_a_prompt_says_of_arguments(own):
+    tool = own(
+        "from typing import Literal\n"
+        "def tool(value: float, unit: Literal['km', 'mile'] = 'km') -> float:\n"
+        '    """Convert.\n\n    Args:\n        value: how much\n        unit: of it\n    """\n'
+        "    return value\n"
+    )
+    assert tool.usage == '{"value": 1.5, "unit": "km"} (value: how much; unit: of it)'
+    assert tool.run('{"value": "3", "unit": "mile"}').text == "3"
+    assert "unit must be of type" in tool.run('{"value": 3, "unit": "inch"}').text
+
+
+def test_a_tool_that_exits_ends_a_call_only(own):
+    tool = own('import sys\ndef tool(text: str):\n    """T."""\n    sys.exit(3)\n')
+    assert tool.run("x").text == "Error: SystemExit: 3"
 
 
 # ---- states

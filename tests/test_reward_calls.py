@@ -1,6 +1,7 @@
 """support/reward_calls.py: rewards in threads, numbers of any kind, failures."""
 
 import math
+import sys
 import threading
 import time
 
@@ -70,6 +71,11 @@ def test_a_failed_reward_is_the_mean_of_its_group():
     (line,) = broken_rewards(rollouts)
     assert line.startswith("the reward of 3 of 5 rollouts failed: ZeroDivisionError: division")
     assert "test_reward_calls.py, line" in line
+
+
+def test_a_reward_that_exits_has_failed():
+    (r,) = rewarded(rollouts_of(0), lambda r: sys.exit("why"))
+    assert r.reward_fault.startswith("SystemExit: why")
 
 
 def test_each_is_asked_once_and_many_at_once():

@@ -70,9 +70,12 @@ def test_a_step_of_broken_tools_is_refused(broken):
     calls = [Call("search", "", "infra" if k < broken else "ok", 0.0, 0, 0) for k in range(4)]
     rollouts = [Rollout([1], 0, calls=calls)]
     if broken == 2:
-        return refuse_broken_tools(rollouts, Ranks())
+        return refuse_broken_tools(rollouts, Ranks(), {})
     with pytest.raises(Unavailable, match="3 of 4 calls failed .* \\(search 3\\)"):
-        refuse_broken_tools(rollouts, Ranks())
+        refuse_broken_tools(rollouts, Ranks(), {})
+    tools = {"search": SimpleNamespace(problem="no disk")}
+    with pytest.raises(Unavailable, match="\\(search 3: no disk\\)"):
+        refuse_broken_tools(rollouts, Ranks(), tools)
 
 
 def test_a_step_that_would_go_wrong_is_refused(agent, tools, prompts):
