@@ -23,15 +23,18 @@ STD_EPS = 1e-6
 LOG_RATIO_LIMIT = 20.0
 
 
-def group_advantage(rewards: Tensor, correction: int = 0) -> Tensor:
-    """Rewards of one group in standard deviations from their mean.
+def group_advantage(rewards: Tensor, correction: int = 0, group: Tensor | None = None) -> Tensor:
+    """Rewards in standard deviations from the mean of their group.
 
         A_n = (R_n - mean(R)) / (std(R) + 1e-6)
 
     Args:    rewards: (G,). correction: 0 population std (released APPO code), 1 unbiased (verl).
+             group: (G,) integers, the same for all rollouts of a prompt; None: one group.
     Returns: (G,) float; exactly 0 for a group of one or without variance, empty for an empty one.
+    Raises:  ValueError for other shapes.
     """
-    return _standardized(rewards, rewards, correction)
+    everyone = rewards, _group_of(rewards, group)
+    return _standardized(everyone, everyone, correction)
 
 
 def dual_group_advantage(
@@ -42,8 +45,9 @@ def dual_group_advantage(
     mask: Tensor,
     how: str = "avg",
     correction: int = 0,
+    group: Tensor | None = None,
 ) -> Tensor:
-    """Credit of every token of one prompt's initial rollouts from both groups (Eq. 6).
+    """Credit of every token of the initial rollouts from the two groups of its prompt (Eq. 6).
 
         "avg"      A_nt = ( z_init(n) + mean_{k in S} z_branch(k) ) / 2,  z_init(n) if S is empty
         "sum"      A_nt =   z_init(n) + mean_{k in S} z_branch(k)         (the released code)
@@ -53,23 +57,21 @@ def dual_group_advantage(
     z: group_advantage within a group. S(n,t): branches of rollout n with t < fork_at.
 
     Args:    rewards: (N,). branch_rewards, parent (index of the initial rollout), fork_at: (K,).
+             group: (N,) integers that tell the prompts of a batch apart; None: one prompt.
     Returns: (N, T) float; 0 under mask == False.
     Raises:  ValueError for an unknown `how`, or shapes or parents that do not fit.
     """
-    if how not in ("avg", "sum", "literal", "off"):
-        raise ValueError(f"how must be 'avg', 'sum', 'literal' or 'off', got {how!r}")
-    _check_dual(rewards, branch_rewards, parent, fork_at, mask)
+    _check_dual(rewards, branch_rewards, parent, fork_at, mask, how)
+    group = _group_of(rewards, group)
     rewards, branch_rewards = _float(rewards), branch_rewards.to(_float(rewards))
-    N, K = len(rewards), len(branch_rewards)
-    z_init = group_advantage(rewards, correction)
-    z_branch = group_advantage(branch_rewards, correction)
-    if how == "off":
-        everyone = torch.cat([rewards, branch_rewards])
-        z_init, z_branch = group_advantage(everyone, correction).split([N, K])
+    initial, branch = (rewards, group), (branch_rewards, group[parent.long()])
+    everyone = tuple(torch.cat(pair) for pair in zip(initial, branch))
+    z_init = _standardized(initial, everyone if how == "off" else initial, correction)
+    z_branch = _standardized(branch, everyone if how == "off" else branch, correction)
     own = z_init[:, None].expand(mask.shape)  # (N, T)
     if how == "literal":
-        other = _standardized(rewards, branch_rewards, correction)[:, None]
-        credit = (own + other) / 2 if K else own
+        other = _standardized(initial, branch, correction)[:, None]
+        credit = torch.where(torch.isin(group, branch[1])[:, None], (own + other) / 2, own)
     else:
         branches, any_branch = _mean_of_branches(z_branch, parent, fork_at, mask)
         credit = torch.where(any_branch, (own + branches) / (1 if how == "sum" else 2), own)
@@ -212,20 +214,38 @@ def _surrogate(
     return torch.where((A < 0) & (ratio > clip_c), -clip_c * A, loss)
 
 
-def _standardized(rewards: Tensor, group: Tensor, correction: int) -> Tensor:
-    """Rewards in standard deviations of a group; exactly 0 if the group has no variance."""
-    if rewards.dim() != 1 or group.dim() != 1:
-        raise ValueError(f"rewards of one group are (G,), got {tuple(rewards.shape)}")
-    rewards, group = _float(rewards), _float(group)
-    if len(group) < 2 or group.max() == group.min():
-        return torch.zeros_like(rewards)
-    return (rewards - group.mean()) / (group.std(correction=correction) + STD_EPS)
+def _group_of(rewards: Tensor, group: Tensor | None) -> Tensor:
+    """The prompt of each reward, (G,), by default the same for all."""
+    group = torch.zeros_like(rewards, dtype=torch.long) if group is None else group
+    if rewards.dim() != 1 or group.shape != rewards.shape:
+        shapes = f"{tuple(rewards.shape)} and {tuple(group.shape)}"
+        raise ValueError(f"rewards and group are (G,), got {shapes}")
+    return group
+
+
+def _standardized(
+    judged: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor], correction: int
+) -> Tensor:
+    """Rewards in standard deviations of the others of their group; 0 where those do not vary.
+
+    judged, others: (rewards, group) each.
+    """
+    rewards, group = _float(judged[0]), judged[1]
+    z = torch.zeros_like(rewards)
+    for g in group.unique():
+        mine, theirs = group == g, _float(others[0])[others[1] == g]
+        if len(theirs) > 1 and theirs.max() != theirs.min():
+            std = theirs.std(correction=correction)
+            z[mine] = (rewards[mine] - theirs.mean()) / (std + STD_EPS)
+    return z
 
 
 def _check_dual(
-    rewards: Tensor, branch_rewards: Tensor, parent: Tensor, fork_at: Tensor, mask: Tensor
+    rewards: Tensor, branch_rewards: Tensor, parent: Tensor, fork_at: Tensor, mask: Tensor, how: str
 ) -> None:
-    """ValueError if shapes or parents do not fit."""
+    """ValueError if the name, shapes or parents do not fit."""
+    if how not in ("avg", "sum", "literal", "off"):
+        raise ValueError(f"how must be 'avg', 'sum', 'literal' or 'off', got {how!r}")
     rows = {"branch_rewards": branch_rewards, "parent": parent, "fork_at": fork_at}
     one = all(x.dim() == 1 for x in (rewards, *rows.values())) and mask.dim() == 2
     if not one or len(mask) != len(rewards) or len({len(x) for x in rows.values()}) > 1:

@@ -16,7 +16,7 @@ Every number of a token lives on its Rollout (rollout.py). Branches never enter 
     credit       the advantage of a token
     unsharded    every process holds the whole weights, as sampling needs
     part         as many rollouts as their cache has memory for
-    "wait"       the phase in which a process waits for the others
+    in_phase     what the time of a function counts for (support/phases.py)
 
 Differs from the paper in: README's five departures. A gap filled here: before the first update of a
 step Omega is 1 everywhere and Eq. 5 is undefined; there entropy alone chooses.
@@ -49,6 +49,7 @@ from policy import Policy, pad, padded_width
 from rollout import Rollout
 from sampling import Sampler
 from support.metrics import Meter, over_passes
+from support.phases import in_phase
 from support.reward_calls import Rewards
 from support.schedule import (
     cache_parts,
@@ -84,9 +85,8 @@ def step(
     """
     # 1-3. initial rollouts, tools inside the loop, rewards
     with policy.unsharded():
-        batches = sample_initial(policy, sampler, prompts, config, meter)
+        batches = sample_initial(policy, sampler, prompts, config)
     # 4. log-probs at the start of the step, before the policy moves
-    meter.phase("score")
     score_start(policy, batches, config)
     rollouts = [r for batch in batches for r in batch]
     for batch in in_epochs(batches, prompts, config):
@@ -94,12 +94,10 @@ def step(
         with policy.unsharded():
             for part in cache_parts(batch, config):
                 # 5. uncertain tokens (Eq. 3) whose future has become likelier (Eq. 4-5)
-                meter.phase("score")
                 cache = score_now(policy, part, config)
                 set_omega(part, config)
                 points = decision_points(policy, part, config)
                 # 6. branches from there, and their rewards
-                meter.phase("branch")
                 branches += sampler.branches(part, points, cache, rewards.begin)
                 # its memory is needed by the next part and by the update
                 del cache
@@ -107,11 +105,8 @@ def step(
         # 7. credit from both groups, scaled by the future value
         assign_credit(batch, branches, config)
         # 8. one optimizer step on the initial rollouts
-        meter.phase("update")
-        stats = update(policy, optimizer, batch, config)
-        meter.add(batch, branches, stats)
+        meter.add(batch, branches, update(policy, optimizer, batch, config))
         rollouts += branches
-    meter.phase("wait")
     return rollouts
 
 
@@ -119,12 +114,11 @@ def step(
 
 
 def sample_initial(
-    policy: Policy, sampler: Sampler, prompts: list[Prompt], config: Config, meter: Meter
+    policy: Policy, sampler: Sampler, prompts: list[Prompt], config: Config
 ) -> list[list[Rollout]]:
     """N rewarded rollouts of every prompt: all in one run of the sampler, then by mini-batch."""
     check_step(policy, sampler, prompts, config)
     minibatches = split_minibatches(prompts, config, policy.ranks)
-    meter.phase("sample")
     mine = sorted(p for batch in minibatches for p in batch)
     asked = [prompts[p] for p in mine]
     rewards = rewards_of(prompts)
@@ -137,7 +131,6 @@ def sample_initial(
         questions=[prompt.question for prompt in asked],
     )
     rewards.set(rollouts)
-    meter.phase("wait")
     refuse_broken_tools(rollouts, policy.ranks)
     refuse_broken_rewards(rollouts, policy.ranks)
     return [[r for p in batch for r in rollouts if r.group == p] for batch in minibatches]
@@ -148,6 +141,7 @@ def rewards_of(prompts: list[Prompt]) -> Rewards:
     return Rewards(lambda rollout: prompts[rollout.group].reward(rollout))
 
 
+@in_phase("score")
 def score_start(policy: Policy, batches: list[list[Rollout]], config: Config) -> None:
     """Set r.logp_old of all mini-batches, and r.logp_ref if there is a KL term.
 
@@ -181,12 +175,14 @@ def score_reference(policy: Policy, batches: list[list[Rollout]], config: Config
 # ---- 5. decision points
 
 
+@in_phase("score")
 def score_now(policy: Policy, rollouts: list[Rollout], config: Config):
     """Set r.logp and r.entropy (Eq. 3); returns the cache that branches fork from, if any will."""
     keep = config.branches > 0
     return policy.score(rollouts, config.temperature, config.micro_tokens, keep_cache=keep)
 
 
+@in_phase("score")
 def set_omega(rollouts: list[Rollout], config: Config) -> None:
     """Set r.omega, for the credit, and r.score_omega, for the branching score (Eq. 4).
 
@@ -203,6 +199,7 @@ def omega_of(rollouts: list[Rollout], half_life: float, config: Config) -> Tenso
     return future_value(now, old, mask, half_life, config.decay_over)
 
 
+@in_phase("score")
 def decision_points(policy: Policy, rollouts: list[Rollout], config: Config) -> list[list[int]]:
     """The tokens of each rollout to branch at, best first: the B best by branching score (Eq. 5).
 
@@ -262,8 +259,9 @@ def candidates(policy: Policy, rollout: Rollout, config: Config) -> list[bool]:
 # ---- 7. credit
 
 
+@in_phase("update")
 def assign_credit(rollouts: list[Rollout], branches: list[Rollout], config: Config) -> None:
-    """Set r.advantage of the initial rollouts: Eq. 6 prompt by prompt, then Eq. 7 with r.omega.
+    """Set r.advantage of the initial rollouts: Eq. 6, prompts apart, then Eq. 7 with r.omega.
 
     branches: of these rollouts, in any order.
     """
@@ -275,25 +273,24 @@ def assign_credit(rollouts: list[Rollout], branches: list[Rollout], config: Conf
 
 def compare_groups(rollouts: list[Rollout], branches: list[Rollout], config: Config) -> None:
     """Set r.advantage by Eq. 6: a branch credits the tokens that it shares with its parent."""
-    for group in dict.fromkeys(r.group for r in rollouts):
-        initial = [r for r in rollouts if r.group == group]
-        forked = [branch for branch in branches if branch.group == group]
-        index = {id(r): n for n, r in enumerate(initial)}
-        advantage = dual_group_advantage(
-            rewards=torch.tensor([r.reward for r in initial], dtype=torch.float64),
-            branch_rewards=torch.tensor([x.reward for x in forked], dtype=torch.float64),
-            parent=torch.tensor([index[id(x.parent)] for x in forked], dtype=torch.long),
-            fork_at=torch.tensor([x.fork_at for x in forked], dtype=torch.long),
-            mask=pad([r.mask for r in initial], torch.bool),
-            how=config.dual,
-            correction=config.std_correction,
-        )  # (N, T)
-        hand_out(initial, "advantage", advantage.float())
+    index = {id(r): n for n, r in enumerate(rollouts)}
+    advantage = dual_group_advantage(
+        rewards=torch.tensor([r.reward for r in rollouts], dtype=torch.float64),
+        branch_rewards=torch.tensor([x.reward for x in branches], dtype=torch.float64),
+        parent=torch.tensor([index[id(x.parent)] for x in branches], dtype=torch.long),
+        fork_at=torch.tensor([x.fork_at for x in branches], dtype=torch.long),
+        mask=pad([r.mask for r in rollouts], torch.bool),
+        how=config.dual,
+        correction=config.std_correction,
+        group=torch.tensor([r.group for r in rollouts]),
+    )  # (R, T)
+    hand_out(rollouts, "advantage", advantage.float())
 
 
 # ---- 8. the update
 
 
+@in_phase("update")
 def update(
     policy: Policy, optimizer, rollouts: list[Rollout], config: Config, loss=policy_loss
 ) -> dict:

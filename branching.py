@@ -3,8 +3,9 @@
     1. token_stats            log-prob of a sampled token, entropy of its distribution       (Eq. 3)
     2. future_value           Omega: how much likelier the policy makes what follows a token (Eq. 4)
     3. branching_score        zscore(clipped Omega) * zscore(entropy), inside one rollout    (Eq. 5)
-    4. branch_candidates      the tokens that may be chosen at all
+    4. branch_candidates      the tokens that may be chosen at all, by their texts
     5. choose_branch_points   the k best candidates of each rollout
+    6. fork_points            3 to 5 in one call, or the check of points chosen by hand
 
 Differs from the released code in: the future sum decays in the score as it does in the credit; a
 rollout whose Omega is constant is ranked by entropy alone, instead of branching at its first
@@ -144,10 +145,7 @@ def branching_score(
              does not vary: choose there at random.
     """
     _same_shapes(entropy=entropy, omega=omega, mask=mask)
-    z_entropy = zscore(entropy, mask)
-    z_omega = zscore(_float(omega).clamp(*clip), mask)
-    constant = omega_is_constant(omega, mask, clip)[:, None]
-    return torch.where(constant, z_entropy, z_omega * z_entropy)
+    return zscore(entropy, mask) * _z_omega(omega, mask, clip)
 
 
 def both_above_average(
@@ -161,9 +159,7 @@ def both_above_average(
     Returns: (R, T) bool. Args as in branching_score.
     """
     _same_shapes(entropy=entropy, omega=omega, mask=mask)
-    z_omega = zscore(_float(omega).clamp(*clip), mask)
-    constant = omega_is_constant(omega, mask, clip)[:, None]
-    return (zscore(entropy, mask) > 0) & ((z_omega > 0) | constant)
+    return (zscore(entropy, mask) > 0) & (_z_omega(omega, mask, clip) > 0)
 
 
 def branch_candidates(
@@ -174,7 +170,8 @@ def branch_candidates(
     A policy token that is not white space and, with skip_punctuation, not punctuation alone. The
     "<" that opens or closes one of `tags` counts: which tag comes is a decision.
 
-    Args:    texts: of each token. mask: True where the policy chose it.
+    Args:    texts: of each token alone, such as tokenizer.decode([i]); no tokenizer is needed here.
+             mask: True where the policy chose it; padding may follow. tags: names such as "search".
     Returns: T flags.
     """
     return [
@@ -210,6 +207,49 @@ def choose_branch_points(
         order = sorted((not row_first[t], -row_key[t], t) for t, ok in enumerate(row_ok) if ok)
         chosen.append([t for _, _, t in order[:k]])
     return chosen
+
+
+def fork_points(
+    mask: Tensor,
+    entropy: Tensor | None = None,
+    omega: Tensor | None = None,
+    k: int = 3,
+    candidates: Tensor | None = None,
+    points: list[list[int]] | None = None,
+) -> list[list[int]]:
+    """Where to fork each row: the whole choice in one call, or the check of one made by hand.
+
+    First the best by branching_score among candidates that are both_above_average, then the best
+    of the others by entropy.
+
+    Args:    mask, entropy, omega, candidates: (R, T). omega: by default 1, as before any update.
+             candidates: by default every policy token. points: by hand, token indices per row;
+             then only mask is read.
+    Returns: R lists of token indices, best first; a fork at t draws token t anew.
+    Raises:  ValueError for a point in a tool result or in padding, and for other shapes.
+    """
+    own = mask.bool()
+    if points is not None:
+        if len(points) != len(own):
+            raise ValueError(f"points of {len(points)} rows, but a mask {tuple(own.shape)}")
+        rows = enumerate(zip(points, own.tolist()))
+        wrong = [(n, t) for n, (ts, m) in rows for t in ts if not (0 <= t < len(m) and m[t])]
+        if wrong:
+            raise ValueError(f"no fork in a tool result or padding: (row, token) in {wrong}")
+        return points
+    if entropy is None:
+        raise ValueError("fork_points needs entropy, or points chosen by hand")
+    omega = torch.ones_like(entropy) if omega is None else omega
+    candidates = own if candidates is None else candidates
+    _same_shapes(mask=mask, candidates=candidates)
+    score, above = (f(entropy, omega, mask) for f in (branching_score, both_above_average))
+    return choose_branch_points(score, own & candidates.bool(), k, above, entropy)
+
+
+def _z_omega(omega: Tensor, mask: Tensor, clip: tuple[float, float]) -> Tensor:
+    """zscore of the clipped Omega; 1 in rows where it is constant: there entropy alone counts."""
+    z = zscore(_float(omega).clamp(*clip), mask)
+    return torch.where(omega_is_constant(omega, mask, clip)[:, None], 1.0, z)
 
 
 def _has_content(texts: list[str], t: int, tags: tuple[str, ...]) -> bool:

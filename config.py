@@ -369,7 +369,7 @@ def read_settings(
     algo = ALGOS.get(str((chosen | flags).get("algo")), {})
     chosen = chosen | algo | flags
     values = {f.name: f.default for f in dataclasses.fields(Config)} | chosen
-    if (file | flags).get("out") == "":
+    if is_blank(file | flags, "out"):
         found.append("--out is empty: name a folder, or leave it out")
     start = str(values["from_run"] or values["model"])
     values["out"] = values["out"] or default_out(start, str(values["data"]))
@@ -381,6 +381,11 @@ def read_settings(
     if found:
         raise ValueError("\n".join(found) + (f" (flags and {given})" if given else ""))
     return Config(**values)
+
+
+def is_blank(given: dict, name: str) -> bool:
+    """Is a setting given as nothing but white space?"""
+    return isinstance(given.get(name), str) and not given[name].strip()
 
 
 def settings_behind(start: str) -> tuple[dict, list[str]]:

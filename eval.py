@@ -24,7 +24,7 @@ from typing import Literal
 
 import transformers
 
-from config import AgentConfig, agent_rules, today
+from config import AgentConfig, agent_rules, is_blank, today
 from policy import Policy
 from rewards import released_reward, reward
 from sampling import Sampler
@@ -360,7 +360,7 @@ def read_flags(argv: list[str]) -> dict:
     other.add_argument("--regrade", nargs="+", metavar="FILE", help=regrade)
     other.add_argument("--compare", nargs=2, metavar="FILE", help=difference)
     flags = typed(EvalConfig, parser.parse_args(argv))
-    if flags.get("out") == "":
+    if is_blank(flags, "out"):
         raise ValueError("--out is empty: name a folder, or leave it out")
     return {n: tuple(value) if isinstance(value, list) else value for n, value in flags.items()}
 

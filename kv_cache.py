@@ -139,6 +139,8 @@ def folded_attention(
                 f"{type(module).__name__} wants {name}={kwargs[name]}, "
                 "which this sampling loop does not compute"
             )
+    if attention_mask is None and query.is_cuda and query.dtype == torch.float32:
+        return causal_repeated(query, key, value, scaling), None
     if attention_mask is None:
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         return sdpa(module, query, key, value, None, scaling=scaling, dropout=dropout, **kwargs)
@@ -153,6 +155,20 @@ def folded_attention(
     return out.view(C, heads, S, dim).transpose(1, 2).contiguous(), None
 
 
+def causal_repeated(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Causal attention of fresh rows with the keys repeated for each of their query heads.
+
+    In float32 a GPU's kernels that know grouped heads write out all scores. query: (C, heads, S,
+    dim). Returns (C, S, heads, dim).
+    """
+    per_key = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(per_key, 1) for x in (key, value))
+    out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+    return out.transpose(1, 2).contiguous()
+
+
+# cuDNN's attention plans anew for every shape, for half a second; of passes nearly each is new
+torch.backends.cuda.enable_cudnn_sdp(False)
 AttentionInterface.register("folded", folded_attention)
 # without a mask function of its own a padding mask would be dropped without a word
 AttentionMaskInterface.register("folded", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

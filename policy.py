@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     FSDPModule,
     MixedPrecisionPolicy,
@@ -77,16 +78,23 @@ class Policy:
 
     @classmethod
     def load(cls, path: str, dtype: str = "float32", device: str = "cpu") -> "Policy":
-        """From a Hugging Face folder or name. The configuration is checked before any weight."""
+        """From a Hugging Face folder or name. The configuration is checked before any weight.
+
+        Weights for a GPU in float32 come to it in the file's number format, and become float32
+        there: that halves the memory of the host.
+        """
         device = pick_device(device)
         tokenizer = load_tokenizer(path)
-        how = {"dtype": getattr(torch, dtype), "attn_implementation": "folded"}
+        late = device != "cpu" and dtype == "float32"
+        read_as = "auto" if late else getattr(torch, dtype)
+        how = {"dtype": read_as, "attn_implementation": "folded"}
         try:
             model = AutoModelForCausalLM.from_pretrained(path, **how)
         except (OSError, SafetensorError) as problem:
             reason = str(problem).strip().splitlines()[0]
             raise ValueError(f"--model {path}: its weights cannot be read: {reason}") from None
-        return cls(model.to(device), tokenizer)
+        model = model.to(device)
+        return cls(model.float() if late else model, tokenizer)
 
     # ---- weights
 
@@ -97,6 +105,8 @@ class Policy:
         of two to copy the shards over the first (HSDP); all ranks by default.
         """
         mixed = MixedPrecisionPolicy(param_dtype=getattr(torch, dtype), reduce_dtype=torch.float32)
+        # not of the accelerator that torch sees: a CPU's ranks may run on a machine with a GPU
+        mesh = mesh or init_device_mesh(self.device.type, (dist.get_world_size(),))
         # embedding, last norm and head are one group: tied weights stay tied
         for module in [*self.decoder.layers, self.model]:
             fully_shard(module, mesh=mesh, mp_policy=mixed)

@@ -9,6 +9,7 @@
 4. `encode_result` turns the result into token ids.
 5. `encode_prompt`, `system_prompt`: a chat as ids, and what it tells the model of all this.
 6. `fault_in`, `answer_part`: which rule of the format a response breaks, and where its answer is.
+7. `opened_by`: the <think> that a chat template has opened for the model.
 
 `Tags` holds all this for one set of tools. Calls as chat templates write them are in
 support/native_calls.py, with the same methods; `protocol_of` there says which a run uses.
@@ -17,7 +18,6 @@ support/native_calls.py, with the same methods; `protocol_of` there says which a
 import datetime
 import functools
 import re
-import string
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -93,6 +93,10 @@ class Tags:
                 return tag
         return None
 
+    def call_end(self, text: str) -> re.Match | None:
+        """The first closing tag of a call in a text."""
+        return re.search(f"</(?:{'|'.join(self.tools)})>", text)
+
     def forged_in(self, texts: list[str]) -> bool:
         """Has the policy just written what only the environment may write? texts: of a turn."""
         return self.closed_tag(texts) == self.forged
@@ -112,19 +116,22 @@ class Tags:
         return [Asked(tag[2:-1], "", f"a closing {tag[2:-1]} tag without an opening one")]
 
     def parse_call(self, text: str) -> tuple[str, str] | None:
-        """The last complete call in the model's own text: (tool name, argument), or None.
+        """The last complete call in the model's own text: (tool name, argument), or None. Linear.
 
         A closing tag belongs to the nearest opening tag before it. The argument is stripped of
         white space and may be empty. Code comes as plain_code.
         """
-        for close in reversed(list(re.finditer(rf"</({'|'.join(self.tools)})>", text))):
-            name = close[1]
-            start = text.rfind(f"<{name}>", 0, close.start())
-            argument = text[start + len(f"<{name}>") : close.start()]
-            if start < 0 or f"</{name}>" in argument:
-                continue
-            return name, plain_code(argument) if name == "python" else argument.strip()
-        return None
+        opened, call = {}, None
+        for tag in re.finditer(rf"<(/?)({'|'.join(self.tools)})>", text):
+            name = tag[2]
+            if not tag[1]:
+                opened[name] = tag.end()
+            elif name in opened:
+                call = name, text[opened.pop(name) : tag.start()]
+        if not call:
+            return None
+        name, argument = call
+        return name, plain_code(argument) if name == "python" else argument.strip()
 
     def defuse(self, text: str) -> str:
         """The text without tags of the format."""
@@ -215,18 +222,36 @@ def _dated(template: str, date: str) -> str:
 
     The function that it calls is shadowed by one of its own: transformers offers no other way.
     """
-    day, letters = datetime.datetime.fromisoformat(date), string.ascii_letters
-    codes = [f"%{sign}{letter}" for sign in ("-", "") for letter in letters]
-    pairs = [("%%", "\0"), *((code, day.strftime(code)) for code in codes), ("\0", "%")]
+    day = datetime.datetime.fromisoformat(date)
+    codes = set(re.findall("%[-_^]?[A-Za-z]", template))
+    pairs = [("%%", "\0"), *((code, day.strftime(code)) for code in sorted(codes)), ("\0", "%")]
     told = "".join(f" | replace({old!r}, {new!r})" for old, new in pairs)
     # the line's end goes with the macro: jinja trims it
     macro = f"{{%- macro strftime_now(format) -%}}{{{{ format{told} }}}}{{%- endmacro %}}"
     return f"{macro}\n{template}"
 
 
-def opened_by(prompt: str) -> str:
-    """The tag that a prompt leaves open for the response: some chat templates end with <think>."""
-    return "<think>" if prompt.rstrip().endswith("<think>") else ""
+def opened_by(tokenizer, prompts: list[list[int]]) -> list[str]:
+    """The tag that each prompt leaves open for the response: "<think>" or "".
+
+    Some chat templates end with <think>, or with the first words of a thought. Only what stands
+    after the last message counts.
+    """
+    if not tokenizer.chat_template:
+        return [""] * len(prompts)
+    asked = "Hello"
+    example = tokenizer.decode(encode_prompt(tokenizer, [{"role": "user", "content": asked}]))
+    after = example.rpartition(asked)[2]
+    # up to a <think>, what follows the last message is the same in all prompts
+    start = after.partition("<think>")[0].strip() or after.strip()
+    return [_left_open(tokenizer.decode(prompt), start) for prompt in prompts]
+
+
+def _left_open(prompt: str, start: str) -> str:
+    """ "<think>" if it stands in a prompt, not closed, from the last `start` on; else ""."""
+    place = prompt.rfind(start) if start else -1
+    opened = place >= 0 and prompt.rfind("<think>", place) > prompt.rfind("</think>", place)
+    return "<think>" if opened else ""
 
 
 def split_tools(tools: str) -> tuple[list[str], list[str]]:

@@ -35,6 +35,7 @@ from rollout import Call, Family, Rollout
 from support.draw import draw, penalised
 from support.graphs import Graphs, cuda_graphs
 from support.live import Live, Row, check_prompts, check_starts
+from support.phases import in_phase
 from support.sampling_params import SamplingParams, too_many_calls
 from support.seeds import mix_seed, uniform
 from support.shapes import Shapes, padded_keys, round_up
@@ -44,8 +45,6 @@ from tools import call_tools
 Finished = Callable[[Rollout], None]
 # a tool result waits at most so many decode steps, so that several are read in one call
 RESULT_WAIT = 8
-# tokens at the end of a prompt that can hold a tag and white space
-PROMPT_END = 16
 NOT_FINITE = (
     "the model's logits are not finite: it has diverged, or its weights are damaged; go on from an "
     "earlier checkpoint with a lower --lr"
@@ -103,6 +102,7 @@ class Sampler:
 
     # ---- where rollouts start
 
+    @in_phase("sample")
     def initial(
         self,
         prompts: list[list[int]],
@@ -120,7 +120,7 @@ class Sampler:
               questions: one per prompt, what tools with a state are opened with.
         """
         groups = range(len(prompts)) if groups is None else groups
-        opened = [opened_by(self.policy.decode(prompt[-PROMPT_END:])) for prompt in prompts]
+        opened = opened_by(self.policy.tokenizer, prompts)
         starts = [
             Start(Rollout(prompt, mix_seed(seeds[p], k), groups[p], opened[p]), prompt_number=p)
             for p, prompt in enumerate(prompts)
@@ -132,6 +132,7 @@ class Sampler:
         self.run(starts, temperature, finished)
         return [start.rollout for start in starts]
 
+    @in_phase("branch")
     def branches(
         self,
         rollouts: list[Rollout],

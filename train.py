@@ -11,7 +11,7 @@ python -m extras.plan --config ...                        what that will cost
 3. encode          prompts and examples as ids
 4. load            the model, from the newest checkpoint of a run that has begun
 5. Trainer.begin   a new run: cold start and checkpoint 0; an old one: its optimizer
-6. Trainer.loop    a step (appo.py), its log, checkpoints, evaluations
+6. Trainer.loop    a step (appo.py), its log, checkpoints, evaluations; at the end report.html
 """
 
 import signal
@@ -45,6 +45,7 @@ from tqdm import tqdm
 from appo import Prompt
 from extras.world.prepare import with_world
 from policy import Policy
+from report import after_training
 from rewards import REWARDS, reward
 from rollout import Rollout, close_all
 from sampling import Sampler
@@ -136,13 +137,15 @@ class Trainer:
     skipped: int = 0
 
     def run_all(self) -> None:
-        """Begin or go on, then all steps."""
+        """Begin or go on, then all steps, then the page about the run."""
         self.open_folder()
         self.beat = Heartbeat(Path(self.run.out), self.ranks)
         self.stop = Stop(speaks=self.ranks.rank == 0)
         try:
             if self.begin():
                 self.loop()
+                if self.ranks.rank == 0:
+                    after_training(self.run.out)
         finally:
             self.beat.ended.set()
             if self.log:
@@ -268,7 +271,6 @@ class Trainer:
             self.save(step)
             raise Unavailable(f"step {step + 1}", f"{problem}; {saved(step)}") from None
         close_all(rollouts)
-        meter.phase("other")
         own = "" if self.inputs.reward_fn else run.reward
         rewards = every_reward(rollouts, questions, own, self.ranks)
         return meter.numbers(rollouts, self.ranks) | rewards, rollouts

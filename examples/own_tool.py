@@ -13,10 +13,12 @@ frees what a state holds. Calls of different rollouts run at once, in threads.
 """
 
 import datetime
+import os
 import random
 import shutil
 import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 
@@ -54,24 +56,29 @@ class Database:
     name = "sql"
     usage = "statement"
 
-    def open(self, question) -> sqlite3.Connection:
-        """Empty, or made by the row's "schema"."""
-        base = sqlite3.connect(":memory:", check_same_thread=False)
-        base.executescript(question.row.get("schema", "") if question else "")
-        return base
+    def open(self, question) -> Path:
+        """A file: empty, or made by the row's "schema"."""
+        file = empty_file()
+        with closing(sqlite3.connect(file)) as base:
+            base.executescript(question.row.get("schema", "") if question else "")
+        return file
 
-    def run(self, argument: str, state: sqlite3.Connection) -> list:
-        rows = state.execute(argument).fetchmany(20)
-        state.commit()
-        return rows
+    def run(self, argument: str, state: Path) -> list:
+        with closing(sqlite3.connect(state)) as base, base:
+            return base.execute(argument).fetchmany(20)
 
-    def fork(self, state: sqlite3.Connection) -> sqlite3.Connection:
-        copied = sqlite3.connect(":memory:", check_same_thread=False)
-        state.backup(copied)
-        return copied
+    def fork(self, state: Path) -> Path:
+        return Path(shutil.copy(state, empty_file()))
 
-    def close(self, state: sqlite3.Connection) -> None:
-        state.close()
+    def close(self, state: Path) -> None:
+        state.unlink()
+
+
+def empty_file() -> Path:
+    """A new file that nobody else has."""
+    handle, file = tempfile.mkstemp(prefix="database_")
+    os.close(handle)
+    return Path(file)
 
 
 class Files:

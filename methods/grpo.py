@@ -21,6 +21,7 @@ from policy import Policy
 from rollout import Rollout
 from sampling import Sampler
 from support.metrics import Meter
+from support.phases import in_phase
 from support.schedule import in_epochs
 
 
@@ -30,17 +31,15 @@ def step(
     """One step of GRPO; arguments and result as in appo.step."""
     config = replace(config, branches=0, future_weight=0.0)
     with policy.unsharded():
-        batches = sample_initial(policy, sampler, prompts, config, meter)
-    meter.phase("score")
+        batches = sample_initial(policy, sampler, prompts, config)
     start_log_probs(policy, batches, config)
     for batch in in_epochs(batches, prompts, config):
         assign_credit(batch, [], config)
-        meter.phase("update")
         meter.add(batch, [], update(policy, optimizer, batch, config))
-    meter.phase("wait")
     return [r for batch in batches for r in batch]
 
 
+@in_phase("score")
 def start_log_probs(policy: Policy, batches: list[list[Rollout]], config: Config) -> None:
     """Set logp_old; logp, entropy and omega are those of a policy that has not moved."""
     recorded = policy.dtype == torch.float32 and not config.kl_coef

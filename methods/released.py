@@ -24,6 +24,7 @@ from policy import Policy, pad
 from rollout import Rollout
 from sampling import Sampler
 from support.metrics import Meter
+from support.phases import in_phase
 from support.reward_calls import Rewards
 from support.schedule import cache_parts
 
@@ -36,24 +37,18 @@ def step(
 ) -> list[Rollout]:
     """One step as the released code takes it; arguments and result as in appo.step."""
     with policy.unsharded():
-        batches = appo.sample_initial(policy, sampler, prompts, config, meter)
-    meter.phase("score")
+        batches = appo.sample_initial(policy, sampler, prompts, config)
     appo.score_reference(policy, batches, config)
     with policy.unsharded():
         rewards = appo.rewards_of(prompts)
         grown = []
         for batch in batches:
-            grown.append(branch_early(policy, sampler, batch, config, meter, rewards))
+            grown.append(branch_early(policy, sampler, batch, config, rewards))
         rewards.set([x for branches in grown for x in branches])
     for batch, branches in zip(batches, grown):
-        meter.phase("score")
-        with policy.unsharded():
-            for part in cache_parts(batch, config):
-                policy.score(part, config.temperature, config.micro_tokens)
+        score_again(policy, batch, config)
         guarded_credit(batch, branches, config)
-        meter.phase("update")
         meter.add(batch, branches, appo.update(policy, optimizer, batch, config, guarded_loss))
-    meter.phase("wait")
     return [r for rollouts in (*batches, *grown) for r in rollouts]
 
 
@@ -62,19 +57,16 @@ def branch_early(
     sampler: Sampler,
     rollouts: list[Rollout],
     config: Config,
-    meter: Meter,
     rewards: Rewards,
 ) -> list[Rollout]:
     """logp_old, branch points and branches of a mini-batch, before any update."""
     branches = []
     for part in cache_parts(rollouts, config):
-        meter.phase("score")
         cache = appo.score_now(policy, part, config)
         for r in part:
             r.logp_old = r.logp
         appo.set_omega(part, config)
         points = pooled_points(policy, part, config)
-        meter.phase("branch")
         # the chosen token is kept: what follows it is drawn
         points = [[t + 1 for t in places] for places in points]
         branches += sampler.branches(part, points, cache, rewards.begin)
@@ -82,6 +74,15 @@ def branch_early(
     return branches
 
 
+@in_phase("score")
+def score_again(policy: Policy, rollouts: list[Rollout], config: Config) -> None:
+    """Log-probs under the policy as it is before an update."""
+    with policy.unsharded():
+        for part in cache_parts(rollouts, config):
+            policy.score(part, config.temperature, config.micro_tokens)
+
+
+@in_phase("score")
 def pooled_points(policy: Policy, rollouts: list[Rollout], config: Config) -> list[list[int]]:
     """The N * B best tokens of each prompt, as token indices per rollout.
 
@@ -109,6 +110,7 @@ def pooled_points(policy: Policy, rollouts: list[Rollout], config: Config) -> li
     return points
 
 
+@in_phase("update")
 def guarded_credit(rollouts: list[Rollout], branches: list[Rollout], config: Config) -> None:
     """Eq. 6-7 with the guards of the future term."""
     appo.hand_out(rollouts, "omega", guarded_omega(rollouts, config))

@@ -1,9 +1,10 @@
 """What serves the files above: a map of this folder, in groups.
 
 sampling      live draw graphs shapes seeds sampling_params cpu_decoder served
-the step      schedule metrics steplog log_probs optimizers reward_calls
+the step      schedule phases metrics steplog log_probs optimizers reward_calls
 a run         settings inputs config_file runfiles files checkpoints heartbeat processes ranks
               models sft trackers
+its page      logged_runs logged_trees
 what comes in questions examples messages cells benchmarks plugins plain_code
 the tools     tool_result own_tools native_calls jail python_worker sandbox search corpus http
 evaluation    heldout scores results result_page compare judge words

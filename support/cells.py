@@ -10,16 +10,19 @@ Python reads ['Paris' 'City of Light'], as numpy prints it, as one string: value
 import ast
 import json
 import re
+import string
+
+from support.messages import ROLES
 
 STRING = r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\""
 # of a text that writes a list: each token's name and how it looks
 TOKENS = {
-    "string": STRING,
+    "string": rf"[uU]?(?:{STRING})",
     "dtype": rf",?\s*(?:dtype=(?:{STRING}|[\w.]+)|shape=\([\d, ]*\))",
     "call": r"(?:(?:np|numpy)\.)?"
     r"(?:array|str_|bool_|u?int\d*|float\d*|set|frozenset|list|tuple)\s*(?=\()",
     "word": r"(?:null|None|NaN|nan|true|True|false|False|\.\.\.)(?![\w.])",
-    "number": r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?!\w)",
+    "number": r"[-+]?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?+(?!\w)",
     "open": r"[\[({]",
     "close": r"[\])}]",
     "between": r"[,:]",
@@ -30,20 +33,22 @@ PYTHON = {"null": "None", "NaN": "None", "nan": "None", "true": "True", "false":
 # names of LaTeX whose first letter after a single backslash makes a tab, a line feed or a return
 NAMES = "times text textbf textit textrm tan tau theta tfrac to top triangle tilde "
 NAMES += "nabla ne neg neq not notin nu rangle rho right rightarrow rfloor rceil rvert"
-EATEN = {"t": "\t", "n": "\n", "r": "\r"}
-EATEN = "|".join(EATEN[name[0]] + name[1:] for name in NAMES.split())
-EATEN = rf"[\a\b\f\v]|(?:{EATEN})(?![A-Za-z])"
+_LETTERS = {"t": "\t", "n": "\n", "r": "\r"}
+_SPOILED = "|".join(_LETTERS[name[0]] + name[1:] for name in NAMES.split())
+EATEN = rf"[\a\b\f\v]|(?:{_SPOILED})(?![A-Za-z])"
 # how a list of texts begins that Python's and numpy's grammar then do not read
 BEGUN = rf"(?:array\(\s*)?(?:\[\s*(?:{STRING})(?:\s*,|\s+['\"])|\{{\s*(?:{STRING})\s*:)"
 BYTES = rf"\[\s*b(?:{STRING})"
+# a call of Python around texts: deque(['a']), OrderedDict([('a', 1)]), [Decimal('1')]
+CALLED = rf"(?:\[\s*)?[A-Za-z_][\w.]*\((?:\s*[\[({{])+\s*[bu]?(?:{STRING})"
+CALLED += rf"|\[\s*(?:\w+\.)*[A-Z]\w*\(\s*(?:{STRING})"
+# white space and the byte-order mark
+BLANKS = string.whitespace + "\ufeff"
 # a chat or a message
 CHAT = (
-    r"(?:array\(\s*)?(?:\[\s*)?\{\s*['\"]"
-    r"(?:role|content|from|value|messages|conversations)['\"]\s*:.*[\]})]"
+    r"(?:array\(\s*)?(?:[\[(]\s*)?\{\s*['\"](?:(?:role|content|from|value|messages|conversations)"
+    r"['\"]\s*:|prompt['\"]\s*:\s*[\[({]).*[\]})]"
 )
-# the names of roles in a prompt, and what they are here
-CHAT_ROLES = {role: role for role in ("system", "developer", "user", "assistant", "tool")}
-CHAT_ROLES |= {"human": "user", "gpt": "assistant"}
 
 
 def listed(text: str) -> list | None:
@@ -51,12 +56,13 @@ def listed(text: str) -> list | None:
 
     None if it writes none, or only numbers, which may be an interval, a point or a matrix.
     Raises: ValueError for an object without "target", a list that is cut off, quotation marks that
-            do not pair, bytes, or LaTeX whose backslashes are not doubled: "\\f" of "\\frac" is a
-            control character.
+            do not pair, bytes, calls, or LaTeX whose backslashes are not doubled: "\\f" of "\\frac"
+            is a control character.
     """
+    text = text.strip(BLANKS)
     value = value_of(text)
     if value is None and _is_broken(text):
-        reason = "quotation marks do not pair, or that is cut off or holds bytes"
+        reason = "quotation marks do not pair, or that is cut off or holds bytes or calls"
         raise ValueError(f"has a list whose {reason}: {_short(text)}")
     if not isinstance(value, (list, tuple, set, dict)) or not _has_words(value):
         return None
@@ -73,27 +79,27 @@ def listed(text: str) -> list | None:
 
 
 def chat_in(text: str) -> list[dict] | None:
-    """The messages, role and content, that a prompt's text writes; None if it writes none.
+    """The messages that a prompt's text writes, as they are; None if it writes none.
 
     A chat is a list of messages, one message, or {"messages": [...]}; ShareGPT's names are known.
-    Raises: ValueError if it looks like messages and cannot be read, or only some roles are known.
+    Raises: ValueError if it looks like messages and cannot be read.
     """
     text = _written_once(text)
-    if not re.fullmatch(CHAT, text, re.DOTALL):
-        return None
-    chat = value_of(text)
-    if isinstance(chat, dict):
-        chat = chat.get("messages", chat.get("conversations", [chat]))
-    if not isinstance(chat, list) or not chat or not all(isinstance(m, dict) for m in chat):
+    chat = messages_in(value_of(text))
+    if not chat and re.fullmatch(CHAT, text, re.DOTALL):
         raise ValueError(f"has a prompt like a list of messages that is none: {_short(text)}")
-    said = [(m.get("role", m.get("from")), m.get("content", m.get("value"))) for m in chat]
-    unknown = [role for role, _ in said if role not in CHAT_ROLES]
+    roles = [m.get("role", m.get("from")) for m in chat]
     # a question may itself be in JSON
-    if len(unknown) == len(said):
-        return None
-    if unknown:
-        raise ValueError(f"has a prompt with a message of role {unknown[0]!r}: {_short(text)}")
-    return [{"role": CHAT_ROLES[role], "content": content} for role, content in said]
+    return chat if any(isinstance(role, str) and role in ROLES for role in roles) else None
+
+
+def messages_in(value) -> list[dict]:
+    """The objects of a list, or of {"messages": [...]}; of another object a list. Else none."""
+    if isinstance(value, dict):
+        places = ("messages", "conversations", "prompt")
+        value = next((value[place] for place in places if place in value), [value])
+    objects = isinstance(value, (list, tuple)) and all(isinstance(m, dict) for m in value)
+    return list(value) if objects else []
 
 
 def value_of(text: str):
@@ -113,8 +119,8 @@ def value_of(text: str):
 
 def _written_once(text: str) -> str:
     """The list or object that a string in JSON or Python holds; other text as it is."""
-    text = text.strip()
-    if not (re.match(r"['\"]\s*[\[{]", text) and re.fullmatch(STRING, text)):
+    text = text.strip(BLANKS)
+    if not (re.match(r"['\"]\s*[\[({]", text) and re.fullmatch(STRING, text)):
         return text
     try:
         return ast.literal_eval(text).strip()
@@ -142,7 +148,7 @@ def _as_python(text: str) -> str:
 
 def _is_broken(text: str) -> bool:
     """Does a text that is no list begin like a list of texts, or end like one too?"""
-    if re.match(f"{BEGUN}|{BYTES}", text):
+    if re.match(f"{BEGUN}|{BYTES}|{CALLED}", text):
         return True
     inner = text[1:-1].strip()
     quote = inner[:1]

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from jinja2.exceptions import TemplateError
 
-from protocol import TOOL_TAGS, TURN_ENDS, encode_prompt, encode_result, opened_by
-from support.messages import chat_of
+from protocol import PAPER, TURN_ENDS, Tags, opened_by
+from support.messages import chat_of, split_tags
 from support.questions import read_rows, refuse_or_leave_out
 
 Example = tuple[list[int], list[bool]]
@@ -32,18 +32,17 @@ FORMS = (
     'ShareGPT\'s {"conversations": [{"from": "human", "value": ...}, ...]} '
     'or Alpaca\'s {"instruction": ..., "output": ...}'
 )
-CLOSED = re.compile(f"</(?:{'|'.join(TOOL_TAGS)})>")
-RESULT = re.compile(r" ?<result>\n?(.*?)\n?</result>", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Chat:
     """A worked example. row: in its file. before: the messages before the last answer. pieces: that
-    answer in order."""
+    answer in order. tags: how its calls are written."""
 
     row: int
     before: list[dict]
     pieces: Pieces
+    tags: Tags = PAPER
 
     @property
     def system(self) -> str:
@@ -51,7 +50,7 @@ class Chat:
         return self.before[0]["content"] if self.before[0]["role"] == "system" else ""
 
 
-def read_chats(path: str, skip_bad: bool = False) -> list[Chat]:
+def read_chats(path: str, skip_bad: bool = False, tags: Tags = PAPER) -> list[Chat]:
     """Worked examples of a file. FORMS are the forms of a row.
 
     A result stands in the assistant's own text, <result> ... </result>, or is a message of its own:
@@ -59,20 +58,23 @@ def read_chats(path: str, skip_bad: bool = False) -> list[Chat]:
     <search> ... </search> or <python> ... </python>, or in a message's tool_calls. What else a
     message may hold stands in support/messages.py.
 
-    skip_bad: leave bad rows out and print which.
+    skip_bad: leave bad rows out and print which. tags: how calls are written; of a tool of one's
+    own a call in tool_calls becomes its text, or JSON for several arguments.
     Raises: ValueError with a line per bad row (50 at most): the row and what is wrong.
     """
     chats, bad = [], []
     for number, row in read_rows(Path(path)):
         try:
             row = json.loads(row) if isinstance(row, str) else row
-            chats.append(Chat(number, *split_chat(chat_of(row))))
+            chats.append(Chat(number, *split_chat(chat_of(row, tags), tags), tags))
         except (json.JSONDecodeError, RecursionError) as problem:
             bad.append(f"--cold_start {path}, row {number} is not JSON: {problem}")
         except ValueError as problem:
             bad.append(f"--cold_start {path}, row {number}: {problem}")
-        except (KeyError, TypeError, AttributeError) as problem:
-            bad.append(f"--cold_start {path}, row {number}: {problem!r}; a row is {FORMS}")
+        except KeyError as problem:
+            bad.append(f"--cold_start {path}, row {number}: it has no {problem}; a row is {FORMS}")
+        except (TypeError, AttributeError) as problem:
+            bad.append(f"--cold_start {path}, row {number}: {problem}; a row is {FORMS}")
     refuse_or_leave_out(bad, skip_bad, f"--cold_start {path}")
     if not chats:
         raise ValueError(f"--cold_start {path} holds no example")
@@ -97,7 +99,7 @@ def encode_chats(
     examples, bad = [], []
     for chat in chats:
         try:
-            example = encode_example(tokenizer, chat.before, chat.pieces, date)
+            example = encode_example(tokenizer, chat, date)
             if len(example[0]) > max_tokens:
                 raise ValueError(f"{len(example[0])} tokens, --cold_max_tokens is {max_tokens}")
             examples.append(example)
@@ -116,12 +118,12 @@ def read_examples(
     return encode_chats(path, read_chats(path, skip_bad), tokenizer, max_tokens, skip_bad)
 
 
-def split_chat(messages: list[dict]) -> tuple[list[dict], Pieces]:
+def split_chat(messages: list[dict], tags: Tags = PAPER) -> tuple[list[dict], Pieces]:
     """What is before the last answer, and that answer as the sampling loop would have made it.
 
-    Raises: ValueError if a result does not follow a call, a call has no result, the answer does
-    not end with the assistant's own words, nothing of it is to be imitated, or a user's message
-    that is no result follows a call.
+    Raises: ValueError if a result does not follow a call, or a call has no result. The same if the
+            answer does not end with the assistant's own words, or nothing of it is to be imitated.
+            Last, if a user's message follows a call and is no result.
     """
     parts, before = [], list(messages)
     while before and (
@@ -133,23 +135,22 @@ def split_chat(messages: list[dict]) -> tuple[list[dict], Pieces]:
     pieces = joined([(own, text) for own, text in parts if own is False or text.strip()])
     if not pieces or pieces[-1][0] is False:
         raise ValueError("the conversation does not end with the assistant's own words")
-    refuse_unanswered(before)
+    refuse_unanswered(before, tags)
     if not any(m["role"] == "user" for m in before):
         raise ValueError("no question of a user comes before the answer")
     if not any(own for own, _ in pieces):
         raise ValueError('nothing of the answer is to be imitated: "weight": 0 or the like')
     for k, (own, text) in enumerate(pieces):
         answered = k + 1 < len(pieces) and pieces[k + 1][0] is False
-        check_piece(own, text, pieces[k - 1] if k else (False, ""), answered=answered)
+        check_piece(own, text, pieces[k - 1] if k else (False, ""), answered, tags)
     return [{"role": m["role"], "content": m["content"]} for m in before], pieces
 
 
-def refuse_unanswered(before: list[dict]) -> None:
+def refuse_unanswered(before: list[dict], tags: Tags) -> None:
     """ValueError for a user's message after a call: a result in a form that is not known."""
     for message, after in zip(before, before[1:]):
-        called = message["role"] == "assistant" and CLOSED.search(
-            RESULT.split(message["content"])[-1]
-        )
+        last = split_tags(message["content"], "result")[-1]
+        called = message["role"] == "assistant" and tags.call_end(last)
         if called and after["role"] == "user" and lone_result(after["content"]) is None:
             raise ValueError(
                 "a user's message follows a call and is no result, <result> ... </result> alone: "
@@ -164,7 +165,8 @@ def parts_of(message: dict) -> Pieces:
         inside = lone_result(text)
         return [(False, text if inside is None else inside)]
     own = message.get("imitated", True) or None
-    return [(False if k % 2 else own, part) for k, part in enumerate(RESULT.split(text))]
+    parts = split_tags(text, "result")
+    return [(False, bare(part)) if k % 2 else (own, part) for k, part in enumerate(parts)]
 
 
 def joined(parts: Pieces) -> Pieces:
@@ -181,46 +183,48 @@ def joined(parts: Pieces) -> Pieces:
 
 def lone_result(text: str) -> str | None:
     """What is in the result that a message consists of; None if it is something else."""
-    found = RESULT.fullmatch(text.strip())
-    return found[1] if found and "result>" not in found[1] else None
+    parts = split_tags(text.strip(), "result")
+    alone = len(parts) == 3 and not parts[0] and not parts[2] and "result>" not in parts[1]
+    return bare(parts[1]) if alone else None
+
+
+def bare(result: str) -> str:
+    """A result without the line ends that part it from its tags."""
+    return result.removeprefix("\n").removesuffix("\n")
 
 
 def check_piece(
-    own: bool | None, text: str, before: tuple[bool | None, str], answered: bool
+    own: bool | None, text: str, before: tuple[bool | None, str], answered: bool, tags: Tags
 ) -> None:
     """ValueError if a piece of an answer would teach what no rollout can hold.
 
     before: the piece before it. answered: does a result follow?
     """
     if own is False:
-        if not (
-            before[0] is not False
-            and CLOSED.search(before[1])
-            and CLOSED.search(before[1]).end() == len(before[1])
-        ):
-            raise ValueError(
-                "a tool result does not follow a call, <search> ... </search> or <python> ... "
-                "</python>"
-            )
+        called = tags.call_end(before[1]) if before[0] is not False else None
+        if not called or called.end() < len(before[1]):
+            known = " or ".join(f"<{name}> ... </{name}>" for name in reversed(tags.tools))
+            raise ValueError(f"a tool result does not follow a call, {known}")
         return
     if re.search("</?result>", text):
         raise ValueError(
             "a <result> is not closed, or closed without being opened: the model would learn to "
             "write results itself"
         )
-    call = CLOSED.search(text)
+    call = tags.call_end(text)
     if call and (not answered or text[call.end() :].strip()):
         raise ValueError(
             "a call is not followed by its result (several calls at once are not known here)"
         )
 
 
-def encode_example(tokenizer, before: list[dict], pieces: Pieces, date: str = "") -> Example:
+def encode_example(tokenizer, chat: Chat, date: str = "") -> Example:
     """Ids as a rollout would have them: results encoded apart and not imitated, the end of turn
     imitated. ValueError for chat markers within the answer."""
-    ids = encode_prompt(tokenizer, before, date)
+    pieces = chat.pieces
+    ids = chat.tags.encode_prompt(tokenizer, chat.before, date)
     mask = [False] * len(ids)
-    opened, start = opened_by(tokenizer.decode(ids)), pieces[0][1].lstrip()
+    (opened,), start = opened_by(tokenizer, [ids]), pieces[0][1].lstrip()
     if opened and start.startswith(opened):
         # the template has written it
         pieces = [(pieces[0][0], start.removeprefix(opened).lstrip("\n")), *pieces[1:]]
@@ -241,7 +245,7 @@ def encode_example(tokenizer, before: list[dict], pieces: Pieces, date: str = ""
                 "learn to go on after its turn"
             )
         new = (
-            encode_result(tokenizer, text, 2**60)
+            chat.tags.encode_result(tokenizer, text, 2**60)
             if own is False
             else tokenizer(text, add_special_tokens=False).input_ids
         )

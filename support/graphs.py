@@ -34,7 +34,8 @@ def cuda_graphs():
 
     def capture(function):
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        # what other threads do meanwhile, tools or NCCL, is no part of it
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             function()
         return graph
 

@@ -19,19 +19,21 @@ import urllib.parse
 MAX_ANSWER = 1 << 24
 TOO_LONG = "the answer is too long"
 # HTTP statuses that may be gone at the next attempt
-PASSING = (408, 429, 500, 502, 503, 504, 529)
+PASSING = (408, 425, 429, 500, 502, 503, 504, 507, 520, 524, 529)
 # HTTP statuses that may be the fault of what was asked
 REFUSING = (400, 413, 414, 422, 500)
+# those that may be its fault or the server's, as a time-out may
+UNCLEAR = (403, 404, 408, 425, 429, 451, 501, 502, 503, 504, 507, 520, 524, 529)
 
 
 class Unavailable(OSError):
     """A server or worker does not do its part.
 
     The message is its name and the cause: of a URL scheme, host, port and path, never a key or a
-    password. down: whatever is asked, the answer would be the same.
+    password. down: whatever is asked, the answer would be the same; None: that is not clear.
     """
 
-    def __init__(self, server: str, cause: str, down: bool = False):
+    def __init__(self, server: str, cause: str, down: bool | None = False):
         super().__init__(f"{server}: {cause}")
         self.cause = cause
         self.down = down
@@ -186,13 +188,18 @@ def _may_pass(problem: BaseException) -> bool:
     return passing and not isinstance(problem, ValueError)
 
 
-def _is_down(problem: BaseException) -> bool:
-    """Is it trouble that no other request would escape? Not an answer that broke off, say."""
+def _is_down(problem: BaseException) -> bool | None:
+    """Is it trouble that no other request would escape? None if that is not clear.
+
+    False for an answer that broke off, say.
+    """
     if isinstance(problem, _Status):
-        return problem.code not in REFUSING
+        return None if problem.code in UNCLEAR else problem.code not in REFUSING
     if isinstance(problem, _NotJSON):
         return False
     root = _root(problem)
+    if isinstance(root, TimeoutError):
+        return None
     broken = isinstance(root, (http.client.HTTPException, ConnectionResetError))
     return not broken and getattr(root, "errno", None) != errno.EFBIG
 

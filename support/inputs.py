@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from jinja2.exceptions import TemplateError
@@ -70,7 +71,8 @@ class Unencoded:
             self.test = _tried(lines, lambda: read_questions(run, run.eval_data), [])
         # a run that has begun needs no examples
         if Path(run.cold_start).is_file() and not newest(run.out):
-            self.chats = _tried(lines, lambda: read_chats(run.cold_start, run.skip_bad), [])
+            chats = partial(read_chats, run.cold_start, run.skip_bad)
+            self.chats = _tried(lines, lambda: chats(protocol_of(run)), [])
         # a tool that cannot be used is met more than once
         return list(dict.fromkeys("\n".join(lines).splitlines()))
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from support.http import Unavailable, post_json
-from support.questions import parsed, text_of
+from support.messages import text_of
+from support.questions import parsed
 
 JUDGE_PROMPT = """\
 You grade short answers. Below are a question, its reference answers and the answer of a student, \
@@ -31,11 +32,39 @@ STUDENT'S ANSWER: {answer}
 
 Does the student's answer say the same as at least one reference answer, whatever its wording? \
 Reply with one word, CORRECT or INCORRECT."""
-# a line that is a verdict, in small letters; a first line in capitals; the begin of one in small
-LABEL = r"(?:final )?(?:verdict|judge?ment|grade|result|answer|boxed|final)\b[\s:*_]*(?:is\b)?"
-VERDICT = re.compile(rf"[\W_]*(?:{LABEL})?[\W_]*(correct|incorrect)[^\w?]*(?:</\w+>)?[\s.]*")
-GRANT = re.compile(r"[\W_]*CORRECT[^\w?]*")
-REFUSAL = re.compile(r"[\W_]*incorrect\W*[,.;:!]")
+# what dresses a word and changes nothing; <s>, ~~ and \cancel strike out, so they are not here
+DRESS = re.compile(
+    r"</?(?:b|strong|i|em|u|p|br|span|div|code|answer|verdict|result|final) ?/?>"
+    r"|\\(?:boxed|fbox|text|textbf|mathbf|mathrm)(?![A-Za-z])|\\[()\[\]]|[*_#>`${}\"“”]",
+    re.IGNORECASE,
+)
+# a line, without dress, that is a verdict
+VERDICT = re.compile(
+    r"(?:(?:(?:the|my|final|overall) )*(?:verdict|judge?ment|grade|result|answer|final)"
+    r"(?: is:?| ?:| =) ?)?(correct|incorrect) ?[.!]*",
+    re.IGNORECASE,
+)
+# a negation with at most two words between it and a verdict, in one sentence
+NEGATED = re.compile(
+    r"(?:\b(?:not|no|never|cannot|hardly|nor|neither)|n['’]?t)\b[^\w.!?:;,]*+"
+    r"(?:\w++[^\w.!?:;,]++){0,2}(?:in)?correct\b|\bin[^\w.!?:;,]++correct\b",
+    re.IGNORECASE,
+)
+# what may not stand beside a verdict
+AGAINST = {
+    "correct": re.compile(r"(?i)\b(?:incorrect|wrong)"),
+    "incorrect": re.compile(r"\bCORRECT\b"),
+}
+# INCORRECT in capitals anywhere, or as the first word of "Incorrect, because ..."
+REFUSAL = re.compile(
+    r"(?:\bINCORRECT\b|\A[^\w]{0,3}(?i:incorrect)\b(?=[ ,.:;—-]))"
+    r"(?![^\w\n]{0,3}(?:(?:false|no|0)\b|\?))"
+)
+# what takes a refusal back
+TAKEN_BACK = re.compile(
+    r"\bCORRECT\b|(?i:\b(?:right|wait|second thought)\b)"
+    r"|(?i:\b(?:not|never|isn['’]t|hardly)\b[^\w\n.!?;:]{1,3}(?:\w+[^\w\n.!?;:]{1,3}){0,2}incorrect)"
+)
 # characters of an answer that the judge gets to read
 LONGEST_ANSWER = 2000
 # questions asked at once
@@ -65,7 +94,7 @@ class Judge:
             raise ValueError(f"--judge {url}: {problem}") from None
 
     def __call__(self, question: str, golds: list[str], answer: str) -> bool | None:
-        """The verdict. None: the endpoint failed, or its first word is neither of the two."""
+        """The verdict. None: the endpoint failed, or its reply has none (verdict_of)."""
         parts = {"question": question, "golds": golds, "answer": answer[:LONGEST_ANSWER]}
         quoted = {name: json.dumps(part, ensure_ascii=False) for name, part in parts.items()}
         prompt = JUDGE_PROMPT.format(**quoted)
@@ -81,13 +110,18 @@ class Judge:
         return verdict_of(self.known[key])
 
     def reply(self, prompt: str) -> str:
-        """The model's reply at temperature 0, "" for none. Unavailable; ValueError for no URL."""
+        """The model's reply at temperature 0, "" for none and for one that was cut off.
+
+        Raises: Unavailable; ValueError for no URL.
+        """
         chat = [{"role": "user", "content": prompt}]
         message = {"model": self.model, "temperature": 0, "messages": chat}
+        answer = post_json(self.url, message, api_key(), **self.PATIENCE)
         try:
-            answer = post_json(self.url, message, api_key(), **self.PATIENCE)
-            return text_of(answer["choices"][0]["message"]["content"] or "")
-        except (KeyError, IndexError, TypeError):
+            choice = answer["choices"][0]
+            cut = choice.get("finish_reason") == "length"
+            return "" if cut else text_of(choice["message"]["content"] or "")
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
             raise Unavailable(self.url, "the answer is not a chat completion") from None
 
     def _read_cache(self) -> dict[str, str]:
@@ -109,25 +143,25 @@ class Judge:
 def verdict_of(reply) -> bool | None:
     """True for CORRECT, False for INCORRECT, None where the reply is not plainly one of them.
 
-    Only what follows the last </think> counts; a thought that does not end has no verdict. CORRECT
-    has to stand alone on the first line, or be the last line in any case, "Verdict: correct.".
-    INCORRECT counts wherever it stands in capitals, since nothing is earned by it, and as the first
-    word of "Incorrect, because ...". Two verdicts are none.
+    The last line has to be the verdict, alone or as in "The verdict is CORRECT.". What stands
+    before it may not contradict: no other verdict, no "not" beside one. Of a thought only its end
+    counts, </think>. A refusal earns nothing, so more is taken for one: "INCORRECT" in capitals, or
+    "Incorrect, because ...", if nothing takes it back. Linear.
     """
     if not isinstance(reply, str):
         return None
-    said = re.split(r"</think(?:ing)?>", reply)[-1]
-    if re.search(r"<think(?:ing)?>", said):
+    said = re.split(r"(?i)</think(?:ing)?>", reply)[-1]
+    lines = [" ".join(DRESS.sub("", line).split()) for line in said.splitlines()]
+    *before, last = list(filter(None, lines)) or [""]
+    found, rest = VERDICT.fullmatch(last), "\n".join(before)
+    if re.search("(?i)<think", said):
         return None
-    lines = [line.strip() for line in said.splitlines() if line.strip()] or [""]
-    words = set(re.findall(r"\b(?:IN)?CORRECT\b(?!\W*\?)", said))
-    last = VERDICT.fullmatch(lines[-1].lower())
-    if last and words <= {last[1].upper()}:
-        return last[1] == "correct"
-    if words == {"CORRECT"} and GRANT.fullmatch(lines[0]) and "incorrect" not in said.lower():
-        return True
-    refused = words == {"INCORRECT"} or (not words and REFUSAL.match(lines[0].lower()))
-    return False if refused else None
+    if not found or NEGATED.search(f"{rest}\n{last}"):
+        text = f"{rest}\n{last}".strip()
+        return False if REFUSAL.search(text) and not TAKEN_BACK.search(text) else None
+    verdict = found[1].lower()
+    others = {other[1].lower() for line in before if (other := VERDICT.fullmatch(line))}
+    return None if others - {verdict} or AGAINST[verdict].search(rest) else verdict == "correct"
 
 
 def judge_rows(judge: Judge, rows: list[dict]) -> None:

@@ -100,22 +100,31 @@ PARTS = {word: below for below, word in enumerate(_ORDINALS.split(), 2)}
 PARTS |= {"halve": 2, "fourth": 4, "thirtieth": 30, "fortieth": 40, "fiftieth": 50}
 PARTS |= {"sixtieth": 60, "hundredth": 100, "thousandth": 1000, "millionth": 10**6}
 PARTS |= {"billionth": 10**9, "ten-thousandth": 10**4, "hundred-thousandth": 10**5}
+# a box without braces: what may stand in it, and what has to follow
+_ARGUMENT = r"\s*+(?:\d|\{[^{}]*+\})"
+BARE = rf"-?\d++(?:[.,/]\d++)*+|[A-Za-z]|\\pi(?![A-Za-z])|-?\\[dtc]?frac{_ARGUMENT}{_ARGUMENT}"
+BARE += r"|\([^()\[\]{}$\n]*+\)|\$(?P<formula>[^$\s](?:[^$\n]*+(?<!\s))?)\$"
+ENDS = r"[ \t\r]*+(?:\n|\$|\\[\])]|</|\Z)"
+# with braces, also full-width ones; without; or nothing that can be read
+BOX = r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*+(?:(?P<open>\{)|｛(?P<wide>[^｛｝\n]*+)｝"
+BOX += rf"|(?P<bare>(?>{BARE}))(?=[.。]?{ENDS}|[.。]\s)|(?P<other>(?=\S)))"
 
 
 def last_boxed(text: str) -> str | None:
     """Content of the last balanced \\boxed{...} or \\fbox{...}, None without one. Linear.
 
-    Without a brace it is one number, letter or command, as in "\\boxed 42".
+    Without braces it is one number, letter, fraction, pair or formula, as in "\\boxed 42", and has
+    to end its line or sentence: of "\\boxed 5 or 6" and of what is boxed before it nothing counts.
     """
-    box = r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*"
-    bare = r"-?\d+(?:[.,/]\d+)*(?![\w\\^/]|\.\d)|[A-Za-z](?![\w\\^({/])|\\pi(?![\w\\^])"
     best, open_braces = (-1, None), []
     # An escaped brace groups nothing.
-    for found in re.finditer(rf"{box}(?:(?P<open>\{{)|(?P<bare>{bare}))|\\.|\{{|\}}", text, re.S):
-        if found["bare"]:
-            best = found.start(), found["bare"]
-        elif found["open"] or found[0] == "{":
+    for found in re.finditer(rf"{BOX}|\\.|\{{|\}}", text, re.S):
+        if found["open"] or found[0] == "{":
             open_braces.append(found)
+        elif found["wide"] is not None:
+            best = found.start(), found["wide"]
+        elif found["bare"] or found["other"] is not None:
+            best = found.start(), found["formula"] or found["bare"]
         elif found[0] == "}" and open_braces:
             start = open_braces.pop()
             if start["open"] and start.start() > best[0]:

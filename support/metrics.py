@@ -9,7 +9,6 @@ Reads the numbers that lie on the rollouts; nothing of the algorithm depends on 
 """
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -17,10 +16,11 @@ import torch
 from torch import Tensor
 
 from rewards import format_fault
+from support import phases
+from support.phases import Phases
 from support.ranks import Ranks
 from support.sandbox import STATUSES
 
-PHASES = ("sample", "score", "branch", "update", "wait", "other")
 # weighted by updates; "degenerate" by rollouts; every other mean is over policy tokens
 PER_UPDATE = ("loss", "grad_norm", "padding", "skipped")
 
@@ -32,22 +32,9 @@ class Meter:
     """
 
     def __init__(self, sampler, note: Callable[[str], None] = lambda phase: None):
-        self.note = note
+        self.phases = Phases(note)
         self.sampler, self.before = sampler, Counter(sampler.count)
-        self.seconds = Counter()
         self.minibatches: list[dict] = []
-        self._phase, self._since = "other", time.perf_counter()
-
-    def phase(self, name: str) -> None:
-        """From here on time counts for this phase; "": for none."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        if self._phase:
-            self.seconds[self._phase] += now - self._since
-        self._phase, self._since = name, now
-        if name:
-            self.note(name)
 
     def add(self, batch: list, branches: list, stats: dict) -> None:
         """A mini-batch whose rollouts still hold the numbers from before its update."""
@@ -81,7 +68,7 @@ class Meter:
 
         rollouts: this rank's initial ones and branches.
         """
-        self.phase("")
+        self.phases.close()
         initial = [r for r in rollouts if r.parent is None]
         branches = [r for r in rollouts if r.parent is not None]
         parts = ranks.gather(
@@ -91,7 +78,7 @@ class Meter:
                 "statuses": [s for r in rollouts for s in _own_statuses(r)],
                 "log": self.minibatches,
                 "count": self.sampler.count - self.before,
-                "seconds": self.seconds,
+                "seconds": self.phases.seconds,
             }
         )
         facts, forks, statuses, log = (
@@ -113,7 +100,7 @@ class Meter:
         numbers |= {name: over_minibatches(name, log) for name in names}
         spread = numbers.pop("omega_square") - (numbers["omega"] - 1) ** 2
         numbers["omega_std"] = math.sqrt(max(spread, 0.0))
-        seconds = {p: _mean([part["seconds"][p] for part in parts]) for p in PHASES}
+        seconds = {p: _mean([part["seconds"][p] for part in parts]) for p in phases.NAMES}
         numbers |= {f"seconds_{phase}": value for phase, value in seconds.items()}
         return numbers | {"seconds": sum(seconds.values())}
 

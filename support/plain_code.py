@@ -1,7 +1,12 @@
 """Python code without the dress that models give it.
 
-    plain_code   fences, the text around a lone block, blanks, carriage returns and the shared
-                 indentation go
+1. _without_blanks   line ends are line feeds; blanks and characters of no width go at both ends
+2. _blocks           of text with Markdown fences on their lines the code between them is left
+3. _unfenced         a fence on the line of code goes
+4. _spaced           odd spaces before code are spaces
+5. _unprompted       of a session with ">>> " the code is left
+6. _unindented       the indentation that all lines share goes
+`plain_code` is all of this.
 
 Nothing of it is run or parsed here: LITERAL tells where strings end, Python's tokenizer where
 brackets do.
@@ -13,6 +18,7 @@ import os
 import re
 import string
 import tokenize
+import unicodedata
 
 # of Markdown around code: marks, and in which language it is
 LANGUAGE = r"(?:\w+|\{\.?[A-Za-z][^}\n]*\})[ \t]*"
@@ -21,24 +27,26 @@ FENCE_LINE = rf"[ \t]*(`{{3,}})[ \t]*({LANGUAGE})?"
 # A comment or a string. An open one ends with its line or the text, so that it is read once.
 LITERAL = (
     r"#[^\n]*|('{3}|\"{3})(?:\\.|.)*?(?:\1|\Z)"
-    r"|'(?:\\.|[^'\\\n])*'?|\"(?:\\.|[^\"\\\n])*\"?"
+    r"|'(?:\\.|[^'\\\n])*('?)|\"(?:\\.|[^\"\\\n])*(\"?)"
 )
-# white space, byte-order mark and characters of no width
-BLANKS = string.whitespace + "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
 # characters; the indentation of longer code is not mended
 LONGEST_CODE = 20_000
+# a fence in a fence in a fence
+FENCES = 3
 LAYOUT = (tokenize.INDENT, tokenize.DEDENT, tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT)
 
 
 def plain_code(text: str) -> str:
     """Code as Python takes it, without the dress that models give it.
 
-    Off go a Markdown fence around it, with the text before and after the fence, blanks and
-    characters of no width at its ends, carriage returns, and the indentation that all its lines
-    share. A no-break space at the start of a line is a space.
+    Off go Markdown fences with the text outside of them, and the prompts of a session. So do
+    blanks at the ends, carriage returns, and the indentation that all lines share. Before code on a
+    line an odd space is a space, and a character of no width is nothing.
     """
-    code = _without_blanks(_unfenced(_only_block(_without_blanks(text))))
-    return _unindented(_spaced(code)).strip()
+    code = _without_blanks(text)
+    for _ in range(FENCES):
+        code = _without_blanks(_unfenced(_blocks(code)))
+    return _unindented(_unprompted(_spaced(code))).strip()
 
 
 def _within_strings(code: str) -> set[int]:
@@ -52,36 +60,63 @@ def _within_strings(code: str) -> set[int]:
     return within
 
 
-def _only_block(text: str) -> str:
-    """The lines of the one block between ``` and ``` with text around it; other text as it is."""
+def _blocks(text: str) -> str:
+    """The lines between ``` and ```, of all blocks; text without such lines as it is.
+
+    If some blocks are called Python, the others are none. The last block may not be closed. A lone
+    fence behind all code closes it.
+    """
     if "```" not in text:
         return text
     within, lines = _within_strings(text), text.split("\n")
-    fences = [
-        (row, fence[1], fence[2])
-        for row, line in enumerate(lines)
-        if row not in within and (fence := re.fullmatch(FENCE_LINE, line))
-    ]
-    if len(fences) != 2:
+    blocks, opened = [], None
+    for row, line in enumerate(lines):
+        fence = None if row in within else re.fullmatch(FENCE_LINE, line)
+        if not fence:
+            continue
+        if not opened:
+            opened, start = fence, row
+        elif not fence[2] and len(fence[1]) >= len(opened[1]):
+            blocks.append((opened[2] or "", lines[start + 1 : row]))
+            opened = None
+    if opened and "".join(lines[start + 1 :]).strip():
+        blocks.append((opened[2] or "", lines[start + 1 :]))
+    elif opened and not blocks:
+        return "\n".join(lines[:start])
+    if not blocks:
         return text
-    (start, mark, _), (end, closing, language) = fences
-    around = "".join(lines[:start] + lines[end + 1 :]).strip()
-    if not around or closing != mark or language:
-        return text
-    return "\n".join(["", *lines[start + 1 : end]])
+    python = [block for block in blocks if re.match("(?i)(?:python|py)[\\d.]*\\s*$", block[0])]
+    return "\n".join(["", *(line for _, block in python or blocks for line in block)])
+
+
+def _unprompted(code: str) -> str:
+    """The code of a session with ">>> " and "... "; other code as it is."""
+    if not code.lstrip().startswith(">>> "):
+        return code
+    # imported here, since it is seldom needed
+    import doctest
+
+    try:
+        return "".join(each.source for each in doctest.DocTestParser().get_examples(code))
+    except ValueError:
+        return code
 
 
 def _spaced(code: str) -> str:
-    """With spaces for the no-break spaces at the start of lines, but not within strings."""
-    if "\u00a0" not in code:
+    """Before code on a line, odd spaces are spaces and characters of no width are nothing."""
+    if code.isascii():
         return code
     within = _within_strings(code)
     return "\n".join(
-        line
-        if row in within
-        else re.sub(r"^[ \t\u00a0]*", lambda margin: margin[0].replace("\u00a0", " "), line)
+        line if row in within else _with_plain_margin(line)
         for row, line in enumerate(code.split("\n"))
     )
+
+
+def _with_plain_margin(line: str) -> str:
+    code = line.lstrip(" \t" + "".join(c for c in set(line) if _kind(c) in ("Zs", "Cf")))
+    margin = line[: len(line) - len(code)]
+    return "".join(" " if _kind(c) == "Zs" else c for c in margin if _kind(c) != "Cf") + code
 
 
 def _unfenced(code: str) -> str:
@@ -99,10 +134,17 @@ def _unfenced(code: str) -> str:
 
 def _without_blanks(text: str) -> str:
     """Lines end with a line feed; at the beginning only white space is left of the blanks."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip(BLANKS)
-    code = text.lstrip(BLANKS)
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    blanks = string.whitespace + "".join(c for c in set(text) if _kind(c) == "Cf")
+    text = text.rstrip(blanks)
+    code = text.lstrip(blanks)
     head = text[: len(text) - len(code)]
     return "".join(c for c in head if c in string.whitespace) + code
+
+
+def _kind(character: str) -> str:
+    """Zs for a space, Cf for a mark of no width, such as U+200B, another for other characters."""
+    return unicodedata.category(character)
 
 
 def _unindented(code: str) -> str:
@@ -138,7 +180,8 @@ def _tokens(code: str) -> list[tokenize.TokenInfo] | None:
 
     Code of the model is not parsed here: Python's parser can neither be stopped nor limited.
     """
-    if len(code) > LONGEST_CODE:
+    # on a string that does not end the tokenizer takes quadratic time
+    if len(code) > LONGEST_CODE or any("" in s.groups() for s in re.finditer(LITERAL, code, re.S)):
         return None
     found, last = [], ""
     try:

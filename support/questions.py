@@ -23,8 +23,9 @@ from pathlib import Path
 
 from protocol import system_prompt
 from support.benchmarks import benchmark_of
-from support.cells import chat_in, listed
+from support.cells import chat_in, listed, messages_in, value_of
 from support.latex import last_boxed
+from support.messages import message_of, refuse_surrogates
 
 ASKED = ("prompt", "question", "Question", "problem")
 ANSWERS = ("answer", "answers", "ground_truth", "golden_answers", "Final answer")
@@ -165,6 +166,7 @@ def _question(row: dict | str, number: int, task: str, system: str, answered: bo
     refuse_surrogates("question", *(text for m in mended for text in m.values()))
     refuse_surrogates("answer", *answers)
     refuse_surrogates("id", name)
+    refuse_surrogates("level", json.dumps(meta["level"], ensure_ascii=False, default=str))
     return Question(name, mended, answers, kind, meta, row)
 
 
@@ -184,7 +186,9 @@ def _golds(row: dict, info: dict) -> list[str]:
     """The answers from the first place that has one; a "solution" (MATH) comes last."""
     truth = (row.get("reward_model") or {}).get("ground_truth")
     for place in [truth, info.get("answer"), *map(row.get, ANSWERS)]:
-        if found := _answers(place):
+        # a table's cell may write an empty list
+        empty = isinstance(place, str) and value_of(place) == []
+        if not empty and (found := _answers(place)):
             return found
     return _answers(last_boxed(str(row.get("solution"))))
 
@@ -210,12 +214,15 @@ def _answers(value) -> list[str]:
         if any(isinstance(v, dict) and "target" not in v for v in value):
             raise ValueError(f'has an answer that is an object without "target": {value!a:.60}')
         return [a for v in value for a in _answers(v)]
-    before, _, after = _answer_text(value).rpartition("####")
-    text = after.strip() or before.strip()
-    items = listed(text)
-    if items is not None:
-        return _answers(items)
-    return [text] if text else []
+    whole = _answer_text(value).strip()
+    before, _, after = whole.rpartition("####")
+    last = after.strip() or before.strip()
+    # the whole first: each item of a list may hold ####
+    for text in (whole, last):
+        items = listed(text)
+        if items is not None:
+            return _answers(items)
+    return [last] if last else []
 
 
 def _answer_text(value) -> str:
@@ -234,36 +241,17 @@ def _messages(asked, system: str) -> list[dict]:
 
     Text may write a chat, as a list of messages.
     """
-    asked = (chat_in(asked) or asked) if isinstance(asked, str) else asked
-    if isinstance(asked, str):
+    chat = chat_in(asked) if isinstance(asked, str) else messages_in(asked)
+    if isinstance(asked, str) and not chat:
         told = {"role": "system", "content": system or system_prompt()}
         return [told, {"role": "user", "content": asked}]
-    messages = [{"role": m["role"], "content": text_of(m["content"])} for m in asked]
-    if not all(isinstance(m["role"], str) for m in messages):
-        raise TypeError("a message's role must be text")
-    return messages
-
-
-def text_of(content) -> str:
-    """The text of a chat message: a string, or a list of {"type": "text", "text": ...}.
-
-    TypeError for anything else.
-    """
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else [None]
-    if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
-        raise TypeError("a message's content must be text")
-    return "".join(part["text"] for part in parts)
-
-
-def refuse_surrogates(what: str, *texts: str) -> None:
-    """ValueError for half a character, such as \\ud800: JSON takes it, a tokenizer does not."""
-    for text in texts:
-        if half := re.search("[\ud800-\udfff]", text):
-            raise ValueError(
-                f"has a lone surrogate, {ascii(half[0])}, in its {what}: no Unicode text"
-            )
+    if not chat:
+        raise TypeError("neither text nor messages")
+    try:
+        messages = [message_of(message) for message in chat]
+    except ValueError as problem:
+        raise ValueError(f"has a chat that cannot be taken: {problem}") from None
+    return [{"role": m["role"], "content": m["content"]} for m in messages]
 
 
 def parsed(line: str | bytes, *keys: str) -> dict | None:
@@ -279,7 +267,7 @@ def guess_task(answers: list[str]) -> str:
     """ "math" if an answer is in LaTeX or all are numbers ("1,000", "3/4", "$5"), else "qa"."""
     if any(re.search(r"\\[A-Za-z]+|\\[%$]|[_^]\{?\w", a) for a in answers):
         return "math"
-    number = r"[$£€]?\s*[-+−]?[\d,]*\.?\d+(\s*/\s*\d+)?\s*%?"
+    number = r"[$£€]?\s*+[-+−]?(?:[\d,]*+(?<=\d)|[\d,]*+\.\d++)(?:\s*+/\s*+\d++)?\s*+%?"
     return "math" if all(re.fullmatch(number, a) for a in answers) else "qa"
 
 

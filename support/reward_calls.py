@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from rollout import Rollout
+from support.phases import in_phase
 from support.plugins import told
 
 # asked for at once: a reward may wait for a server
@@ -37,6 +38,7 @@ class Rewards:
         """Ask for the reward of a complete rollout."""
         self.asked[id(rollout)] = self.pool.submit(self._ask, rollout)
 
+    @in_phase("reward")
     def set(self, rollouts: list[Rollout]) -> None:
         """Wait; set reward, reward_parts and reward_fault of rollouts that have begun."""
         for r in rollouts:

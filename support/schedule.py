@@ -16,6 +16,7 @@ import torch
 from policy import Policy, micro_batches, padded_width
 from rollout import Rollout
 from support.http import Unavailable
+from support.phases import in_phase
 from support.ranks import Ranks
 from support.reward_calls import fault_of
 from support.seeds import MINIBATCHES, mix_seed
@@ -91,6 +92,7 @@ def equal_passes(rollouts: list[Rollout], budget: int, ranks: Ranks) -> list[lis
     return passes + [[nothing]] * missing
 
 
+@in_phase("wait")
 def refuse_broken_tools(rollouts: list, ranks: Ranks) -> None:
     """Raise Unavailable, on all ranks, if more than half of the tool calls failed by our fault.
 
@@ -108,6 +110,7 @@ def refuse_broken_tools(rollouts: list, ranks: Ranks) -> None:
         )
 
 
+@in_phase("wait")
 def refuse_broken_rewards(rollouts: list, ranks: Ranks) -> None:
     """Raise Unavailable, on all ranks, if more than half of the rewards failed."""
     broken = [r for r in rollouts if r.reward_fault]

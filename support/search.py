@@ -35,6 +35,13 @@ def clean_query(text: str) -> str:
     return " ".join(utf8(text).split()).strip("\"'`“”‘’ ")[:2000]
 
 
+def items(value) -> list:
+    """A list as it is. TypeError for anything else: an object would give its keys, or none."""
+    if not isinstance(value, list):
+        raise TypeError("not a list")
+    return value
+
+
 class Retriever:
     """A server of Search-R1's protocol.
 
@@ -71,8 +78,8 @@ class Retriever:
         answer = post_json(self.url, request, **limits)
         try:
             found = [
-                [hit.get("document", hit)["contents"] for hit in hits][: self.topk]
-                for hits in answer["result"]
+                [hit.get("document", hit)["contents"] for hit in items(hits)][: self.topk]
+                for hits in items(answer["result"])
             ]
         except (KeyError, TypeError, AttributeError):
             found = []
@@ -125,7 +132,7 @@ class Serper:
                 (box.get("title"), box.get("answer") or box.get("snippet")),
                 (graph.get("title"), graph.get("description")),
             ]
-            hits += [(hit.get("title"), hit.get("snippet")) for hit in answer["organic"]]
+            hits += [(hit.get("title"), hit.get("snippet")) for hit in items(answer["organic"])]
             return ["\n".join(filter(None, hit)) for hit in hits if hit[1]][: self.topk]
         except (KeyError, TypeError, AttributeError):
             server, shape = split_url(self.url)[0], '{"organic": a list of {"title", "snippet"}}'
@@ -136,7 +143,8 @@ class Batches:
     """Queries of many threads, handed on together: what waits during a request goes into the next.
 
     Whoever gets the turn leads: it asks for all that wait, `most` at a time, until its own answer
-    is there. A query that the server refuses fails alone, whatever it travelled with.
+    is there. A query that the server refuses fails alone, whatever it travelled with. A server that
+    is down gets three requests for a batch, not one for each query.
     """
 
     def __init__(self, source, most: int = 64):
@@ -160,27 +168,42 @@ class Batches:
         """Answer the queries that have waited longest."""
         with self.lock:
             batch, self.waiting = self.waiting[: self.most], self.waiting[self.most :]
-        self._answer(batch, self.source)
+        self._settle(batch, self._tried(batch, self.source))
 
-    def _answer(self, batch: list[tuple[str, Future]], source) -> None:
-        """Answer some queries. If the server refuses them, each half is asked alone."""
+    def _tried(self, batch: list[tuple[str, Future]], source) -> BaseException | None:
+        """Ask for some queries at once. Returns: why that failed, None if they are answered."""
         try:
             found = source([query for query, _ in batch])
             for (_, future), documents in zip(batch, found, strict=True):
                 future.set_result(documents)
-            return
         # whatever it is, nobody may wait for ever
         except BaseException as problem:
-            failed = problem
-        # out of the handler: what fails there would be taken for a consequence of this
-        if isinstance(failed, Unavailable) and not failed.down and len(batch) > 1:
-            half, once = len(batch) // 2, getattr(source, "once", source)
-            self._answer(batch[:half], once)
-            self._answer(batch[half:], once)
+            return problem
+        return None
+
+    def _settle(self, batch: list[tuple[str, Future]], failed: BaseException | None) -> None:
+        """Find the queries that a request failed by: each half is asked alone, and so on.
+
+        Where it is not clear whose fault it was, two halves that fail like the whole end this.
+        """
+        if not failed:
             return
+        if len(batch) > 1 and getattr(failed, "down", True) is not True:
+            half, once = len(batch) // 2, getattr(self.source, "once", self.source)
+            halves = batch[:half], batch[half:]
+            problems = [self._tried(part, once) for part in halves]
+            if not all(map(_may_be_down, (failed, *problems))):
+                for part, problem in zip(halves, problems):
+                    self._settle(part, problem)
+                return
         for _, future in batch:
             if not future.done():
                 future.set_exception(failed)
+
+
+def _may_be_down(problem: BaseException | None) -> bool:
+    """May a request have failed whatever it asked?"""
+    return problem is not None and getattr(problem, "down", True) is not False
 
 
 class CachedSearch:

@@ -70,7 +70,7 @@ class Served:
         questions: list | None = None,
     ) -> list[Rollout]:
         """n rollouts of each prompt, prompt by prompt; see Sampler.initial."""
-        opened = [opened_by(self.tokenizer.decode(prompt)) for prompt in prompts]
+        opened = opened_by(self.tokenizer, prompts)
         rollouts = [
             Rollout(prompt, mix_seed(seeds[p], k), p, opened[p])
             for p, prompt in enumerate(prompts)

@@ -136,6 +136,11 @@ def untrained(family: str, tokenizer, seed: int = 0, **changes):
     return getattr(transformers, f"{names[family]}ForCausalLM")(config)
 
 
+def template_ending(template: str, end: str) -> str:
+    """A chat template that adds `end`, as in a string of Python, for the assistant."""
+    return template + "{% if add_generation_prompt %}{{ '" + end + "' }}{% endif %}"
+
+
 def sampler_for(policy, tools, **changes):
     """A small sampler. changes: of SamplingParams."""
     small = dict(decode_rows=16, max_tokens=128, max_calls=4, max_result_tokens=48)

@@ -175,6 +175,85 @@ def test_dual_errors():
         dual_group_advantage(tensor(1, 0), tensor(), NO, NO, mask[:1])
 
 
+# ---- batches of several prompts
+
+
+def test_group_by_hand():
+    """Rewards 1 0 of one prompt and 2 8 of another: one standard deviation from their means."""
+    rewards, group = tensor(1, 2, 0, 8), torch.tensor([7, -3, 7, -3])
+    near, far = 0.5 / (0.5 + 1e-6), 3 / (3 + 1e-6)
+    z = group_advantage(rewards, group=group)
+    torch.testing.assert_close(z, tensor(near, -far, -near, far), atol=1e-15, rtol=0)
+    # a branch of each: groups of one say nothing, and halve the credit of the tokens they share
+    A = dual_group_advantage(
+        rewards,
+        tensor(5, 6),
+        torch.tensor([0, 3]),
+        torch.tensor([1, 2]),
+        torch.ones(4, 2),
+        group=group,
+    )
+    wanted = [[near / 2, near], [-far, -far], [-near, -near], [far / 2, far / 2]]
+    torch.testing.assert_close(A, tensor(*wanted), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("how", ["avg", "sum", "literal", "off"])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_batch_of_prompts_equals_one_call_for_each(how, seed):
+    """Prompts in any order, of any size, with any numbers, some without branches."""
+    g = torch.Generator().manual_seed(seed)
+    N, K, T, correction = 20, 30, 9, seed % 2
+    group = torch.tensor([40, -1, 7, 3, 12])[torch.randint(5, (N,), generator=g)]
+    # the prompt 40 has no branches
+    parents = (group != 40).nonzero()[:, 0]
+    parent = parents[torch.randint(len(parents), (K,), generator=g)]
+    rewards = torch.randint(3, (N,), generator=g).to(f64)
+    branch_rewards = torch.randint(3, (K,), generator=g).to(f64)
+    fork_at = torch.randint(T + 1, (K,), generator=g)
+    mask = torch.rand(N, T, generator=g) < 0.7
+    A = dual_group_advantage(rewards, branch_rewards, parent, fork_at, mask, how, correction, group)
+    z = group_advantage(rewards, correction, group)
+    for number in group.unique():
+        rows, forks = group == number, group[parent] == number
+        place = rows.cumsum(0) - 1
+        alone = dual_group_advantage(
+            rewards[rows],
+            branch_rewards[forks],
+            place[parent[forks]],
+            fork_at[forks],
+            mask[rows],
+            how,
+            correction,
+        )
+        torch.testing.assert_close(A[rows], alone, atol=1e-12, rtol=0)
+        assert torch.equal(z[rows], group_advantage(rewards[rows], correction))
+    assert not torch.equal(
+        A, dual_group_advantage(rewards, branch_rewards, parent, fork_at, mask, how, correction)
+    ), "one group for all is another thing"
+
+
+def test_other_prompts_change_nothing():
+    """Rewards of one prompt that move leave the credit of the others, bit for bit."""
+    group, parent = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 2])
+    fork_at, mask = torch.tensor([3, 2, 4]), torch.ones(4, 5)
+
+    def credit(other):
+        rewards, branch = tensor(1, other, 0, 2), tensor(0, other, 1)
+        return dual_group_advantage(rewards, branch, parent, fork_at, mask, "off", group=group)
+
+    before, after = credit(1.0), credit(50.0)
+    assert torch.equal(before[0::2], after[0::2]) and (before[1::2] != after[1::2]).any()
+
+
+def test_group_errors():
+    with pytest.raises(ValueError, match=r"rewards and group are .G,., got .2,. and .3,."):
+        group_advantage(tensor(1, 0), group=torch.zeros(3))
+    with pytest.raises(ValueError, match=r"rewards and group are .G,., got .1, 2. and .1, 2."):
+        group_advantage(tensor(1, 0)[None])
+    with pytest.raises(ValueError, match=r"got .2,. and .1,."):
+        dual_group_advantage(tensor(1, 0), tensor(), NO, NO, torch.ones(2, 3), group=torch.zeros(1))
+
+
 # ---- scale_by_future
 
 

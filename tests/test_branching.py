@@ -7,8 +7,10 @@ import torch
 
 from branching import (
     both_above_average,
+    branch_candidates,
     branching_score,
     choose_branch_points,
+    fork_points,
     future_value,
     omega_is_constant,
     token_stats,
@@ -297,3 +299,63 @@ def test_choose_is_deterministic_and_distinct(data):
         assert (
             score[row, picks].tolist() == sorted(score[row][mask[row]].tolist(), reverse=True)[:10]
         )
+
+
+# ---- branch_candidates, fork_points
+
+
+def test_candidates_are_a_matter_of_strings():
+    texts = [" So", ",", "\n", " 4", "<", "search", ">", "<", "b", ">", " é", " —", "/", "</", " x"]
+    tags, mask = ("search",), [True] * 14 + [False]
+    loose = [True, True, False, *[True] * 11, False]
+    ok = [True, False, False, True, True, True, False, False, True, False, True, False, True]
+    assert branch_candidates(texts, mask, tags) == [*ok, False, False]
+    assert branch_candidates(texts, mask, tags, skip_punctuation=False) == loose
+    # padding has no text; a mask of integers will do
+    padded = [int(own) for own in mask] + [0, 0]
+    assert branch_candidates(texts, padded, tags) == [*ok, False, False, False, False]
+    # </search> in two tokens, of another tag
+    assert branch_candidates(["</", "search>"], [True, True], tags) == [True, True]
+    assert branch_candidates(["</", "search>"], [True, True], ("think",)) == [False, True]
+
+
+def test_fork_points_by_hand_worked_example():
+    mask = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    entropy = torch.tensor([[0.1, 2.0, 9.0, 1.9, 0.0, 0.3], [0.2, 0.3, 0.1, 5.0, 5.0, 5.0]])
+    # without Omega by entropy, policy tokens only
+    assert fork_points(mask, entropy, k=3) == [[1, 3, 5], [1, 0, 2]]
+    assert fork_points(mask, entropy) == fork_points(mask, entropy, torch.ones(2, 6))
+    # token 1 has become less likely, token 3 likelier: 3 leads, the rest follows by entropy
+    omega = torch.tensor([[1.0, 0.8, 1.0, 1.2, 1.0, 1.0], [1.0] * 6])
+    assert fork_points(mask, entropy, omega, k=3)[0] == [3, 1, 5]
+    candidates = torch.tensor([[True, True, True, False, True, True]] * 2)
+    assert fork_points(mask, entropy, omega, k=1, candidates=candidates) == [[1], [1]]
+
+
+def test_fork_points_is_score_then_candidates_then_choice(data):
+    new, old, mask, entropy = data
+    omega = future_value(new, old, mask, 32)
+    fit = torch.rand(B, T, generator=torch.Generator().manual_seed(1)) < 0.5
+    score, above = (f(entropy, omega, mask) for f in (branching_score, both_above_average))
+    wanted = choose_branch_points(score, mask & fit, 20, above, entropy)
+    assert fork_points(mask.int(), entropy, omega, 20, fit) == wanted
+    # numbers in tool results and padding are never read
+    wild = torch.where(mask, entropy, math.nan), torch.where(mask, omega, math.nan)
+    assert fork_points(mask, *wild, 20, fit) == wanted
+
+
+def test_fork_points_chosen_by_hand_are_checked():
+    mask = torch.tensor([[1, 1, 0, 0, 1, 0], [1, 1, 1, 1, 0, 0]])
+    # the first token after a result is the policy's
+    assert fork_points(mask, points=[[4, 1], [0, 0]]) == [[4, 1], [0, 0]]
+    for wrong in (2, 3, 5, 6, -1):
+        with pytest.raises(ValueError, match=rf"\(row, token\) in \[\(0, {wrong}\)\]"):
+            fork_points(mask, points=[[4, wrong], [1]])
+    with pytest.raises(ValueError, match=r"in \[\(0, 2\), \(1, 5\)\]"):
+        fork_points(mask, points=[[2], [1, 5]])
+    with pytest.raises(ValueError, match=r"points of 1 rows, but a mask .2, 6."):
+        fork_points(mask, points=[[1]])
+    with pytest.raises(ValueError, match="needs entropy"):
+        fork_points(mask)
+    with pytest.raises(ValueError, match="shapes differ, .*candidates .2, 5."):
+        fork_points(mask, torch.rand(2, 6), candidates=mask[:, 1:])

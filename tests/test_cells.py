@@ -1,10 +1,14 @@
 """support/cells.py: lists and chats that a cell holds as text."""
 
+import contextlib
 import json
+import time
 
 import pytest
 
 from support.cells import chat_in, listed
+from support.messages import message_of
+from support.questions import guess_task
 
 LISTS = [
     ("['Paris' 'City of Light']", ["Paris", "City of Light"]),
@@ -34,6 +38,10 @@ LISTS = [
     ("['New\\nYork', 'a\\tb', 'in\\r\\nto']", ["New\nYork", "a\tb", "in\r\nto"]),
     (r"['\\times', '\\nu']", [r"\times", r"\nu"]),
     ('[{"target": "a"}, "b"]', [{"target": "a"}, "b"]),
+    ("[u'Paris', u'x']", ["Paris", "x"]),
+    ("[u'it\\'s' U\"x\"]", ["it's", "x"]),
+    ("{u'target': [u'x']}", [["x"]]),
+    ('\ufeff["a", "b"]', ["a", "b"]),
 ]
 
 
@@ -45,7 +53,17 @@ def test_lists_as_json_python_and_numpy_write_them(text, items):
 @pytest.mark.parametrize(
     "text",
     [
-        *("[1, 2]", "[1 2]", "(1, 2)", "{1, 2}", "[[1, 2], [3, 4]]", "[1, 2, ..., 10]", "[]", "{}"),
+        *(
+            "[1, 2]",
+            "[1 2]",
+            "(1, 2)",
+            "{1, 2}",
+            "[[1, 2], [3, 4]]",
+            "[1, 2, ..., 10]",
+            "[]",
+            "()",
+            "{}",
+        ),
         *("[-2,\\infty)", "(0.5, 1]", "[007]", "{1: 2}", "[-1, +2.5e3]"),
         *("['tis the season", "['tis the season, isn't it]", "['tis, 'twas']", '["', "['", "['a'"),
         *("['a'] + ['b']", "['a'] ['b']", "['a'], ['b']", "('Paris')", "'Paris'", "[Paris]"),
@@ -60,6 +78,7 @@ def test_lists_as_json_python_and_numpy_write_them(text, items):
             "[" * 9000,
         ),
         *("{'a' for b in 'c'}", "[lambda: 'x']", "array('x')", "np.str_('a')", "set()"),
+        *("print('x')", "f([1, 2])", "P((0, 1))", "max({1, 2})", "u'Paris'", "Bob (['b)"),
     ],
 )
 def test_what_stays_text(text):
@@ -90,6 +109,13 @@ def test_what_stays_text(text):
         ("array(['Paris', 'x'", "cut off"),
         ("['O'Brien']", "quotation marks do not pair"),
         ("[b'Paris']", "holds bytes"),
+        ("deque(['a', 'b'])", "or calls"),
+        ("deque(['a'], maxlen=5)", "or calls"),
+        ("OrderedDict([('target', 'a')])", "or calls"),
+        ("[OrderedDict([('target', 'a')])]", "or calls"),
+        ("collections.Counter({'a': 1})", "or calls"),
+        ("dict_keys(['a'])", "or calls"),
+        ("[Decimal('1.5'), Decimal('2')]", "or calls"),
     ],
 )
 def test_what_is_refused(text, message):
@@ -128,15 +154,36 @@ def test_a_chat_in_a_prompt():
         '[{"role": "human", "content": "q"}]',
         '{"role": "user", "content": "q"}',
         '{"conversations": [{"from": "human", "value": "q"}]}',
+        '{"prompt": [{"role": "user", "content": "q"}]}',
+        "({'role': 'user', 'content': 'q'},)",
+        "[{'name': None, 'role': 'user', 'content': 'q'}]",
         "[{'from': 'human', 'value': 'q'}]",
     ],
 )
 def test_a_chat_in_the_names_of_sharegpt_or_of_one_message(text):
-    assert chat_in(text) == chat_in(json.dumps(text)) == [{"role": "user", "content": "q"}]
+    chat = chat_in(text)
+    assert chat == chat_in(json.dumps(text)) == chat_in("\ufeff" + text)
+    assert [message_of(m) for m in chat] == [{"role": "user", "content": "q"}]
 
 
-def test_a_chat_of_an_unknown_role_is_refused():
-    boss = '[{"role": "boss", "content": "q"}, {"role": "user", "content": "q"}]'
-    for text in (boss, '{"messages": []}', '{"messages": 5}'):
-        with pytest.raises(ValueError, match="role 'boss'|like a list of messages"):
-            chat_in(text)
+@pytest.mark.parametrize("text", ['{"messages": []}', '{"messages": 5}', '{"prompt": [5]}'])
+def test_what_looks_like_a_chat_is_refused(text):
+    with pytest.raises(ValueError, match="like a list of messages"):
+        chat_in(text)
+
+
+def test_a_chat_keeps_what_its_messages_hold():
+    """An unknown role too: whoever reads them refuses it by name."""
+    chat = [{"role": "boss", "content": "q"}, {"role": "user", "content": "q", "weight": 0}]
+    assert chat_in(json.dumps(chat)) == chat
+    assert chat_in(json.dumps(chat[:1])) is None
+
+
+@pytest.mark.parametrize("part", ["1", " ", "'a' ", "['a',", "\\", "'", "f([", "\ufeff", ", "])
+def test_long_texts_take_no_time(part):
+    started = time.process_time()
+    for before in ("[", "['a'", "{'role': ", "f(", "'", ""):
+        for read in (listed, chat_in, lambda text: guess_task([text])):
+            with contextlib.suppress(ValueError):
+                read(before + part * (100_000 // len(part)) + "x")
+    assert time.process_time() - started < 3

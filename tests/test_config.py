@@ -266,6 +266,8 @@ def test_a_run_keeps_the_date_of_its_first_start(tmp_path, monkeypatch):
         (["--date", "yesterday"], "--date must be a day such as 2026-01-31, got 'yesterday'"),
         (["--date", "2026-02-30"], "--date must be a day such as 2026-01-31, got '2026-02-30'"),
         (["--out", ""], "--out is empty: name a folder, or leave it out"),
+        (["--out", " "], "--out is empty: name a folder, or leave it out"),
+        (["--out", "\t\n"], "--out is empty: name a folder, or leave it out"),
         (["--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
         (["--clip_grad", "-1"], "--clip_grad must be >= 0, got -1.0"),
         (["--clip_grad", "nan"], "--clip_grad must be >= 0, got nan"),

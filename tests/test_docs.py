@@ -22,7 +22,7 @@ README = HERE / "README.md"
 PAGES = [README, HERE / "CONTRIBUTING.md", *sorted((HERE / "docs").glob("*.md"))]
 # scripts that give the flags they do not know to others
 PASSES_ON = {"extras.plan": ["train.py"], "extras.bench": ["train.py", "eval.py"]}
-# flags that the text names and that belong to torchrun, pip, sbatch
+# flags that the text names and that belong to torchrun, pip, sbatch, chromium
 FOREIGN_FLAGS = {
     "--index-url",
     "--nnodes",
@@ -30,6 +30,10 @@ FOREIGN_FLAGS = {
     "--max_restarts",
     "--signal",
     "--no-deps",
+    "--headless",
+    "--hide-scrollbars",
+    "--screenshot",
+    "--window-size",
 }
 
 sys.path.insert(0, str(HERE / "docs"))
@@ -130,7 +134,7 @@ def test_every_command_parses(page):
 @cache
 def all_flags() -> set[str]:
     """The flags of all scripts."""
-    scripts = ["train.py", "eval.py", "extras.plan", "extras.bench"]
+    scripts = ["train.py", "eval.py", "report.py", "extras.plan", "extras.bench"]
     return {flag for s in scripts for flag in re.findall(r"--\w[\w-]*", help_of(s))}
 
 

@@ -96,6 +96,7 @@ def test_a_reward_begins_while_others_are_sampled(agent, tools, prompts):
     assert order == ["complete", "reward"] * 8
 
 
+@pytest.mark.slow
 def test_a_few_failures_are_told_and_counted(own, world, agent_folder, tmp_path, capsys):
     text = (
         "count = []\ndef score(r, q):\n    count.append(r)\n    assert len(count) % 8, 'eighth'\n"
@@ -110,6 +111,7 @@ def test_a_few_failures_are_told_and_counted(own, world, agent_folder, tmp_path,
     assert "(own.py, line 4). Its rollout: '<think>" in told[0]
 
 
+@pytest.mark.slow
 def test_a_reward_that_fails_mostly_ends_the_run_and_a_mended_one_goes_on(
     own, world, agent_folder, tmp_path, capsys
 ):
@@ -128,6 +130,7 @@ def test_a_reward_that_fails_mostly_ends_the_run_and_a_mended_one_goes_on(
     assert lines(tmp_path / "run", "metrics")[0]["reward"] == 1
 
 
+@pytest.mark.slow
 def test_another_reward_is_another_run(own, world, agent_folder, tmp_path):
     text = "def score(r, q):\n    return 1.0\nother = score\n"
     train.main(run_of(world, agent_folder, tmp_path, reward_fn=own(text), eval_questions=0))
@@ -178,6 +181,7 @@ def test_an_evaluation_with_a_reward(own, unanswered, world, agent_folder, tmp_p
     assert numbers == result["numbers"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_whose_reward_fails_stops_at_once(own, world, agent_folder, tmp_path):
     flags = dict(questions=3, reward_fn=own("def score(r, q):\n    return None\n"))
     arguments = settings(agent_folder, world, tmp_path, world / "test.jsonl", **flags)
@@ -191,6 +195,7 @@ def test_an_evaluation_whose_reward_fails_stops_at_once(own, world, agent_folder
     assert json.loads(path.read_text())["numbers"]["reward"] == 2
 
 
+@pytest.mark.slow
 def test_an_evaluation_takes_the_runs_reward(own, world, agent_folder, tmp_path):
     place = own(CALLS.replace('question.row["number"]', "1"))
     run = run_of(world, agent_folder, tmp_path, reward_fn=place, eval_questions=0)

@@ -470,7 +470,7 @@ def test_a_model_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     "flag, value, line",
     [
-        ("--out", "", "--out is empty: name a folder, or leave it out"),
+        ("--out", " \t", "--out is empty: name a folder, or leave it out"),
         ("--device", "tpu", "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
         ("--date", "20260131", "--date must be a day such as 2026-01-31, got '20260131'"),
     ],

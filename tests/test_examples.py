@@ -5,10 +5,10 @@ import json
 import re
 
 import pytest
-from conftest import sampler_for
+from conftest import sampler_for, template_ending
 
 from protocol import encode_prompt
-from support.examples import encode_example, read_examples, split_chat
+from support.examples import Chat, encode_example, read_examples, split_chat
 
 
 def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
@@ -16,7 +16,7 @@ def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
     results not imitated, the end of turn imitated.
     """
     example = json.loads((world / "traces.jsonl").read_text().splitlines()[-1])["messages"]
-    ids, mask = encode_example(agent.tokenizer, *split_chat(example))
+    ids, mask = encode_example(agent.tokenizer, Chat(1, *split_chat(example)))
     assert (
         agent.decode(ids)
         == agent.decode(encode_prompt(agent.tokenizer, example[:-1]))
@@ -31,15 +31,9 @@ def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
     sampler = sampler_for(agent, tools)
     for r in sampler.initial(prompts[:8], 1, list(range(8))):
         if r.finish == "stop":
-            ids, mask = encode_example(
-                agent.tokenizer,
-                *split_chat(
-                    [
-                        *example[:-1],
-                        {"role": "assistant", "content": r.text.removesuffix("<|im_end|>")},
-                    ]
-                ),
-            )
+            said = {"role": "assistant", "content": r.text.removesuffix("<|im_end|>")}
+            chat = Chat(1, *split_chat([*example[:-1], said]))
+            ids, mask = encode_example(agent.tokenizer, chat)
             skip = len(encode_prompt(agent.tokenizer, example[:-1]))
             assert ids[skip:] == r.ids and mask[skip:] == r.mask
 
@@ -246,11 +240,11 @@ BAD = {
         "has a lone surrogate, '.ud800', in its text",
     ),
     "empty": ({"messages": []}, "does not end with the assistant's own words"),
-    "other row": ({"text": "x"}, "KeyError.*a row is"),
+    "other row": ({"text": "x"}, "it has no 'instruction'; a row is"),
     "no JSON": ("oops", "is not JSON"),
     "a list": ("[1]", "must be an object, not list"),
     "no answer": ({"messages": [QUESTION]}, "does not end with the assistant's own words"),
-    "no role": ({"messages": [{"content": "q"}]}, "KeyError.*role"),
+    "no role": ({"messages": [{"content": "q"}]}, "unknown role None"),
     "unknown role": (
         {"messages": [{"role": "boss", "content": "q"}]},
         "unknown role 'boss'; known are system",
@@ -430,20 +424,18 @@ def test_bad_examples_are_named_or_left_out(kind, agent, tmp_path, capsys):
         read_examples(written(tmp_path / "y.jsonl", row), agent.tokenizer, 200, skip_bad=True)
 
 
-@pytest.mark.parametrize("end", ["<think>\\n", "<think>", "<think>\\n\\n"])
+@pytest.mark.parametrize("end", ["<think>\\n", "<think>", "<think>\\n\\n", "<think>\\nOkay, "])
 def test_a_template_that_opens_the_thought_is_not_taught_to_open_it_twice(agent, world, tools, end):
     """Ids are those of a rollout: the prompt with its <think>, then the rest of the thought."""
     tokenizer = copy.deepcopy(agent.tokenizer)
-    tokenizer.chat_template += (
-        "{% if add_generation_prompt %}" + f"{{{{ '{end}' }}}}" + "{% endif %}"
-    )
+    tokenizer.chat_template = template_ending(tokenizer.chat_template, end)
     before = [{"role": "user", "content": "q"}]
     text = "<think> a </think><answer> \\boxed{4} </answer>"
     for broken in ("<answer> \\boxed{4} </answer>", "OK. " + text, "<python>1</python>"):
         with pytest.raises(ValueError, match="the answer does not close it"):
-            encode_example(tokenizer, before, [(True, broken)])
+            encode_example(tokenizer, Chat(1, before, [(True, broken)]))
     for pieces in ([(True, text)], [(True, " \n" + text)], [(True, text.removeprefix("<think>"))]):
-        ids, mask = encode_example(tokenizer, before, pieces)
+        ids, mask = encode_example(tokenizer, Chat(1, before, pieces))
         prompt = encode_prompt(tokenizer, before)
         own = agent.decode([i for i, m in zip(ids, mask) if m])
         assert ids[: len(prompt)] == prompt and not any(mask[: len(prompt)])

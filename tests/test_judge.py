@@ -1,13 +1,14 @@
 """support/judge.py: verdicts, their cache, hostile answers."""
 
 import json
+import time
 
 import pytest
 from eval_parts import column, fields, made_file, made_row
 
 import eval as evaluation
 import support.judge as judging_module
-from support.judge import JUDGE_PROMPT, Judge
+from support.judge import JUDGE_PROMPT, Judge, verdict_of
 from support.results import read_result
 
 
@@ -15,10 +16,10 @@ def test_judge_verdicts(judging, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "hush")
     replies = {
         "yes": "CORRECT",
-        "no": "Incorrect, because it is not correct.",
+        "no": "Incorrect.",
         "bold": "**Correct**",
         "mute": "",
-        "long": "The answer is correct.",
+        "long": "Correct, since both are cities.",
         "broken": None,
     }
     server = judging(lambda prompt: replies[fields(prompt)[2]] if "QUESTION" in prompt else "YES")
@@ -50,7 +51,7 @@ def test_judge_verdicts(judging, tmp_path, monkeypatch):
         ("Verdict: CORRECT", True),
         ("**Verdict:** Incorrect", False),
         ("Correct? No. INCORRECT", False),
-        ("Is it CORRECT? INCORRECT.", False),
+        ("Is it CORRECT? INCORRECT.", None),
         ("<answer>CORRECT</answer>", True),
         ("\\boxed{INCORRECT}", False),
         ("The reference says 5.</think>CORRECT", True),
@@ -68,11 +69,52 @@ def test_judge_verdicts(judging, tmp_path, monkeypatch):
         ("It would be CORRECT if the year were 1999.", None),
         ("IN-CORRECT", None),
         ("Correct.\nActually no: the reference says 6.", None),
-        ("Result: correct\nFinal: incorrect", False),
-        ("CORRECT\nBoth name the same city.", True),
+        ("Result: correct\nFinal: incorrect", None),
+        ("Result: CORRECT\nFinal: INCORRECT", None),
+        ("CORRECT\nBoth name the same city.", None),
         ("CORRECT\nIt would be incorrect to say more.", None),
         ("[THINK]is it CORRECT[/THINK]Incorrect", None),
         ("It is NOT CORRECT", None),
+        ("CORRECT\nActually the student is wrong.", None),
+        ("**CORRECT**\n\nOn second thought, no: the year differs.", None),
+        ("CORRECT.\nI cannot tell.", None),
+        ("The student's answer is not\nCORRECT", None),
+        ("NOT\nCORRECT", None),
+        ("The years differ, so it isn't\n\n**CORRECT**", None),
+        ("This is not a correct answer.\nCORRECT", None),
+        ("The student is wrong.\nCORRECT", None),
+        ("It is not incorrect.\nINCORRECT", None),
+        ("CORRECT ❌", None),
+        ("~~CORRECT~~", None),
+        ("<s>CORRECT</s>", None),
+        ("\\cancel{CORRECT}", None),
+        ("\\not{CORRECT}", None),
+        ("- [x] Correct\n- [ ] Incorrect", None),
+        ("- [x] Incorrect\n- [ ] Correct", None),
+        ('{"INCORRECT": false}', None),
+        ("INCORRECT: false", None),
+        ("The answer is not INCORRECT.", None),
+        ("incorrect. No wait, it is right.", None),
+        ("Incorrect, because it is not correct.", False),
+        ("The answer is not correct. INCORRECT", False),
+        ("INCORRECT\nThe years differ.", False),
+        ("My verdict: **INCORRECT**. The student says 5.", False),
+        ("The answer is not INCORRECT.", None),
+        ("Is it INCORRECT?", None),
+        ("Incorrect. Wait, the years agree.", None),
+        ("The verdict is CORRECT.", True),
+        ("The answer is correct.", True),
+        ("<b>CORRECT</b>", True),
+        ("$\\boxed{\\text{CORRECT}}$", True),
+        ("\\(\\boxed{\\textbf{Incorrect}}\\).", False),
+        ('{"verdict": "CORRECT"}', True),
+        ("<strong>IN</strong>CORRECT", False),
+        ("IN\nCORRECT", None),
+        ("## Verdict\n\n`INCORRECT`\n", False),
+        ("The year is in fact correct.\nCORRECT", True),
+        ("The year does not differ.\nCORRECT", True),
+        ("The correct year is 1999, not 1998.\nINCORRECT", False),
+        ("</think>\n<THINK> so\nCORRECT", None),
         ("Correct?", None),
         ("Correct wording, wrong year", None),
         ("not correct", None),
@@ -103,6 +145,29 @@ def test_forms_of_a_verdict(monkeypatch, tmp_path, reply, verdict):
         and len(asked) == (3 if verdict is None else 2)
     )
     assert (tmp_path / "j.jsonl").exists() == (verdict is not None)
+
+
+def test_a_reply_that_was_cut_off_has_no_verdict(monkeypatch, tmp_path):
+    reason = "stop"
+
+    def post(*_, **__):
+        return {"choices": [{"message": {"content": "CORRECT"}, "finish_reason": reason}]}
+
+    monkeypatch.setattr(judging_module, "post_json", post)
+    ask = Judge("http://x", "m", tmp_path / "j.jsonl")
+    reason = "length"
+    assert ask("Q?", ["g"], "a") is None and not (tmp_path / "j.jsonl").exists()
+    reason = "stop"
+    assert ask("Q?", ["g"], "a") is True
+
+
+def test_a_long_reply_takes_no_time():
+    started = time.process_time()
+    parts = ["*", "not ", "<b", "\\", "{", " ", "\n", "the ", "</think>", "correct ", "no*", "in\n"]
+    for part in parts:
+        for end in ("x", "CORRECT", "\nCORRECT"):
+            assert verdict_of(part * 50_000 + end) in (None, True)
+    assert time.process_time() - started < 3
 
 
 def test_a_damaged_cache_of_verdicts(judging, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import sampler_for, untrained
 
-from kv_cache import folded_attention
+from kv_cache import causal_repeated, folded_attention
 from policy import Policy
 from support.shapes import padded_keys
 
@@ -31,6 +31,18 @@ def test_appended_rows_equal_a_whole_pass(family, tokenizer):
         whole = policy.model(torch.cat([ids[:1, :7], ids[1:2, :6]], 1)).logits[0, -1]
         torch.testing.assert_close(policy.head(hidden[0]), whole, atol=1e-4, rtol=0)
         assert torch.equal(cache.kv, before), "a fork leaves its parent as it is"
+
+
+@pytest.mark.parametrize("heads, keys", [(4, 4), (6, 2), (8, 1)])
+def test_repeated_keys_are_grouped_ones(heads, keys):
+    torch.manual_seed(0)
+    query = torch.randn(2, heads, 9, 8)
+    key, value = torch.randn(2, 2, keys, 9, 8).unbind()
+    grouped = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=0.3, enable_gqa=True
+    )
+    repeated = causal_repeated(query, key, value, 0.3)
+    torch.testing.assert_close(repeated, grouped.transpose(1, 2), atol=1e-6, rtol=0)
 
 
 def test_attention_it_does_not_compute_is_refused():

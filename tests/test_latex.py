@@ -27,6 +27,37 @@ from support.latex import last_boxed, number, plain_math
         # more than one token is meant, and none is a word of a sentence
         ("\\boxed 2x", None),
         ("\\boxed 3.5x", None),
+        ("\\boxed 5 or 6", None),
+        ("\\boxed A or B", None),
+        ("\\boxed 5, 6", None),
+        ("\\boxed 10:30", None),
+        ("\\boxed 3-4", None),
+        ("\\boxed 3!", None),
+        ("\\boxed 3...", None),
+        ("\\boxed x=5", None),
+        ("\\boxed \\pi/2", None),
+        ("\\boxed 5 \\times 10^3", None),
+        ("\\boxed (1,2) or (3,4)", None),
+        ("\\boxed $5$ or $6$", None),
+        ("\\boxed\\frac12x", None),
+        ("\\boxed{1} and \\boxed 5 or 6", None),
+        ("\\boxed 5 or \\boxed 6", "6"),
+        # the line or the sentence ends
+        ("\\boxed 1.5. So", "1.5"),
+        ("$\\boxed 42 $ is", "42"),
+        ("\\[ \\boxed 42.\\]", "42"),
+        ("\\(\\boxed A\\) it is", "A"),
+        ("\\boxed 42 </answer>", "42"),
+        ("\\boxed 42 \nor so", "42"),
+        ("\\boxed 42。", "42"),
+        ("\\boxed (1,2)", "(1,2)"),
+        ("\\boxed $42$.", "42"),
+        ("\\boxed\\frac12", "\\frac12"),
+        ("\\boxed -\\dfrac{1}{2}$", "-\\dfrac{1}{2}"),
+        # full-width braces
+        ("\\boxed｛42｝", "42"),
+        ("\\boxed ｛\\frac{1}{2}｝ or so", "\\frac{1}{2}"),
+        ("\\boxed｛42", None),
         ("my \\boxed answer", None),
         ("\\boxed{1} and \\boxed", "1"),
         ("\\boxedx{1}", None),
@@ -50,7 +81,11 @@ def test_last_boxed_is_linear():
         and last_boxed("\\boxed{" * 100_000 + "}" * 100_000) == ""
         and last_boxed("\\boxed" + " " * 200_000) is None
         and last_boxed("\\boxed " * 100_000) is None
-        and last_boxed("\\boxed" + "1," * 100_000 + "1x") is not None
+        and last_boxed("\\boxed" + "1," * 100_000 + "1x") is None
+        and last_boxed("\\boxed $" + "1 " * 100_000) is None
+        and last_boxed("\\boxed (" * 100_000) is None
+        and last_boxed("\\boxed｛" * 100_000) is None
+        and last_boxed("\\boxed 1 " * 100_000 + "x") is None
         and last_boxed("\\{" * 200_000) is None
     )
     assert time.process_time() - started < 3

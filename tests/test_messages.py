@@ -1,8 +1,12 @@
 """support/messages.py: what a message may hold is kept, or refused by its name."""
 
+import json
+import time
+
 import pytest
 
-from support.messages import call_text, chat_of
+from support.examples import split_chat
+from support.messages import call_text, chat_of, split_tags, text_of
 
 QUESTION = {"role": "user", "content": "q"}
 ANSWER = {"role": "assistant", "content": "<answer> 1 </answer>"}
@@ -105,10 +109,13 @@ def test_a_tool_may_quote_the_tag():
     ],
 )
 def test_a_call_of_one_text(name, arguments, text):
-    assert call_text(name, arguments) == text
-    bare = {"name": name, "arguments": arguments}
-    for call in (bare, {"id": "1", "type": "function", "function": bare}):
-        assert said({"role": "assistant", "tool_calls": [call]}) == [text]
+    for field in ("arguments", "parameters"):
+        bare = {"name": name, field: arguments}
+        for call in (bare, {"id": "1", "type": "function", "function": bare}):
+            assert call_text(call) == call_text(json.dumps(call)) == text
+            assert said({"role": "assistant", "tool_calls": [call]}) == [text]
+            written = f"a <tool_call>\n{json.dumps(call)}\n</tool_call>\n b"
+            assert said({"role": "assistant", "content": written}) == [f"a {text}b"]
 
 
 RESPONSE = "<tool_response>\nr\n</tool_response>"
@@ -117,6 +124,17 @@ RESPONSE = "<tool_response>\nr\n</tool_response>"
 def call(name, **arguments):
     function = {"name": name, "arguments": arguments}
     return {"role": "assistant", "tool_calls": [{"function": function}]}
+
+
+SEARCH = {"name": "search", "arguments": {"query": "q"}}
+
+
+def part(**fields):
+    return {"type": "text", "text": "x"} | fields
+
+
+def with_call(call):
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
 @pytest.mark.parametrize(
@@ -151,6 +169,25 @@ def call(name, **arguments):
         (QUESTION | {"content": RESPONSE + " and now?"}, "beside other text of the user"),
         (QUESTION | {"content": "<tool_response> r"}, "beside other text of the user"),
         (ANSWER | {"content": "a " + RESPONSE}, "<tool_response> in the assistant's text"),
+        (QUESTION | {"content": None}, "a message of user has no content"),
+        ({"role": "tool"}, "a message of tool has no content"),
+        ({"content": "x"}, "unknown role None; known are system, developer, user"),
+        ({"role": ["user"], "content": "x"}, "unknown role ..user..;"),
+        ("x", "a message must be an object, not str"),
+        (ANSWER | {"content": [part(weight=0)]}, "the field 'weight' of a content part"),
+        (ANSWER | {"content": [part(), part(train=False)]}, "the field 'train' of a content part"),
+        (QUESTION | {"content": [part(cache_control={"a": 1})]}, "the field 'cache_control' of a"),
+        (ANSWER | {"content": [part(text=None)]}, "a content part of type 'text'"),
+        (ANSWER | {"content": [{"type": "tool_use", "name": "search"}]}, "of type 'tool_use'"),
+        (QUESTION | {"content": [{"type": "tool_result", "content": "x"}]}, "'tool_result'"),
+        (ANSWER | {"content": [{"type": "thinking", "thinking": "x"}]}, "of type 'thinking'"),
+        (ANSWER | {"content": [{"text": "x"}]}, "a content part of type None"),
+        (with_call({"function": SEARCH, "weight": 0}), "the field 'weight' of a call"),
+        (with_call({"function": SEARCH | {"weight": 0}}), "the field 'weight' of a call"),
+        (with_call(SEARCH | {"train": False}), "the field 'train' of a call"),
+        (with_call({"type": "custom", "custom": {"x": 1}}), "the field 'custom' of a call"),
+        (with_call({"name": "search"}), "a call that is not a JSON object: 'None'"),
+        (with_call({"name": ["search"], "arguments": {}}), "a call of ..search..* with 0"),
         (ANSWER | {"content": "<tool_call> {}"}, "<tool_call> in the assistant's text"),
         (ANSWER | {"content": "<tool_call>x</tool_call>"}, "a call that is not a JSON object: 'x'"),
     ],
@@ -172,3 +209,60 @@ def test_fields_that_hold_nothing_are_no_fields():
     nothing = {"function_call": {"name": None, "arguments": None}, "tool_calls": None}
     nothing |= {"images": [], "audio": {"data": None}, "score": None, "refusal": ""}
     assert said(ANSWER | nothing) == [ANSWER["content"]]
+
+
+def test_parts_of_text_are_joined():
+    """Parquet fills the fields of other parts with nothing."""
+    assert text_of([part(), part(text="y", image_url=None, annotations=[])]) == "xy"
+    assert said(ANSWER | {"content": [part(weight=None)]}) == ["x"]
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+def test_a_thought_of_a_row(field):
+    """In Alpaca's form it is the thought of the output; else nobody knows of which message."""
+    row = {"instruction": "q", "output": "x", "history": [["a", "b"]]}
+    texts = ["a", "b", "q", "<think> t </think>x"]
+    assert [m["content"] for m in chat_of(row | {field: "t"})] == texts
+    assert chat_of(row | {field: None}) == chat_of(row)
+    shared = {"conversations": [{"from": "human", "value": "q"}]}
+    for row in ({"messages": [QUESTION, ANSWER]}, shared):
+        with pytest.raises(ValueError, match=f"the row's field '{field}' cannot be kept"):
+            chat_of(row | {field: "t"})
+        assert chat_of(row | {field: ""}) == chat_of(row)
+
+
+def test_calls_of_a_row_are_refused():
+    for row in ({"messages": [QUESTION, ANSWER]}, {"instruction": "q", "output": "x"}):
+        with pytest.raises(ValueError, match="the row's field 'tool_calls' cannot be kept"):
+            chat_of(row | {"tool_calls": [SEARCH]})
+
+
+def test_a_developer_is_the_system():
+    chat = [{"role": "developer", "content": "s"}, QUESTION]
+    assert chat_of({"messages": chat})[0] == {"role": "system", "content": "s"}
+    named = [{"from": m["role"], "value": m["content"]} for m in chat]
+    assert chat_of({"messages": named}) == chat_of({"conversations": named})
+    assert chat_of({"conversations": named}) == chat_of({"messages": chat})
+
+
+def test_what_stands_within_tags():
+    assert split_tags("a<t>b</t>c<t>d</t>", "t") == ["a", "b", "c", "d", ""]
+    assert split_tags("</t><t><t>b</t><t>", "t") == ["</t>", "<t>b", "<t>"]
+    assert split_tags("", "t") == [""]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<tool_call>" + " " * 10**5, "<tool_call>\n{" + " " * 10**5 + "</tool_call>"]
+    + [f"<{tag}>" * 50_000 for tag in ("tool_call", "tool_response", "result", "think")]
+    + [f"</{tag}>" * 50_000 for tag in ("tool_call", "tool_response", "result", "search")]
+    + ["</think>" * 20_000 + "<think>" * 20_000, "<think>" + " " * 10**5, "\n" * 10**5 + "x"],
+)
+def test_long_texts_take_no_time(text):
+    started = time.process_time()
+    for message in (QUESTION, ANSWER, ANSWER | {"reasoning": "t"}, {"role": "tool"}):
+        try:
+            split_chat(chat_of({"messages": [QUESTION, message | {"content": text}, ANSWER]}))
+        except ValueError:
+            pass
+    assert time.process_time() - started < 1

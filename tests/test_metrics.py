@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from rollout import Rollout
-from support import metrics
 from support.metrics import Meter, over_minibatches, over_passes
 from support.ranks import Ranks
 
@@ -18,17 +17,6 @@ def test_numbers_of_a_step_are_means_over_tokens():
     names = ("entropy", "loss", "ratio_max", "degenerate", "trained", "rows")
     log = [dict(zip(names, x)) for x in ((1.0, 1.0, 2.0, 1.0, 10, 1), (4.0, 4.0, 1.0, 0.0, 30, 3))]
     assert [over_minibatches(name, log) for name in names[:4]] == [3.25, 2.5, 2.0, 0.25]
-
-
-def test_seconds_belong_to_phases(monkeypatch):
-    clock = iter((0.0, 1.0, 3.0, 3.5, 7.5))
-    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    begun = []
-    meter = Meter(SimpleNamespace(count={}), begun.append)
-    for phase in ("sample", "update", "sample", ""):
-        meter.phase(phase)
-    assert begun == ["sample", "update", "sample"]
-    assert meter.seconds == {"other": 1.0, "sample": 2.0 + 4.0, "update": 0.5}
 
 
 def test_numbers_of_a_tree():

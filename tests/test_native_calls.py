@@ -364,6 +364,29 @@ def test_a_rollout_has_the_ids_of_the_template(of_model, agent_of, tools, name):
     assert own == said_ids(tokenizer, said)
 
 
+def test_without_thinking_only_the_empty_thoughts_differ(agent_of, tools):
+    """Qwen3's template writes one before the turn that it asks for, and none into the history."""
+    code = json.dumps({"name": "python", "arguments": {"code": "print(2 + 3)"}})
+    text = f"<tool_call>\n{code}\n</tool_call>"
+    policy = agent_of("qwen3", [text, "It is \\boxed{5}."])
+    how = protocol("qwen3", "python", enable_thinking=False)
+    r = sampled(policy, how, tools, how.encode_prompt(policy.tokenizer, CHAT))
+    _, message = written("qwen2.5", "", ["print(2 + 3)"])
+    chat = [*CHAT, message, {"role": "tool", "name": "python", "content": "5"}]
+    whole = policy.tokenizer.apply_chat_template(
+        chat,
+        tools=list(how.schemas.values()),
+        add_generation_prompt=True,
+        tokenize=False,
+        enable_thinking=False,
+    )
+    empty = "<think>\n\n</think>\n\n"
+    told = policy.decode(r.prompt + r.ids)
+    assert told.count(empty) == 2 and whole.count(empty) == 1 and whole.endswith(empty)
+    assert told.replace(empty, "").startswith(whole.replace(empty, ""))
+    assert answer_of(r) == "5"
+
+
 @pytest.mark.parametrize("name", ["qwen2.5", "qwen3", "llama3.1", "smollm2"])
 def test_a_fork_inside_a_call_and_after_a_result(agent_of, tools, name):
     text, _ = written(name, "t", ["print(2 + 3)"])

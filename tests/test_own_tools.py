@@ -233,27 +233,64 @@ def test_a_thousand_branches_in_trees(own, how):
     assert tool.made.closed >= tool.made.made > 0
 
 
-def test_a_database_and_a_folder_leave_nothing(tmp_path, monkeypatch):
+def branches_of(roots, count, seed):
+    """So many branches, each of any rollout before it, at any token."""
+    draw = random.Random(seed)
+    rollouts = list(roots)
+    for k in range(count):
+        parent = draw.choice(rollouts)
+        rollouts.append(parent.fork(draw.randint(0, len(parent.ids))))
+        yield k, rollouts[-1]
+
+
+def test_a_thousand_games():
+    tool = own_tool(f"{EXAMPLES}:Guess")
+    # other tests have played
+    tool.close()
+    roots = [family_of(k, number=10 * k + 7) for k in range(8)]
+    for r in roots:
+        for guess in ("50", "20", "77"):
+            call(tool, r, guess)
+    for k, r in branches_of(roots, 1000, seed=2):
+        hidden, before = r.family.question.row["number"], len(r.calls)
+        guess = k % 100 + 1
+        right = f"right after {before + 1} guesses"
+        answer = right if guess == hidden else "higher" if guess < hidden else "lower"
+        assert call(tool, r, str(guess)) == answer
+        assert r.state("guess")["guesses"] == [int(c.argument) for c in r.calls]
+    close_all(roots)
+    assert not tool.states
+
+
+@pytest.mark.slow
+def test_a_thousand_databases(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    sql, files = (own_tool(f"{EXAMPLES}:{name}") for name in ("Database", "Files"))
-    draw = random.Random(1)
-    rollouts = [family_of(k, schema="create table t (x)") for k in range(4)]
-    for k in range(150):
-        r = draw.choice(rollouts)
-        r = r.fork(draw.randint(0, len(r.ids)))
-        rollouts.append(r)
-        call(sql, r, f"insert into t values ({k})")
-        call(files, r, f"write f{k} text {k}")
-        inserted = sum(c.argument.startswith("insert") for c in r.calls)
-        assert call(sql, r, "select count(*) from t") == f"[[{inserted}]]"
-        written = [c.argument.split()[1] for c in r.calls if c.argument.startswith("write")]
-        assert call(files, r, "list") == ", ".join(sorted(written))
-        assert call(files, r, f"read f{k}") == f"text {k}"
-        assert call(files, r, "read ../../etc/passwd").startswith("Error: FileNotFoundError")
-        assert "no such table" in call(sql, r, "select * from missing")
+    tool = own_tool(f"{EXAMPLES}:Database")
+    roots = [family_of(k, schema="create table t (x)") for k in range(4)]
+    for k, r in branches_of(roots, 1000, seed=3):
+        call(tool, r, f"insert into t values ({k})")
+        inserted = [int(c.argument[22:-1]) for c in r.calls if c.argument.startswith("insert")]
+        rows = call(tool, r, "select sum(x), count(*) from t")
+        assert rows == f"[[{sum(inserted)}, {len(inserted)}]]"
+    assert "no such table" in call(tool, roots[0], "select * from missing")
     assert list(tmp_path.iterdir())
-    close_all(rollouts)
-    assert not list(tmp_path.iterdir()) and not sql.states and not files.states
+    close_all(roots)
+    assert not list(tmp_path.iterdir()) and not tool.states
+
+
+def test_a_thousand_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    tool = own_tool(f"{EXAMPLES}:Files")
+    roots = [family_of(k) for k in range(4)]
+    for k, r in branches_of(roots, 1000, seed=4):
+        call(tool, r, f"write f{k} text {k}")
+        written = [c.argument.split()[1] for c in r.calls if c.argument.startswith("write")]
+        assert call(tool, r, "list") == ", ".join(sorted(written))
+        assert call(tool, r, f"read {written[0]}") == f"text {written[0][1:]}"
+    missing = call(tool, roots[0], "read ../../etc/passwd")
+    assert missing.startswith("Error: FileNotFoundError")
+    close_all(roots)
+    assert not list(tmp_path.iterdir()) and not tool.states
 
 
 def test_states_of_a_run_that_broke_are_closed_with_the_tool(own):

@@ -44,6 +44,26 @@ DRESSED = [
     ("```python\nprint(1)\n```\nThis prints 1.", "1"),
     ("So:\n\n  ```\n  x = 1\n  print(x)\n  ```\n\nIt's 1.", "1"),
     ("So:\n```python\nprint('''\n```\n''')\n```", "```"),
+    # blocks are joined; beside Python's the others are none
+    ("a\n```\nx = 1\n```\nb\n```\nprint(x)\n```", "1"),
+    ("```python\nx = 1\n```\n```python\nprint(x)\n```", "1"),
+    ("```py\nif 1:\n  x = 1\n```\nthen\n```py\n  print(x)\n```\nend", "1"),
+    ("```python\nprint(1)\n```\nOutput:\n```\n1 and more\n```", "1"),
+    ("```bash\npip install x\n```\n```Python3\nprint(1)\n```", "1"),
+    # a fence in a fence
+    ("````\n```python\nprint(1)\n```\n````", "1"),
+    ("```\n```python\nprint(1)\n```\n```", "1"),
+    ("So:\n````markdown\nthis\n```python\nprint(1)\n```\n````\nIt's 1.", "1"),
+    # half a fence
+    ("print(1)\n```", "1"),
+    ("x = 1\nprint(x)\n  ```  \n", "1"),
+    ("```python print(1)\n```", "1"),
+    ("Here's the code:\n```python\nprint(1)", "1"),
+    # a session
+    (">>> print(1)", "1"),
+    (" >>> x = 1\n >>> print(x)\n 1\n", "1"),
+    (">>> for i in [1]:\n...     print(i)\n...\n1\n>>> y = 2", "1"),
+    ("```python\n>>> s = '''a\n... b'''\n>>> print(s)\na\nb\n```", "a\nb"),
     # line ends
     ("\r\n    x = 1\r\n    print(x)\r\n", "1"),
     ("x = 1\r\nprint(x)", "1"),
@@ -53,6 +73,12 @@ DRESSED = [
     ("\u200b\n    x = 1\n    print(x)\n\u200b", "1"),
     (" \u2060 print('a\u200bb')", "a\u200bb"),
     ("```python\n\ufeffprint(1)\n```", "1"),
+    ("\u202aprint(1)\u202c", "1"),
+    ("\u2066\u00ad print(1)", "1"),
+    ("\u202a```python\nprint(1)\n```\u202c", "1"),
+    ("x = 1\n\ufeffprint(x)", "1"),
+    ("if 1:\n\u200b  x = 1\n  \u200bprint(x)", "1"),
+    ("print('''a\n\u200bb''')", "a\n\u200bb"),
     # a first line beside the tag
     (" x=1\n print(x) ", "1"),
     (" x = 1\n    y = 2\n    print(x + y)\n    ", "3"),
@@ -75,6 +101,12 @@ DRESSED = [
     ("\n\u00a0\u00a0x = 1\n\u00a0 print(x)\n\u00a0", "1"),
     ("if 1:\n\u00a0\u00a0print(1)", "1"),
     ("if 1:\n  print('''a\n\u00a0b''')", "a\n\u00a0b"),
+    # other wide spaces
+    ("if 1:\n\u2003print(1)", "1"),
+    ("\u3000x = 1\n\u3000print(x)", "1"),
+    ("\n\u2003\u2003x = 1\n\u2003\u2003print(x)", "1"),
+    ("if 1:\n\u3000\tx = 1\n\u3000\tprint(x)", "1"),
+    ("if 1:\n  print('''a\n\u3000b''')", "a\n\u3000b"),
     # code that begins on its own line
     ("\n    s = 1\n    if s:\n        print(s)\n", "1"),
 ]
@@ -99,6 +131,11 @@ def test_the_dress_of_code_is_taken_off(argument, out):
         "s = '''\n```python\n'''",
         "s = '''\n```python\nx\n```\n'''",
         "print(\n  1)\nx = 1",
+        "s = '''\n>>> x\n```\n\u3000\ufeffy\n'''",
+        'def f():\n    """Say.\n\n    >>> f()\n    1\n    """\n    return 1',
+        "x = 'a\u00adb\u3000c'  # \u202a.",
+        "s = 'a\\\n```\\\n\u3000b'",
+        'x = \'it\\\\\'\n\ny = "\\""',
     ],
 )
 def test_valid_code_stays_as_it_is(code):
@@ -114,9 +151,9 @@ def test_valid_code_stays_as_it_is(code):
         "x = 1\n    y = 2\n  z = 3\n   a = 4",
         "x = (1\n  y = 2",
         "x = 1\n  y = 2\nz = 3",
-        # two blocks; a prompt
-        "a\n```\nx = 1\n```\nb\n```\ny = 2\n```",
-        ">>> x = 1\n>>> x",
+        # no session
+        ">>>x = 1",
+        ">>> x = 1\n>>>x",
     ],
 )
 def test_what_would_change_a_meaning_is_not_mended(code):
@@ -141,16 +178,17 @@ def test_a_search_keeps_its_marks():
         assert parse_call(f"<search>\n{query}\n</search>") == ("search", query)
 
 
-def test_dress_of_long_code_takes_no_time():
-    started = time.process_time()
-    texts = ["`", "~", "```\n", "\ufeff ", "(", "x\n ", "'''\n ", "-", "lambda:", "{1:", "\t\n"]
-    texts += ["'''\\", "\n```\n", "\n\u00a0"]
-    for text in texts:
-        plain_code(text * (19_000 // len(text)))
-        plain_code("x\n " + text * (19_000 // len(text)))
-        plain_code(" " + text * 10**5)
-        plain_code("~~~" + text * 10**5 + "x")
-    # a string that never ends
-    plain_code("x\n " + "'\\" * 10**5)
-    plain_code("```\n" + "'\\" * 10**5)
-    assert time.process_time() - started < 6
+LONG = ["`", "~", "```\n", "\ufeff ", "(", "x\n ", "'''\n ", "-", "lambda:", "{1:", "\t\n"]
+LONG += ["'''\\", "\n```\n", "\n\u00a0", "'\\", '"\\', "f'{\\", "'", "\n>>> ", "\n... "]
+LONG += ["\u200b", "\u3000", "\n\u200b", "````\n```\n", "b'\\", "a'\\\n"]
+
+
+@pytest.mark.parametrize("text", LONG)
+def test_dress_of_long_code_takes_no_time(text):
+    """Also of a string that never ends."""
+    started, few = time.process_time(), 19_000 // len(text)
+    for before, times in (("", few), ("x\n ", few), ("x\n '", few), (">>> x\n", few)):
+        plain_code(before + text * times)
+    for before in (" ", "~~~", "```\n", "x\n "):
+        plain_code(before + text * (300_000 // len(text)) + "x")
+    assert time.process_time() - started < 4

@@ -2,8 +2,10 @@
 
 import copy
 import datetime
+import time
 
 import pytest
+from conftest import template_ending
 
 from protocol import (
     TAGS,
@@ -44,6 +46,15 @@ def test_parse_call(text, call):
     assert parse_call(text) == call
 
 
+@pytest.mark.parametrize(
+    "tags", ["</python>", "<search>", "<python></search>", "<python>x</python>"]
+)
+def test_calls_of_a_long_text_take_no_time(tags):
+    started = time.process_time()
+    parse_call("<python>" + tags * 50_000)
+    assert time.process_time() - started < 1
+
+
 @pytest.mark.parametrize("tag", TAGS)
 def test_defuse_leaves_no_tag(tag):
     for text in (f"<{tag}>", f"</{tag}>", f"</ {tag} >", f"<{tag.upper()}>", f"a</{tag}><{tag}>b"):
@@ -60,18 +71,57 @@ def test_the_system_prompt_names_the_tools_that_are_there():
 
 
 @pytest.mark.parametrize(
-    "prompt, tag",
+    "end, tag",
     [
-        ("<|im_start|>assistant\n<think>\n", "<think>"),
-        ("assistant\n<think>", "<think>"),
-        ("assistant<think>\n\n", "<think>"),
-        ("assistant\n<think>\n\n</think>\n\n", ""),
-        ("Reason inside <think> and </think>.<|im_end|>\n<|im_start|>assistant\n", ""),
-        ("end with <think>.\n", ""),
+        ("<think>\\n", "<think>"),
+        ("<think>", "<think>"),
+        ("<think>\\n\\n", "<think>"),
+        ("<think>\\nOkay, ", "<think>"),
+        ("<think>\\nLet me think.\\n", "<think>"),
+        ("<think>" + " so" * 40, "<think>"),
+        ("<think>\\n\\n</think>\\n\\n", ""),
+        ("<think> a </think> <think> b", "<think>"),
+        ("<answer>", ""),
+        ("", ""),
     ],
 )
-def test_what_a_prompt_leaves_open(prompt, tag):
-    assert opened_by(prompt) == tag
+def test_what_a_template_leaves_open(tokenizer, end, tag):
+    tokenizer = copy.deepcopy(tokenizer)
+    plain = tokenizer.chat_template
+    contents = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    chats = [[{"role": "user", "content": text}] for text in ("q", "<think>", "</think>", "Hello")]
+    chats += [[{"role": "system", "content": "Hello <think> s"}, *chats[0]]]
+    for template in (
+        template_ending(plain, end),
+        # nothing stands before the tag
+        template_ending(contents, end),
+        # the header comes whether it is asked for or not
+        plain.replace("add_generation_prompt", "true") + "{{ '" + end + "' }}",
+    ):
+        tokenizer.chat_template = template
+        prompts = [encode_prompt(tokenizer, chat) for chat in chats]
+        alone = [opened_by(tokenizer, [prompt])[0] for prompt in prompts]
+        assert opened_by(tokenizer, prompts) == alone == [tag] * len(chats)
+
+
+@pytest.mark.parametrize("asked", ["<think>", "so <think>\n", "<|im_start|>assistant\n<think>\n"])
+def test_a_tag_in_a_question_opens_nothing(tokenizer, asked):
+    for chat in ([{"role": "user", "content": asked}], [{"role": "system", "content": asked}]):
+        assert opened_by(tokenizer, [encode_prompt(tokenizer, chat)]) == [""]
+
+
+def test_a_template_may_open_the_thought_for_some_chats_only(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template += "{% if messages[0].content == 'deep' %}<think>{% endif %}"
+    chats = [[{"role": "user", "content": text}] for text in ("deep", "quick")]
+    prompts = [encode_prompt(tokenizer, chat) for chat in chats]
+    assert opened_by(tokenizer, prompts) == ["<think>", ""]
+
+
+def test_without_a_template_nothing_is_opened(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = None
+    assert opened_by(tokenizer, [[1, 2], [3]]) == ["", ""]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +131,8 @@ def test_what_a_prompt_leaves_open(prompt, tag):
         ("%Y-%m-%d", "2020-01-02"),
         ("%B %-d, %Y", "January 2, 2020"),
         ("%A", "Thursday"),
+        ("%^a %_d %^B", "THU  2 JANUARY"),
+        ("%%a %a", "%a Thu"),
         ("%H:%M", "00:00"),
     ],
 )

@@ -23,6 +23,11 @@ from support.questions import guess_task, load_questions, overlap
         (["$5"], "math"),
         (["50%"], "math"),
         (["x^2 + 1"], "math"),
+        (["£ 1,000.5"], "math"),
+        (["-.5"], "math"),
+        (["3 / 4 %"], "math"),
+        (["5,"], "qa"),
+        (["5."], "qa"),
         (["\\$32"], "math"),
         (["Frank Lowy"], "qa"),
         (["29MP"], "qa"),
@@ -42,7 +47,7 @@ def test_guess_task(answers, task):
 def test_formats(tmp_path):
     chat = [
         {"role": "system", "content": "Put it in \x08oxed{}."},
-        {"role": "user", "content": "Q?", "extra": 1},
+        {"role": "user", "content": "Q?", "name": "x"},
     ]
     rows = [
         {
@@ -101,6 +106,13 @@ def test_formats(tmp_path):
     assert [x.id for x in q] == ["1", "2", "3", "0", "t", "6", "7", "8"] and q[4].meta["level"] == 2
 
 
+USER = {"role": "user", "content": "q"}
+
+
+def chat(*messages):
+    return {"prompt": list(messages), "answer": "1"}
+
+
 @pytest.mark.parametrize(
     "row, message",
     [
@@ -110,8 +122,18 @@ def test_formats(tmp_path):
         ({"answer": "1"}, "row 2 has no question"),
         ("[1]\n", "row 2 has another form"),
         ({"prompt": ["a"], "answer": "1"}, "row 2 has another form"),
-        ({"prompt": [{"role": "user"}], "answer": "1"}, "row 2 has another form"),
-        ({"prompt": [{"role": "user", "content": None}], "answer": "1"}, "row 2 has another form"),
+        (chat({"role": "user"}), "row 2 has a chat .* a message of user has no content"),
+        (chat({"role": "user", "content": None}), "row 2 has .* a message of user has no content"),
+        (chat(USER | {"extra": 1}), "row 2 has .* 'extra' of a message of user cannot be kept"),
+        (chat(USER | {"reasoning": "x"}), "row 2 has a chat .* the field 'reasoning' of a message"),
+        (chat(USER | {"tool_calls": [{"id": "1"}]}), "row 2 has a chat .* the field 'tool_calls'"),
+        (chat({"content": "q"}), "row 2 has a chat that cannot be taken: unknown role None"),
+        (chat({"role": "boss", "content": "q"}, USER), "row 2 has .* unknown role 'boss'"),
+        ({"prompt": '[{"role": "boss"}, {"role": "user"}]', "answer": "1"}, "unknown role 'boss'"),
+        (chat(USER | {"content": [{"type": "tool_use"}]}), "a content part of type 'tool_use'"),
+        (chat(USER | {"content": [{"type": "text", "text": "q", "weight": 0}]}), "'weight' of a "),
+        ({"prompt": [], "messages": 1, "answer": "1"}, "row 2 has no question"),
+        ({"prompt": {"a": "b"}, "answer": "1"}, "row 2 has a chat .*: unknown role None"),
         ({"question": 5, "answer": "1"}, "row 2 has another form"),
         ({"question": "a", "reward_model": "5"}, "row 2 has another form"),
         ("{oops\n", "row 2 is not JSON"),
@@ -141,94 +163,6 @@ def test_bad_rows_can_be_left_out(tmp_path, capsys):
         load_questions(path)
     assert [q.answers for q in load_questions(path, skip_bad=True)] == [["1"], ["2"]]
     assert capsys.readouterr().out.count("left out:") == 2
-
-
-@pytest.mark.parametrize(
-    "answer, golds, task",
-    [
-        ("['Vienna', 'Wien']", ["Vienna", "Wien"], "qa"),
-        ('["a, b", "c"]', ["a, b", "c"], "qa"),
-        ("['it']", ["it"], "qa"),
-        (["['x']", "y"], ["x", "y"], "qa"),
-        ("[1, 2]", ["[1, 2]"], None),
-        ("[-2,\\infty)", ["[-2,\\infty)"], "math"),
-        ("['a', 2]", ["a", "2"], "qa"),
-        ("['a'", ["['a'"], "qa"),
-        ("['a'] + ['b']", ["['a'] + ['b']"], "qa"),
-        ("[" * 3000 + "'", ["[" * 3000 + "'"], "qa"),
-        ("['", ["['"], "qa"),
-        (["[]", "z"], ["[]", "z"], "qa"),
-        ({"target": ["a", "b"]}, ["a", "b"], "qa"),
-        (18.0, ["18"], "math"),
-        (18, ["18"], "math"),
-        (-0.25, ["-0.25"], "math"),
-        (1e300, [str(int(1e300))], None),
-        (True, ["yes"], "qa"),
-        (False, ["no"], "qa"),
-        ([True, None, "x"], ["yes", "x"], "qa"),
-        ("5 + 13 = 18\n#### 1,018", ["1,018"], "math"),
-        ("\U00020000\U0001f600", ["\U00020000\U0001f600"], "qa"),
-    ],
-)
-def test_answer_forms(tmp_path, answer, golds, task):
-    for row in (
-        {"question": "q", "answer": answer},
-        {"question": "q", "answer": "", "info": {"answer": answer}},
-        {"prompt": [{"role": "user", "content": "q"}], "ground_truth": answer},
-        {"question": "q", "reward_model": {"ground_truth": answer}},
-    ):
-        (question,) = load_questions(write(tmp_path / "row.jsonl", row))
-        assert question.answers == golds and (task is None or question.task == task)
-
-
-@pytest.mark.parametrize(
-    "prompt, texts",
-    [
-        (json.dumps([{"role": "user", "content": "it's 5?"}]), ["it's 5?"]),
-        (str([{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]), ["s", "q"]),
-        ("array([{'role': 'user', 'content': 'q'}], dtype=object)", ["q"]),
-        ("[{'content': 'q', 'role': 'user'}\n {'content': 'a', 'role': 'assistant'}]", ["q", "a"]),
-        ('[{"role": "king", "content": "x"}]', None),
-        ("[1, 2] or [3, 4]?", None),
-    ],
-)
-def test_a_prompt_may_be_a_chat_written_as_text(tmp_path, prompt, texts):
-    (question,) = load_questions(write(tmp_path / "x.jsonl", {"prompt": prompt, "answer": "5"}))
-    said = [m["content"] for m in question.messages]
-    assert said == (texts or [system_prompt(), prompt])
-
-
-LONE = "\ud83d"
-
-
-@pytest.mark.parametrize(
-    "row, place",
-    [
-        ({"question": "q " + LONE, "answer": "5"}, "question"),
-        ({"prompt": [{"role": "user", "content": LONE}], "answer": "5"}, "question"),
-        ({"prompt": str([{"role": "user", "content": LONE}]), "answer": "5"}, "question"),
-        ({"question": "q", "answer": ["5", LONE]}, "answer"),
-        ({"question": "q", "answer": json.dumps(["5", LONE])}, "answer"),
-        ({"question": "q", "answer": "5", "id": LONE}, "id"),
-    ],
-)
-def test_a_lone_surrogate_is_named_or_left_out(tmp_path, capsys, row, place):
-    """JSON takes half a character, a tokenizer does not; a whole one, in two halves, stays."""
-    fine = {"question": "q \U0001f600", "answer": "5"}
-    path = write(tmp_path / "half.jsonl", fine, row)
-    with pytest.raises(ValueError, match=rf"row 2 has a lone surrogate, '.ud83d', in its {place}"):
-        load_questions(path)
-    (question,) = load_questions(path, skip_bad=True)
-    assert question.messages[1]["content"] == "q \U0001f600"
-    assert "row 2 has a lone surrogate" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "answer", ["NaN", "Infinity", "-Infinity", "[NaN]", "null", '["", null]', "{}"]
-)
-def test_what_is_no_answer(tmp_path, answer):
-    with pytest.raises(ValueError, match="row 1 has no answer"):
-        load_questions(write(tmp_path / "row.jsonl", f'{{"question": "q", "answer": {answer}}}\n'))
 
 
 def test_formats_of_the_hub(tmp_path):
@@ -261,7 +195,7 @@ def test_formats_of_the_hub(tmp_path):
         and questions[3].meta["level"] == "hard"
     )
     for content in ([{"type": "image_url", "image_url": "x"}], [5], {}):
-        with pytest.raises(ValueError, match="row 1 has another form"):
+        with pytest.raises(ValueError, match="row 1 has (another form|a chat .* type 'image_url')"):
             load_questions(
                 write(
                     tmp_path / "bad.jsonl",

@@ -1,20 +1,15 @@
-"""support/search.py: servers, batches and the cache. No failure is an exception or shows a key."""
+"""support/search.py: servers and the cache. No failure is an exception or shows a key."""
 
 import json
 import os
 import socket
 import sqlite3
-import threading
 import time
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from tool_parts import start, status, trickle, with_scores, without_scores
 
-from support import http
-from support.http import Unavailable
-from support.search import Batches, Retriever
 from tools import SearchTool
 
 
@@ -50,6 +45,10 @@ def test_retrieve_nothing_found_and_strange_text(serve):
         (lambda *_: {"error": "x"}, "the answer is not", 1),
         (lambda *_: [1], "the answer is not", 1),
         (lambda *_: {"result": [["text"]]}, "the answer is not", 1),
+        (lambda *_: {"result": [{}]}, "the answer is not", 1),
+        (lambda *_: {"result": {}}, "the answer is not", 1),
+        (lambda *_: {"result": {"q": []}}, "the answer is not", 1),
+        (lambda *_: {"result": [""]}, "the answer is not", 1),
         (lambda *_: {"result": [[{"contents": 5}]]}, "the answer is not", 1),
         (lambda *_: {"result": [None]}, "the answer is not", 1),
         (
@@ -72,6 +71,10 @@ def test_retrieve_nothing_found_and_strange_text(serve):
         (status(404), "HTTP 404 Not Found", 1),
         (status(500), "HTTP 500 Internal Server Error", 3),
         (status(429), "HTTP 429", 3),
+        (status(425), "HTTP 425", 3),
+        (status(507), "HTTP 507", 3),
+        (status(520), "HTTP 520", 3),
+        (status(524), "HTTP 524", 3),
         (status(302), "HTTP 302", 1),
         (status(799), "HTTP 799", 1),
         (lambda h, _: h.wfile.write(b"SSH-2.0 garbage\r\n") and None, "BadStatusLine", 3),
@@ -149,151 +152,6 @@ def test_retrieve_with_nobody_there(url, shown, monkeypatch):
     )
 
 
-def test_retrieve_batches_what_waits(serve):
-    server = serve(lambda handler, payload: time.sleep(0.1) or with_scores(handler, payload))
-    tool, results = SearchTool(server.url, topk=1), {}
-    threads = [
-        threading.Thread(target=lambda i=i: results.update({i: tool.run(f"query {i}").text}))
-        for i in range(40)
-    ]
-    [t.start() for t in threads], [t.join(10) for t in threads]
-    assert results == {i: f"Title 0\nquery {i}" for i in range(40)}
-    sizes = [len(payload["queries"]) for payload, _ in server.asked]
-    assert sum(sizes) == 40 and len(sizes) <= 6
-
-
-@pytest.mark.parametrize(
-    "refusal",
-    [{"result": [None]}, {"result": [[None]]}, {"result": [[{"contents": None}]]}, 422, 500],
-)
-@pytest.mark.parametrize("place", [0, 3, 7])
-def test_a_query_that_the_server_refuses_fails_alone(serve, monkeypatch, refusal, place):
-    """Others of its batch are answered."""
-    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
-    queries = [f"query {k}" for k in range(8)]
-
-    def answer(handler, payload):
-        asked = payload["queries"]
-        if queries[place] not in asked:
-            return {"result": [[{"contents": f"about {q}"}] for q in asked]}
-        if isinstance(refusal, int):
-            return status(refusal)(handler, payload)
-        rest = [[{"contents": "x"}]] * (len(asked) - 1)
-        return {"result": refusal["result"] + rest}
-
-    server = serve(answer)
-    source = Retriever(server.url, 1, 5.0, 3)
-    batches, gate = Batches(source), [(q, Future()) for q in queries]
-    batches.waiting = list(gate)
-    batches._ask()
-    for k, (query, future) in enumerate(gate):
-        if k == place:
-            with pytest.raises(Unavailable):
-                future.result(0)
-        else:
-            assert future.result(0) == [f"about {query}"]
-    alone = [p["queries"] for p, _ in server.asked if p["queries"] == [queries[place]]]
-    assert len(alone) == (2 if refusal == 500 else 1)
-    # the batch (an error of the server is tried again), its halves, and so on
-    first = 4 if refusal == 500 else 1
-    assert len(server.asked) - len(alone) == first + 2 * 3 - 1
-
-
-@pytest.mark.parametrize("code", [401, 403, 404, 429, 502, 503, 504, None])
-def test_a_server_that_is_down_is_not_asked_query_by_query(serve, monkeypatch, code):
-    """None: nothing listens."""
-    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
-    server = serve(status(code or 503))
-    source = Retriever(server.url if code else "http://127.0.0.1:9/retrieve", 1, 5.0, 1)
-    batches, waiting = Batches(source), [(str(k), Future()) for k in range(5)]
-    batches.waiting = list(waiting)
-    batches._ask()
-    assert all(isinstance(f.exception(0), Unavailable) for _, f in waiting)
-    assert all(len(payload["queries"]) == 5 for payload, _ in server.asked)
-
-
-@pytest.mark.parametrize(
-    "trouble",
-    [
-        lambda handler, _: handler.connection.close(),
-        lambda handler, _: handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n<html>") and None,
-        lambda h, _: h.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n{}") and None,
-    ],
-)
-def test_an_answer_that_breaks_off_is_blamed_on_its_query(serve, monkeypatch, trouble):
-    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
-
-    def answer(handler, payload):
-        if "bad" in payload["queries"]:
-            return trouble(handler, payload)
-        return {"result": [[{"contents": f"about {q}"}] for q in payload["queries"]]}
-
-    batches = Batches(Retriever(serve(answer).url, 1, 5.0, 0))
-    waiting = [(q, Future()) for q in ("a", "b", "bad", "c")]
-    batches.waiting = list(waiting)
-    batches._ask()
-    assert [f.exception(0) is None for _, f in waiting] == [True, True, False, True]
-
-
-def test_a_query_alone_survives_a_passing_error(serve, monkeypatch):
-    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
-    seen = []
-
-    def answer(handler, payload):
-        asked = payload["queries"]
-        seen.append(asked)
-        if "bad" in asked or (asked == ["good"] and seen.count(asked) == 1):
-            return status(500)(handler, payload)
-        return {"result": [[{"contents": f"about {q}"}] for q in asked]}
-
-    batches = Batches(Retriever(serve(answer).url, 1, 5.0, 0))
-    waiting = [(q, Future()) for q in ("bad", "good")]
-    batches.waiting = list(waiting)
-    batches._ask()
-    assert waiting[1][1].result(0) == ["about good"]
-
-
-def test_batches_fail_alone_and_never_hang():
-    sizes, gate = [], threading.Event()
-
-    def source(queries):
-        gate.wait(5)
-        sizes.append(len(queries))
-        if "bad" in queries:
-            raise Unavailable("s", "broken")
-        if "boom" in queries:
-            raise MemoryError("a bug")
-        return [[query] for query in queries]
-
-    batches, results = Batches(source, most=4), {}
-
-    def ask(i, query):
-        try:
-            results[i] = batches(query)
-        except (OSError, MemoryError) as problem:
-            results[i] = problem
-
-    threads = []
-    for i, query in enumerate(["first", "bad", *"abc", "boom", *"defghij"]):
-        threads.append(threading.Thread(target=ask, args=(i, query)))
-        threads[-1].start()
-        # so that they queue in this order
-        time.sleep(0.02)
-    gate.set()
-    [t.join(5) for t in threads]
-    # the batch with "bad" in it, then its halves
-    assert sizes == [1, 4, 2, 1, 1, 2, 4, 4] and len(results) == 13
-    assert (
-        results[0] == ["first"]
-        and "broken" in str(results[1])
-        and [results[i] for i in range(2, 5)] == [["a"], ["b"], ["c"]]
-        and all(isinstance(results[i], MemoryError) for i in range(5, 9))
-    )
-    assert [results[i] for i in range(9, 13)] == [["g"], ["h"], ["i"], ["j"]] and batches(
-        "after"
-    ) == ["after"]
-
-
 def test_serper(serve, monkeypatch):
     monkeypatch.delenv("SERPER_API_KEY", raising=False)
     with pytest.raises(ValueError, match="set the environment variable SERPER_API_KEY"):
@@ -311,6 +169,8 @@ def test_serper(serve, monkeypatch):
             if payload["q"] == "plain"
             else {}
             if payload["q"] == "odd"
+            else {"organic": {}}
+            if payload["q"] == "no list"
             else {
                 "answerBox": {"answer": "42"},
                 "knowledgeGraph": {"title": "KG", "type": "City", "description": "About it."},
@@ -329,7 +189,9 @@ def test_serper(serve, monkeypatch):
         server.asked[0] == ({"q": "plain", "gl": "us", "hl": "en", "num": 3}, server.asked[0][1])
         and {k.lower(): v for k, v in server.asked[0][1].items()}["x-api-key"] == "K3Y"
     )
-    for query, cause in (("denied", "HTTP 403 Forbidden"), ("odd", "the answer is not")):
+    causes = {"denied": "HTTP 403 Forbidden"}
+    causes |= dict.fromkeys(("odd", "no list"), "the answer is not")
+    for query, cause in causes.items():
         result = tool.run(query)
         assert (
             result.status == "infra"

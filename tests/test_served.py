@@ -1,9 +1,12 @@
 """support/served.py: a served model is evaluated as a local one."""
 
+import copy
 import json
+import shutil
 
 import pytest
 import torch
+from conftest import template_ending
 from eval_parts import settings, write
 
 import eval as evaluation
@@ -114,3 +117,26 @@ def test_limits_of_a_served_model(world, agent_folder, agent, asked, tmp_path, j
                 out=tmp_path / "odd",
             )
         )
+
+
+OPENED = "deep in thought </think><answer> \\boxed{5} </answer>"
+
+
+@pytest.mark.parametrize("end", ["<think>\\n", "<think>\\nOkay, ", "<think>\\nLet me think.\\n"])
+def test_a_thought_that_the_template_opens_is_counted_and_stored(
+    world, tokenizer, tmp_path, judging, capsys, end
+):
+    """The server, the stored sample and its second grading agree."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template_ending(tokenizer.chat_template, end)
+    shutil.copytree(world / "model", tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    data = write(tmp_path / "a.jsonl", {"question": "Write <think> first", "answer": "5"})
+    server = judging(lambda asked: {"text": OPENED, "finish_reason": "stop"})
+    evaluation.main(settings(tmp_path / "model", world, tmp_path, data, served=server.url))
+    file = tmp_path / "out" / "eval_a_model.json"
+    for _ in range(2):
+        sample = json.loads(file.read_text())["rows"][0]["samples"][0]
+        graded = [sample[name] for name in ("opened", "fault", "answer", "correct")]
+        assert graded == ["<think>", "", "5", True]
+        evaluation.main(["--regrade", str(file)])

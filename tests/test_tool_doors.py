@@ -15,6 +15,7 @@ from protocol import tags_of
 from rewards import format_fault
 from rollout import close_all
 from sampling import Sampler
+from support.examples import encode_chats, read_chats
 from support.inputs import read_run
 from support.own_tools import own_tool
 from support.questions import Question, load_questions
@@ -148,3 +149,30 @@ def test_by_hand(capsys):
     with pytest.raises(SystemExit):
         main([f"{EXAMPLE}:Guess", "many"])
     assert "invalid literal" in capsys.readouterr().out
+
+
+def test_a_cold_start_teaches_its_calls(place, tokenizer, tmp_path):
+    """Text between its tags, or JSON for several arguments; a result is masked."""
+    asked = {"role": "user", "content": "q"}
+    dates = {"first": "2024-01-01", "second": "2024-01-31"}
+    calls = [("count", {"argument": "3"}, "call 1"), ("days_between", dates, "30")]
+    said = []
+    for name, given, result in calls:
+        call = {"function": {"name": name, "arguments": given}}
+        said += [
+            {"role": "assistant", "content": "<think> t </think>", "tool_calls": [call]},
+            {"role": "tool", "content": result},
+        ]
+    last = {"role": "assistant", "content": "<answer> \\boxed{30} </answer>"}
+    row = json.dumps({"messages": [asked, *said, last]}) + "\n"
+    (tmp_path / "chats.jsonl").write_text(row)
+    tags = tags_of(f"{place},{EXAMPLE}:days_between")
+    ((ids, mask),) = encode_chats(
+        "chats.jsonl", read_chats(str(tmp_path / "chats.jsonl"), tags=tags), tokenizer
+    )
+    taught = tokenizer.decode([i for i, own in zip(ids, mask) if own])
+    assert "<count>3</count>" in taught
+    assert '<days_between>{"first": "2024-01-01", "second": "2024-01-31"}</days_between>' in taught
+    assert "call 1" not in taught and "call 1" in tokenizer.decode(ids)
+    with pytest.raises(ValueError, match="a call of 'count'.*tools are python, search"):
+        read_chats(str(tmp_path / "chats.jsonl"))

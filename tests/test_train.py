@@ -56,7 +56,7 @@ def test_the_runs_folder(finished):
         } <= set(x)
         assert all(math.isfinite(v) for v in x.values())
         phases = [v for name, v in x.items() if name.startswith("seconds_")]
-        assert x["seconds"] == pytest.approx(sum(phases), rel=1e-9) and len(phases) == 6
+        assert x["seconds"] == pytest.approx(sum(phases), rel=1e-9) and len(phases) == 7
         assert {"time", "lr", "epoch"} <= set(x) and x["epoch"] == x["step"] * 4 / 200
         assert x["reward_auto"] == x["reward"] and {
             "reward_f1",

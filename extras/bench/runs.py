@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from extras.bench.measure import figure
 from extras.world.modes import Mode
 from extras.world.prepare import WORLDS, prepare
-from support.metrics import PHASES
+from support.phases import NAMES as PHASES
 
 HERE = Path(__file__).parents[2]
 # a cold start on another task: it teaches the tags, no answer
