@@ -277,27 +277,8 @@ def today() -> str:
     return datetime.date.today().isoformat()
 
 
-def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The broken rules between settings: (their names, what is wrong)."""
-    yield from agent_rules(c)
-    yield from change_rules(c)
-    for name in ("score_clip", "future_clip"):
-        low, high = getattr(c, name)
-        if not 0 < low <= high:
-            yield (name,), f"--{name} must be two numbers 0 < low <= high, got {low}, {high}"
-    if c.clip_low > 1:
-        yield ("clip_low",), f"--clip_low must be in [0, 1], got {c.clip_low}"
-    if c.norm == "budget" and c.aggregate != "seq-mean":
-        yield (
-            ("norm", "aggregate"),
-            "--norm budget is for --aggregate seq-mean: a mean over tokens counts no rollouts",
-        )
-    if c.branches and c.max_tokens <= c.min_new:
-        yield (
-            ("max_tokens", "min_new"),
-            f"--max_tokens {c.max_tokens} leaves no room for a branch: it must be above "
-            f"--min_new {c.min_new}",
-        )
+def algo_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The broken rules of --algo and --protocol: (names, what is wrong)."""
     if c.algo == "grpo" and (c.branches or c.future_weight):
         yield (
             ("algo",),
@@ -314,6 +295,30 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
         yield (
             ("protocol", "cold_start", "data"),
             f"--protocol {c.protocol}: {what} is written in tags; give --data and no --cold_start",
+        )
+
+
+def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The broken rules between settings: (their names, what is wrong)."""
+    yield from agent_rules(c)
+    yield from change_rules(c)
+    yield from algo_rules(c)
+    for name in ("score_clip", "future_clip"):
+        low, high = getattr(c, name)
+        if not 0 < low <= high:
+            yield (name,), f"--{name} must be two numbers 0 < low <= high, got {low}, {high}"
+    if c.clip_low > 1:
+        yield ("clip_low",), f"--clip_low must be in [0, 1], got {c.clip_low}"
+    if c.norm == "budget" and c.aggregate != "seq-mean":
+        yield (
+            ("norm", "aggregate"),
+            "--norm budget is for --aggregate seq-mean: a mean over tokens counts no rollouts",
+        )
+    if c.branches and c.max_tokens <= c.min_new:
+        yield (
+            ("max_tokens", "min_new"),
+            f"--max_tokens {c.max_tokens} leaves no room for a branch: it must be above "
+            f"--min_new {c.min_new}",
         )
     if c.prompts % c.minibatch:
         yield (

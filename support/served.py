@@ -101,9 +101,10 @@ class Served:
 
     def _use_tools(self, r: Rollout, asked: list[Asked]) -> None:
         """Append the results of a turn's calls, cut to the budget."""
-        # the server keeps the end of turn to itself
+        # the server keeps the end of turn to itself; a call in tags has none
         end = self.protocol.turn_end(self.tokenizer)
-        self._add(r, True, end, self._encode(end))
+        if end:
+            self._add(r, True, end, self._encode(end))
         place = len(r.ids)
         r.calls += [Call(call.name, call.argument, "", 0.0, place, place) for call in asked]
         results = call_tools(self.tools, r, asked)
