@@ -260,9 +260,9 @@ def test_a_minibatch_in_parts(agent_folder, tools, prompts):
         sampler, config = sampler_for(policy, tools), replaced(minibatch=8, fork_tokens=budget)
         branches = sampler.branches
 
-        def watched(rollouts, points, cache, kept=caches, grow=branches):
+        def watched(rollouts, points, cache, finished, kept=caches, grow=branches):
             kept.append((cache.scratch, cache.capacity))
-            return grow(rollouts, points, cache)
+            return grow(rollouts, points, cache, finished)
 
         sampler.branches = watched
         optimizer = torch.optim.SGD(policy.model.parameters(), lr=1.0)

@@ -99,7 +99,7 @@ def test_an_evaluation_that_was_killed_goes_on(
     partial.write_text(partial.read_text()[:-50])
     with pytest.raises(
         ValueError,
-        match="partial.jsonl was made with samples = 2, now 3: give another --out or delete it",
+        match="partial.jsonl was made with samples = 2, now 3: give another --out$",
     ):
         evaluation.main(
             settings(agent_folder, world, tmp_path, data, samples=3, out=tmp_path / "parts")
