@@ -186,6 +186,7 @@ def test_a_sampler_that_disagrees_is_noticed(agent, tools, prompts, by):
     assert metrics["sampler_gap"] == pytest.approx(by, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_step_is_reproducible(agent_folder, tools, prompts):
     results = []
     for _ in range(2):
@@ -328,6 +329,7 @@ def test_caches_are_given_back(agent, tools, prompts, monkeypatch):
     assert seen == [before] * 2
 
 
+@pytest.mark.slow
 def test_bfloat16(agent_folder, tools, prompts):
     """Sampler and trainer differ by rounding; Omega still is exactly 1 before the first update."""
     policy = Policy.load(str(agent_folder), dtype="bfloat16")

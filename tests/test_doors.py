@@ -63,6 +63,7 @@ def run_of(world, folder, tmp_path, **changes):
 # ---- rewards in training
 
 
+@pytest.mark.slow
 def test_training_on_rows_without_answers(own, unanswered, world, agent_folder, tmp_path, capsys):
     place = own(CALLS)
     data = dict(data=unanswered("train"), eval_data=unanswered("test"))

@@ -20,6 +20,7 @@ from support.questions import parsed
 from support.results import locked_file
 
 
+@pytest.mark.slow
 def test_command_line(world, agent_folder, asked, tmp_path, capsys):
     """Golds of every other question are what the model answers greedily: just those are right."""
     evaluation.main(

@@ -192,6 +192,7 @@ def first_run(tmp_path, count, *flags):
     return run.prompts, run.minibatch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "count, flags, fits",
     [

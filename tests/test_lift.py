@@ -43,6 +43,7 @@ def lifted():
     return SimpleNamespace(**runpy.run_path(str(EQUATIONS)))
 
 
+@pytest.mark.slow
 def test_the_two_files_are_all_it_needs_and_it_learns(lifted, tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -151,6 +152,7 @@ def tree(policy, prompt, places=None):
     return lines, mine
 
 
+@pytest.mark.slow
 def test_a_tree_of_the_bundled_model(world):
     wanted, mine = tree(Policy.load(str(world / "model")), "What is 6 times 7?")
     done = run(SAMPLER, "--model", world / "model", folder=world)

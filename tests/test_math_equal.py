@@ -203,6 +203,7 @@ def test_hostile_text_is_wrong_and_never_runs(text, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_properties_of_math_equal(jail):
     """Never an exception, symmetric; a text equals itself unless it is empty; without a sandbox."""
     hypothesis = pytest.importorskip("hypothesis")

@@ -22,12 +22,14 @@ def test_every_kind_has_pairs_of_both_verdicts():
     assert len({frozenset((a, b)) for _, a, b, _ in PAIRS}) == len(PAIRS), "a pair stands twice"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_pairs_without_math_verify(kind, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert wrong_pairs(kind) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_pairs_with_math_verify(kind):
     pytest.importorskip("math_verify")

@@ -241,6 +241,7 @@ def test_tensors_that_autograd_saves(small, checkpointing):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 # the logits are the most, or a layer is
 @pytest.mark.parametrize("vocabulary", [3000, 1024])

@@ -183,6 +183,7 @@ LONG += ["'''\\", "\n```\n", "\n\u00a0", "'\\", '"\\', "f'{\\", "'", "\n>>> ", "
 LONG += ["\u200b", "\u3000", "\n\u200b", "````\n```\n", "b'\\", "a'\\\n"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", LONG)
 def test_dress_of_long_code_takes_no_time(text):
     """Also of a string that never ends."""

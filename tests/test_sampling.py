@@ -277,6 +277,7 @@ def unread(rollouts):
 # ---- independence of rows
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_its_neighbours(agent, tools, prompts):
     """Bit for bit, on a CPU in float32: one row alone, among others, and in another order."""
 
@@ -429,6 +430,7 @@ def test_rows_move_with_all_that_they_hold(agent, tools, prompts):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lag", [1, 2])
 def test_looking_later_at_what_was_drawn_changes_nothing(agent, tools, prompts, lag):
     at_once, later = (

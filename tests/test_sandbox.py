@@ -162,6 +162,7 @@ def test_python_output_does_not_fill_the_trainers_memory(python):
         ), code
 
 
+@pytest.mark.slow
 def test_python_many_timeouts_at_once():
     tool, late = PythonTool(1.0, "best-effort"), []
     tool.run("1")

@@ -37,6 +37,7 @@ def test_retrieve_nothing_found_and_strange_text(serve):
     ) == 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer, cause, posts",
     [

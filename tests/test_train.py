@@ -390,6 +390,7 @@ def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
         train.main(flags)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo, branches", [("grpo", 0), ("released", 8)])
 def test_every_algo_trains(world, agent_folder, tmp_path, algo, branches, capsys):
     """A step of train.py with the step of methods/NAME.py, its numbers in the log and the bar."""

@@ -172,6 +172,7 @@ def test_the_words_of_plain_text_are_those_of_squad():
         assert words_of(text) == normalize_answer(text).split(), text
 
 
+@pytest.mark.slow
 def test_words_of_long_texts_take_no_time():
     started = time.process_time()
     for text in (

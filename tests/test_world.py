@@ -169,6 +169,7 @@ def decisions(folder):
     return {name: (sum(v) / len(v), len(v)) for name, v in right.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["easy", "late", "late_long", "spurious_off"])
 def test_traces_decide_as_their_mode_says(name, tmp_path, one_tokenizer):
     mode = dataclasses.replace(
