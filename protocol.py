@@ -328,9 +328,7 @@ def system_prompt(tools: str = "python,search") -> str:
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")
 # the format of the paper, with its two tools
 PAPER = Tags()
-TOOL_TAGS = PAPER.tools
 TAGS = PAPER.tags
-FORGED = PAPER.forged
 STOP_TAGS = PAPER.stops
 closed_tag = PAPER.closed_tag
 parse_call = PAPER.parse_call

@@ -105,12 +105,14 @@ def own_schema(tool: OwnTool) -> dict:
     if not inspect.isfunction(tool.made):
         return schema_of(tool.name, tool.summary, "argument", tool.usage)
     # imported here: it brings torch
-    from transformers.utils import get_json_schema
+    from transformers.utils import chat_template_utils as templates
 
     try:
-        schema = get_json_schema(tool.made)
-    # its exceptions have no common base of their own
-    except Exception as problem:
+        schema = templates.get_json_schema(tool.made)
+    except (
+        templates.DocstringParsingException,
+        templates.TypeHintParsingException,
+    ) as problem:
         raise ValueError(f"--tools {tool.place}: {problem}") from None
     schema["function"].pop("return", None)
     schema["function"]["name"] = tool.name

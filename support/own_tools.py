@@ -54,24 +54,27 @@ def own_tool(place: str) -> "OwnTool":
     described = getattr(made, "description", "") or inspect.getdoc(made) or ""
     if not described.strip():
         raise ValueError(f"{what} needs a docstring: the model is told what the tool does")
-    stateful = hasattr(made, "open")
-    count = len(inspect.signature(run).parameters)
-    if not inspect.isfunction(made) and count != 1 + stateful:
-        wanted = "argument, state), since it has open(question)" if stateful else "argument)"
-        raise ValueError(f"{what} must have run({wanted}; its run takes {count}")
+    check_parameters(what, made, run)
+    return OwnTool(made, name, described, place)
+
+
+def check_parameters(what: str, made: Any, run: Callable) -> None:
+    """ValueError if a function or a method run does not take what a tool must."""
+    parameters = inspect.signature(run).parameters.values()
     try:
-        unknown = [n for n, hint in _hints(run).items() if hint is None]
+        unknown = [name for name, hint in _hints(run).items() if hint is None]
     except ValueError as problem:
         raise ValueError(f"{what}: {problem}") from None
-    if inspect.isfunction(made) and any(
-        p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        for p in inspect.signature(made).parameters.values()
-    ):
+    if not inspect.isfunction(made):
+        stateful = hasattr(made, "open")
+        if len(parameters) != 1 + stateful:
+            wanted = "argument, state), since it has open(question)" if stateful else "argument)"
+            raise ValueError(f"{what} must have run({wanted}; its run takes {len(parameters)}")
+    elif any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise ValueError(f"{what} takes * or **: name each parameter")
-    if unknown and inspect.isfunction(made):
+    elif unknown:
         example = f"{unknown[0]}: str"
         raise ValueError(f"{what}: {', '.join(unknown)} needs a type hint, such as {example}")
-    return OwnTool(made, name, described, place)
 
 
 class OwnTool:
