@@ -43,9 +43,23 @@ Pair = tuple[float, float]
 class Method:
     """The method: rollouts, branches, credit, loss."""
 
-    algo: Literal["appo", "grpo", "released"] = fixed(
-        "appo", "appo.py, or methods/NAME.py; grpo: no branches, b = 0; released: their code's flow"
-    )
+    algo: Literal[
+        "appo",
+        "released",
+        "deep",
+        "grpo",
+        "dr_grpo",
+        "dapo",
+        "reinforce_pp",
+        "reinforce_pp_baseline",
+        "gppo",
+        "cispo",
+        "gigpo",
+        "tempo",
+        "arpo",
+        "arpo_released",
+        "tree_grpo",
+    ] = fixed("appo", "appo.py, or methods/NAME.py: the released code's flow, baselines")
     preset: Literal["paper", "released"] = fixed("paper", "arithmetic of the paper or its code")
     initial: int = fixed(4, "N: initial rollouts per prompt (paper 4)", 1)
     branches: int = fixed(3, "B: branches per initial rollout; 0 with b = 0: GRPO (paper 3)", 0)
@@ -220,6 +234,7 @@ class Run:
         "content may; each change is kept in events.jsonl",
     )
     steps: int = free(156, "steps in all, resumed ones included (paper: 2 epochs of 78)", 0)
+    max_sampled: int = free(0, "ends with the step that draws so many tokens in all; 0: none", 0)
     save_every: int = free(50, "steps between checkpoints; the last step is always saved", 1)
     keep_checkpoints: int = free(0, "newest checkpoints kept; 0: all", 0, old="keep")
     eval_questions: int = free(200, "held-out questions, the first of the file; 0: none", 0)
@@ -279,10 +294,10 @@ def today() -> str:
 
 def algo_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     """The broken rules of --algo and --protocol: (names, what is wrong)."""
-    if c.algo == "grpo" and (c.branches or c.future_weight):
+    if ALGOS[c.algo].get("branches") == 0 and (c.branches or c.future_weight):
         yield (
             ("algo",),
-            "--algo grpo has neither branches nor a future term, got "
+            f"--algo {c.algo} has neither branches nor a future term, got "
             f"--branches {c.branches} and --future_weight {c.future_weight}: leave them out",
         )
     if c.algo == "released" and c.ppo_epochs > 1:
@@ -338,7 +353,25 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
         )
 
 
-ALGOS = {"appo": {}, "grpo": {"branches": 0, "future_weight": 0.0}, "released": {}}
+PLAIN = {"branches": 0, "future_weight": 0.0}
+# what a method has no choice in, or another default for
+ALGOS = {
+    "appo": {},
+    "released": {},
+    "deep": {},
+    "grpo": PLAIN,
+    "dr_grpo": PLAIN,
+    "dapo": PLAIN,
+    "reinforce_pp": PLAIN,
+    "reinforce_pp_baseline": PLAIN,
+    "gppo": PLAIN,
+    "cispo": PLAIN,
+    "gigpo": PLAIN,
+    "tempo": PLAIN,
+    "arpo": {},
+    "arpo_released": {},
+    "tree_grpo": {},
+}
 PRESETS = {
     "paper": {},
     "released": dict(initial=8, branches=1, future_weight=1.0, half_life=64.0, score_half_life=INF)

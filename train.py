@@ -46,7 +46,7 @@ from appo import Prompt
 from extras.world.prepare import with_world
 from policy import Policy
 from report import after_training
-from rewards import REWARDS, reward
+from rewards import REWARDS, is_correct, reward
 from rollout import Rollout, close_all
 from sampling import Sampler
 from support import checkpoints, heldout, runfiles, sft
@@ -186,14 +186,16 @@ class Trainer:
         if self.checkpoint:
             numbers = checkpoints.load_state(policy, [self.optimizer], self.checkpoint)
             self.skipped = numbers["skipped"]
-            over = f"; all of --steps {run.steps} are done" if self.done >= run.steps else ""
-            print(f"going on from {self.checkpoint}{over}", flush=True)
         if ranks.rank == 0:
             self.log = Log(run.out, self.done)
             self.log.trackers = open_trackers(run, self.done)
+        if self.checkpoint:
+            limit = f"--steps {run.steps}" if self.done >= run.steps else "--max_sampled"
+            over = f"; all of {limit} are done" if self.is_last(self.done) else ""
+            print(f"going on from {self.checkpoint}{over}", flush=True)
         evaluated = ranks.rank == 0 and self.done in runfiles.evaluated_steps(run.out)
         if not ranks.gather(evaluated)[0]:
-            self.evaluate_if_due(self.done)
+            self.evaluate_if_due(self.done, self.is_last(self.done))
         return True
 
     def cold_start(self) -> bool:
@@ -213,14 +215,15 @@ class Trainer:
         return loss is not None
 
     def loop(self) -> None:
-        """Steps done + 1 .. --steps. Ends early, with a checkpoint, when asked to stop.
+        """Steps done + 1 .. --steps. Ends early, with a checkpoint, when asked to stop, or by
+        --max_sampled.
 
         A step with a skipped update is not saved, unless it is the last or the run was asked to
         stop: then the number of such steps in a row is saved with it.
         """
         run, speaks = self.run, self.ranks.rank == 0
         bar = tqdm(
-            range(self.done, run.steps),
+            range(self.done, self.done if self.is_last(self.done) else run.steps),
             initial=self.done,
             total=run.steps,
             desc=run.algo.upper(),
@@ -242,10 +245,21 @@ class Trainer:
             if self.skipped >= run.max_skipped:
                 path = Path(run.out) / f"skipped_{step + 1:06d}_{self.ranks.rank}.jsonl"
                 give_up(path, self.policy, rollouts, step + 1, self.skipped)
-            if step + 1 == run.steps or not self.skipped and (step + 1) % run.save_every == 0:
+            last = self.is_last(step + 1)
+            if last or not self.skipped and (step + 1) % run.save_every == 0:
                 self.beat(f"saving step {step + 1}")
                 self.save(step + 1)
-            self.evaluate_if_due(step + 1)
+            self.evaluate_if_due(step + 1, last)
+            if last:
+                break
+
+    def is_last(self, step: int) -> bool:
+        """Does the run end after this step, by --steps or --max_sampled? A collective."""
+        run = self.run
+        if step < run.steps and run.max_sampled:
+            total = self.log.latest.get("tokens_total", 0) if self.log else 0
+            return self.ranks.gather(total)[0] >= run.max_sampled
+        return step >= run.steps
 
     def stop_asked(self) -> bool:
         """Shall the run stop? A collective: it stops all ranks or none."""
@@ -290,11 +304,11 @@ class Trainer:
         if self.ranks.rank == 0:
             runfiles.prune_steps(self.run)
 
-    def evaluate_if_due(self, step: int) -> None:
+    def evaluate_if_due(self, step: int, last: bool) -> None:
         """Evaluate on the held-out questions, unless the run is asked to stop."""
         test, own = self.inputs.test, self.inputs.reward_fn
         questions, _ = test
-        if not questions or not heldout.due(self.run, step) or self.stop_asked():
+        if not questions or not (last or heldout.due(self.run, step)) or self.stop_asked():
             return
         self.beat(f"evaluation after step {step}")
         self.stop.then = f"this evaluation is left, step {step} is saved"
@@ -328,7 +342,7 @@ def step_of(algo: str):
 
 
 def every_reward(rollouts: list[Rollout], questions: list, own: str, ranks: Ranks) -> dict:
-    """Mean reward of the initial rollouts by every kind of reward, of which `own` is trained on.
+    """Accuracy and mean reward of the initial rollouts, by every kind; `own` is trained on.
 
     Nothing if no question has an answer.
     """
@@ -338,9 +352,11 @@ def every_reward(rollouts: list[Rollout], questions: list, own: str, ranks: Rank
     def given(r: Rollout, q: Question, kind: str) -> float:
         return r.reward if kind == own else reward(r, q.answers, kind, q.task)
 
+    names = [*(f"reward_{kind}" for kind in REWARDS), "accuracy"]
     sums = [sum(given(r, q, kind) for r, q in initial) for kind in REWARDS]
+    sums.append(sum(is_correct(r, q) for r, q in initial))
     *sums, count = ranks.sum([*sums, len(initial)])
-    return {f"reward_{kind}": total / count for kind, total in zip(REWARDS, sums) if count}
+    return {name: total / count for name, total in zip(names, sums) if count}
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
     1-3. as in appo.py: rollouts, tools, rewards
     4.   log-probs at the start of the step
-    5.   advantage: the reward against its group
+    5.   credit: the reward against its group
     6.   update: as in appo.py
+
+Methods that differ from it in credit or loss alone are `partial(grpo.step, ...)` of it.
 
 Differs from the original in: population standard deviation, no KL term unless --kl_coef, the clip
 and the aggregation of the configuration. The same weights as `--algo appo --branches 0
@@ -11,32 +13,67 @@ and the aggregation of the configuration. The same weights as `--algo appo --bra
 term the log-probs recorded while sampling serve as logp_old and no scoring pass runs.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
-from appo import Prompt, assign_credit, sample_initial, score_start, update
+from advantage import group_advantage, policy_loss
+from appo import Prompt, sample_initial, score_start, update
 from config import Config
 from policy import Policy
 from rollout import Rollout
 from sampling import Sampler
 from support.metrics import Meter
 from support.phases import in_phase
+from support.ranks import Ranks
 from support.schedule import in_epochs
+
+# sets r.advantage of all rollouts of a step on this rank
+Credit = Callable[[list[Rollout], Config, Ranks], None]
+
+
+@in_phase("update")
+def group_credit(rollouts: list[Rollout], config: Config, ranks: Ranks) -> None:
+    """Every token of a rollout earns its reward's distance from its group, in its deviations."""
+    rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64)
+    group = torch.tensor([r.group for r in rollouts], dtype=torch.long)
+    spread_over_tokens(rollouts, group_advantage(rewards, config.std_correction, group))
+
+
+def spread_over_tokens(rollouts: list[Rollout], advantages: torch.Tensor) -> None:
+    """Set r.advantage, (T,): that of the rollout at policy tokens, 0 at a tool's."""
+    for r, a in zip(rollouts, advantages.tolist(), strict=True):
+        r.advantage = a * torch.tensor(r.mask, dtype=torch.float32)
 
 
 def step(
-    policy: Policy, optimizer, sampler: Sampler, prompts: list[Prompt], config: Config, meter: Meter
+    policy: Policy,
+    optimizer,
+    sampler: Sampler,
+    prompts: list[Prompt],
+    config: Config,
+    meter: Meter,
+    credit: Credit = group_credit,
+    loss=policy_loss,
 ) -> list[Rollout]:
-    """One step of GRPO; arguments and result as in appo.step."""
+    """One step of GRPO; arguments and result as in appo.step.
+
+    credit, loss: what other methods bring instead of GRPO's; loss as in appo.update.
+    """
+    # 1-3. initial rollouts, tools, rewards
     config = replace(config, branches=0, future_weight=0.0)
     with policy.unsharded():
         batches = sample_initial(policy, sampler, prompts, config)
+    # 4. log-probs at the start of the step
     start_log_probs(policy, batches, config)
+    # 5. credit
+    rollouts = [r for batch in batches for r in batch]
+    credit(rollouts, config, policy.ranks)
+    # 6. an optimizer step for every mini-batch
     for batch in in_epochs(batches, prompts, config):
-        assign_credit(batch, [], config)
-        meter.add(batch, [], update(policy, optimizer, batch, config))
-    return [r for batch in batches for r in batch]
+        meter.add(batch, [], update(policy, optimizer, batch, config, loss))
+    return rollouts
 
 
 @in_phase("score")

@@ -16,8 +16,8 @@ from support.seeds import EVALUATIONS, mix_seed
 
 
 def due(run: Config, step: int) -> bool:
-    """Is a run evaluated after so many steps: before the first, after the last, --eval_every?"""
-    return step in (0, run.steps) or bool(run.eval_every) and step % run.eval_every == 0
+    """Is a run evaluated after so many steps: before the first, or as --eval_every says?"""
+    return step == 0 or bool(run.eval_every) and step % run.eval_every == 0
 
 
 def sample_share(

@@ -427,6 +427,24 @@ def test_an_evaluation_lost_to_a_kill_is_made_up_for(
 
 
 @pytest.mark.slow
+def test_a_budget_of_sampled_tokens_ends_a_run(world, agent_folder, tmp_path, capsys):
+    """With the step that reaches it; that step is saved and evaluated, and nothing follows it."""
+    settings = SMALL | dict(steps=50, model=agent_folder, save_every=1)
+    train.main(arguments(world, tmp_path, **settings | dict(max_sampled=1)))
+    [first] = [x for x in lines(tmp_path / "run", "metrics") if "tokens_sampled" in x]
+    budget = first["tokens_sampled"] + 1
+    train.main(arguments(world, tmp_path, **settings | dict(max_sampled=budget)))
+    metrics = lines(tmp_path / "run", "metrics")
+    assert [x["step"] for x in metrics if "tokens_sampled" in x] == [1, 2]
+    assert [x["step"] for x in metrics if "eval_greedy" in x] == [0, 1, 2]
+    assert newest(tmp_path / "run").name == "step_000002"
+    capsys.readouterr()
+    train.main(arguments(world, tmp_path, **settings | dict(max_sampled=budget)))
+    assert "all of --max_sampled are done" in capsys.readouterr().out
+    assert lines(tmp_path / "run", "metrics") == metrics
+
+
+@pytest.mark.slow
 def test_the_reference_of_a_resumed_run_is_the_starting_model(world, agent_folder, tmp_path):
     runs = {}
     for name, stops in (("whole", ["3"]), ("parts", ["1", "3"])):

@@ -1,0 +1,67 @@
+"""What the study compares: worlds, arms, seeds and budgets, decided before its report seeds ran.
+
+Design seeds are 1 to 99: every choice below was made on them. Report seeds are 1,000 and up; each
+was run once, after the choices. ARMS: settings that differ from configs/laptop.json and COMMON.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).parents[2]
+# folders of runs under way, and the curves of all complete ones
+RUNS = HERE / "runs" / "study"
+CURVES = Path(__file__).with_name("curves.jsonl")
+
+# one thread a run; logs that the study does not read are off
+COMMON = {
+    "threads": 1,
+    "log_trees": 0,
+    "keep_checkpoints": 1,
+    "eval_questions": 250,
+    "eval_samples": 2,
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Runs that are compared: every arm in every world, from every cold start, with every seed.
+
+    budget: sampled tokens of a run; it ends with the step that reaches them.
+    """
+
+    name: str
+    worlds: tuple[str, ...]
+    arms: dict[str, dict]
+    colds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    budget: int
+    about: str = field(default="", compare=False)
+
+
+def grpo(initial: int, **other) -> dict:
+    """GRPO with so many rollouts of a prompt."""
+    return {"algo": "grpo", "initial": initial} | other
+
+
+WORLDS = ("easy", "late", "late_long", "mixed", "spurious_off")
+ARMS = {
+    "grpo_4": grpo(4),
+    "grpo_8": grpo(8),
+    "grpo_16": grpo(16),
+    "appo": {"algo": "appo"},
+}
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table(
+            "instruments",
+            WORLDS,
+            {"grpo_8": grpo(8)},
+            colds=(1,),
+            seeds=(1,),
+            budget=300_000,
+            about="does plain GRPO learn in every world, from 0.1-0.3 to above 0.8?",
+        ),
+    )
+}

@@ -1,0 +1,100 @@
+"""Learning curves of the study's runs: read from a run's log, kept as one line of a file.
+
+    1. read_run      metrics.jsonl of a run -> Curve
+    2. Curve.mean    mean accuracy of training until a budget is spent, on one of the AXES
+    3. load, row_of  a line of JSON per run
+
+A point is one training step: the accuracy of its initial rollouts, under the policy before its
+updates, and what had been spent by then.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+# what a budget may be counted in -> its number in a step's line of metrics.jsonl
+AXES = {
+    "sampled tokens": "tokens_sampled",
+    "trained tokens": "tokens_trained",
+    "tool calls": "calls_made",
+    "optimizer steps": "optimizer_steps",
+    "seconds": "seconds",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run of the study.
+
+    table, world, arm: names. cold: seed of world and cold start. seed: of the run.
+    accuracy: (S,), one number a step. spent: axis -> (S + 1,), before each step and at the end.
+    before, after: held-out accuracy, sampled at the temperature of training.
+    """
+
+    table: str
+    world: str
+    cold: int
+    arm: str
+    seed: int
+    accuracy: list[float]
+    spent: dict[str, list[float]]
+    before: float
+    after: float
+
+    @property
+    def key(self) -> tuple:
+        """What tells the runs of the study apart."""
+        return self.table, self.world, self.cold, self.arm, self.seed
+
+    def mean(self, axis: str, budget: float) -> float:
+        """Mean accuracy until so much is spent: each step weighs by what it spends of the budget.
+
+        Raises: ValueError if the run ended before.
+        """
+        edges = self.spent[axis]
+        if edges[-1] < budget:
+            raise ValueError(f"{self.key} spent {edges[-1]:g} {axis}, less than {budget:g}")
+        total = 0.0
+        for accuracy, start, end in zip(self.accuracy, edges, edges[1:], strict=True):
+            total += accuracy * (min(end, budget) - min(start, budget))
+        return total / budget
+
+    def reached(self, axis: str, accuracy: float, window: int = 3) -> float | None:
+        """What was spent when the mean of `window` steps first reached an accuracy; None: never."""
+        for end in range(window, len(self.accuracy) + 1):
+            if sum(self.accuracy[end - window : end]) / window >= accuracy:
+                return self.spent[axis][end - 1]
+        return None
+
+
+def read_run(folder: Path, key: tuple) -> Curve:
+    """The curve of a complete run. ValueError if it has no evaluation after its last step."""
+    lines = [json.loads(line) for line in open(folder / "metrics.jsonl")]
+    steps = [line for line in lines if "tokens_sampled" in line]
+    held_out = {line["step"]: line for line in lines if "eval_greedy" in line}
+    last = steps[-1]["step"] if steps else 0
+    if not steps or last not in held_out:
+        raise ValueError(f"{folder} is not complete: no evaluation after its last step, {last}")
+    spent = {}
+    for axis, name in AXES.items():
+        edges = [0.0]
+        for line in steps:
+            edges.append(round(edges[-1] + line[name], 3))
+        spent[axis] = edges
+
+    def accuracy_after(step: int) -> float:
+        name = next(name for name in held_out[step] if name.startswith("eval_avg@"))
+        return held_out[step][name]
+
+    accuracy = [round(line["accuracy"], 5) for line in steps]
+    return Curve(*key, accuracy, spent, accuracy_after(0), accuracy_after(last))
+
+
+def row_of(curve: Curve) -> str:
+    """A curve as a line of JSON."""
+    return json.dumps(asdict(curve)) + "\n"
+
+
+def load(path: Path) -> list[Curve]:
+    """The curves of a file, [] if there is none."""
+    return [Curve(**json.loads(line)) for line in open(path)] if path.is_file() else []

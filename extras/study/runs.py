@@ -1,0 +1,101 @@
+"""Makes the runs of a table of the study, those that are missing, several side by side.
+
+1. missing      the runs of a table that its file does not hold yet
+2. cold_start   a world and its cold-started model, made once for all arms
+3. one_run      `python train.py` in a process of its own; goes on if it was cut
+4. make         all of them; each adds a line to the file when it is complete
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from tqdm import tqdm
+
+from extras.study.arms import COMMON, CURVES, RUNS, Table
+from extras.study.curves import Curve, load, read_run, row_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def missing(table: Table) -> list[tuple]:
+    """(table, world, cold, arm, seed) of the runs still to be made, whole comparisons first.
+
+    One seed of all arms comes before the next seed, so that a study that is cut is a fair one.
+    """
+    have = {curve.key for curve in load(CURVES)}
+    keys = [
+        (table.name, world, cold, arm, seed)
+        for seed in table.seeds
+        for cold in table.colds
+        for world in table.worlds
+        for arm in table.arms
+    ]
+    return [key for key in keys if key not in have]
+
+
+def train(settings: dict, out: Path) -> None:
+    """`python train.py` with these settings; RuntimeError with the end of what it said."""
+    flags = [
+        text
+        for name, value in settings.items()
+        for text in (f"--{name}", *(map(str, value) if isinstance(value, tuple) else [str(value)]))
+    ]
+    command = [sys.executable, "train.py", "--config", "configs/laptop.json", *flags]
+    command += ["--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stdout + done.stderr)[-2000:]
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
+
+
+def cold_start(world: str, cold: int) -> Path:
+    """The checkpoint of a cold-started model; its world lies in data/world."""
+    out = RUNS / "cold" / f"{world}-{cold}"
+    if not (out / "step_000000" / "manifest.json").is_file():
+        train(COMMON | dict(world=world, seed=cold, steps=0), out)
+    return out / "step_000000"
+
+
+def one_run(key: tuple, table: Table) -> Curve:
+    """A run from a cold start that is there; its folder goes once its curve is known."""
+    name, world, cold, arm, seed = key
+    data = ROOT / "data" / "world" / f"{world}-{cold}"
+    start = RUNS / "cold" / f"{world}-{cold}" / "step_000000"
+    out = RUNS / name / f"{world}-{cold}-{arm}-{seed}"
+    given = {"model": start, "data": data / "train.jsonl", "eval_data": data / "test.jsonl"}
+    given |= {"corpus": data / "corpus.jsonl", "seed": seed}
+    length = {"max_sampled": table.budget, "steps": 100_000, "save_every": 20}
+    train(COMMON | given | length | table.arms[arm], out)
+    curve = read_run(out, key)
+    shutil.rmtree(out)
+    return curve
+
+
+def make(table: Table, workers: int) -> None:
+    """All runs that are missing. A run that fails is named at the end; the others go on."""
+    keys, failed = missing(table), []
+    for world, cold in tqdm(dict.fromkeys(key[1:3] for key in keys), desc="cold starts"):
+        cold_start(world, cold)
+    CURVES.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = {pool.submit(one_run, key, table): key for key in keys}
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc=table.name):
+            try:
+                row = row_of(job.result())
+            except (RuntimeError, ValueError) as problem:
+                failed.append(f"{jobs[job]}: {problem}")
+                continue
+            with open(CURVES, "a") as file:
+                file.write(row)
+    if failed:
+        raise SystemExit("\n".join([f"{len(failed)} runs failed:", *failed]))
+
+
+def settings_of(table: Table) -> str:
+    """What a table's runs have in common and where its arms differ, as JSON."""
+    shown = {"common": COMMON, "arms": table.arms, "budget": table.budget}
+    return json.dumps(shown | {"worlds": table.worlds, "seeds": table.seeds}, indent=1, default=str)
