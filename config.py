@@ -59,6 +59,7 @@ class Method:
         "arpo",
         "arpo_released",
         "tree_grpo",
+        "tree",
     ] = fixed("appo", "appo.py, or methods/NAME.py: the released code's flow, baselines")
     preset: Literal["paper", "released"] = fixed("paper", "arithmetic of the paper or its code")
     initial: int = fixed(4, "N: initial rollouts per prompt (paper 4)", 1)
@@ -371,6 +372,7 @@ ALGOS = {
     "arpo": {},
     "arpo_released": {},
     "tree_grpo": {},
+    "tree": {"future_weight": 0.0},
 }
 PRESETS = {
     "paper": {},

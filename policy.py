@@ -71,7 +71,7 @@ class Policy:
         self.ranks = Ranks()
         self.reference: Policy | None = None
         self.shards: list[FSDPModule] = []
-        self._call = _plain_call
+        self.call = _plain_call
         self._whole = False
         self._packed: cpu_decoder.PackedDecoder | None = None
         self._check_head()
@@ -117,11 +117,11 @@ class Policy:
             module.set_gradient_divide_factor(1.0)
         self.model.run = types.MethodType(lambda model, work: work(), self.model)
         register_fsdp_forward_method(self.model, "run")
-        self._call, self.dtype = self.model.run, getattr(torch, dtype)
+        self.call, self.dtype = self.model.run, getattr(torch, dtype)
         with torch.no_grad():
             # the very first call has to go through the root
             token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-            self._call(lambda: self.decoder(input_ids=token).last_hidden_state)
+            self.call(lambda: self.decoder(input_ids=token).last_hidden_state)
         # the root stays whole after a forward pass; an optimizer must be given its shards
         for module in self.shards:
             module.reshard()
@@ -140,13 +140,13 @@ class Policy:
             return
         for module in self.shards:
             module.unshard()
-        call, hooks = self._call, [_take_hooks(module) for module in self.shards]
-        self._call, self._whole = _plain_call, True
+        call, hooks = self.call, [_take_hooks(module) for module in self.shards]
+        self.call, self._whole = _plain_call, True
         try:
             with torch.no_grad():
                 yield
         finally:
-            self._call, self._whole, self._packed = call, False, None
+            self.call, self._whole, self._packed = call, False, None
             for module, (before, after) in zip(self.shards, hooks):
                 module._forward_pre_hooks, module._forward_hooks = before, after
                 module.reshard()
@@ -259,7 +259,7 @@ class Policy:
             chosen = hidden.flatten(0, 1).index_select(0, places)  # (M, D)
             return work(chosen, ids[mask]), None if cache is None else hidden
 
-        numbers, hidden = self._call(forward)
+        numbers, hidden = self.call(forward)
         zeros = torch.zeros(mask.shape, dtype=numbers[0].dtype, device=mask.device)
         return [zeros.masked_scatter(mask, x) for x in numbers], hidden
 

@@ -1,0 +1,74 @@
+"""methods/tree.py: the credit of a tree, and one step of it."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import CONFIG, one_step, snapshot
+
+from methods import tree
+from methods.tree import tree_credit
+from policy import Policy
+from support.packed_trees import own_mask, unique_tokens
+
+
+def test_credit_of_a_tree_worked_out_by_hand():
+    """Rollout 0 of 5 tokens, 1 forks from it at 3, 2 at 1; rollout 3 stands alone."""
+    rewards = torch.tensor([1.0, 0.0, 0.5, 0.25], dtype=torch.float64)
+    shared = torch.tensor([[5, 3, 1, 0], [3, 4, 1, 0], [1, 1, 3, 0], [0, 0, 0, 2]])
+    first = (1 + 0 + 0.5) / 3 - 0.25
+    want = [
+        [first, 0.5 - 0.5, 0.5 - 0.5, 1 - 0, 1 - 0],
+        [first, 0.5 - 0.5, 0.5 - 0.5, 0 - 1, 0],
+        [first, 0.5 - (1 + 0) / 2, 0.5 - (1 + 0) / 2, 0, 0],
+        [0.25 - 0.5, 0.25 - 0.5, 0, 0, 0],
+    ]
+    torch.testing.assert_close(tree_credit(rewards, shared), torch.tensor(want).double())
+
+
+def test_without_forks_it_is_the_leave_one_out_baseline():
+    rewards, n = torch.rand(6, dtype=torch.float64), 6
+    credit = tree_credit(rewards, torch.diag(torch.full((n,), 4)))
+    others = (rewards.sum() - rewards) / (n - 1)
+    torch.testing.assert_close(credit, (rewards - others)[:, None].expand(n, 4))
+    assert tree_credit(rewards[:1], torch.tensor([[4]])).abs().max() == 0
+
+
+def test_credit_estimates_the_gradient_without_bias():
+    """A bandit of two choices, exactly: all outcomes of a root choice, a later one and a fork.
+
+    Each token's credit times its score function, averaged over all draws, is the true gradient of
+    the expected reward with respect to that choice's logit at the state where it was made.
+    """
+    p, q = 0.3, (0.6, 0.2)
+    value = torch.tensor([[0.1, 0.9], [0.4, 0.7]], dtype=torch.float64)
+    mean = [q[a] * value[a, 1] + (1 - q[a]) * value[a, 0] for a in (0, 1)]
+    truth = p * (1 - p) * (mean[1] - mean[0])
+    shared = torch.tensor([[2, 1, 0], [1, 2, 0], [0, 0, 2]])
+    total = 0.0
+    for code in range(2**5):
+        a, b, c, d, e = ((code >> k) & 1 for k in range(5))
+        # two rollouts a-b and d-e; a fork of the first that draws its second choice again: a-c
+        chance = (p if a else 1 - p) * (p if d else 1 - p)
+        for first, second in ((a, b), (a, c), (d, e)):
+            chance *= q[first] if second else 1 - q[first]
+        rewards = torch.stack([value[a, b], value[a, c], value[d, e]])
+        credit = tree_credit(rewards, shared)
+        total += chance * (credit[0, 0] * (a - p) + credit[2, 0] * (d - p))
+    assert float(total / 2) == pytest.approx(float(truth), abs=1e-12)
+
+
+def test_a_step(agent_folder, tools, prompts):
+    """Branches are trained too, every own token once, and nothing is computed twice."""
+    policy = Policy.load(str(agent_folder))
+    config = dataclasses.replace(CONFIG, future_weight=0.0, algo="tree")
+    before = [p.clone() for p in policy.model.parameters()]
+    metrics, rollouts = one_step(policy, tools, prompts, config, step=tree.step)
+    assert any(not torch.equal(a, b) for a, b in zip(before, policy.model.parameters()))
+    assert metrics["branches"] > 0 and metrics["skipped"] == 0
+    assert metrics["tokens_trained"] == sum(sum(own_mask(r)) for r in rollouts)
+    trees = tree.trees_of(rollouts)
+    assert metrics["tokens_unique"] == sum(map(unique_tokens, trees))
+    again, same = one_step(Policy.load(str(agent_folder)), tools, prompts, config, step=tree.step)
+    assert [snapshot(r) for r in rollouts] == [snapshot(r) for r in same]
+    assert again["loss"] == metrics["loss"]
