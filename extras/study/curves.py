@@ -55,7 +55,7 @@ class Curve:
         if edges[-1] < budget:
             raise ValueError(f"{self.key} spent {edges[-1]:g} {axis}, less than {budget:g}")
         total = 0.0
-        for accuracy, start, end in zip(self.accuracy, edges, edges[1:], strict=True):
+        for accuracy, start, end in zip(self.accuracy, edges[:-1], edges[1:], strict=True):
             total += accuracy * (min(end, budget) - min(start, budget))
         return total / budget
 

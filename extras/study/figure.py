@@ -1,0 +1,74 @@
+"""The study's learning curves as one SVG picture, a panel per world, for light and dark pages."""
+
+from html import escape
+
+from extras.study.curves import Curve
+
+# panels in a row; sizes in pixels
+COLUMNS, PANEL, GAP, TOP, LEFT = 3, (250, 170), 46, 30, 40
+COLOURS = ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#cf222e", "#9a6700", "#bf3989", "#59636e")
+STYLE = (
+    "<style>text{font:12px -apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fill:#1f2328}"
+    ".line{stroke:#d1d9e0}.curve{fill:none;stroke-width:2}"
+    "@media(prefers-color-scheme:dark){text{fill:#f0f6fc}.line{stroke:#3d444d}}</style>"
+)
+POINTS = 40
+
+
+def smooth(curves: list[Curve], axis: str, budget: float) -> list[tuple[float, float]]:
+    """Mean accuracy of the runs in each of POINTS equal shares of the budget."""
+    out = []
+    for k in range(POINTS):
+        start, end = budget * k / POINTS, budget * (k + 1) / POINTS
+        parts = [
+            c.mean(axis, end) * end - (c.mean(axis, start) * start if k else 0) for c in curves
+        ]
+        out.append(((start + end) / 2, sum(parts) / len(parts) / (end - start)))
+    return out
+
+
+def picture(curves: list[Curve], axis: str = "sampled tokens") -> str:
+    """The text of the SVG."""
+    worlds = list(dict.fromkeys(c.world for c in curves))
+    arms = list(dict.fromkeys(c.arm for c in curves))
+    rows = -(-len(worlds) // COLUMNS)
+    width = LEFT + COLUMNS * (PANEL[0] + GAP)
+    height = TOP + rows * (PANEL[1] + GAP) + 20 * len(arms) // 4 + 20
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">', STYLE]
+    for n, world in enumerate(worlds):
+        corner = LEFT + n % COLUMNS * (PANEL[0] + GAP), TOP + n // COLUMNS * (PANEL[1] + GAP)
+        own = [c for c in curves if c.world == world]
+        parts += panel(world, own, arms, axis, corner)
+    foot = TOP + rows * (PANEL[1] + GAP) + 10
+    for n, arm in enumerate(arms):
+        x, y = LEFT + n % 4 * 200, foot + n // 4 * 20
+        parts.append(f'<rect x="{x}" y="{y - 9}" width="14" height="3" fill="{colour(n)}"/>')
+        parts.append(f'<text x="{x + 20}" y="{y - 3}">{escape(arm)}</text>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def colour(n: int) -> str:
+    """Of the n-th arm."""
+    return COLOURS[n % len(COLOURS)]
+
+
+def panel(world: str, curves: list[Curve], arms: list[str], axis: str, corner) -> list[str]:
+    """The curves of one world, accuracy 0 to 1."""
+    (x0, y0), (width, height) = corner, PANEL
+    budget = min(c.spent[axis][-1] for c in curves)
+    parts = [f'<text x="{x0}" y="{y0 - 8}">{escape(world)}</text>']
+    for level in (0, 0.5, 1):
+        y = y0 + height * (1 - level)
+        parts.append(f'<line class="line" x1="{x0}" x2="{x0 + width}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{x0 - 26}" y="{y + 4}">{level:g}</text>')
+    end = f"{budget / 1000:,.0f} k {axis}" if budget >= 10_000 else f"{budget:,.0f} {axis}"
+    parts.append(f'<text x="{x0 + width}" y="{y0 + height + 16}" text-anchor="end">{end}</text>')
+    for n, arm in enumerate(arms):
+        own = [c for c in curves if c.arm == arm]
+        if own:
+            line = " ".join(
+                f"{x0 + x / budget * width:.1f},{y0 + height * (1 - y):.1f}"
+                for x, y in smooth(own, axis, budget)
+            )
+            parts.append(f'<polyline class="curve" stroke="{colour(n)}" points="{line}"/>')
+    return parts

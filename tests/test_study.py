@@ -1,0 +1,137 @@
+"""extras/study: curves, budgets, intervals, and the runner with a stand-in for train.py."""
+
+import json
+import random
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from config import read_settings
+from extras.study import runs
+from extras.study.arms import COMMON, TABLES, Table
+from extras.study.curves import AXES, Curve, load, read_run, row_of
+from extras.study.figure import picture
+from extras.study.intervals import interval, paired
+from extras.study.tables import budget_of, world_table
+
+KEY = ("table", "easy", 1, "grpo", 1)
+
+
+def curve(accuracy=(0.0, 1.0), edges=(0, 10, 40), key=KEY, after=0.5):
+    return Curve(*key, list(accuracy), {axis: list(edges) for axis in AXES}, 0.1, after)
+
+
+def test_a_step_weighs_by_what_it_spends_of_the_budget():
+    assert curve().mean("seconds", 40) == pytest.approx(30 / 40)
+    assert curve().mean("seconds", 20) == pytest.approx(10 / 20)
+    assert curve().mean("seconds", 5) == 0
+    with pytest.raises(ValueError, match="spent 40 seconds, less than 41"):
+        curve().mean("seconds", 41)
+
+
+def test_what_was_spent_when_an_accuracy_was_reached():
+    rising = curve((0.2, 0.4, 0.6, 0.8), (0, 1, 2, 3, 4))
+    assert rising.reached("seconds", 0.4) == 2 and rising.reached("seconds", 0.6) == 3
+    assert rising.reached("seconds", 0.7) is None
+
+
+def test_a_run_is_read_from_its_log(tmp_path):
+    step = dict(tokens_sampled=5, tokens_trained=3, calls_made=2, optimizer_steps=1, seconds=0.5)
+    lines = [
+        {"step": 0, "eval_avg@2": 0.25, "eval_greedy": 0.3},
+        {"step": 1, "accuracy": 0.5} | step,
+        {"step": 2, "accuracy": 0.75} | step,
+        {"step": 2, "eval_avg@2": 0.8, "eval_greedy": 0.9},
+    ]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read = read_run(tmp_path, KEY)
+    assert read.accuracy == [0.5, 0.75] and (read.before, read.after) == (0.25, 0.8)
+    assert read.spent["sampled tokens"] == [0, 5, 10] and read.spent["seconds"] == [0, 0.5, 1.0]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
+    with pytest.raises(ValueError, match="no evaluation after its last step, 2"):
+        read_run(tmp_path, KEY)
+
+
+def test_curves_survive_their_file(tmp_path):
+    curves = [curve(), curve(key=("table", "late", 2, "appo", 9))]
+    (tmp_path / "curves.jsonl").write_text("".join(map(row_of, curves)))
+    assert load(tmp_path / "curves.jsonl") == curves and load(tmp_path / "none") == []
+
+
+def test_intervals():
+    """The mean is over cold starts; bounds hold what they should; pairs cancel what they share."""
+    runs_a = {1: {1: 1.0, 2: 0.0}, 2: {1: 1.0}}
+    assert interval(runs_a)[0] == 0.75
+    assert interval({1: {1: 0.3, 2: 0.3}}) == pytest.approx((0.3, 0.3, 0.3))
+    rng, inside = random.Random(0), 0
+    for _ in range(200):
+        drawn = {}
+        for cold in range(8):
+            base = rng.gauss(0, 1)
+            drawn[cold] = {seed: base + rng.gauss(0, 1) for seed in range(5)}
+        _, low, high = interval(drawn, draws=400)
+        inside += low <= 0 <= high
+    assert 165 <= inside <= 198
+    shifted = {cold: {s: x + 0.1 for s, x in seeds.items()} for cold, seeds in drawn.items()}
+    assert paired(shifted, drawn, draws=100) == pytest.approx((0.1, 0.1, 0.1))
+    with pytest.raises(ValueError, match="no runs"):
+        interval({})
+
+
+def some_curves():
+    return [
+        curve((0.1, level), (0, 20, 40 + seed), ("t", "easy", cold, arm, seed), after=level)
+        for arm, level in (("grpo", 0.5), ("appo", 0.7))
+        for cold in (1, 2)
+        for seed in (1, 2)
+    ]
+
+
+def test_the_table_compares_at_equal_budgets():
+    curves = some_curves()
+    assert budget_of(curves, "seconds") == 41
+    table = world_table(curves, "grpo").splitlines()
+    assert len({line.count("|") for line in table}) == 1
+    # the best arm first; (0.7 - 0.5) * 21 / 41
+    assert table[2].startswith("| appo | 4 |") and "0.102 (0.102 to 0.102)" in table[2]
+
+
+def test_the_picture_is_well_formed():
+    root = ET.fromstring(picture(some_curves()))
+    lines = [x for x in root.iter() if x.tag.endswith("polyline")]
+    assert len(lines) == 2 and len(lines[0].attrib["points"].split()) == 40
+
+
+def test_every_arm_is_a_run_that_train_py_accepts():
+    for table in TABLES.values():
+        for arm in table.arms.values():
+            flags = [x for name, v in (COMMON | arm).items() for x in (f"--{name}", str(v))]
+            assert read_settings(flags).max_sampled == 0
+        assert min(table.seeds) >= 1 and len(set(table.seeds)) == len(table.seeds)
+
+
+def test_the_runner_makes_what_is_missing_and_goes_on(tmp_path, monkeypatch):
+    """Cold starts once; a run that fails is named, and made the next time."""
+    made, broken = [], {"b"}
+    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(runs, "CURVES", tmp_path / "curves.jsonl")
+
+    def train(settings, out):
+        made.append(out.name)
+        if settings.get("algo") in broken:
+            raise RuntimeError("it broke")
+        (out / "step_000000").mkdir(parents=True)
+        (out / "step_000000" / "manifest.json").write_text("{}")
+
+    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(runs, "read_run", lambda out, key: curve(key=key))
+    arms = {"a": {"algo": "a"}, "b": {"algo": "b"}}
+    table = Table("t", ("easy",), arms, colds=(3,), seeds=(1, 2), budget=10)
+    with pytest.raises(SystemExit, match="2 runs failed(.|\n)*'b', 1(.|\n)*it broke"):
+        runs.make(table, 1)
+    assert made == ["easy-3", "easy-3-a-1", "easy-3-b-1", "easy-3-a-2", "easy-3-b-2"]
+    broken.clear(), made.clear()
+    runs.make(table, 2)
+    assert sorted(made) == ["easy-3-b-1", "easy-3-b-2"] and runs.missing(table) == []
+    assert len(load(tmp_path / "curves.jsonl")) == 4
