@@ -196,8 +196,8 @@ def choose_branch_points(
     Returns: R lists of min(k, number of candidates) distinct indices, best first.
     Raises:  ValueError if k is negative or the shapes differ.
     """
-    if k < 0:
-        raise ValueError(f"k must be >= 0 branch points, got {k}")
+    if type(k) is not int or k < 0:
+        raise ValueError(f"k must be a whole number >= 0 of branch points, got {k}")
     preferred = torch.ones_like(candidates) if preferred is None else preferred
     second = score if top_up is None else top_up
     _same_shapes(score=score, candidates=candidates, preferred=preferred, top_up=second)
@@ -232,8 +232,11 @@ def fork_points(
     if points is not None:
         if len(points) != len(own):
             raise ValueError(f"points of {len(points)} rows, but a mask {tuple(own.shape)}")
-        rows = enumerate(zip(points, own.tolist()))
-        wrong = [(n, t) for n, (ts, m) in rows for t in ts if not (0 <= t < len(m) and m[t])]
+        rows = [(n, t, m) for n, (ts, m) in enumerate(zip(points, own.tolist())) for t in ts]
+        odd = [(n, t) for n, t, _ in rows if type(t) is not int]
+        if odd:
+            raise ValueError(f"points are whole numbers: (row, token) in {odd} are none")
+        wrong = [(n, t) for n, t, m in rows if not (0 <= t < len(m) and m[t])]
         if wrong:
             raise ValueError(f"no fork in a tool result or padding: (row, token) in {wrong}")
         return points

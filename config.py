@@ -8,13 +8,21 @@ A `fixed` setting makes another run; a `free` one may change when a run goes on.
 
 import dataclasses
 import datetime
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from methods import ALGOS, PRESETS
+from support.beginnings import (
+    beginning,
+    crossed_out,
+    default_out,
+    saved_settings,
+    settings_behind,
+)
 from support.files import newest_in
 from support.settings import (
     fixed,
@@ -35,7 +43,6 @@ NO_SETTINGS = {"versions", "data_sha256", "sandbox_level"}
 USAGE = "python train.py [--config FILE] [--SETTING VALUE ...]"
 EPILOG = "python -m extras.plan with the same flags prints what the run will cost."
 PLAN = "--plan is a command of its own: python -m extras.plan, with the same flags"
-INF = float("inf")
 Pair = tuple[float, float]
 
 
@@ -43,24 +50,9 @@ Pair = tuple[float, float]
 class Method:
     """The method: rollouts, branches, credit, loss."""
 
-    algo: Literal[
-        "appo",
-        "released",
-        "deep",
-        "grpo",
-        "dr_grpo",
-        "dapo",
-        "reinforce_pp",
-        "reinforce_pp_baseline",
-        "gppo",
-        "cispo",
-        "gigpo",
-        "tempo",
-        "arpo",
-        "arpo_released",
-        "tree_grpo",
-        "tree",
-    ] = fixed("appo", "appo.py, or methods/NAME.py: the released code's flow, baselines")
+    algo: Literal[*ALGOS] = fixed(
+        "appo", "appo.py, or methods/NAME.py: the released code's flow, baselines"
+    )
     preset: Literal["paper", "released"] = fixed("paper", "arithmetic of the paper or its code")
     initial: int = fixed(4, "N: initial rollouts per prompt (paper 4)", 1)
     branches: int = fixed(3, "B: branches per initial rollout; 0 with b = 0: GRPO (paper 3)", 0)
@@ -354,35 +346,6 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
         )
 
 
-PLAIN = {"branches": 0, "future_weight": 0.0}
-# what a method has no choice in, or another default for
-ALGOS = {
-    "appo": {},
-    "released": {},
-    "deep": {},
-    "grpo": PLAIN,
-    "dr_grpo": PLAIN,
-    "dapo": PLAIN,
-    "reinforce_pp": PLAIN,
-    "reinforce_pp_baseline": PLAIN,
-    "gppo": PLAIN,
-    "cispo": PLAIN,
-    "gigpo": PLAIN,
-    "tempo": PLAIN,
-    "arpo": {},
-    "arpo_released": {},
-    "tree_grpo": {},
-    "tree": {"future_weight": 0.0},
-}
-PRESETS = {
-    "paper": {},
-    "released": dict(initial=8, branches=1, future_weight=1.0, half_life=64.0, score_half_life=INF)
-    | dict(algo="released", exclude_punct=False)
-    | dict(dual="sum", aggregate="token-mean", kl_coef=0.001)
-    | dict(prompts=96, max_tokens=6144, reward="released"),
-}
-
-
 def read_settings(
     argv: list[str], also: Callable[[Config, set[str]], list[str]] | None = None
 ) -> Config:
@@ -390,7 +353,7 @@ def read_settings(
     --from is its newest checkpoint.
 
     also: further problems to name in the same message, a function of the settings and of the names
-    of those that were given.
+    of those that were given as flags.
     Raises: ValueError with a line for each flag, key or file at fault; FileNotFoundError if there
     is no such --config.
     """
@@ -401,14 +364,19 @@ def read_settings(
     flags = typed(Config, parsed)
     given = flags.pop("config")
     path = given or ("" if {"model", "from_run"} & flags.keys() else str(LAPTOP))
-    file, found = read_json(Config, path, NO_SETTINGS) if path else ({}, [])
+    read = partial(read_json, Config, ignored=NO_SETTINGS)
+    file, found = read(path) if path else ({}, [])
     found += [PLAN] if "--plan" in unknown else unknown_flags(parser, unknown)
-    old, wrong = settings_behind(str((file | flags).get("from_run", "")))
+    old, wrong = settings_behind(str((file | flags).get("from_run", "")), file | flags, read)
+    if wrong:
+        # what else follows from it would only hide it
+        raise ValueError("\n".join(found + wrong))
     preset = PRESETS.get(str((file | flags).get("preset")), {})
     chosen = old | preset | file
     algo = ALGOS.get(str((chosen | flags).get("algo")), {})
     chosen = chosen | algo | flags
     values = {f.name: f.default for f in dataclasses.fields(Config)} | chosen
+    values |= sizes_that_fit(values, chosen.keys())
     if is_blank(file | flags, "out"):
         found.append("--out is empty: name a folder, or leave it out")
     start = str(values["from_run"] or values["model"])
@@ -416,73 +384,25 @@ def read_settings(
     before = saved_settings(str(values["out"]))
     values["date"] = values["date"] or str(before.get("date", "")) or today()
     values |= beginning(values, before)
-    found += wrong + crossed_out(values, flags) + problems(Config, values, rules)
-    found += also(sound(Config, values), set(chosen)) if also else []
+    found += crossed_out(values, flags) + problems(Config, values, rules)
+    found += also(sound(Config, values), set(flags)) if also else []
     if found:
         raise ValueError("\n".join(found) + (f" (flags and {given})" if given else ""))
     return Config(**values)
 
 
+def sizes_that_fit(values: dict, given: Iterable[str]) -> dict:
+    """--prompts or --minibatch, whichever was not given, so that it fits the other one."""
+    prompts, minibatch = values["prompts"], values["minibatch"]
+    if not all(type(x) is int and x > 0 for x in (prompts, minibatch)):
+        return {}
+    if "prompts" not in given:
+        return {"prompts": max(1, prompts // minibatch) * minibatch}
+    if "minibatch" not in given:
+        return {"minibatch": max(m for m in range(1, minibatch + 1) if prompts % m == 0)}
+    return {}
+
+
 def is_blank(given: dict, name: str) -> bool:
     """Is a setting given as nothing but white space?"""
     return isinstance(given.get(name), str) and not given[name].strip()
-
-
-def settings_behind(start: str) -> tuple[dict, list[str]]:
-    """What a run that begins with --from takes over, and what is wrong with that checkpoint."""
-    if not start:
-        return {}, []
-    checkpoint = Path(newest_in(start))
-    config = checkpoint.parent / "config.json"
-    if not ((checkpoint / "manifest.json").is_file() and config.is_file()):
-        return {}, [f"--from {start} is no checkpoint of a run, nor the folder of one that has any"]
-    values, _ = read_json(Config, str(config), NO_SETTINGS)
-    own = {"out", "model", "cold_start", "from_run", "allow_change"}
-    return {name: value for name, value in values.items() if name not in own}, []
-
-
-def beginning(values: dict, before: dict) -> dict:
-    """Where the weights of a run come from; before: what its folder says of an earlier start.
-
-    A run's folder stands for its newest checkpoint at the first start, whatever came later.
-    """
-
-    def settled(name: str) -> dict:
-        now, first = str(values[name]), str(before.get(name, ""))
-        return {name: first if first and Path(first).parent == Path(now) else newest_in(now)}
-
-    if not values["from_run"]:
-        return settled("model")
-    checkpoint = settled("from_run")
-    return checkpoint | {"model": checkpoint["from_run"], "cold_start": ""}
-
-
-def crossed_out(values: dict, flags: dict) -> list[str]:
-    """A line for each flag that --from leaves no room for."""
-    names = ("model", "cold_start") if values["from_run"] else ()
-    none = "--from brings the model and needs no cold start"
-    return [
-        f"{none}: leave --{name} {flags[name]} out"
-        for name in names
-        if flags.get(name, values[name]) != values[name]
-    ]
-
-
-def saved_settings(out: str) -> dict:
-    """What the config.json of a run in this folder says, {} if there is none that can be read."""
-    path = Path(out) / "config.json"
-    try:
-        saved = json.loads(path.read_text()) if path.is_file() else {}
-    # config_file.check_changes refuses such a file
-    except (OSError, ValueError):
-        return {}
-    return saved if isinstance(saved, dict) else {}
-
-
-def default_out(model: str, data: str) -> str:
-    """The folder of a run that names none: made of the last two parts of the model's and the
-    data's name."""
-    if not model:
-        return "runs/laptop"
-    parts = [*Path(model).parts[-2:], *Path(data).parent.parts[-1:], Path(data).stem]
-    return "runs/" + "-".join(part for part in parts if part.strip("/."))

@@ -59,6 +59,8 @@ def write_report(folders: list[Path], out: Path | None = None) -> str:
     began = time.monotonic()
     # of several runs not in the folder of one: its own page is there
     out = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
+    # the same folder named twice is one run
+    folders = list({folder.resolve(): folder for folder in folders}.values())
     text = page(collect([read_run(folder) for folder in folders]))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_aside(out, text)
@@ -89,11 +91,16 @@ def collect(runs: list[Run]) -> dict:
         group["seeds"] = [run.config.get("seed") for run in its]
         group["headline"] = headline(its, group)
     every = [settings(group[0]) for group in together]
+
+    def telling(name: str) -> tuple:
+        """What has most values among the groups comes first: it tells them apart."""
+        return -len({json.dumps(config.get(name), sort_keys=True) for config in every}), name
+
     for group, own in zip(groups, every):
         other = {
             name for config in every for name in config | own if config.get(name) != own.get(name)
         }
-        group["differs"] = {name: own.get(name) for name in sorted(other)}
+        group["differs"] = {name: own.get(name) for name in sorted(other, key=telling)}
     told = [tell_run(run, names[id(run)], SHOWN_BYTES / len(runs)) for run in runs]
     lead = groups[0]["headline"]
     if len(groups) > 1:

@@ -38,9 +38,10 @@ class Guess:
     usage = "number"
 
     def open(self, question) -> dict:
-        """The hidden number: of the row's "number", or drawn."""
+        """The hidden number: of the row's "number", or drawn, the same whenever it is asked."""
         hidden = question.row.get("number") if question else None
-        return {"hidden": hidden or random.randint(1, 100), "guesses": []}
+        drawn = random.Random(str(question and question.messages)).randint(1, 100)
+        return {"hidden": hidden or drawn, "guesses": []}
 
     def run(self, argument: str, state: dict) -> str:
         guess = int(argument)

@@ -2,8 +2,9 @@
 
 sampling      live draw graphs shapes seeds sampling_params cpu_decoder served
 the step      schedule phases metrics steplog log_probs optimizers reward_calls
-a run         settings inputs config_file runfiles files checkpoints heartbeat processes ranks
-              models sft trackers
+              packed_trees
+a run         settings beginnings inputs config_file runfiles files checkpoints heartbeat
+              processes ranks models sft trackers
 its page      logged_runs logged_trees
 what comes in questions examples messages cells benchmarks plugins plain_code
 the tools     tool_result own_tools native_calls jail python_worker sandbox search corpus http

@@ -6,15 +6,18 @@
 4. note_changes     what --allow_change let change, in events.jsonl and on the screen
 """
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
-from config import NO_SETTINGS, Config, named_in
+from config import NO_SETTINGS, ColdStart, Config, named_in
 from support.files import write_aside
 from support.runfiles import complete, newest, sha256, shown_settings, step_in, versions
 from support.settings import free_names, new_names
 
+# what a run begins with and never reads again
+BEGINNING = {f.name for f in dataclasses.fields(ColdStart)} | {"model", "from_run"}
 FILES = ("data", "eval_data", "cold_start", "corpus")
 
 
@@ -82,13 +85,20 @@ def differences(before: dict, now: dict, files: set[str]) -> dict[str, tuple]:
 def refuse_another(run: Config, changed: dict[str, tuple]) -> None:
     """ValueError for what changed without --allow_change, and for names there that did not."""
     allowed, noted = named_in(run.allow_change), noted_values(run.out)
+    begins = [name for name in allowed if name in BEGINNING]
+    if begins:
+        names = ", ".join(f"--{name}" for name in begins)
+        why = f"{names} can only say how a run begins, and {run.out} has begun"
+        raise ValueError(f"--allow_change {','.join(begins)}: {why}: give another --out")
     left = [name for name in changed if name not in allowed]
     # a world's files follow from seed and world: only those are named
     left = [name for name in left if name in ("seed", "world")] or left
     if left:
         others = ", ".join(f"--{name} ({_told(name, changed[name])})" for name in left)
         names = ",".join([*allowed, *left])
-        advice = f"give another --out, or --allow_change {names} if this run shall go on so"
+        advice = "give another --out"
+        if not BEGINNING & set(left):
+            advice += f", or --allow_change {names} if this run shall go on so"
         raise ValueError(f"{run.out} holds a run with another {others}: {advice}")
     # a command that is given again finds its change made
     same = [name for name in allowed if name not in changed and name not in noted]

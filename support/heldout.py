@@ -59,8 +59,10 @@ def store(run: Config, log: Log, step: int, shares: list[list[tuple[int, dict, d
     result |= {"data": run.eval_data, "step": step, "versions": versions()}
     write_result(Path(run.out) / f"eval_{step:06d}.json", result)
     shown = ["unknown" if score is None else f"{score:.3f}" for score in scores]
-    for line in broken_format(faults_of(sampled)):
+    # said once
+    for line in broken_format(faults_of(sampled)) if "format" not in log.warned else ():
         tqdm.write(line)
+        log.warned |= {"format"}
     tqdm.write(
         f"step {step}: held-out {measure} {shown[0]}, greedy {shown[1]}, format errors "
         f"{numbers['eval_format_errors']:.3f} ({len(sampled)} x {run.eval_samples})"

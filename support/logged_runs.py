@@ -54,7 +54,7 @@ def read_lines(file: Path) -> list[dict]:
     if not file.is_file():
         return []
     with open(file, "rb") as lines:
-        return [row for row in map(parsed, lines) if "step" in row]
+        return [row for row in map(parsed, lines) if isinstance(row.get("step"), int)]
 
 
 def alarm_spans(alarms: list[tuple[int, str]], steps: list[int]) -> list[dict]:
@@ -90,10 +90,10 @@ def group_runs(runs: list[Run]) -> list[list[Run]]:
 
 
 def settings(run: Run) -> dict:
-    """The settings of a run without its seed, in names of files too."""
-    seed = re.compile(rf"(?<!\d){run.config.get('seed')}(?!\d)")
+    """The settings of a run without its seed, in the folder of a bundled world too."""
+    seed = re.compile(rf"(world/[a-z_]+-){run.config.get('seed')}(?!\d)")
     return {
-        name: seed.sub("SEED", value) if isinstance(value, str) else value
+        name: seed.sub(r"\1SEED", value) if isinstance(value, str) else value
         for name, value in run.config.items()
         if name not in FOLLOWS
     }

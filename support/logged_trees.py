@@ -70,7 +70,8 @@ def _key_of(line: bytes) -> tuple[int, int] | None:
     if found:
         return int(found[1]), int(found[2])
     row = parsed(line)
-    return (row["step"], row.get("group", 0)) if "step" in row else None
+    step, group = row.get("step"), row.get("group", 0)
+    return (step, group) if isinstance(step, int) and isinstance(group, int) else None
 
 
 def parsed(line: bytes | str) -> dict:
@@ -101,9 +102,16 @@ def read_tree(file: Path, place: Place) -> list[dict]:
     with open(file, "rb") as opened:
         opened.seek(place.start)
         rows = [parsed(line) for line in opened.read(place.size).splitlines()]
-    rows = [row for row in rows if "pieces" in row]
+    rows = [row for row in rows if _is_whole(row)]
     there = {row["index"] for row in rows}
     return [row for row in rows if row["parent"] is None or row["parent"] in there]
+
+
+def _is_whole(row: dict) -> bool:
+    """Has a row what a tree is drawn from?"""
+    lists = all(isinstance(row.get(name), list) for name in ("pieces", "mask"))
+    numbers = all(isinstance(row.get(name), int) for name in ("step", "index", "fork_at"))
+    return lists and numbers and isinstance(row.get("parent", ""), int | None)
 
 
 def clean(x: float | None, digits: int = 4) -> float | None:
@@ -124,7 +132,7 @@ def short_tree(rows: list[dict], texts: dict[str, int]) -> dict:
     A branch holds its own tokens only, from fork_at on.
     """
     about = {name: rows[0].get(name, 0) for name in ("step", "group")}
-    about["prompt"] = rows[0].get("prompt", "")[-PROMPT:]
+    about["prompt"] = str(rows[0].get("prompt") or "")[-PROMPT:]
     return about | {"rows": [_short_row(row, texts) for row in rows]}
 
 

@@ -2,8 +2,10 @@
 
 1. load_name     the object of that name in that file
 2. open_reward   a reward, checked
+3. told          an exception in one line
 """
 
+import functools
 import importlib.util
 import inspect
 import sys
@@ -43,8 +45,9 @@ def open_reward(place: str) -> Callable | None:
     if not place:
         return None
     function = load_name(place, "reward_fn")
-    if not callable(function) or inspect.iscoroutinefunction(function):
-        raise ValueError(f"--reward_fn {place} is no plain function: it must be, and not async")
+    if not is_plain(function):
+        wanted = "a function, or an object with __call__; no class, not async, no generator"
+        raise ValueError(f"--reward_fn {place} is no plain function: give {wanted}")
     try:
         inspect.signature(function).bind("rollout", "question")
     except TypeError:
@@ -55,6 +58,17 @@ def open_reward(place: str) -> Callable | None:
         # of some built-in functions nothing is known
         pass
     return function
+
+
+def is_plain(function: Any) -> bool:
+    """Can it be called for a value: no class, nothing async, no generator?"""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not callable(function) or inspect.isclass(function):
+        return False
+    kinds = inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction
+    bodies = function, type(function).__call__
+    return not any(kind(body) for kind in kinds for body in bodies)
 
 
 def _module(path: Path, what: str):
@@ -85,4 +99,12 @@ def told(problem: BaseException, path: str = "") -> str:
         return f"SyntaxError: {problem.msg} ({Path(problem.filename).name}, line {problem.lineno})"
     inside = [frame for frame in frames if frame.filename == path] or frames
     where = f" ({Path(inside[-1].filename).name}, line {inside[-1].lineno})" if inside else ""
-    return f"{type(problem).__name__}: {' '.join(str(problem).split())}{where}"
+    return f"{type(problem).__name__}: {' '.join(shown(problem, str).split())}{where}"
+
+
+def shown(thing: Any, form: Callable[[Any], str] = repr) -> str:
+    """A user's object in at most 200 characters, whatever its own repr or str does."""
+    try:
+        return f"{form(thing):.200}"
+    except Exception:
+        return f"a {type(thing).__name__} that cannot be shown"

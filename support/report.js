@@ -312,11 +312,18 @@ function render_head() {
     `its case: ${DATA.fillers.join(", ")}. All other tokens are content.`;
 }
 
+// the end of a path says more than its beginning
+function short(value) {
+  const text = JSON.stringify(value ?? null);
+  return text.length < 32 ? text : `…${text.slice(-30)}`;
+}
+
 function legend_of({ runs, seeds, differs, headline }) {
-  const settings = Object.entries(differs).filter(([, x]) => String(x).length < 24).slice(0, 4);
+  const all = Object.entries(differs), settings = all.slice(0, 4);
   const band = runs.length > 1 ? `, seeds ${seeds.join(", ")}: mean, band from lowest to ` +
     "highest, over the steps that all have" : "";
-  const other = settings.map(([key, value]) => `${key} ${JSON.stringify(value)}`).join(", ");
+  const other = settings.map(([key, value]) => `${key} ${short(value)}`).join(", ") +
+    (all.length > settings.length ? `, and ${all.length - settings.length} more settings` : "");
   return [el("b", {}, runs.join(", ")), DATA.groups.length > 1 ? `${band}. ${headline}` : band,
     el("span", { class: "note" }, other ? ` ${other}` : "")];
 }

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from rollout import Rollout
 from support.phases import in_phase
-from support.plugins import told
+from support.plugins import shown, told
 
 # asked for at once: a reward may wait for a server
 THREADS = 64
@@ -56,19 +56,26 @@ class Rewards:
     def _ask(self, rollout: Rollout) -> tuple[float, dict[str, float], str]:
         """(reward, its other numbers, what went wrong)."""
         try:
-            given = self.reward(rollout)
-        # a user's function may raise anything, and sys.exit() is no end of the run
-        except (Exception, SystemExit) as problem:
+            return read_reward(self.reward(rollout))
+        # in a thread of its own nothing that a user's function raises is a wish to end the run
+        except BaseException as problem:
             return 0.0, {}, told(problem)
-        parts = given if isinstance(given, dict) else {"reward": given}
-        try:
-            numbers = {str(name): float(value) for name, value in parts.items()}
-        except (TypeError, ValueError):
-            numbers = {}
-        if "reward" not in numbers or not all(map(math.isfinite, numbers.values())):
-            form = 'a number, or {"reward": number} with further numbers'
-            return 0.0, {}, f"it returned {given!r:.100}, which is not {form}"
-        return numbers.pop("reward"), numbers, ""
+
+
+def read_reward(given) -> tuple[float, dict[str, float], str]:
+    """What a reward function returned: the reward, its other numbers, what is wrong with it."""
+    parts = given if isinstance(given, dict) else {"reward": given}
+    try:
+        # float() takes texts too
+        known = "reward" in parts and not any(isinstance(x, (str, bytes)) for x in parts.values())
+        numbers = {str(name): float(value) for name, value in parts.items()} if known else {}
+    # a user's object may raise anything
+    except Exception:
+        numbers = {}
+    if not numbers or not all(map(math.isfinite, numbers.values())):
+        form = 'a number, or {"reward": number} with further numbers'
+        return 0.0, {}, f"it returned {shown(given)}, which is not {form}"
+    return numbers.pop("reward"), numbers, ""
 
 
 def broken_rewards(rollouts: list[Rollout]) -> list[str]:

@@ -51,9 +51,13 @@ class SamplingParams:
 def budgets_of(text: str) -> dict[str, int]:
     """The calls that each tool may be asked for: "python=5,search=10" by name."""
     parts = [part.partition("=") for part in text.split(",") if part.strip()]
+    names = [name.strip() for name, _, _ in parts]
     for name, _, count in parts:
-        if not (name.strip() and count.strip().isdecimal()):
-            wrong = f"must be NAME=N,NAME=N, such as python=5,search=10, got {text!r}"
+        number = count.strip().isdecimal() and count.isascii()
+        if not (name.strip() and number and names.count(name.strip()) == 1):
+            wrong = (
+                f"must be NAME=N,NAME=N, each name once, such as python=5,search=10, got {text!r}"
+            )
             raise ValueError(f"--max_tool_calls {wrong}")
     return {name.strip(): int(count) for name, _, count in parts}
 

@@ -118,6 +118,12 @@ def _graded(q: Question, sample: dict) -> dict:
     return sample | grades
 
 
+# what to do about it
+BROKEN = (
+    "Give worked examples (--cold_start), a --protocol that the model knows, or more --max_tokens"
+)
+
+
 def broken_format(faults: list[tuple[str, str]]) -> list[str]:
     """Where no response kept the format: the rule that most broke, and one of them; else nothing.
 
@@ -128,7 +134,7 @@ def broken_format(faults: list[tuple[str, str]]) -> list[str]:
     worst, count = Counter(fault for fault, _ in faults).most_common(1)[0]
     text = next(text for fault, text in faults if fault == worst)
     told = f"no response kept the format; most often ({count} of {len(faults)}): {worst}"
-    return [f"{told}. One of them:", f"  {shortened(text)!r}"]
+    return [f"{told}. {BROKEN}. One of them:", f"  {shortened(text)!r}"]
 
 
 def faults_of(rows: list[dict]) -> list[tuple[str, str]]:
@@ -274,6 +280,8 @@ def _table_row(name: str, rows: list[dict]) -> str:
     """One row of the table: percent, with the standard error where there is one."""
     n, k = numbers_of(rows), max(len(row["samples"]) for row in rows)
     calls = [status for row in rows for s in row["samples"] for _, _, status, _ in s["calls"]]
+    # a name may be any file's
+    name = " ".join(name.replace("|", "/").split())
     measures = [f"avg@{k}", f"pass@{k}", "f1", f"judge_avg@{k}", "format_errors", "truncated"]
     cells = [name, f"{len(rows)} x {k}", *[_percent(n, measure) for measure in measures]]
     cells.append(f"{n['reward']:.2f}" if "reward" in n else "")

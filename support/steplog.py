@@ -23,11 +23,15 @@ def write_step(run: Config, policy, log: Log, step: int, metrics: dict, rollouts
     for row in tree_rows(policy, step, rollouts, min(run.log_trees, run.prompts)):
         log.write("rollouts", row)
     new = [f"step {step}: {text}: {ADVICE[text]}" for text in warnings if text not in log.warned]
-    if step == 1 and metrics["format_errors"] == 1:
+    if step == 1 and metrics["format_errors"] == 1 and "format" not in log.warned:
         # of this process
         new += broken_format([(format_fault(r), r.text) for r in rollouts if r.parent is None])
-    # of this process
-    new += [f"step {step}: {line}" for line in broken_rewards(rollouts)]
+        log.warned |= {"format"}
+    # of this process; how many fail is in the log, as reward_failed
+    failed = broken_rewards(rollouts)
+    if "rewards" not in log.warned:
+        new += [f"step {step}: {line}; said once: see reward_failed" for line in failed]
+        log.warned |= {"rewards"} if failed else set()
     told = [step_line(step, log.latest), *branch_lines(policy, rollouts, run.print_branches)]
     for line in told + new:
         tqdm.write(line)
@@ -152,17 +156,17 @@ def step_line(step: int, numbers: dict) -> str:
     scores = {name: numbers.get(name) for name in ("reward", "eval_greedy", "entropy")}
     reward, accuracy, entropy = ["" if x is None else _short(x) for x in scores.values()]
     accuracy = f"eval {accuracy:5}" if accuracy else " " * 10
-    seconds = numbers["seconds"]
+    seconds, calls = numbers["seconds"], numbers["calls"]
     return (
         f"step {step:4} reward {reward:>6} {accuracy} length {numbers['length']:4.0f} "
-        f"calls {numbers['calls']:4.1f} entropy {entropy:>5} "
+        f"calls {calls:{'4.1f' if calls < 99.95 else '4.0f'}} entropy {entropy:>5} "
         f"{seconds:{'4.1f' if seconds < 100 else '4.0f'}} s"
     )
 
 
 def _short(x: float) -> str:
-    """A number in few characters."""
-    return f"{x:.3f}" if abs(x) < 10 else f"{x:.4g}"
+    """A number in at most six characters, as long as its exponent has two digits."""
+    return f"{x:.3f}" if abs(x) < 9.9995 else f"{x:.0f}" if abs(x) < 99999.5 else f"{x:.0e}"
 
 
 def bar_text(metrics: dict) -> str:

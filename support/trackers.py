@@ -46,7 +46,9 @@ class WandB:
             file.write_text(uuid.uuid4().hex)
         name, settings = Path(run.out).name, shown_settings(run)
         which = dict(project=PROJECT, name=name, id=file.read_text(), resume="allow")
-        self.run = wandb.init(dir=run.out, config=settings, **which)
+        # no summary of all numbers at the end
+        quiet = wandb.Settings(quiet=True)
+        self.run = wandb.init(dir=run.out, config=settings, settings=quiet, **which)
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         self.run.log(numbers, step=step)
@@ -85,9 +87,15 @@ def missing_trackers(run) -> list[str]:
     for name in named_trackers(run.log):
         if name not in TRACKERS:
             lines.append(f"--log: unknown {name!r}, not one of {known}")
-        elif find_spec(name) is None:
+        elif not is_installed(name):
             lines.append(f"--log {name} needs a package: pip install {name}")
     return lines
+
+
+def is_installed(package: str) -> bool:
+    """Is there such a package? A mere folder of its name, such as the logs of W&B, is none."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def open_trackers(run: Config, done: int) -> list:

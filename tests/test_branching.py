@@ -267,6 +267,12 @@ def test_both_above_average_excludes_the_positive_product_of_two_negatives(data)
 # ---- choose_branch_points
 
 
+@pytest.mark.parametrize("point", [1.0, "1", True, None])
+def test_a_point_that_is_no_whole_number_is_named(point):
+    with pytest.raises(ValueError, match=r"points are whole numbers: \(row, token\) in \[\(1, "):
+        fork_points(torch.ones(2, 5), points=[[2], [point]])
+
+
 def test_choose_order_ties_and_candidates():
     score = torch.tensor([[1.0, 3.0, 3.0, 9.0, 2.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
     ok = torch.tensor([[True, True, True, False, True], [False, True, True, False, True]])
@@ -274,7 +280,7 @@ def test_choose_order_ties_and_candidates():
     assert choose_branch_points(score, ok, 99) == [[1, 2, 4, 0], [1, 2, 4]]
     assert choose_branch_points(score, ok, 0) == [[], []]
     assert choose_branch_points(score, torch.zeros_like(ok), 3) == [[], []]
-    with pytest.raises(ValueError, match="k must be >= 0"):
+    with pytest.raises(ValueError, match="k must be a whole number >= 0"):
         choose_branch_points(score, ok, -1)
     with pytest.raises(ValueError, match="shapes differ, .*score .2, 5., candidates .2, 4."):
         choose_branch_points(score, ok[:, 1:], 1)

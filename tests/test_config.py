@@ -284,6 +284,9 @@ def test_a_gradient_need_not_be_clipped():
         assert run.clip_grad == float(text)
 
 
+PAPER = ["--preset", "paper", "--algo", "appo"]
+
+
 @pytest.fixture
 def earlier(tmp_path):
     """A run with checkpoints after steps 20 and 40."""
@@ -314,6 +317,56 @@ def test_a_run_from_a_step_of_another(earlier, tmp_path):
     assert read_settings(flags).model == str(earlier / "step_000040")
     again = read_settings(["--config", str(out / "config.json"), "--out", str(tmp_path / "z")])
     assert dataclasses.replace(again, out=run.out) == run
+
+
+@pytest.mark.parametrize("algo, flags", [("grpo", ["--algo", "appo"]), ("released", PAPER)])
+def test_another_method_than_that_of_the_run_brings_its_own_numbers(earlier, algo, flags):
+    """What the old method or preset had set does not stay, what the user had set does."""
+    old = PRESETS["released"] | {"preset": "released"} if algo == "released" else ALGOS["grpo"]
+    saved = json.loads((earlier / "config.json").read_text()) | {"algo": algo} | old
+    (earlier / "config.json").write_text(json.dumps(saved))
+    run, plain = read_settings(["--from", str(earlier), *flags]), Config()
+    for name in old.keys() | {"algo", "preset"}:
+        assert getattr(run, name) == getattr(plain, name), name
+    assert run.lr == 0.5
+    kept = read_settings(["--from", str(earlier), "--lr", "0.1"])
+    assert kept.algo == algo and kept.branches == old["branches"]
+
+
+@pytest.mark.parametrize(
+    "flags, sizes",
+    [
+        (["--minibatch", "10"], (120, 10)),
+        (["--minibatch", "200"], (200, 200)),
+        (["--prompts", "8"], (8, 8)),
+        (["--prompts", "20"], (20, 10)),
+        (["--prompts", "7"], (7, 7)),
+        ([], (128, 16)),
+    ],
+)
+def test_one_of_prompts_and_minibatch_fits_the_other(flags, sizes):
+    run = read_settings(["--model", "m", "--data", "d", *flags])
+    assert (run.prompts, run.minibatch) == sizes
+
+
+def test_a_bad_start_is_the_only_thing_said(tmp_path):
+    with pytest.raises(ValueError) as said:
+        read_settings(["--from", str(tmp_path / "none")], lambda c, given: ["there is no model"])
+    assert str(said.value).count("\n") == 0 and "is no checkpoint of a run" in str(said.value)
+
+
+def test_a_run_s_folder_in_other_words_is_the_same(earlier, tmp_path, monkeypatch):
+    """Its beginning stays, though the folder has a newer step by now."""
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "y"
+    flags = ["--data", "d", "--out", str(out)]
+    (earlier / "latest").write_text("step_000020")
+    run = read_settings(["--model", "x", *flags])
+    out.mkdir()
+    (out / "config.json").write_text(json.dumps(dataclasses.asdict(run)))
+    (earlier / "latest").write_text("step_000040")
+    for model in ("x", str(earlier), "./x", str(earlier / "step_000020")):
+        assert read_settings(["--model", model, *flags]).model == run.model
 
 
 def test_a_run_s_folder_as_model(earlier, tmp_path):

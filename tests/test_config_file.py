@@ -42,6 +42,18 @@ def test_a_change_is_refused_with_advice_that_loses_nothing(begun):
     assert json.load(open(f"{begun.out}/config.json"))["lr"] == 1e-5
 
 
+@pytest.mark.parametrize("change", [{"model": "other"}, {"cold_steps": 7}])
+def test_how_a_run_began_cannot_change(begun, change):
+    """Its weights come from its checkpoint: another model would be named and never read."""
+    (name,) = change
+    other = dataclasses.replace(begun, **change)
+    with pytest.raises(ValueError, match=f"another --{name} .*: give another --out$"):
+        write_config(other, "whole")
+    allowed = dataclasses.replace(other, allow_change=name)
+    with pytest.raises(ValueError, match=f"--{name} can only say how a run begins"):
+        write_config(allowed, "whole")
+
+
 def test_a_change_that_is_allowed_is_kept_and_told_once(begun, capsys):
     other = dataclasses.replace(begun, lr=2e-5, prompts=64, allow_change="lr, prompts")
     write_config(other, "whole")

@@ -51,7 +51,7 @@ BAD = {
         "row 1: the prompt has \\d+ tokens, --max_prompt is 8",
     ),
     "few questions": (
-        lambda t: dict(data=t / "three.jsonl", max_prompt=2048),
+        lambda t: dict(data=t / "three.jsonl", max_prompt=2048, prompts=16),
         "3 questions, fewer than --prompts 16",
     ),
     "sandbox": (

@@ -54,6 +54,15 @@ def test_another_number_than_the_seed_keeps_runs_apart(tmp_path):
     assert len(group_runs(runs)) == 2
 
 
+def test_the_seed_s_digit_in_the_name_of_a_model_is_no_seed(tmp_path):
+    def of(name, seed, model):
+        return made(tmp_path, name, [step_row(1, 0.1)], seed=seed, model=model)
+
+    three = [of(str(seed), seed, "Qwen/Qwen2.5-1.5B") for seed in (1, 2, 5)]
+    assert len(group_runs(three)) == 1
+    assert len(group_runs([of("a", 7, "Qwen2.5-7B"), of("b", 3, "Qwen2.5-3B")])) == 2
+
+
 def test_bands_are_mean_lowest_and_highest_over_common_steps(tmp_path):
     rewards = {"a": [0.1, 0.5, 0.9], "b": [0.3, 0.6], "c": [0.8, 0.7, 0.2]}
     runs = [
@@ -93,6 +102,11 @@ def test_numbers_that_are_missing_or_not_finite(tmp_path):
     rows = [step_row(1, 0.5, loss=math.nan), step_row(2, 0.6, loss=0.25, note="x")]
     curves = curves_of([made(tmp_path, "a", rows)])["curves"]
     assert curves["loss"]["mean"] == [None, 0.25] and "note" not in curves
+
+
+def test_rows_that_are_none_are_left_out(tmp_path):
+    run = made(tmp_path, "a", [{"step": None}, {"step": "x", "reward": 1}, step_row(1, 0.5)])
+    assert list(run.rows) == [1]
 
 
 def test_small_numbers_keep_their_digits(tmp_path):

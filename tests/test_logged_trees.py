@@ -56,6 +56,14 @@ def test_a_branch_without_its_parent_is_left_out(tmp_path):
     assert [row["index"] for row in told(tmp_path, made_tree()[1:])["trees"][0]["rows"]] == [1]
 
 
+@pytest.mark.parametrize("name", ["index", "parent", "pieces", "mask", "fork_at", "prompt"])
+def test_rows_that_lack_something_are_no_error(tmp_path, name):
+    rows = [row | {name: None} for row in made_tree()]
+    del rows[1][name]
+    trees = told(tmp_path, rows)["trees"]
+    assert [len(tree["rows"]) for tree in trees] == {"parent": [4], "prompt": [5]}.get(name, [])
+
+
 def test_branch_points():
     points = branch_points(made_tree())
     first = {"step": 1, "group": 0, "index": 2, "fork_at": 1, "before": " So", "after": " Well"}

@@ -69,6 +69,16 @@ def test_a_place_that_is_none(place, said):
         ("def score(:\n", r"SyntaxError: .*\(own.py, line 1\)"),
         ("score = 3\n", r"is no plain function"),
         ("async def score(r, q): pass\n", r"is no plain function.*not async"),
+        ("def score(r, q): yield 1\n", r"is no plain function.*no generator"),
+        ("class score:\n    def __init__(self, r, q): pass\n", r"is no plain function.*no class"),
+        (
+            "class A:\n    async def __call__(self, r, q): pass\nscore = A()\n",
+            r"is no plain function.*not async",
+        ),
+        (
+            "import functools\nasync def f(r, q): pass\nscore = functools.partial(f)\n",
+            r"is no plain function.*not async",
+        ),
         (
             "def score(rollout): pass\n",
             r"must take \(rollout, question\), this one takes \(rollout",

@@ -1,5 +1,6 @@
 """support/reward_calls.py: rewards in threads, numbers of any kind, failures."""
 
+import asyncio
 import math
 import sys
 import threading
@@ -42,10 +43,19 @@ def test_what_counts_as_a_number(given, reward, parts):
     assert (r.reward, r.reward_parts, r.reward_fault) == (reward, parts, "")
 
 
+class Unshown:
+    """Neither a number nor a text."""
+
+    def __repr__(self):
+        raise RuntimeError
+
+
 @pytest.mark.parametrize(
     "given",
     [None, math.nan, math.inf, "high", [], {}, {"score": 1}, {"reward": None}]
-    + [{"reward": 1, "length": math.nan}, {"reward": 1, "how": "well"}, torch.zeros(2)],
+    + [{"reward": 1, "length": math.nan}, {"reward": 1, "how": "well"}, torch.zeros(2)]
+    + ["0.7", {"reward": "1"}, {"reward": 1, "long": 10**400}, torch.zeros(1, device="meta")]
+    + [Unshown()],
 )
 def test_what_does_not(given):
     (r,) = rewarded(rollouts_of(0), lambda r: given)
@@ -71,6 +81,24 @@ def test_a_failed_reward_is_the_mean_of_its_group():
     (line,) = broken_rewards(rollouts)
     assert line.startswith("the reward of 3 of 5 rollouts failed: ZeroDivisionError: division")
     assert "test_reward_calls.py, line" in line
+
+
+class Mute(Exception):
+    """Its message cannot be had."""
+
+    def __str__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "problem", [asyncio.CancelledError(), KeyboardInterrupt(), GeneratorExit(), Mute()]
+)
+def test_whatever_a_reward_raises_is_its_failure(problem):
+    def reward(rollout):
+        raise problem
+
+    (r,) = rewarded(rollouts_of(0), reward)
+    assert r.reward == 0 and r.reward_fault.startswith(type(problem).__name__)
 
 
 def test_a_reward_that_exits_has_failed():

@@ -131,6 +131,11 @@ def test_levels_have_rows_of_their_own():
     assert len({line.count("|") for line in lines}) == 1
 
 
+def test_a_name_of_a_file_breaks_no_row():
+    lines = table({"math|hard\nset": {"rows": [made_row("a", ("5", []))]}}).split("\n")
+    assert len(lines) == 3 and len({line.count("|") for line in lines}) == 1
+
+
 def test_where_no_response_keeps_the_format_the_worst_rule_is_named_and_one_shown():
     faults = [("no <think>", "first"), ("no <think>", "second"), ("too long", "x" * 2000)]
     told, shown = broken_format(faults)

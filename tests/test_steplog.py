@@ -91,6 +91,9 @@ def test_a_step_s_line_fits_80_columns():
     wide = dict(reward=-99.123, length=32768.0, calls=99.9, entropy=11.93, seconds=9999.0)
     for accuracy in (1.0, None):
         assert len(step_line(9999, wide | {"eval_greedy": accuracy})) <= 80
+    huge = dict(reward=-69710.4, eval_greedy=-12345.678, length=65536, calls=1234.5)
+    assert len(step_line(9999, wide | huge | {"seconds": 99.0})) <= 80
+    assert "reward -1e+07 " in step_line(1, wide | {"reward": -1.2e7})
 
 
 def test_totals_are_those_of_all_steps():

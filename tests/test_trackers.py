@@ -48,6 +48,13 @@ def test_an_unknown_or_missing_package_is_named(monkeypatch):
     assert missing_trackers(types.SimpleNamespace(log="")) == []
 
 
+def test_a_folder_of_that_name_is_no_package(tmp_path, monkeypatch):
+    """W&B leaves one beside the program; Python takes it for a package without a file."""
+    (tmp_path / "left_behind").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not trackers.is_installed("left_behind") and trackers.is_installed("json")
+
+
 def test_no_package_is_imported_unasked():
     code = (
         "import sys, support.trackers; print({'wandb', 'trackio', 'tensorboard'} & {*sys.modules})"
@@ -64,7 +71,7 @@ def test_what_a_package_is_told(run, monkeypatch, name):
     stub = types.SimpleNamespace(
         log=lambda numbers, step: told.append((step, numbers)), finish=lambda: told.append("end")
     )
-    package = types.SimpleNamespace(init=lambda **how: begun.append(how) or stub)
+    package = types.SimpleNamespace(init=lambda **how: begun.append(how) or stub, Settings=dict)
     monkeypatch.setitem(sys.modules, name, package)
     run = dataclasses.replace(run, log=name)
     logged(run, ROWS)
