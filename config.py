@@ -21,6 +21,7 @@ from support.settings import (
     free,
     free_names,
     new_names,
+    outlived,
     parser_for,
     problems,
     read_json,
@@ -32,6 +33,7 @@ from support.settings import (
 LAPTOP = Path(__file__).parent / "configs" / "laptop.json"
 # what the config.json of a run holds besides settings
 NO_SETTINGS = {"versions", "data_sha256", "sandbox_level"}
+RETIRED = {"surrogate": ("ppo", "begin a run of its own with --algo {}")}
 USAGE = "python train.py [--config FILE] [--SETTING VALUE ...]"
 EPILOG = "python -m extras.plan with the same flags prints what the run will cost."
 PLAN = "--plan is a command of its own: python -m extras.plan, with the same flags"
@@ -88,9 +90,6 @@ class Method:
         "avg", "both groups: average (paper), sum (released code), Eq. 6 as printed, or one group"
     )
     std_correction: Literal[0, 1] = fixed(0, "group std: 0 population (released code), 1 unbiased")
-    surrogate: Literal["ppo", "gppo", "cispo"] = fixed(
-        "ppo", "PPO's clip, GPPO's (bounded gradient) or CISPO's (clipped weight of log-probs)"
-    )
     clip_low: float = fixed(0.2, "ratio clip below 1, in [0, 1] (released code 0.2)", 0)
     clip_high: float = fixed(0.28, "ratio clip above 1 (released code 0.28)", 0)
     clip_c: float = fixed(
@@ -300,6 +299,12 @@ def algo_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
             f"--algo {c.algo} has neither branches nor a future term, got "
             f"--branches {c.branches} and --future_weight {c.future_weight}: leave them out",
         )
+    for name in NO_USE.get(c.algo, ()):
+        if getattr(c, name) != ALGOS[c.algo][name]:
+            yield (
+                ("algo", name),
+                f"--algo {c.algo} has no use for --{name}, got {getattr(c, name)}: leave it out",
+            )
     if c.algo == "released" and c.ppo_epochs > 1:
         yield (
             ("algo", "ppo_epochs"),
@@ -360,18 +365,20 @@ ALGOS = {
     "released": {},
     "deep": {},
     "grpo": PLAIN,
-    "dr_grpo": PLAIN,
+    "dr_grpo": PLAIN | {"aggregate": "seq-mean", "std_correction": 0},
     "dapo": PLAIN,
     "reinforce_pp": PLAIN,
     "reinforce_pp_baseline": PLAIN,
-    "gppo": PLAIN,
-    "cispo": PLAIN,
+    "gppo": PLAIN | {"aggregate": "token-mean"},
+    "cispo": PLAIN | {"aggregate": "token-mean", "clip_low": 1.0, "clip_c": INF},
     "gigpo": PLAIN,
     "tempo": PLAIN,
     "arpo": {},
     "arpo_released": {},
     "tree_grpo": {},
 }
+# settings without a meaning for a method: they stay as ALGOS says
+NO_USE = {"dr_grpo": ("aggregate", "std_correction"), "cispo": ("clip_c",)}
 PRESETS = {
     "paper": {},
     "released": dict(initial=8, branches=1, future_weight=1.0, half_life=64.0, score_half_life=INF)
@@ -399,13 +406,14 @@ def read_settings(
     flags = typed(Config, parsed)
     given = flags.pop("config")
     path = given or ("" if {"model", "from_run"} & flags.keys() else str(LAPTOP))
-    file, found = read_json(Config, path, NO_SETTINGS) if path else ({}, [])
+    file, found = read_json(Config, path, NO_SETTINGS, RETIRED) if path else ({}, [])
     found += [PLAN] if "--plan" in unknown else unknown_flags(parser, unknown)
     old, wrong = settings_behind(str((file | flags).get("from_run", "")))
     preset = PRESETS.get(str((file | flags).get("preset")), {})
-    chosen = old | preset | file
-    algo = ALGOS.get(str((chosen | flags).get("algo")), {})
-    chosen = chosen | algo | flags
+    algo = (old | preset | file | flags).get("algo")
+    # a run that is taken over has said what it wants of its method
+    usual = {} if old.get("algo") == algo else ALGOS.get(str(algo), {})
+    chosen = old | preset | usual | file | without_choice(str(algo)) | flags
     values = {f.name: f.default for f in dataclasses.fields(Config)} | chosen
     if is_blank(file | flags, "out"):
         found.append("--out is empty: name a folder, or leave it out")
@@ -419,6 +427,13 @@ def read_settings(
     if found:
         raise ValueError("\n".join(found) + (f" (flags and {given})" if given else ""))
     return Config(**values)
+
+
+def without_choice(algo: str) -> dict:
+    """The settings that a method has no use for, as they have to be."""
+    own = ALGOS.get(algo, {})
+    plain = PLAIN if own.get("branches") == 0 else {}
+    return {name: own[name] for name in (*plain, *NO_USE.get(algo, ()))}
 
 
 def is_blank(given: dict, name: str) -> bool:
@@ -436,7 +451,8 @@ def settings_behind(start: str) -> tuple[dict, list[str]]:
         return {}, [f"--from {start} is no checkpoint of a run, nor the folder of one that has any"]
     values, _ = read_json(Config, str(config), NO_SETTINGS)
     own = {"out", "model", "cold_start", "from_run", "allow_change"}
-    return {name: value for name, value in values.items() if name not in own}, []
+    wrong = outlived(str(config), json.loads(config.read_text()), RETIRED)
+    return {name: value for name, value in values.items() if name not in own}, wrong
 
 
 def beginning(values: dict, before: dict) -> dict:

@@ -10,10 +10,10 @@ import json
 import re
 from pathlib import Path
 
-from config import NO_SETTINGS, Config, named_in
+from config import NO_SETTINGS, RETIRED, Config, named_in
 from support.files import write_aside
 from support.runfiles import complete, newest, sha256, shown_settings, step_in, versions
-from support.settings import free_names, new_names
+from support.settings import free_names, new_names, outlived
 
 FILES = ("data", "eval_data", "cold_start", "corpus")
 
@@ -48,6 +48,8 @@ def check_changes(run: Config, path: Path, now: dict, files: set[str]) -> None:
         why = "without it nothing says whether this is the same run"
         newer = f"a new run may begin with --model {newest(run.out) or run.model} and another --out"
         raise ValueError(f"{path} cannot be read: {problem}; {why}: mend it; {newer}") from None
+    if lines := outlived(str(path), before, RETIRED):
+        raise ValueError("\n".join(lines))
     old, new = before.get("data_sha256", {}), now["data_sha256"]
     # a mended reward or tool may go on
     code = code_of(run)
