@@ -10,8 +10,8 @@ Without branches and with b = 0 this is GRPO. Differs from the released code in:
 averaged, not summed; a group without variance gets exactly 0; every rollout weighs the same
 whatever its length and whichever micro-batch it falls in.
 
-Pure functions on tensors; no sibling is imported. Axes: N initial rollouts of a prompt,
-K branches, R rollouts of a batch, T response tokens.
+Pure functions on tensors; imports torch and the standard library. Axes: N initial rollouts of a
+prompt, K branches, R rollouts of a batch, T response tokens.
 mask: True (or 1) where the policy chose the token; False for tool results and padding.
 """
 
