@@ -10,10 +10,12 @@ Without branches and with b = 0 this is GRPO. Differs from the released code in:
 averaged, not summed; a group without variance gets exactly 0; every rollout weighs the same
 whatever its length and whichever micro-batch it falls in.
 
-Pure functions on tensors; this file imports torch only. Axes: N initial rollouts of a prompt,
-K branches, R rollouts of a batch, T response tokens.
+Pure functions on tensors; imports torch and the standard library. Axes: N initial rollouts of a
+prompt, K branches, R rollouts of a batch, T response tokens.
 mask: True (or 1) where the policy chose the token; False for tool results and padding.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,12 +23,16 @@ from torch import Tensor
 STD_EPS = 1e-6
 # keeps exp() finite; any such ratio is far outside the clip range
 LOG_RATIO_LIMIT = 20.0
+# (logp, ratio, A, bounds of the ratio, clip_c) -> loss per token, (R, T)
+Surrogate = Callable[[Tensor, Tensor, Tensor, tuple[float, float], float], Tensor]
 
 
-def group_advantage(rewards: Tensor, correction: int = 0, group: Tensor | None = None) -> Tensor:
+def group_advantage(
+    rewards: Tensor, correction: int = 0, group: Tensor | None = None, scale: bool = True
+) -> Tensor:
     """Rewards in standard deviations from the mean of their group.
 
-        A_n = (R_n - mean(R)) / (std(R) + 1e-6)
+        A_n = (R_n - mean(R)) / (std(R) + 1e-6);   without scale: A_n = R_n - mean(R)
 
     Args:    rewards: (G,). correction: 0 population std (released APPO code), 1 unbiased (verl).
              group: (G,) integers, the same for all rollouts of a prompt; None: one group.
@@ -34,7 +40,7 @@ def group_advantage(rewards: Tensor, correction: int = 0, group: Tensor | None =
     Raises:  ValueError for other shapes.
     """
     everyone = rewards, _group_of(rewards, group)
-    return _standardized(everyone, everyone, correction)
+    return _standardized(everyone, everyone, correction, scale)
 
 
 def dual_group_advantage(
@@ -111,6 +117,14 @@ def scale_by_future(
     return adv * (1.0 + b * omega.detach().clamp(*clip))
 
 
+def ppo_surrogate(
+    logp: Tensor, ratio: Tensor, A: Tensor, bounds: tuple[float, float], clip_c: float
+) -> Tensor:
+    """PPO's loss per token, (R, T): max(-A ratio, -A clip(ratio)); if A < 0 at most -clip_c A."""
+    loss = torch.maximum(-A * ratio, -A * ratio.clamp(*bounds))
+    return torch.where((A < 0) & (ratio > clip_c), -clip_c * A, loss)
+
+
 def policy_loss(
     logp: Tensor,
     logp_old: Tensor,
@@ -123,7 +137,7 @@ def policy_loss(
     total: float | None = None,
     logp_ref: Tensor | None = None,
     kl_coef: float = 0.0,
-    surrogate: str = "ppo",
+    surrogate: Surrogate = ppo_surrogate,
 ) -> tuple[Tensor, dict]:
     """The clipped policy-gradient loss, to be minimised (Eq. 8), with a dual clip.
 
@@ -134,7 +148,7 @@ def policy_loss(
 
     Give micro-batches the total of their mini-batch: the losses then add up to that of the whole.
     Args:    logp: (R, T) with gradient; logp_old, adv, logp_ref: (R, T) without; mask: (R, T).
-             clip_c: >= 1, inf for none. surrogate: see `_surrogate`.
+             clip_c: >= 1, inf for none. surrogate: gives l instead.
              kl_coef * low_variance_kl(logp, logp_ref) is added to every token.
     Returns: (loss, stats): a scalar; means over the policy tokens, and "tokens", their number.
     Raises:  ValueError for other shapes or names than these.
@@ -152,7 +166,7 @@ def policy_loss(
     log_ratio = logp - torch.where(mask, _float(logp_old.detach()), 0.0)
     ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()  # (R, T)
     A = torch.where(mask, _float(adv.detach()), 0.0)
-    loss = _surrogate(surrogate, logp, ratio, A, (1 - clip_low, 1 + clip_high), clip_c)
+    loss = surrogate(logp, ratio, A, (1 - clip_low, 1 + clip_high), clip_c)
     kl = torch.zeros_like(loss)
     if logp_ref is not None:
         kl = low_variance_kl(logp, torch.where(mask, _float(logp_ref), 0.0))
@@ -194,26 +208,6 @@ def low_variance_kl(logp: Tensor, logp_ref: Tensor) -> Tensor:
     return d.exp() - d - 1
 
 
-def _surrogate(
-    kind: str, logp: Tensor, ratio: Tensor, A: Tensor, bounds: tuple[float, float], clip_c: float
-) -> Tensor:
-    """The clipped loss per token, (R, T), before masks and means.
-
-    "ppo"    max(-A ratio, -A clip(ratio)); where A < 0 at most -clip_c A
-    "gppo"   the same value; a clipped token keeps the gradient bound * A, a dual-clipped one has 0
-    "cispo"  -sg(clip(ratio)) A logp; no dual clip
-    """
-    if kind not in ("ppo", "gppo", "cispo"):
-        raise ValueError(f"surrogate must be 'ppo', 'gppo' or 'cispo', got {kind!r}")
-    clipped = ratio.clamp(*bounds)
-    if kind == "cispo":
-        return -clipped.detach() * A * logp
-    if kind == "gppo":
-        clipped = clipped.detach() * ratio / ratio.detach()
-    loss = torch.maximum(-A * ratio, -A * clipped)
-    return torch.where((A < 0) & (ratio > clip_c), -clip_c * A, loss)
-
-
 def _group_of(rewards: Tensor, group: Tensor | None) -> Tensor:
     """The prompt of each reward, (G,), by default the same for all."""
     group = torch.zeros_like(rewards, dtype=torch.long) if group is None else group
@@ -224,7 +218,10 @@ def _group_of(rewards: Tensor, group: Tensor | None) -> Tensor:
 
 
 def _standardized(
-    judged: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor], correction: int
+    judged: tuple[Tensor, Tensor],
+    others: tuple[Tensor, Tensor],
+    correction: int,
+    scale: bool = True,
 ) -> Tensor:
     """Rewards in standard deviations of the others of their group; 0 where those do not vary.
 
@@ -235,8 +232,8 @@ def _standardized(
     for g in group.unique():
         mine, theirs = group == g, _float(others[0])[others[1] == g]
         if len(theirs) > 1 and theirs.max() != theirs.min():
-            std = theirs.std(correction=correction)
-            z[mine] = (rewards[mine] - theirs.mean()) / (std + STD_EPS)
+            unit = theirs.std(correction=correction) + STD_EPS if scale else 1.0
+            z[mine] = (rewards[mine] - theirs.mean()) / unit
     return z
 
 

@@ -348,5 +348,4 @@ def loss_of(
         total=total,
         logp_ref=rows("logp_ref") if config.kl_coef else None,
         kl_coef=config.kl_coef,
-        surrogate=config.surrogate,
     )

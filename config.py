@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from methods import ALGOS, PRESETS
+from methods import ALGOS, NO_USE, PLAIN, PRESETS, RETIRED
 from support.beginnings import (
     beginning,
     crossed_out,
@@ -81,9 +81,6 @@ class Method:
         "avg", "both groups: average (paper), sum (released code), Eq. 6 as printed, or one group"
     )
     std_correction: Literal[0, 1] = fixed(0, "group std: 0 population (released code), 1 unbiased")
-    surrogate: Literal["ppo", "gppo", "cispo"] = fixed(
-        "ppo", "PPO's clip, GPPO's (bounded gradient) or CISPO's (clipped weight of log-probs)"
-    )
     clip_low: float = fixed(0.2, "ratio clip below 1, in [0, 1] (released code 0.2)", 0)
     clip_high: float = fixed(0.28, "ratio clip above 1 (released code 0.28)", 0)
     clip_c: float = fixed(
@@ -293,6 +290,12 @@ def algo_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
             f"--algo {c.algo} has neither branches nor a future term, got "
             f"--branches {c.branches} and --future_weight {c.future_weight}: leave them out",
         )
+    for name in NO_USE.get(c.algo, ()):
+        if getattr(c, name) != ALGOS[c.algo][name]:
+            yield (
+                ("algo", name),
+                f"--algo {c.algo} has no use for --{name}, got {getattr(c, name)}: leave it out",
+            )
     if c.algo == "released" and c.ppo_epochs > 1:
         yield (
             ("algo", "ppo_epochs"),
@@ -364,7 +367,7 @@ def read_settings(
     flags = typed(Config, parsed)
     given = flags.pop("config")
     path = given or ("" if {"model", "from_run"} & flags.keys() else str(LAPTOP))
-    read = partial(read_json, Config, ignored=NO_SETTINGS)
+    read = partial(read_json, Config, ignored=NO_SETTINGS, retired=RETIRED)
     file, found = read(path) if path else ({}, [])
     found += [PLAN] if "--plan" in unknown else unknown_flags(parser, unknown)
     old, wrong = settings_behind(str((file | flags).get("from_run", "")), file | flags, read)
@@ -372,9 +375,10 @@ def read_settings(
         # what else follows from it would only hide it
         raise ValueError("\n".join(found + wrong))
     preset = PRESETS.get(str((file | flags).get("preset")), {})
-    chosen = old | preset | file
-    algo = ALGOS.get(str((chosen | flags).get("algo")), {})
-    chosen = chosen | algo | flags
+    algo = (old | preset | file | flags).get("algo")
+    # a run that is taken over has said what it wants of its method
+    usual = {} if old.get("algo") == algo else ALGOS.get(str(algo), {})
+    chosen = old | preset | usual | file | without_choice(str(algo)) | flags
     values = {f.name: f.default for f in dataclasses.fields(Config)} | chosen
     values |= sizes_that_fit(values, chosen.keys())
     if is_blank(file | flags, "out"):
@@ -401,6 +405,13 @@ def sizes_that_fit(values: dict, given: Iterable[str]) -> dict:
     if "minibatch" not in given:
         return {"minibatch": max(m for m in range(1, minibatch + 1) if prompts % m == 0)}
     return {}
+
+
+def without_choice(algo: str) -> dict:
+    """The settings that a method has no use for, as they have to be."""
+    own = ALGOS.get(algo, {})
+    plain = PLAIN if own.get("branches") == 0 else {}
+    return {name: own[name] for name in (*plain, *NO_USE.get(algo, ()))}
 
 
 def is_blank(given: dict, name: str) -> bool:

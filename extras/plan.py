@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import Config, read_settings
+from config import ALGOS, Config, read_settings
 from extras.fits import fits
 from extras.memory import (
     GIB,
@@ -160,7 +160,7 @@ def step_flops(shape: Shape, run: Config, hardware: Hardware) -> dict[str, float
 def scoring_passes(run: Config) -> int:
     """Passes without a gradient over all rollouts of a step: logp_old, now, the reference."""
     reference = run.kl_coef > 0
-    if run.algo == "grpo":
+    if ALGOS[run.algo].get("branches") == 0:
         # nothing asks for now; in float32 the sampler's log-probs serve as logp_old
         return reference + (run.dtype == "bfloat16" or reference)
     return 1 + run.ppo_epochs + reference

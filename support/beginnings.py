@@ -11,8 +11,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from methods import ALGOS, PRESETS
+from methods import ALGOS, PRESETS, RETIRED
 from support.files import newest_in
+from support.settings import outlived
 
 
 def settings_behind(
@@ -34,7 +35,8 @@ def settings_behind(
     if {"algo", "preset"} & given.keys():
         own |= {"preset", *PRESETS.get(str(values.get("preset")), {})}
         own |= ALGOS.get(str(values.get("algo")), {}).keys()
-    return {name: value for name, value in values.items() if name not in own}, []
+    wrong = outlived(str(config), json.loads(config.read_text()), RETIRED)
+    return {name: value for name, value in values.items() if name not in own}, wrong
 
 
 def beginning(values: dict, before: dict) -> dict:

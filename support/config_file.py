@@ -11,10 +11,10 @@ import json
 import re
 from pathlib import Path
 
-from config import NO_SETTINGS, ColdStart, Config, named_in
+from config import NO_SETTINGS, RETIRED, ColdStart, Config, named_in
 from support.files import write_aside
 from support.runfiles import complete, newest, sha256, shown_settings, step_in, versions
-from support.settings import free_names, new_names
+from support.settings import free_names, new_names, outlived
 
 # what a run begins with and never reads again
 BEGINNING = {f.name for f in dataclasses.fields(ColdStart)} | {"model", "from_run"}
@@ -51,6 +51,8 @@ def check_changes(run: Config, path: Path, now: dict, files: set[str]) -> None:
         why = "without it nothing says whether this is the same run"
         newer = f"a new run may begin with --model {newest(run.out) or run.model} and another --out"
         raise ValueError(f"{path} cannot be read: {problem}; {why}: mend it; {newer}") from None
+    if lines := outlived(str(path), before, RETIRED):
+        raise ValueError("\n".join(lines))
     old, new = before.get("data_sha256", {}), now["data_sha256"]
     # a mended reward or tool may go on
     code = code_of(run)

@@ -4,7 +4,7 @@ said at once. Imports no torch, which takes seconds.
     1. fixed, free   declare a field; a fixed one may not change when a run goes on
     2. parser_for    transformers.HfArgumentParser with a flag per field, --like_this or --like-this
     3. typed         the flags that were given, as values of the fields' types
-    4. read_json     the settings of a file, keys as the flags
+    4. read_json     the settings of a file, keys as the flags; see `outlived` for retired ones
     5. problems      what is wrong with values: types, ranges, and rules between them
 """
 
@@ -31,6 +31,8 @@ KINDS = {
     tuple[str, ...]: "a list of texts",
     tuple[int, ...]: "a list of whole numbers",
 }
+# setting of earlier versions -> (its only value that is still meant, what to do with another)
+Retired = Mapping[str, tuple[Any, str]]
 
 
 def fixed(default, text: str, least=None, old: str = ""):
@@ -133,10 +135,21 @@ def _value(kind: Any, text: Any) -> Any:
         return text
 
 
-def read_json(kind: type, path: str, ignored: Iterable[str] = ()) -> tuple[dict, list[str]]:
+def outlived(path: str, found: Mapping[str, Any], retired: Retired) -> list[str]:
+    """What to say of retired settings in a file whose value is not meant any more, a line each."""
+    return [
+        f"{path}: {name} = {found[name]!r} is no setting any more: {instead.format(found[name])}"
+        for name, (meant, instead) in retired.items()
+        if found.get(name, meant) != meant
+    ]
+
+
+def read_json(
+    kind: type, path: str, ignored: Iterable[str] = (), retired: Retired | None = None
+) -> tuple[dict, list[str]]:
     """The settings that a JSON object holds, and what is wrong with its keys, a line each.
 
-    ignored: keys that are no settings and stand for nothing here.
+    ignored: keys that are no settings and stand for nothing here. retired: see `outlived`.
     Raises: FileNotFoundError, ValueError if there is no such object.
     """
     if not Path(path).is_file():
@@ -156,9 +169,11 @@ def read_json(kind: type, path: str, ignored: Iterable[str] = ()) -> tuple[dict,
         for key in found
         if old.get(key) in found
     ]
-    unknown = sorted(set(values) - known - set(ignored))
+    retired = retired or {}
+    unknown = sorted(set(values) - known - set(ignored) - set(retired))
     hint = "`python train.py --help` lists them all"
     lines = [f"--config {path}: unknown key {key!r}; {hint}" for key in unknown]
+    lines += outlived(f"--config {path}", found, retired)
     return {name: value for name, value in values.items() if name in known}, twice + lines
 
 

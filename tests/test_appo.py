@@ -294,8 +294,6 @@ def test_a_minibatch_in_parts(agent_folder, tools, prompts):
         dict(ppo_epochs=2),
         dict(dual="literal", norm="budget"),
         dict(dual="off", decay_over="policy", prefer_positive=False),
-        dict(surrogate="gppo"),
-        dict(surrogate="cispo", clip_low=1.0),
         dict(kl_coef=0.1),
     ],
 )

@@ -14,6 +14,7 @@ import pytest
 import config
 from config import ALGOS, LAPTOP, PRESETS, Config, read_settings, today
 from extras.world.modes import MODES
+from methods import INF
 from rewards import REWARDS
 from support.settings import free_names
 
@@ -91,6 +92,54 @@ def test_grpo_with_branches_is_refused():
     for flags in (["--branches", "3"], ["--b", "0.5"]):
         with pytest.raises(ValueError, match="--algo grpo has neither branches nor a future term"):
             read_settings(["--algo", "grpo", *flags])
+
+
+def test_what_a_method_has_no_use_for_is_refused():
+    flags = ["--model", "m", "--data", "d", "--algo"]
+    for name, setting, value in (
+        ("dr_grpo", "aggregate", "token-mean"),
+        ("dr_grpo", "std_correction", "1"),
+        ("cispo", "clip_c", "3"),
+    ):
+        with pytest.raises(ValueError, match=f"--algo {name} has no use for --{setting}, got"):
+            read_settings([*flags, name, f"--{setting}", value])
+        assert getattr(read_settings([*flags, name]), setting) == ALGOS[name][setting]
+
+
+def test_a_file_may_choose_what_a_method_leaves_open(tmp_path):
+    """And says nothing about what the method has no use for; a run goes on with its own values."""
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({"clip_c": 5, "clip_low": 0.4, "branches": 2}))
+    run = read_settings(["--config", str(file), "--algo", "cispo"])
+    assert (run.clip_c, run.clip_low, run.aggregate, run.branches) == (INF, 0.4, "token-mean", 0)
+    assert read_settings(["--algo", "cispo"]).clip_low == 1
+    released = ["--preset", "released", "--model", "m", "--data", "d", "--algo"]
+    assert read_settings([*released, "dr_grpo"]).aggregate == "seq-mean"
+    step = tmp_path / "x" / "step_000020"
+    step.mkdir(parents=True)
+    (step / "manifest.json").write_text("{}")
+    saved = dataclasses.asdict(dataclasses.replace(run, model="m", data="d"))
+    (tmp_path / "x" / "config.json").write_text(json.dumps(saved))
+    assert read_settings(["--from", str(step)]).clip_low == 0.4
+    assert read_settings(["--from", str(step), "--algo", "gppo"]).clip_low == 0.4
+
+
+def test_a_retired_setting_is_read_where_it_still_means_the_same(tmp_path):
+    (tmp_path / "c.json").write_text('{"surrogate": "ppo", "lr": 0.5}')
+    assert read_settings(["--config", str(tmp_path / "c.json")]).lr == 0.5
+    step = tmp_path / "x" / "step_000020"
+    step.mkdir(parents=True)
+    (step / "manifest.json").write_text("{}")
+    line = "surrogate = 'gppo' is no setting any more: begin a run of its own with --algo gppo"
+    for path, flag, value in (
+        (tmp_path / "c.json", "--config", tmp_path / "c.json"),
+        (tmp_path / "x" / "config.json", "--from", step),
+    ):
+        path.write_text('{"surrogate": "gppo", "model": "m", "data": "d"}')
+        with pytest.raises(ValueError, match=line):
+            read_settings([flag, str(value)])
+    (tmp_path / "x" / "config.json").write_text('{"surrogate": "ppo", "model": "m", "data": "d"}')
+    assert read_settings(["--from", str(step)]).data == "d"
 
 
 def test_every_flag_has_help_with_its_default(capsys):

@@ -125,3 +125,17 @@ def test_names_that_cannot_be_meant(names, line):
 def test_old_names_of_settings_count():
     run = read_settings(["--allow_change", "b"])
     assert run.allow_change == "b"
+
+
+@pytest.mark.parametrize("value, refused", [("ppo", False), ("cispo", True)])
+def test_a_run_of_an_earlier_version_goes_on_if_it_stays_the_same(begun, value, refused):
+    path = f"{begun.out}/config.json"
+    saved = json.load(open(path)) | {"surrogate": value}
+    open(path, "w").write(json.dumps(saved))
+    if refused:
+        with pytest.raises(ValueError, match="surrogate = 'cispo' is no .*with --algo cispo"):
+            write_config(begun, "whole")
+        assert json.load(open(path)) == saved
+    else:
+        write_config(begun, "whole")
+        assert "surrogate" not in json.load(open(path))

@@ -190,6 +190,8 @@ def test_seconds_scale_and_follow_the_settings():
         ("released", {"kl_coef": 0.1}),
         ("grpo", {"branches": 0, "future_weight": 0.0}),
         ("grpo", {"branches": 0, "future_weight": 0.0, "kl_coef": 0.1}),
+        ("gigpo", {"branches": 0, "future_weight": 0.0}),
+        ("reinforce_pp", {"branches": 0, "future_weight": 0.0, "kl_coef": 0.1}),
     ],
 )
 def test_scoring_passes_are_those_of_a_step(algo, changes, tokenizer, monkeypatch):

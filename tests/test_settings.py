@@ -99,6 +99,16 @@ def test_files_may_use_old_names_but_not_both(tmp_path):
     assert new_names(Engine, {"max": 1}) == {"limit": 1}
 
 
+def test_a_retired_setting_may_have_one_value(tmp_path):
+    path, retired = tmp_path / "a.json", {"colour": ("red", "see --{}")}
+    path.write_text(json.dumps({"colour": "red"}))
+    assert read_json(Engine, str(path), retired=retired) == ({}, [])
+    path.write_text(json.dumps({"colour": "blue", "max": 2}))
+    values, lines = read_json(Engine, str(path), retired=retired)
+    assert values == {"limit": 2}
+    assert lines == [f"--config {path}: colour = 'blue' is no setting any more: see --blue"]
+
+
 def test_a_misspelt_flag_is_told_its_neighbour():
     (line,) = unknown_flags(parser_for(Engine), ["--cylindres", "6"])
     assert line == "unknown flag --cylindres; did you mean --cylinders?"

@@ -391,7 +391,19 @@ def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo, branches", [("grpo", 0), ("released", 8)])
+@pytest.mark.parametrize(
+    "algo, branches",
+    [
+        ("grpo", 0),
+        ("released", 8),
+        ("dr_grpo", 0),
+        ("gppo", 0),
+        ("cispo", 0),
+        ("reinforce_pp", 0),
+        ("reinforce_pp_baseline", 0),
+        ("gigpo", 0),
+    ],
+)
 def test_every_algo_trains(world, agent_folder, tmp_path, algo, branches, capsys):
     """A step of train.py with the step of methods/NAME.py, its numbers in the log and the bar."""
     preset = {"preset": "released", "reward": "auto"} if algo == "released" else {"algo": algo}
