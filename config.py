@@ -300,6 +300,11 @@ def algo_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
             f"--algo {c.algo} has neither branches nor a future term, got "
             f"--branches {c.branches} and --future_weight {c.future_weight}: leave them out",
         )
+    if c.algo == "dapo" and c.initial == 1:
+        yield (
+            ("algo", "initial"),
+            "--algo dapo draws until rewards of a prompt differ: it needs --initial 2 or more",
+        )
     if c.algo == "released" and c.ppo_epochs > 1:
         yield (
             ("algo", "ppo_epochs"),
@@ -361,7 +366,8 @@ ALGOS = {
     "deep": {},
     "grpo": PLAIN,
     "dr_grpo": PLAIN,
-    "dapo": PLAIN,
+    # its paper has no dual clip and no KL term
+    "dapo": PLAIN | dict(aggregate="token-mean", clip_c=INF, kl_coef=0.0),
     "reinforce_pp": PLAIN,
     "reinforce_pp_baseline": PLAIN,
     "gppo": PLAIN,

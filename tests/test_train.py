@@ -22,7 +22,7 @@ from support import heldout
 from support.questions import Question
 from support.ranks import Ranks
 from support.runfiles import newest
-from train import batch_of
+from train import batch_of, further_of
 
 METRICS = Path(train.__file__).parent / "docs/metrics.md"
 
@@ -35,6 +35,17 @@ def test_every_epoch_is_a_permutation():
     seen = [i for step in range(10) for i in batch_of(run, step, 20)]
     assert sorted(seen[:20]) == sorted(seen[20:40]) == list(range(20)) and seen[:20] != seen[20:40]
     assert batch_of(dataclasses.replace(run, seed=1), 0, 20) != seen[:6]
+
+
+def test_further_questions_are_drawn_anew_but_always_the_same():
+    """None comes twice in a step until all have come; another step has another order."""
+    run = dataclasses.replace(Config(), prompts=6, minibatch=3)
+    rounds = [batch_of(run, 4, 20), *(further_of(run, 4, k, 20) for k in (1, 2, 3))]
+    seen = sum(rounds, [])
+    assert sorted(seen[:20]) == list(range(20)) and len(seen) == 24
+    assert rounds[2] == further_of(run, 4, 2, 20) != further_of(run, 5, 2, 20)
+    assert further_of(dataclasses.replace(run, seed=1), 4, 1, 20) != rounds[1]
+    assert sorted(further_of(run, 0, 1, 3)) == [0, 0, 1, 1, 2, 2], "fewer than a step asks for"
 
 
 # ---- a run
@@ -391,7 +402,7 @@ def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo, branches", [("grpo", 0), ("released", 8)])
+@pytest.mark.parametrize("algo, branches", [("grpo", 0), ("dapo", 0), ("released", 8)])
 def test_every_algo_trains(world, agent_folder, tmp_path, algo, branches, capsys):
     """A step of train.py with the step of methods/NAME.py, its numbers in the log and the bar."""
     preset = {"preset": "released", "reward": "auto"} if algo == "released" else {"algo": algo}
