@@ -120,6 +120,14 @@ def sample_initial(
     check_step(policy, sampler, prompts, config)
     minibatches = split_minibatches(prompts, config, policy.ranks)
     mine = sorted(p for batch in minibatches for p in batch)
+    rollouts = sample_prompts(policy, sampler, prompts, mine, config)
+    return [[r for p in batch for r in rollouts if r.group == p] for batch in minibatches]
+
+
+def sample_prompts(
+    policy: Policy, sampler: Sampler, prompts: list[Prompt], mine: list[int], config: Config
+) -> list[Rollout]:
+    """N rewarded rollouts of each of these prompts. mine: their indices, this rank's."""
     asked = [prompts[p] for p in mine]
     rewards = rewards_of(prompts)
     rollouts = sampler.initial(
@@ -133,7 +141,7 @@ def sample_initial(
     rewards.set(rollouts)
     refuse_broken_tools(rollouts, policy.ranks, sampler.tools)
     refuse_broken_rewards(rollouts, policy.ranks)
-    return [[r for p in batch for r in rollouts if r.group == p] for batch in minibatches]
+    return rollouts
 
 
 def rewards_of(prompts: list[Prompt]) -> Rewards:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from methods import ALGOS, NO_USE, PLAIN, PRESETS, RETIRED
+from methods import ALGOS, PRESETS, RETIRED, method_rules, without_choice
 from support.beginnings import (
     beginning,
     crossed_out,
@@ -261,6 +261,16 @@ def agent_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("date",), f"--date must be a day such as 2026-01-31, got {c.date!r}"
 
 
+def protocol_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The broken rules of --protocol: (names, what is wrong)."""
+    if c.protocol != "tags" and (c.cold_start or not c.data):
+        what = "--cold_start" if c.cold_start else "the bundled world"
+        yield (
+            ("protocol", "cold_start", "data"),
+            f"--protocol {c.protocol}: {what} is written in tags; give --data and no --cold_start",
+        )
+
+
 def named_in(names: str) -> list[str]:
     """The settings that --allow_change names."""
     given = [name.strip() for name in names.split(",") if name.strip()]
@@ -282,38 +292,12 @@ def today() -> str:
     return datetime.date.today().isoformat()
 
 
-def algo_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The broken rules of --algo and --protocol: (names, what is wrong)."""
-    if ALGOS[c.algo].get("branches") == 0 and (c.branches or c.future_weight):
-        yield (
-            ("algo",),
-            f"--algo {c.algo} has neither branches nor a future term, got "
-            f"--branches {c.branches} and --future_weight {c.future_weight}: leave them out",
-        )
-    for name in NO_USE.get(c.algo, ()):
-        if getattr(c, name) != ALGOS[c.algo][name]:
-            yield (
-                ("algo", name),
-                f"--algo {c.algo} has no use for --{name}, got {getattr(c, name)}: leave it out",
-            )
-    if c.algo == "released" and c.ppo_epochs > 1:
-        yield (
-            ("algo", "ppo_epochs"),
-            f"--algo released draws the branches once: it needs --ppo_epochs 1, got {c.ppo_epochs}",
-        )
-    if c.protocol != "tags" and (c.cold_start or not c.data):
-        what = "--cold_start" if c.cold_start else "the bundled world"
-        yield (
-            ("protocol", "cold_start", "data"),
-            f"--protocol {c.protocol}: {what} is written in tags; give --data and no --cold_start",
-        )
-
-
 def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     """The broken rules between settings: (their names, what is wrong)."""
     yield from agent_rules(c)
     yield from change_rules(c)
-    yield from algo_rules(c)
+    yield from method_rules(c)
+    yield from protocol_rules(c)
     for name in ("score_clip", "future_clip"):
         low, high = getattr(c, name)
         if not 0 < low <= high:
@@ -405,13 +389,6 @@ def sizes_that_fit(values: dict, given: Iterable[str]) -> dict:
     if "minibatch" not in given:
         return {"minibatch": max(m for m in range(1, minibatch + 1) if prompts % m == 0)}
     return {}
-
-
-def without_choice(algo: str) -> dict:
-    """The settings that a method has no use for, as they have to be."""
-    own = ALGOS.get(algo, {})
-    plain = PLAIN if own.get("branches") == 0 else {}
-    return {name: own[name] for name in (*plain, *NO_USE.get(algo, ()))}
 
 
 def is_blank(given: dict, name: str) -> bool:

@@ -62,6 +62,7 @@ from support.questions import Question
 from support.ranks import Ranks
 from support.runfiles import Log, locked, newest
 from support.sampling_params import SamplingParams
+from support.schedule import Prompts
 from support.seeds import PROMPTS, QUESTIONS, mix_seed
 from support.steplog import bar_text, give_up, progress, write_step
 from support.trackers import open_trackers
@@ -268,14 +269,7 @@ class Trainer:
     def step(self, step: int) -> tuple[dict, list[Rollout]]:
         """One step of the method on the questions whose turn it is: metrics, rollouts."""
         run = self.run
-        all_questions, all_ids = self.inputs.train
-        picked = batch_of(run, step, len(all_questions))
-        questions = [all_questions[i] for i in picked]
-        seeds = [mix_seed(run.seed, PROMPTS, step, k) for k in range(len(picked))]
-        prompts = [
-            Prompt(all_ids[i], seed, self.reward_of(all_questions[i]), all_questions[i])
-            for i, seed in zip(picked, seeds)
-        ]
+        prompts = Prompts(partial(self.prompts_of, step))
         meter = Meter(self.sampler, note=lambda phase: self.beat(f"step {step + 1}, {phase}"))
         take_step = step_of(run.algo)
         try:
@@ -286,8 +280,24 @@ class Trainer:
             raise Unavailable(f"step {step + 1}", f"{problem}; {saved(step)}") from None
         close_all(rollouts)
         own = "" if self.inputs.reward_fn else run.reward
+        questions = [prompt.question for prompt in prompts]
         rewards = every_reward(rollouts, questions, own, self.ranks)
         return meter.numbers(rollouts, self.ranks) | rewards, rollouts
+
+    def prompts_of(self, step: int, round: int) -> list[Prompt]:
+        """The prompts of a step; round 1, 2, ...: further ones, for a method that draws again."""
+        run = self.run
+        questions, ids = self.inputs.train
+        if round:
+            picked = further_of(run, step, round, len(questions))
+        else:
+            picked = batch_of(run, step, len(questions))
+        first = round * run.prompts
+        seeds = [mix_seed(run.seed, PROMPTS, step, first + k) for k in range(len(picked))]
+        return [
+            Prompt(ids[i], seed, self.reward_of(questions[i]), questions[i])
+            for i, seed in zip(picked, seeds)
+        ]
 
     def reward_of(self, question: Question):
         """What a rollout that answers this question earns."""
@@ -334,6 +344,19 @@ def batch_of(run: Config, step: int, size: int) -> list[int]:
         draw = torch.Generator().manual_seed(mix_seed(run.seed, QUESTIONS, place // size))
         picked.append(int(torch.randperm(size, generator=draw)[place % size]))
     return picked
+
+
+def further_of(run: Config, step: int, round: int, size: int) -> list[int]:
+    """Indices of further questions of a step, in an order of its own; round: 1, 2, ...
+
+    No question comes twice in a step until all have come.
+    """
+    own = set(batch_of(run, step, size))
+    draw = torch.Generator().manual_seed(mix_seed(run.seed, QUESTIONS, step, 0))
+    order = torch.randperm(size, generator=draw).tolist()
+    order = sorted(order, key=lambda i: i in own)
+    first = (round - 1) * run.prompts
+    return [order[place % size] for place in range(first, first + run.prompts)]
 
 
 def step_of(algo: str):

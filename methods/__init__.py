@@ -1,7 +1,10 @@
 """Which methods there are: --algo NAME runs methods/NAME.py; appo.py is the paper's own.
 
 ALGOS: defaults that a method brings, below those that are given. PRESETS: the numbers of --preset.
+Imports nothing of the project: config.py reads it.
 """
+
+from collections.abc import Iterator
 
 INF = float("inf")
 PLAIN = {"branches": 0, "future_weight": 0.0}
@@ -12,7 +15,8 @@ ALGOS = {
     "deep": {},
     "grpo": PLAIN,
     "dr_grpo": PLAIN | {"aggregate": "seq-mean", "std_correction": 0},
-    "dapo": PLAIN,
+    # its paper has no dual clip and no KL term
+    "dapo": PLAIN | {"aggregate": "token-mean", "clip_c": INF, "kl_coef": 0.0},
     "reinforce_pp": PLAIN,
     "reinforce_pp_baseline": PLAIN,
     "gppo": PLAIN | {"aggregate": "token-mean"},
@@ -35,3 +39,36 @@ PRESETS = {
     | dict(dual="sum", aggregate="token-mean", kl_coef=0.001)
     | dict(prompts=96, max_tokens=6144, reward="released"),
 }
+
+
+def without_choice(algo: str) -> dict:
+    """The settings that a method has no use for, as they have to be."""
+    own = ALGOS.get(algo, {})
+    plain = PLAIN if own.get("branches") == 0 else {}
+    return {name: own[name] for name in (*plain, *NO_USE.get(algo, ()))}
+
+
+def method_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The broken rules of a method's settings: (names, what is wrong)."""
+    if ALGOS[c.algo].get("branches") == 0 and (c.branches or c.future_weight):
+        yield (
+            ("algo",),
+            f"--algo {c.algo} has neither branches nor a future term, got "
+            f"--branches {c.branches} and --future_weight {c.future_weight}: leave them out",
+        )
+    for name in NO_USE.get(c.algo, ()):
+        if getattr(c, name) != ALGOS[c.algo][name]:
+            yield (
+                ("algo", name),
+                f"--algo {c.algo} has no use for --{name}, got {getattr(c, name)}: leave it out",
+            )
+    if c.algo == "dapo" and c.initial == 1:
+        yield (
+            ("algo", "initial"),
+            "--algo dapo draws until rewards of a prompt differ: it needs --initial 2 or more",
+        )
+    if c.algo == "released" and c.ppo_epochs > 1:
+        yield (
+            ("algo", "ppo_epochs"),
+            f"--algo released draws the branches once: it needs --ppo_epochs 1, got {c.ppo_epochs}",
+        )

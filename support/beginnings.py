@@ -32,7 +32,7 @@ def settings_behind(
         return {}, [f"--from {start} is no checkpoint of a run, nor the folder of one that has any"]
     values, _ = read(str(config))
     own = {"out", "model", "cold_start", "from_run", "allow_change"}
-    if {"algo", "preset"} & given.keys():
+    if any(name in given and given[name] != values.get(name) for name in ("algo", "preset")):
         own |= {"preset", *PRESETS.get(str(values.get("preset")), {})}
         own |= ALGOS.get(str(values.get("algo")), {}).keys()
     wrong = outlived(str(config), json.loads(config.read_text()), RETIRED)

@@ -60,6 +60,7 @@ class Meter:
                 "degenerate": _mean([float(r.degenerate) for r in batch]),
                 "trained": len(omega),
                 "rows": len(batch),
+                "prompts": {r.group for r in batch},
             }
         )
 
@@ -96,7 +97,10 @@ class Meter:
             "calls_made": len(statuses),
         }
         numbers |= {f"tool_{name}": _mean([s == name for s in statuses]) for name in STATUSES}
-        names = [name for name in log[0] if name not in ("trained", "rows")]
+        drawn = {f["group"] for f in facts}
+        numbers["prompts_drawn"] = len(drawn)
+        numbers["prompts_dropped"] = len(drawn.difference(*(entry["prompts"] for entry in log)))
+        names = [name for name in log[0] if name not in ("trained", "rows", "prompts")]
         numbers |= {name: over_minibatches(name, log) for name in names}
         spread = numbers.pop("omega_square") - (numbers["omega"] - 1) ** 2
         numbers["omega_std"] = math.sqrt(max(spread, 0.0))

@@ -1,15 +1,17 @@
 """Which prompts and rollouts go together, and when.
 
-    1. check_step, refuse_broken_tools, refuse_broken_rewards   what would waste a step
-    2. split_minibatches   prompts of an update; a prompt's rollouts stay together: they are a group
-    3. in_epochs           the mini-batches of all PPO epochs
-    4. cache_parts         parts of a mini-batch whose cache fits
-    5. equal_passes        micro-batches, as many on every rank
+    1. Prompts             of a step; further ones for a method that draws again
+    2. check_step, refuse_broken_tools, refuse_broken_rewards   what would waste a step
+    3. split_minibatches   prompts of an update; a prompt's rollouts stay together: they are a group
+    4. in_epochs           the mini-batches of all PPO epochs
+    5. cache_parts         parts of a mini-batch whose cache fits
+    6. equal_passes        micro-batches, as many on every rank
 
 Prompts are anything with `seed`; rollouts anything with `prompt`, `ids` and `mask`.
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 
@@ -21,6 +23,24 @@ from support.ranks import Ranks
 from support.reward_calls import fault_of
 from support.seeds import MINIBATCHES, mix_seed
 from support.shapes import padded_keys
+
+
+class Prompts(list):
+    """The prompts of a step, and further ones for a method that draws again.
+
+    draw: round -> prompts, always the same ones; those of round 0 are the step's own.
+    """
+
+    def __init__(self, draw: Callable[[int], list]):
+        super().__init__(draw(0))
+        self.draw, self.rounds = draw, 0
+
+    def more(self) -> range:
+        """Append the prompts of the next round. Returns: their indices."""
+        first = len(self)
+        self.rounds += 1
+        self += self.draw(self.rounds)
+        return range(first, len(self))
 
 
 def split_minibatches(prompts: list, config, ranks: Ranks | None = None) -> list[list[int]]:

@@ -69,11 +69,10 @@ def tree_row(policy, step: int, r, place: dict[int, int]) -> dict:
     ended = {"reward": r.reward, "finish": r.finish, "prompt": policy.decode(r.prompt)}
     tokens = {"ids": r.ids, "pieces": [policy.text[i] for i in r.ids], "mask": r.mask}
     numbers = {"logp": r.sampled_logp, "entropy": r.sampled_entropy}
-    if r.parent is None:
-        # branches are not trained on: they have no such numbers
-        later = {"logp_old": r.logp_old, "future_value": r.omega}
-        later |= {"branching_score": r.branching_score, "advantage": r.advantage}
-        numbers |= {name: values.tolist() for name, values in later.items()}
+    later = {"logp_old": r.logp_old, "future_value": r.omega}
+    later |= {"branching_score": r.branching_score, "advantage": r.advantage}
+    # branches and dropped prompts are not trained on: they have no such numbers
+    numbers |= {name: values.tolist() for name, values in later.items() if values is not None}
     rounded = {name: [round(x, 6) for x in values] for name, values in numbers.items()}
     return where | came | ended | tokens | rounded | {"calls": [call_row(c) for c in r.calls]}
 
@@ -110,6 +109,9 @@ ADVICE = {
         "raise --initial, or take questions that the model sometimes answers"
     ),
     "more than half of the rollouts are cut off": "raise --max_tokens, or --max_calls",
+    "further prompts did not help: the step was filled with some that give no credit": (
+        "raise --initial, or take questions that the model sometimes answers"
+    ),
     "tools fail for reasons of infrastructure": (
         "look for the status infra in rollouts.jsonl, and mend the tool or its server"
     ),
@@ -129,6 +131,7 @@ def alarms(metrics: dict) -> list[str]:
         metrics["entropy"] < 0.01,
         metrics["zero_std"] > 0.9,
         metrics["truncated"] > 0.5,
+        0 < metrics["prompts_dropped"] < round(metrics["zero_std"] * metrics["prompts_drawn"]),
         metrics["tool_infra"] > 0.1,
         metrics["sampler_gap"] > gap,
         metrics["skipped"] > 0,

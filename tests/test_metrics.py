@@ -61,6 +61,8 @@ def test_numbers_of_a_tree():
         "loss": 2.0,
         "ratio_max": 3.0,
         "optimizer_steps": 1,
+        "prompts_drawn": 1,
+        "prompts_dropped": 0,
     }
     assert {name: numbers[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
@@ -80,6 +82,22 @@ def test_the_spread_of_omega_is_over_all_policy_tokens_of_the_step():
     assert meter.numbers([r], Ranks())["omega_std"] == pytest.approx(
         tokens.std(correction=0).item(), rel=1e-12
     )
+
+
+def test_a_prompt_without_an_update_was_dropped():
+    sampler = SimpleNamespace(count=Counter(computed=1))
+    meter, rollouts = Meter(sampler), []
+    for group, reward in ((3, 1.0), (3, 0.0), (5, 0.0), (7, 0.0)):
+        r = Rollout([1], 0, group, ids=[1], mask=[True], sampled_logp=[0.0], finish="stop")
+        r.reward, r.omega = reward, torch.ones(1)
+        r.logp = r.logp_old = r.entropy = torch.zeros(1)
+        rollouts.append(r)
+    # two PPO epochs
+    for _ in range(2):
+        meter.add(rollouts[:2], [], {"loss": 0.0, "ratio_max": 1.0})
+    numbers = meter.numbers(rollouts, Ranks())
+    assert (numbers["prompts_drawn"], numbers["prompts_dropped"]) == (3, 2)
+    assert numbers["reward"] == 0.25, "of all that were sampled"
 
 
 def test_a_tiny_spread_of_omega_keeps_its_digits():
@@ -115,6 +133,7 @@ def test_the_spread_of_omega_is_that_of_one_process():
         sampler.count += Counter(computed=3)
         meters[k].numbers([r], SimpleNamespace(gather=lambda part: parts.append(part) or [part]))
     numbers = meters[0].numbers([], SimpleNamespace(gather=lambda part: parts))
+    assert (numbers["prompts_drawn"], numbers["prompts_dropped"]) == (2, 0)
     tokens = torch.tensor([1.0, 1.2, 1.4, 0.9]).double()
     assert numbers["omega_std"] == pytest.approx(tokens.std(correction=0).item(), rel=1e-9)
     assert numbers["omega"] == pytest.approx(tokens.mean().item(), rel=1e-9)

@@ -11,6 +11,7 @@ from policy import padded_width
 from rollout import Call, Rollout
 from support.ranks import Ranks
 from support.schedule import (
+    Prompts,
     cache_parts,
     check_step,
     equal_passes,
@@ -29,6 +30,13 @@ class Two(Ranks):
 
     def max(self, values):
         return [max(3, *values)]
+
+
+def test_further_prompts_follow_those_of_the_step():
+    asked = Prompts(lambda round: [10 * round, 10 * round + 1])
+    assert asked == [0, 1]
+    assert asked.more() == range(2, 4) and asked.more() == range(4, 6)
+    assert asked == [0, 1, 10, 11, 20, 21]
 
 
 def test_minibatches_are_a_partition_in_an_order_of_the_seed():

@@ -49,6 +49,8 @@ def test_alarms():
     fine = dict(
         entropy=0.5,
         zero_std=0.2,
+        prompts_drawn=20,
+        prompts_dropped=0,
         truncated=0.1,
         tool_infra=0.0,
         sampler_gap=1e-5,
@@ -60,12 +62,14 @@ def test_alarms():
         ("entropy", 0.001, "collapsed"),
         ("zero_std", 0.95, "no credit"),
         ("truncated", 0.6, "cut off"),
+        ("prompts_dropped", 3, "filled"),
         ("tool_infra", 0.2, "infrastructure"),
         ("sampler_gap", 0.01, "disagree"),
         ("skipped", 0.5, "not finite"),
     ):
         assert len(alarms(fine | {name: value})) == 1 and words in alarms(fine | {name: value})[0]
         assert ADVICE[alarms(fine | {name: value})[0]]
+    assert alarms(fine | dict(prompts_dropped=4)) == [], "all whose rewards are equal"
     assert alarms(fine | dict(sampler_gap=0.1, sampler_gap_exact=False)) == [], (
         "in bfloat16 log-probs differ by so much"
     )
@@ -79,6 +83,13 @@ def test_the_first_process_logs_a_tree_whichever_prompts_it_has(agent):
         r.logp_old = r.omega = r.branching_score = r.advantage = torch.zeros(1)
     assert [row["group"] for row in tree_rows(agent, 1, mine, 1)] == [3]
     assert [row["group"] for row in tree_rows(agent, 1, mine, 2)] == [3, 5, 5]
+
+
+def test_a_rollout_that_was_not_trained_on_has_fewer_numbers(agent):
+    r = Rollout([1], 0, ids=[2], mask=[True], sampled_logp=[-1.0], sampled_entropy=[0.5])
+    (row,) = tree_rows(agent, 1, [r], 1)
+    assert (row["logp"], row["entropy"], row["parent"]) == ([-1.0], [0.5], None)
+    assert not {"logp_old", "future_value", "branching_score", "advantage"} & row.keys()
 
 
 def test_a_step_s_line_fits_80_columns():
