@@ -301,6 +301,12 @@ def algo_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
             f"--algo {c.algo} has neither branches nor a future term, got "
             f"--branches {c.branches} and --future_weight {c.future_weight}: leave them out",
         )
+    if c.algo in ("arpo", "arpo_released", "tree_grpo") and (not c.branches or c.future_weight):
+        yield (
+            ("algo", "branches", "future_weight"),
+            f"--algo {c.algo} trains branches and has no future term: it needs --branches above 0 "
+            f"and --future_weight 0, got {c.branches} and {c.future_weight}",
+        )
     if c.algo == "released" and c.ppo_epochs > 1:
         yield (
             ("algo", "ppo_epochs"),
@@ -355,6 +361,8 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 PLAIN = {"branches": 0, "future_weight": 0.0}
+# methods/trees.py: branches are trained like initial rollouts
+TREES = {"future_weight": 0.0, "clip_high": 0.2, "aggregate": "token-mean"}
 # what a method has no choice in, or another default for
 ALGOS = {
     "appo": {},
@@ -369,9 +377,9 @@ ALGOS = {
     "cispo": PLAIN,
     "gigpo": PLAIN,
     "tempo": PLAIN,
-    "arpo": {},
-    "arpo_released": {},
-    "tree_grpo": {},
+    "arpo": TREES | {"initial": 8, "branches": 1},
+    "arpo_released": TREES | {"initial": 8, "branches": 1},
+    "tree_grpo": TREES | {"initial": 2, "branches": 2},
     "tree": {"future_weight": 0.0},
 }
 PRESETS = {

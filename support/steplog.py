@@ -65,8 +65,8 @@ def tree_row(policy, step: int, r, place: dict[int, int]) -> dict:
     ended = {"reward": r.reward, "finish": r.finish, "prompt": policy.decode(r.prompt)}
     tokens = {"ids": r.ids, "pieces": [policy.text[i] for i in r.ids], "mask": r.mask}
     numbers = {"logp": r.sampled_logp, "entropy": r.sampled_entropy}
-    if r.parent is None:
-        # branches are not trained on: they have no such numbers
+    if r.advantage is not None:
+        # what is not trained on, such as appo.py's branches, has no such numbers
         later = {"logp_old": r.logp_old, "future_value": r.omega}
         later |= {"branching_score": r.branching_score, "advantage": r.advantage}
         numbers |= {name: values.tolist() for name, values in later.items()}

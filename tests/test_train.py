@@ -391,7 +391,17 @@ def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo, branches", [("grpo", 0), ("released", 8)])
+@pytest.mark.parametrize(
+    "algo, branches",
+    [
+        ("grpo", 0),
+        ("released", 8),
+        ("tempo", 0),
+        ("arpo", 8),
+        ("arpo_released", 8),
+        ("tree_grpo", 16),
+    ],
+)
 def test_every_algo_trains(world, agent_folder, tmp_path, algo, branches, capsys):
     """A step of train.py with the step of methods/NAME.py, its numbers in the log and the bar."""
     preset = {"preset": "released", "reward": "auto"} if algo == "released" else {"algo": algo}
