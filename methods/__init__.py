@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 INF = float("inf")
 PLAIN = {"branches": 0, "future_weight": 0.0}
+# methods/trees.py: branches are trained like initial rollouts
+TREES = {"future_weight": 0.0, "clip_high": 0.2, "aggregate": "token-mean"}
 # what a method has no choice in, or another default for
 ALGOS = {
     "appo": {},
@@ -23,11 +25,12 @@ ALGOS = {
     "cispo": PLAIN | {"aggregate": "token-mean", "clip_low": 1.0, "clip_c": INF},
     "gigpo": PLAIN,
     "tempo": PLAIN,
-    "arpo": {},
-    "arpo_released": {},
-    "tree_grpo": {},
+    "arpo": TREES | {"initial": 8, "branches": 1},
+    "arpo_released": TREES | {"initial": 8, "branches": 1},
+    "tree_grpo": TREES | {"initial": 2, "branches": 2},
     "tree": {"future_weight": 0.0},
 }
+BRANCHES_TRAINED = ("arpo", "arpo_released", "tree_grpo", "tree")
 # settings without a meaning for a method: they stay as ALGOS says
 NO_USE = {"dr_grpo": ("aggregate", "std_correction"), "cispo": ("clip_c",)}
 # settings of earlier versions: the value that is still meant, and what to do about any other
@@ -62,6 +65,12 @@ def method_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
                 ("algo", name),
                 f"--algo {c.algo} has no use for --{name}, got {getattr(c, name)}: leave it out",
             )
+    if c.algo in BRANCHES_TRAINED and (not c.branches or c.future_weight):
+        yield (
+            ("algo", "branches", "future_weight"),
+            f"--algo {c.algo} trains branches and has no future term: it needs --branches above 0 "
+            f"and --future_weight 0, got {c.branches} and {c.future_weight}",
+        )
     if c.algo == "dapo" and c.initial == 1:
         yield (
             ("algo", "initial"),

@@ -1,0 +1,80 @@
+"""What methods share whose trees grow before the first update, and whose members are all trained.
+
+    1. sample_initial   N rollouts of every prompt, as in appo.py
+    2. expand           the method says where to fork; `grow` forks, as often as it is asked
+    3. start_log_probs  as in grpo.py
+    4. credit           the method's, over initial rollouts and branches alike
+    5. update           all members of the trees: each is a rollout of its own
+
+A fork starts right after a tool result (`after_results`) or at token 0: a fresh rollout. It leaves
+min_new tokens of the budget. A branch may be forked again.
+The policy has not moved while a tree grows. So in float32 the log-probs recorded while sampling
+serve as logp_old: those of a prefix are its parent's.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from appo import rewards_of, sample_initial, score_now, update
+from config import Config
+from methods.grpo import group_credit, start_log_probs
+from policy import Policy
+from rollout import Rollout
+from sampling import Sampler
+from support.reward_calls import Rewards
+from support.schedule import cache_parts, in_epochs
+
+# (rollouts, token indices of each) -> a branch from each index, in order
+Grow = Callable[[list[Rollout], list[list[int]]], list[Rollout]]
+# all branches of these initial rollouts
+Expand = Callable[[Policy, list[Rollout], Config, Grow], list[Rollout]]
+
+
+def step(
+    policy, optimizer, sampler, prompts, config, meter, expand: Expand, credit=group_credit
+) -> list[Rollout]:
+    """One step of a method with trees; arguments and result as in appo.step and grpo.step."""
+    rewards = rewards_of(prompts)
+
+    def grown(rollouts: list[Rollout], points: list[list[int]]) -> list[Rollout]:
+        return grow(policy, sampler, rollouts, points, config, rewards)
+
+    with policy.unsharded():
+        batches = sample_initial(policy, sampler, prompts, config)
+        branches = expand(policy, [r for batch in batches for r in batch], config, grown)
+        rewards.set(branches)
+    batches = [b + [x for x in branches if x.group in {r.group for r in b}] for b in batches]
+    start_log_probs(policy, batches, config)
+    rollouts = [r for batch in batches for r in batch]
+    credit(rollouts, config, policy.ranks)
+    for batch in in_epochs(batches, prompts, config):
+        # all members count as they are
+        meter.add(batch, [], update(policy, optimizer, batch, replace(config, norm="init")))
+    return rollouts
+
+
+def grow(
+    policy: Policy,
+    sampler: Sampler,
+    rollouts: list[Rollout],
+    points: list[list[int]],
+    config: Config,
+    rewards: Rewards,
+) -> list[Rollout]:
+    """A branch from every point, rollout by rollout; one scoring pass keeps what they fork from."""
+    parents = [r for r, places in zip(rollouts, points, strict=True) if places]
+    places = filter(None, points)
+    # at most the cache of a mini-batch's initial rollouts, and of no more than fork_tokens
+    most, branches = config.minibatch * config.initial, []
+    for start in range(0, len(parents), most):
+        for part in cache_parts(parents[start : start + most], replace(config, initial=1)):
+            cache = score_now(policy, part, config)
+            branches += sampler.branches(part, [next(places) for _ in part], cache, rewards.begin)
+            del cache
+    return branches
+
+
+def after_results(rollout: Rollout, config: Config) -> list[int]:
+    """Where the turns after its tool results begin, those with min_new tokens of budget left."""
+    ends = sorted({call.end for call in rollout.calls})
+    return [t for t in ends if t <= config.max_tokens - config.min_new]
