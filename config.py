@@ -79,6 +79,19 @@ class Method:
         (0.8, 1.2), "bounds of Omega in the branching score (released code 0.8 1.2)"
     )
     future_clip: Pair = fixed((1.0, 1.2), "bounds of Omega in the credit (paper 1 1.2)")
+    criterion: Literal[
+        "score",
+        "entropy",
+        "sum",
+        "omega",
+        "abs_omega",
+        "random",
+        "boundary",
+        "turn",
+        "late",
+        "oracle",
+    ] = fixed("score", "what ranks the tokens to branch at: Eq. 5, or one of support/criteria.py")
+    depth: int = fixed(1, "L: branches of branches, with --algo deep (paper 1; 2, 3)", 1)
     prefer_positive: bool = fixed(True, "first tokens above both averages; false: Eq. 5 alone")
     exclude_punct: bool = fixed(
         True, "never branch at punctuation, unless it opens or closes a tag"
@@ -313,11 +326,30 @@ def algo_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
         )
 
 
+def branch_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The broken rules of --criterion and --depth: (names, what is wrong)."""
+    if c.criterion != "score" and c.algo not in ("appo", "deep"):
+        yield (
+            ("criterion", "algo"),
+            f"--criterion {c.criterion} is for --algo appo and deep, got --algo {c.algo}",
+        )
+    made = c.protocol == "tags" and (not c.data or (Path(c.data).parent / "mode.json").is_file())
+    if c.criterion == "oracle" and not made:
+        yield (
+            ("criterion", "data", "protocol"),
+            "--criterion oracle knows where bundled worlds are decided, and reads tags; got --data "
+            f"{c.data} and --protocol {c.protocol}",
+        )
+    if c.depth > 1 and c.algo != "deep":
+        yield ("depth", "algo"), f"--depth {c.depth} is for --algo deep, got --algo {c.algo}"
+
+
 def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     """The broken rules between settings: (their names, what is wrong)."""
     yield from agent_rules(c)
     yield from change_rules(c)
     yield from algo_rules(c)
+    yield from branch_rules(c)
     for name in ("score_clip", "future_clip"):
         low, high = getattr(c, name)
         if not 0 < low <= high:
@@ -358,7 +390,7 @@ PLAIN = {"branches": 0, "future_weight": 0.0}
 ALGOS = {
     "appo": {},
     "released": {},
-    "deep": {},
+    "deep": {"depth": 2},
     "grpo": PLAIN,
     "dr_grpo": PLAIN,
     "dapo": PLAIN,
