@@ -1,7 +1,7 @@
 """What serves the files above: a map of this folder, in groups.
 
 sampling      live draw graphs shapes seeds sampling_params cpu_decoder served
-the step      schedule phases metrics steplog log_probs optimizers reward_calls
+the step      schedule criteria phases metrics steplog log_probs optimizers reward_calls
 a run         settings inputs config_file runfiles files checkpoints heartbeat processes ranks
               models sft trackers
 its page      logged_runs logged_trees
