@@ -37,9 +37,7 @@ from torch import Tensor
 
 from advantage import dual_group_advantage, policy_loss, scale_by_future
 from branching import (
-    both_above_average,
     branch_candidates,
-    branching_score,
     choose_branch_points,
     future_value,
     omega_is_constant,
@@ -48,6 +46,7 @@ from config import Config
 from policy import Policy, pad, padded_width
 from rollout import Rollout
 from sampling import Sampler
+from support.criteria import Tokens, ranked
 from support.metrics import Meter, over_passes
 from support.phases import in_phase
 from support.reward_calls import Rewards
@@ -60,7 +59,6 @@ from support.schedule import (
     refuse_broken_tools,
     split_minibatches,
 )
-from support.seeds import BRANCHES, mix_seed, uniform
 
 
 @dataclass(frozen=True)
@@ -209,38 +207,30 @@ def omega_of(rollouts: list[Rollout], half_life: float, config: Config) -> Tenso
 
 @in_phase("score")
 def decision_points(policy: Policy, rollouts: list[Rollout], config: Config) -> list[list[int]]:
-    """The tokens of each rollout to branch at, best first: the B best by branching score (Eq. 5).
+    """The tokens of each rollout to branch at, best first: the B best by branching score (Eq. 5),
+    or by another --criterion.
 
     Needs r.entropy and r.score_omega; sets r.branching_score and r.degenerate.
     """
-    scores, preferred, top_up = rank_tokens(rollouts, config)
+    scores, preferred, top_up = rank_tokens(policy, rollouts, config)
     allowed = pad([candidates(policy, r, config) for r in rollouts], torch.bool)
     return choose_branch_points(scores, allowed, config.branches, preferred, top_up)
 
 
 def rank_tokens(
-    rollouts: list[Rollout], config: Config
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    policy: Policy, rollouts: list[Rollout], config: Config
+) -> tuple[Tensor, Tensor | None, Tensor]:
     """What `choose_branch_points` takes, (R, T) each: score, preferred, top_up.
 
-    Sets r.branching_score and r.degenerate. Where entropy does not vary, the scores are random
-    numbers of the rollout's seed.
+    By Eq. 5, or as --criterion says (support/criteria.py). Sets r.branching_score and r.degenerate.
     """
-    entropy = pad([r.entropy for r in rollouts], torch.float32)  # (R, T)
-    omega = pad([r.score_omega for r in rollouts], torch.float32)  # (R, T)
-    mask = pad([r.mask for r in rollouts], torch.bool)  # (R, T)
-    scores = branching_score(entropy, omega, mask, config.score_clip)  # (R, T)
-    flat = (scores == 0).all(-1)  # (R,)
-    for row in flat.nonzero()[:, 0].tolist():
-        seed = torch.full((mask.shape[1],), mix_seed(rollouts[row].seed, BRANCHES))
-        scores[row] = mask[row] * uniform(seed, torch.arange(mask.shape[1])).to(scores)
+    tokens = Tokens.of(policy, rollouts)
+    scores, preferred, top_up = ranked(tokens, config)
     hand_out(rollouts, "branching_score", scores)
-    for r, constant in zip(rollouts, omega_is_constant(omega, mask, config.score_clip)):
-        r.degenerate = bool(constant)
-    if not config.prefer_positive:
-        return scores, None, None
-    above = both_above_average(entropy, omega, mask, config.score_clip)
-    return scores, above | flat[:, None], entropy
+    constant = omega_is_constant(tokens.omega, tokens.mask, config.score_clip)  # (R,)
+    for r, alike in zip(rollouts, constant.tolist()):
+        r.degenerate = alike
+    return scores, preferred, top_up
 
 
 def hand_out(rollouts: list[Rollout], name: str, rows: Tensor) -> None:
@@ -252,15 +242,16 @@ def hand_out(rollouts: list[Rollout], name: str, rows: Tensor) -> None:
 def candidates(policy: Policy, rollout: Rollout, config: Config) -> list[bool]:
     """Where a branch of this rollout may start, (T,).
 
-    Not its first token, which all initial rollouts draw anew; not an end of turn; and at least
-    min_new tokens of the budget must be left.
+    Not the first token that it drew: its siblings draw that one anew; not an end of turn; and at
+    least min_new tokens of the budget must be left.
     """
     texts = [policy.text[i] for i in rollout.ids]
     fit = branch_candidates(texts, rollout.mask, rollout.family.protocol.tags, config.exclude_punct)
     never = policy.stop_ids | {policy.tokenizer.pad_token_id}
     last = config.max_tokens - config.min_new
     return [
-        ok and 0 < t <= last and i not in never for t, (ok, i) in enumerate(zip(fit, rollout.ids))
+        ok and rollout.fork_at < t <= last and i not in never
+        for t, (ok, i) in enumerate(zip(fit, rollout.ids))
     ]
 
 

@@ -72,6 +72,19 @@ class Method:
         (0.8, 1.2), "bounds of Omega in the branching score (released code 0.8 1.2)"
     )
     future_clip: Pair = fixed((1.0, 1.2), "bounds of Omega in the credit (paper 1 1.2)")
+    criterion: Literal[
+        "score",
+        "entropy",
+        "sum",
+        "omega",
+        "abs_omega",
+        "random",
+        "boundary",
+        "turn",
+        "late",
+        "oracle",
+    ] = fixed("score", "what ranks the tokens to branch at: Eq. 5, or one of support/criteria.py")
+    depth: int = fixed(1, "L: branches of branches, with --algo deep (paper 1; 2, 3)", 1)
     prefer_positive: bool = fixed(True, "first tokens above both averages; false: Eq. 5 alone")
     exclude_punct: bool = fixed(
         True, "never branch at punctuation, unless it opens or closes a tag"
@@ -271,6 +284,17 @@ def protocol_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
         )
 
 
+def oracle_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The broken rule of --criterion oracle: (names, what is wrong)."""
+    made = c.protocol == "tags" and (not c.data or (Path(c.data).parent / "mode.json").is_file())
+    if c.criterion == "oracle" and not made:
+        yield (
+            ("criterion", "data", "protocol"),
+            "--criterion oracle knows where bundled worlds are decided, and reads tags; got --data "
+            f"{c.data} and --protocol {c.protocol}",
+        )
+
+
 def named_in(names: str) -> list[str]:
     """The settings that --allow_change names."""
     given = [name.strip() for name in names.split(",") if name.strip()]
@@ -298,6 +322,7 @@ def rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
     yield from change_rules(c)
     yield from method_rules(c)
     yield from protocol_rules(c)
+    yield from oracle_rules(c)
     for name in ("score_clip", "future_clip"):
         low, high = getattr(c, name)
         if not 0 < low <= high:

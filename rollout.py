@@ -108,7 +108,7 @@ class Rollout:
     # future value in the credit and in the score, no unit: Eq. 4 (appo.set_omega)
     omega: Tensor | None = None
     score_omega: Tensor | None = None
-    # Eq. 5; was Omega constant, so that entropy alone ranked? (decision_points)
+    # Eq. 5, or another --criterion's; was Omega constant? (appo.decision_points)
     branching_score: Tensor | None = None
     degenerate: bool = False
     # credit: Eq. 6-7 (appo.assign_credit)

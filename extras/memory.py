@@ -97,7 +97,7 @@ def cache_items(shape: Shape, run: Config, gpus: int) -> dict[str, int]:
     parents = forked_together(run, gpus)
     forks = run.branches > 0
     initial = shapes.rows_for(prompts * run.initial)
-    branches = shapes.rows_for(parents * run.branches)
+    branches = shapes.rows_for(parents * run.branches * run.depth)
     # one call of prompts is kept
     prompt_rows = min(prompts, shapes.prompt_rows)
     prompt_keys = padded_keys(round_up(run.max_prompt, run.prefill_chunk))

@@ -91,7 +91,7 @@ def work(run: Config, length: int, fork_depth: float) -> dict[str, int]:
     Responses have `length` tokens, branches keep the share fork_depth of them.
     """
     initial = run.prompts * run.initial
-    branches = initial * run.branches * run.ppo_epochs
+    branches = initial * per_initial(run) * run.ppo_epochs
     return {
         "initial rollouts": initial,
         "branches": branches,
@@ -157,6 +157,11 @@ def step_flops(shape: Shape, run: Config, hardware: Hardware) -> dict[str, float
     }
 
 
+def per_initial(run: Config) -> int:
+    """Branches of an initial rollout, branches of branches included."""
+    return (run.branches + 1) ** run.depth - 1
+
+
 def scoring_passes(run: Config) -> int:
     """Passes without a gradient over all rollouts of a step: logp_old, now, the reference."""
     reference = run.kl_coef > 0
@@ -169,7 +174,7 @@ def scoring_passes(run: Config) -> int:
 def branches_of(run: Config, hardware: Hardware) -> tuple[float, float]:
     """(branches of a step on one GPU, tokens that each adds)."""
     T = hardware.length or run.max_tokens
-    branches = run.prompts / hardware.gpus * run.initial * run.branches * run.ppo_epochs
+    branches = run.prompts / hardware.gpus * run.initial * per_initial(run) * run.ppo_epochs
     return branches, (1 - hardware.fork_depth) * T
 
 

@@ -14,7 +14,7 @@ TREES = {"future_weight": 0.0, "clip_high": 0.2, "aggregate": "token-mean"}
 ALGOS = {
     "appo": {},
     "released": {},
-    "deep": {},
+    "deep": {"depth": 2},
     "grpo": PLAIN,
     "dr_grpo": PLAIN | {"aggregate": "seq-mean", "std_correction": 0},
     # its paper has no dual clip and no KL term
@@ -81,3 +81,10 @@ def method_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
             ("algo", "ppo_epochs"),
             f"--algo released draws the branches once: it needs --ppo_epochs 1, got {c.ppo_epochs}",
         )
+    if c.criterion != "score" and c.algo not in ("appo", "deep", "tree"):
+        yield (
+            ("criterion", "algo"),
+            f"--criterion {c.criterion} is for --algo appo, deep and tree, got --algo {c.algo}",
+        )
+    if c.depth > 1 and c.algo != "deep":
+        yield ("depth", "algo"), f"--depth {c.depth} is for --algo deep, got --algo {c.algo}"

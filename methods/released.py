@@ -94,7 +94,7 @@ def pooled_points(policy: Policy, rollouts: list[Rollout], config: Config) -> li
         fit = appo.candidates(policy, r, config)
         follows = [*r.mask[1:], False]
         allowed.append([ok and follows[t] and t <= last for t, ok in enumerate(fit)])
-    scores, preferred, _ = appo.rank_tokens(rollouts, config)
+    scores, preferred, _ = appo.rank_tokens(policy, rollouts, config)
     N, T = config.initial, scores.shape[1]
     # one long row per prompt
     scores = scores.reshape(-1, N * T)

@@ -1,7 +1,7 @@
 """What serves the files above: a map of this folder, in groups.
 
 sampling      live draw graphs shapes seeds sampling_params cpu_decoder served
-the step      schedule phases metrics steplog log_probs optimizers reward_calls
+the step      schedule criteria phases metrics steplog log_probs optimizers reward_calls
               packed_trees
 a run         settings beginnings inputs config_file runfiles files checkpoints heartbeat
               processes ranks models sft trackers

@@ -1,0 +1,107 @@
+"""methods/deep.py: with one level it is appo; trees of two levels, and whom they credit."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from conftest import CONFIG, one_step, snapshot
+
+import appo
+from config import Config, read_settings
+from extras.plan import work
+from methods import deep
+from policy import Policy
+from rollout import Rollout
+from support.steplog import branch_lines, tree_rows
+
+SMALL = dict(prompts=2, minibatch=1, initial=2, branches=2)
+DEEP = dataclasses.replace(CONFIG, **SMALL, algo="deep", depth=2)
+
+
+@pytest.mark.parametrize("changes", [dict(), dict(norm="budget", fork_tokens=1)])
+def test_one_level_is_appo_bit_for_bit(agent_folder, tools, prompts, changes):
+    results = []
+    for step, algo in ((appo.step, "appo"), (deep.step, "deep")):
+        policy = Policy.load(str(agent_folder))
+        config = dataclasses.replace(CONFIG, **SMALL, **changes, algo=algo, depth=1)
+        numbers, tree = one_step(policy, tools, prompts, config, step=step)
+        exact = {k: v for k, v in numbers.items() if not k.startswith(("seconds", "occupancy"))}
+        results.append((exact, tree, list(policy.model.parameters())))
+    (exact, tree, weights), (same, other, mine) = results
+    assert exact == same and [snapshot(r) for r in tree] == [snapshot(r) for r in other]
+    assert all(torch.equal(a, b) for a, b in zip(weights, mine))
+    credits = [[r.advantage for r in rows if r.parent is None] for rows in (tree, other)]
+    assert all(torch.equal(a, b) for a, b in zip(*credits))
+
+
+def test_a_step_of_two_levels(agent, tools, prompts, monkeypatch):
+    """Every rollout is forked at B points, twice over: N (B + 1)^2 of a prompt."""
+    divided, update = [], appo.update
+
+    def watched(*given):
+        divided.append(given[-1].branches + 1)
+        return update(*given)
+
+    monkeypatch.setattr(appo, "update", watched)
+    before = [p.clone() for p in agent.model.parameters()]
+    numbers, tree = one_step(agent, tools, prompts, DEEP, step=deep.step)
+    assert all(math.isfinite(v) for v in numbers.values()) and numbers["optimizer_steps"] == 2
+    assert any(not torch.equal(a, b) for a, b in zip(before, agent.model.parameters()))
+    assert divided == [9, 9], "--norm budget divides by N (B + 1)^2"
+    for group in range(2):
+        rows = [r for r in tree if r.group == group]
+        initial = [r for r in rows if r.parent is None]
+        assert len(rows) == 2 * (2 + 1) ** 2 and len(initial) == 2
+        for r in initial:
+            first = [x for x in rows if x.parent is r]
+            assert len({x.fork_at for x in first}) == len(first) == 4
+            assert [sum(y.parent is x for y in rows) for x in first] == [2, 2, 0, 0]
+    for x in (x for x in tree if x.parent):
+        assert x.fork_at > x.parent.fork_at and x.ids[: x.fork_at] == x.parent.ids[: x.fork_at]
+        assert x.advantage is None, "only initial rollouts are trained on"
+    assert len({r.seed for r in tree}) == len(tree)
+    assert numbers["branches"] == work(DEEP, 100, 0.5)["branches"] == 32
+    assert numbers["tokens_trained"] == sum(sum(r.mask) for r in tree if r.parent is None)
+    rows = tree_rows(agent, 1, tree, 2)
+    assert all(row["parent"] is None or row["parent"] < row["index"] for row in rows)
+    assert len(branch_lines(agent, tree, 32)) == 32
+
+
+def grown(parent, at, reward):
+    """A branch of six tokens."""
+    x = parent.fork(at)
+    x.ids, x.mask, x.reward = [2] * 6, [True] * 6, reward
+    return x
+
+
+def test_credit_by_all_descendants_that_share_a_token():
+    """Initial rewards 1 and 0: z = 1, -1. Descendants earn 3, 1, 1, 3: z = 1, -1, -1, 1."""
+    a, b = (Rollout([1], n, ids=[2] * 6, mask=[True] * 6, reward=1.0 - n) for n in range(2))
+    a.omega = b.omega = torch.ones(6)
+    first = grown(a, 2, 3.0)
+    # shares two tokens with a, as its parent does
+    second = grown(first, 4, 1.0)
+    late = grown(a, 5, 1.0)
+    other = grown(b, 3, 3.0)
+    lines = [deep.as_from_root(x) for x in (first, second, late, other)]
+    assert [(x.parent is a, x.fork_at) for x in lines] == [
+        (True, 2),
+        (True, 2),
+        (True, 5),
+        (False, 3),
+    ]
+    assert second.parent is first and second.fork_at == 4, "the tree itself stays"
+    appo.assign_credit([a, b], lines, dataclasses.replace(DEEP, future_weight=0.0))
+    third = (1 - 1 / 3) / 2
+    wanted = torch.tensor([third, third, 0.0, 0.0, 0.0, 1.0])
+    torch.testing.assert_close(a.advantage, wanted, atol=1e-5, rtol=0)
+    wanted = torch.tensor([0.0, 0.0, 0.0, -1.0, -1.0, -1.0])
+    torch.testing.assert_close(b.advantage, wanted, atol=1e-5, rtol=0)
+
+
+def test_depth_is_a_setting_of_this_method_only():
+    assert read_settings(["--algo", "deep"]).depth == 2 and Config().depth == 1
+    assert read_settings(["--algo", "deep", "--depth", "3"]).depth == 3
+    with pytest.raises(ValueError, match="--depth 2 is for --algo deep, got --algo appo"):
+        Config(depth=2)
