@@ -8,6 +8,7 @@ A `fixed` setting makes another run; a `free` one may change when a run goes on.
 
 import dataclasses
 import datetime
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from support.beginnings import (
     crossed_out,
     default_out,
     saved_settings,
-    settings_behind,
 )
 from support.files import newest_in
 from support.settings import (
@@ -29,6 +29,7 @@ from support.settings import (
     free,
     free_names,
     new_names,
+    outlived,
     parser_for,
     problems,
     read_json,
@@ -402,6 +403,30 @@ def read_settings(
     if found:
         raise ValueError("\n".join(found) + (f" (flags and {given})" if given else ""))
     return Config(**values)
+
+
+def settings_behind(
+    start: str, given: dict, read: Callable[[str], tuple[dict, list]]
+) -> tuple[dict, list[str]]:
+    """What a run that begins with --from takes over, and what is wrong with that checkpoint.
+
+    Where another method or preset is given, what the old one had set is not taken over.
+    read: the settings of a JSON file, as read_json.
+    """
+    if not start:
+        return {}, []
+    checkpoint = Path(newest_in(start))
+    config = checkpoint.parent / "config.json"
+    if not ((checkpoint / "manifest.json").is_file() and config.is_file()):
+        return {}, [f"--from {start} is no checkpoint of a run, nor the folder of one that has any"]
+    values, _ = read(str(config))
+    own = {"out", "model", "cold_start", "from_run", "allow_change"}
+    if any(name in given and given[name] != values.get(name) for name in ("algo", "preset")):
+        brought = PRESETS.get(str(values.get("preset")), {})
+        brought = brought | ALGOS.get(str(values.get("algo")), {})
+        own |= {"preset", *(name for name, x in brought.items() if values.get(name) == x)}
+    wrong = outlived(str(config), json.loads(config.read_text()), RETIRED)
+    return {name: value for name, value in values.items() if name not in own}, wrong
 
 
 def sizes_that_fit(values: dict, given: Iterable[str]) -> dict:

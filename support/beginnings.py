@@ -1,42 +1,15 @@
-"""Where a run begins: its folder, its weights, the settings that --from takes over. No torch.
+"""Where a run begins: its folder and its weights. Imports no torch.
 
 1. default_out       the folder of a run that names none
 2. saved_settings    what an earlier start left in it
-3. settings_behind   the settings of the run that --from names
-4. beginning         the checkpoint that --model or --from stands for
-5. crossed_out       flags that --from leaves no room for
+3. beginning         the checkpoint that --model or --from stands for
+4. crossed_out       flags that --from leaves no room for
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-from methods import ALGOS, PRESETS, RETIRED
 from support.files import newest_in
-from support.settings import outlived
-
-
-def settings_behind(
-    start: str, given: dict, read: Callable[[str], tuple[dict, list]]
-) -> tuple[dict, list[str]]:
-    """What a run that begins with --from takes over, and what is wrong with that checkpoint.
-
-    Where another method or preset is given, what the old one had set is not taken over.
-    read: the settings of a JSON file, as read_json.
-    """
-    if not start:
-        return {}, []
-    checkpoint = Path(newest_in(start))
-    config = checkpoint.parent / "config.json"
-    if not ((checkpoint / "manifest.json").is_file() and config.is_file()):
-        return {}, [f"--from {start} is no checkpoint of a run, nor the folder of one that has any"]
-    values, _ = read(str(config))
-    own = {"out", "model", "cold_start", "from_run", "allow_change"}
-    if any(name in given and given[name] != values.get(name) for name in ("algo", "preset")):
-        own |= {"preset", *PRESETS.get(str(values.get("preset")), {})}
-        own |= ALGOS.get(str(values.get("algo")), {}).keys()
-    wrong = outlived(str(config), json.loads(config.read_text()), RETIRED)
-    return {name: value for name, value in values.items() if name not in own}, wrong
 
 
 def beginning(values: dict, before: dict) -> dict:
