@@ -6,7 +6,6 @@
 4. make         all of them; each adds a line to the file when it is complete
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from extras.study.arms import COMMON, CURVES, RUNS, Table
+from extras.study.arms import COMMON, CURVES, RUNS, WORLD_SETTINGS, Table
 from extras.study.curves import Curve, load, read_run, row_of
 
 ROOT = Path(__file__).parents[2]
@@ -52,11 +51,16 @@ def train(settings: dict, out: Path) -> None:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
 
 
+def common(world: str) -> dict:
+    """The settings of all runs in a world."""
+    return COMMON | WORLD_SETTINGS.get(world, {})
+
+
 def cold_start(world: str, cold: int) -> Path:
     """The checkpoint of a cold-started model; its world lies in data/world."""
     out = RUNS / "cold" / f"{world}-{cold}"
     if not (out / "step_000000" / "manifest.json").is_file():
-        train(COMMON | dict(world=world, seed=cold, steps=0), out)
+        train(common(world) | dict(world=world, seed=cold, steps=0), out)
     return out / "step_000000"
 
 
@@ -69,7 +73,7 @@ def one_run(key: tuple, table: Table) -> Curve:
     given = {"model": start, "data": data / "train.jsonl", "eval_data": data / "test.jsonl"}
     given |= {"corpus": data / "corpus.jsonl", "seed": seed}
     length = {"max_sampled": table.budget, "steps": 100_000, "save_every": 20}
-    train(COMMON | given | length | table.arms[arm], out)
+    train(common(world) | given | length | table.arms[arm], out)
     curve = read_run(out, key)
     shutil.rmtree(out)
     return curve
@@ -93,9 +97,3 @@ def make(table: Table, workers: int) -> None:
                 file.write(row)
     if failed:
         raise SystemExit("\n".join([f"{len(failed)} runs failed:", *failed]))
-
-
-def settings_of(table: Table) -> str:
-    """What a table's runs have in common and where its arms differ, as JSON."""
-    shown = {"common": COMMON, "arms": table.arms, "budget": table.budget}
-    return json.dumps(shown | {"worlds": table.worlds, "seeds": table.seeds}, indent=1, default=str)
