@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import ALGOS, Config, read_settings
+from config import Config, read_settings
 from extras.fits import fits
 from extras.memory import (
     GIB,
@@ -27,6 +27,7 @@ from extras.memory import (
 )
 from extras.shape import Shape, decode_bytes, forward_flops, read_shape
 from extras.world.prepare import with_world
+from methods import ALGOS, BRANCHES_TRAINED
 from support.settings import free, parser_for, problems, typed
 
 
@@ -153,8 +154,16 @@ def step_flops(shape: Shape, run: Config, hardware: Hardware) -> dict[str, float
         "sample": reading + drawing,
         "score": scoring_passes(run) * whole,
         "branch": forward_flops(shape, branches * new, context, branches * new),
-        "update": update * whole,
+        "update": update * whole * trained(run, hardware),
     }
+
+
+def trained(run: Config, hardware: Hardware) -> float:
+    """Rollouts that go through the update for each initial one: 1, or its branches too."""
+    if run.algo not in BRANCHES_TRAINED:
+        return 1.0
+    # methods/tree.py computes a shared prefix once
+    return 1 + run.branches * (1 - hardware.fork_depth if run.algo == "tree" else 1)
 
 
 def per_initial(run: Config) -> int:
@@ -165,16 +174,19 @@ def per_initial(run: Config) -> int:
 def scoring_passes(run: Config) -> int:
     """Passes without a gradient over all rollouts of a step: logp_old, now, the reference."""
     reference = run.kl_coef > 0
-    if ALGOS[run.algo].get("branches") == 0:
-        # nothing asks for now; in float32 the sampler's log-probs serve as logp_old
-        return reference + (run.dtype == "bfloat16" or reference)
+    grown = run.algo in BRANCHES_TRAINED
+    if grown or ALGOS[run.algo].get("branches") == 0:
+        # nothing asks for now, but for what trees fork from; in float32 the sampler's log-probs
+        # serve as logp_old
+        return grown + reference + (run.dtype == "bfloat16" or reference)
     return 1 + run.ppo_epochs + reference
 
 
 def branches_of(run: Config, hardware: Hardware) -> tuple[float, float]:
     """(branches of a step on one GPU, tokens that each adds)."""
     T = hardware.length or run.max_tokens
-    branches = run.prompts / hardware.gpus * run.initial * per_initial(run) * run.ppo_epochs
+    rounds = 1 if run.algo in BRANCHES_TRAINED else run.ppo_epochs
+    branches = run.prompts / hardware.gpus * run.initial * per_initial(run) * rounds
     return branches, (1 - hardware.fork_depth) * T
 
 

@@ -180,6 +180,18 @@ def test_seconds_scale_and_follow_the_settings():
     assert base["sample"][1] == pytest.approx((4096 * 4 * weights + keys) / 3350e9, rel=1e-4)
 
 
+def test_branches_that_are_trained_cost_an_update():
+    """All of a branch, but for our trees, which compute a shared prefix once."""
+    shape, hardware = read_shape("Qwen/Qwen2.5-7B-Instruct"), Hardware(fork_depth=0.25)
+    run = Config(model="m", initial=2, branches=2, future_weight=0.0)
+    update = {
+        algo: seconds(shape, dataclasses.replace(run, algo=algo), hardware)["update"][0]
+        for algo in ("appo", "arpo", "tree")
+    }
+    assert update["arpo"] == pytest.approx(3 * update["appo"])
+    assert update["tree"] == pytest.approx((1 + 2 * 0.75) * update["appo"])
+
+
 @pytest.mark.parametrize(
     "algo, changes",
     [
@@ -192,6 +204,8 @@ def test_seconds_scale_and_follow_the_settings():
         ("grpo", {"branches": 0, "future_weight": 0.0, "kl_coef": 0.1}),
         ("gigpo", {"branches": 0, "future_weight": 0.0}),
         ("reinforce_pp", {"branches": 0, "future_weight": 0.0, "kl_coef": 0.1}),
+        ("tempo", {"branches": 0, "future_weight": 0.0}),
+        ("tree", {"future_weight": 0.0}),
     ],
 )
 def test_scoring_passes_are_those_of_a_step(algo, changes, tokenizer, monkeypatch):
