@@ -1,8 +1,8 @@
 """Ours, not the paper's: a tree credits itself, and every sampled token is trained on once.
 
     1-3. as in appo.py: initial rollouts, tools, rewards
-    4.   log-probs at the start of the step
-    5.   grow: branches from points of the initial rollouts, by the policy of the start
+    4.   at_decision_points: where branches grow, by the policy of the start
+    5.   log-probs at the start of the step
     6.   tree_credit: leaves that share a token against those that parted at the fork before it
     7.   update_trees: one packed pass over each tree, shared prefixes once
 
@@ -18,26 +18,19 @@ leave-one-out baseline. No standard deviation, no future term.
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from advantage import policy_loss
-from appo import (
-    Prompt,
-    decision_points,
-    hand_out,
-    loss_of,
-    rewards_of,
-    sample_initial,
-    set_omega,
-)
+from appo import decision_points, hand_out, loss_of
 from config import Config
-from methods.grpo import start_log_probs
+from methods import trees
+from methods.trees import Grow
 from policy import Policy
 from rollout import Rollout
-from sampling import Sampler
-from support.metrics import Meter, over_passes
+from support.metrics import over_passes
 from support.packed_trees import (
     logp_of_trees,
     own_mask,
@@ -47,49 +40,19 @@ from support.packed_trees import (
     unique_tokens,
 )
 from support.phases import in_phase
-from support.schedule import cache_parts, in_epochs
+from support.ranks import Ranks
 
 
-def step(
-    policy: Policy, optimizer, sampler: Sampler, prompts: list[Prompt], config: Config, meter: Meter
-) -> list[Rollout]:
-    """One step; arguments and result as in appo.step."""
-    with policy.unsharded():
-        batches = sample_initial(policy, sampler, prompts, config)
-        rewards = rewards_of(prompts)
-        grown = [grow(policy, sampler, batch, config, rewards) for batch in batches]
-        rewards.set([x for branches in grown for x in branches])
-    batches = [[*batch, *branches] for batch, branches in zip(batches, grown)]
-    start_log_probs(policy, batches, config)
-    for batch in batches:
-        assign_tree_credit(batch)
-    for batch in in_epochs(batches, prompts, config):
-        stats = update_trees(policy, optimizer, batch, config)
-        meter.add(as_trained([batch]), [], stats)
-    return [r for batch in batches for r in batch]
-
-
-def grow(policy: Policy, sampler: Sampler, rollouts: list[Rollout], config: Config, rewards):
-    """Branches of a mini-batch, before any update."""
-    branches = []
-    for part in cache_parts(rollouts, config):
-        cache = policy.score(part, config.temperature, config.micro_tokens, keep_cache=True)
-        for r in part:
-            r.logp_old = r.logp
-        set_omega(part, config)
-        points = fork_places(policy, part, config)
-        branches += sampler.branches(part, points, cache, rewards.begin)
-        del cache
-    return branches
-
-
-def fork_places(policy: Policy, rollouts: list[Rollout], config: Config) -> list[list[int]]:
-    return decision_points(policy, rollouts, config)
+def at_decision_points(policy: Policy, rollouts: list[Rollout], config: Config, grow: Grow):
+    """Branches of initial rollouts, B of each; the policy has not moved, so entropy ranks."""
+    for r in rollouts:
+        r.entropy, r.score_omega = torch.tensor(r.sampled_entropy), torch.ones(len(r.ids))
+    return grow(rollouts, decision_points(policy, rollouts, config))
 
 
 @in_phase("update")
-def assign_tree_credit(rollouts: list[Rollout]) -> None:
-    """Set r.advantage of all rollouts of a mini-batch, prompts apart."""
+def assign_tree_credit(rollouts: list[Rollout], config: Config, ranks: Ranks) -> None:
+    """Set r.advantage of all rollouts of a step, prompts apart; as grpo.group_credit."""
     for tree in trees_of(rollouts):
         rewards = torch.tensor([r.reward for r in tree], dtype=torch.float64)
         credit = tree_credit(rewards, shared_tokens(tree))
@@ -127,18 +90,18 @@ def segments(shared: Tensor, m: int):
 
 
 @in_phase("update")
-def update_trees(policy: Policy, optimizer, rollouts: list[Rollout], config: Config) -> dict:
+def update_trees(policy: Policy, optimizer, rollouts: list[Rollout], config: Config):
     """One optimizer step on the own tokens of all rollouts, each with the same weight.
 
-    Returns: as appo.update; "padding" is that of the packed trees.
+    Returns: (what was trained, statistics as appo.update's); "padding" is that of packed trees.
     """
-    ranks, trees = policy.ranks, trees_of(rollouts)
+    ranks, grown = policy.ranks, trees_of(rollouts)
     config = replace(config, aggregate="token-mean")
     [total] = ranks.sum([sum(sum(own_mask(r)) for r in rollouts)])
     passes = []
     optimizer.zero_grad(set_to_none=True)
     policy.model.train(config.checkpointing)
-    for part in tree_passes(trees, config.micro_tokens, ranks):
+    for part in tree_passes(grown, config.micro_tokens, ranks):
         logp = logp_of_trees(policy, part, config.temperature)  # (R, T)
         value, stats = loss_of(as_trained(part), logp, total, config, policy_loss)
         value.backward()
@@ -146,12 +109,14 @@ def update_trees(policy: Policy, optimizer, rollouts: list[Rollout], config: Con
         passes.append(stats | {"loss": value.item(), "padded": padded})
     policy.model.eval()
     norm = policy.take_step([optimizer], config.clip_grad)
-    return over_passes(passes, sum(map(unique_tokens, trees)), ranks) | {
-        "grad_norm": norm,
-        "skipped": float(not math.isfinite(norm)),
-    }
+    stats = over_passes(passes, sum(map(unique_tokens, grown)), ranks)
+    stats |= {"grad_norm": norm, "skipped": float(not math.isfinite(norm))}
+    return as_trained(grown), stats
 
 
-def as_trained(trees: list[list[Rollout]]) -> list[Rollout]:
+def as_trained(grown: list[list[Rollout]]) -> list[Rollout]:
     """Their rollouts with a mask that holds own policy tokens alone."""
-    return [replace(r, mask=own_mask(r)) for tree in trees for r in tree]
+    return [replace(r, mask=own_mask(r)) for tree in grown for r in tree]
+
+
+step = partial(trees.step, expand=at_decision_points, credit=assign_tree_credit, learn=update_trees)

@@ -30,10 +30,26 @@ Grow = Callable[[list[Rollout], list[list[int]]], list[Rollout]]
 Expand = Callable[[Policy, list[Rollout], Config, Grow], list[Rollout]]
 
 
+def whole_members(policy, optimizer, rollouts: list[Rollout], config: Config):
+    """An update on all members of a mini-batch's trees: (what was trained, its statistics)."""
+    return rollouts, update(policy, optimizer, rollouts, replace(config, norm="init"))
+
+
 def step(
-    policy, optimizer, sampler, prompts, config, meter, expand: Expand, credit=group_credit
+    policy,
+    optimizer,
+    sampler,
+    prompts,
+    config,
+    meter,
+    expand: Expand,
+    credit=group_credit,
+    learn=whole_members,
 ) -> list[Rollout]:
-    """One step of a method with trees; arguments and result as in appo.step and grpo.step."""
+    """One step of a method with trees; arguments and result as in appo.step and grpo.step.
+
+    learn: the update of a mini-batch, as whole_members.
+    """
     rewards = rewards_of(prompts)
 
     def grown(rollouts: list[Rollout], points: list[list[int]]) -> list[Rollout]:
@@ -48,8 +64,8 @@ def step(
     rollouts = [r for batch in batches for r in batch]
     credit(rollouts, config, policy.ranks)
     for batch in in_epochs(batches, prompts, config):
-        # all members count as they are
-        meter.add(batch, [], update(policy, optimizer, batch, replace(config, norm="init")))
+        trained, stats = learn(policy, optimizer, batch, config)
+        meter.add(trained, [], stats)
     return rollouts
 
 
