@@ -65,5 +65,23 @@ TABLES = {
             budget=300_000,
             about="does plain GRPO learn in every world, from 0.1-0.3 to above 0.8?",
         ),
+        Table(
+            "tree_design",
+            ("late", "easy"),
+            {
+                "grpo_8": grpo(8),
+                "grpo_16": grpo(16),
+                "appo": {"algo": "appo"},
+                "tree": {"algo": "tree"},
+                "tree_turn": {"algo": "tree", "criterion": "turn"},
+                "tree_oracle": {"algo": "tree", "criterion": "oracle"},
+                "tree_8_1": {"algo": "tree", "initial": 8, "branches": 1},
+                "tree_8_1_turn": {"algo": "tree", "initial": 8, "branches": 1, "criterion": "turn"},
+            },
+            colds=(1,),
+            seeds=(1, 2),
+            budget=150_000,
+            about="which form of methods/tree.py is worth a re-tuned comparison?",
+        ),
     )
 }
