@@ -41,7 +41,7 @@ from support.questions import Question, load_questions, overlap_lines
 from support.result_page import result_page
 from support.results import Job, date_of, open_job, weights_of, write_result
 from support.runfiles import complete, end_now, sha256, shown_settings, step_folder
-from support.sampling_params import SamplingParams, budgets_of
+from support.sampling_params import SamplingParams, budgets_of, short_results
 from support.scores import (
     Sample,
     broken_format,
@@ -200,6 +200,8 @@ def sampling(
     policy = None if run.served else Policy.load(model, run.dtype, pick_device(run.device))
     tokenizer = policy.tokenizer if policy else load_tokenizer(model)
     protocol, prompts = protocol_of(run), {}
+    if short := short_results(run, protocol, tokenizer):
+        raise ValueError(short)
     for job in jobs:
         date = job.settings["date"]
         prompts[job.path] = [

@@ -106,8 +106,8 @@ class Tags:
     def calls_in(self, texts: list[str], whole: Callable[[], str], ended: bool) -> list[Asked]:
         """The call that the last token completes, if it does.
 
-        Args: texts: as in closed_tag. whole: the text of all of them. ended: is the last token an
-              end of turn? Here it completes nothing.
+        Args: texts: as in closed_tag. whole: the text of all of them, behind the <think> left open
+              for them. ended: is the last token an end of turn? Here it completes nothing.
         """
         tag = self.closed_tag(texts)
         if not tag or tag == self.forged:
@@ -142,7 +142,8 @@ class Tags:
     def encode_result(self, tokenizer, text: str, room: int) -> list[int]:
         """Token ids of " <result>\\n{text}\\n</result>", the text cut so that all fit into `room`.
 
-        The text gives neither a tag nor a special token, whatever it holds.
+        The text gives neither a tag nor a special token, whatever it holds. The tags are cut only
+        if the rollout has no more room: it ends there.
         """
         head, tail = _frame(tokenizer, len(tokenizer))
         text = whole_characters(text[: room * LONGEST_TOKEN])
@@ -151,9 +152,18 @@ class Tags:
         ).input_ids
         return (head + body[: max(0, room - len(head) - len(tail))] + tail)[:room]
 
-    def encode_results(self, tokenizer, texts: list[str], room: int) -> list[int]:
-        """Token ids of the results of one turn: here there is one."""
-        return self.encode_result(tokenizer, texts[0], room)
+    def least_result(self, tokenizer) -> int:
+        """Tokens of the shortest result: what stands around it, and one of its own."""
+        head, tail = _frame(tokenizer, len(tokenizer))
+        return len(head) + 1 + len(tail)
+
+    def encode_results(self, tokenizer, texts: list[str], longest: int, room: int) -> list[int]:
+        """Token ids of the results of one turn: here there is one.
+
+        Args: longest: result with its tags, tokens, at least least_result. room: tokens that the
+              rollout has left.
+        """
+        return self.encode_result(tokenizer, texts[0], min(longest, room))
 
     def encode_prompt(self, tokenizer, messages: list[dict], date: str = "") -> list[int]:
         """Token ids of a chat up to where the assistant begins; see below."""
@@ -161,6 +171,10 @@ class Tags:
 
     def turn_end(self, tokenizer) -> str:
         """What stands between a call and its result: here the closing tag is enough."""
+        return ""
+
+    def reopened(self, tokenizer) -> str:
+        """The <think> that results leave open for the next turn: here none."""
         return ""
 
     def system_prompt(self) -> str:
@@ -250,14 +264,16 @@ def opened_by(tokenizer, prompts: list[list[int]]) -> list[str]:
     after = example.rpartition(asked)[2]
     # up to a <think>, what follows the last message is the same in all prompts
     start = after.partition("<think>")[0].strip() or after.strip()
-    return [_left_open(tokenizer.decode(prompt), start) for prompt in prompts]
+    texts = [tokenizer.decode(prompt) for prompt in prompts]
+    # from the last `start` on
+    return [
+        left_open(text[text.rfind(start) :]) if start and start in text else "" for text in texts
+    ]
 
 
-def _left_open(prompt: str, start: str) -> str:
-    """ "<think>" if it stands in a prompt, not closed, from the last `start` on; else ""."""
-    place = prompt.rfind(start) if start else -1
-    opened = place >= 0 and prompt.rfind("<think>", place) > prompt.rfind("</think>", place)
-    return "<think>" if opened else ""
+def left_open(text: str) -> str:
+    """ "<think>" if a text opens one and does not close it, else ""."""
+    return "<think>" if text.rfind("<think>") > text.rfind("</think>") else ""
 
 
 def split_tools(tools: str) -> tuple[list[str], list[str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from protocol import PAPER, Tags
+from protocol import PAPER, Tags, left_open
 from support.seeds import BRANCHES, mix_seed
 
 
@@ -20,7 +20,7 @@ from support.seeds import BRANCHES, mix_seed
 class Call:
     """A tool call: ids[start:end] of its rollout are the result (mask False).
 
-    ran: did the tool see it? state: that of a tool with state after it (support/own_tools.py).
+    ran: did the tool see it? held: the state after it, of a tool with state (support/own_tools.py).
     """
 
     name: str
@@ -31,7 +31,7 @@ class Call:
     start: int
     end: int
     ran: bool = False
-    state: Any = field(default=None, repr=False, compare=False)
+    held: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass
@@ -126,9 +126,11 @@ class Rollout:
 
     @property
     def last_turn(self) -> str:
-        """What the policy wrote after the last tool result, and what the prompt opened of it."""
+        """What the policy wrote after the last tool result, and the <think> left open for it."""
         own, text = self.pieces[-1] if self.pieces else (True, "")
-        return (self.opened if len(self.pieces) == 1 else "") + (text if own else "")
+        # a result itself holds no tag, so a <think> in its piece is the template's
+        opened = left_open(self.pieces[-2][1]) if len(self.pieces) > 1 else self.opened
+        return opened + text if own else ""
 
     @property
     def truncated(self) -> bool:
@@ -138,7 +140,12 @@ class Rollout:
         """The state of a tool after the last call of it. None without one, and where the tool
         replays and the rollout that made that call has gone on."""
         calls = [call for call in self.calls if call.name == tool and call.ran]
-        return calls[-1].state if calls else self.family.first.get(tool)
+        held = calls[-1].held if calls else self.family.first.get(tool)
+        return held.state if held else None
+
+    def inherits(self, call: Call) -> bool:
+        """Is a call the parent's? Of a turn with several calls the last result ends them all."""
+        return self.parent is not None and call.end <= self.fork_at
 
     def answered(self, results: list) -> None:
         """The results of the last calls have been appended: all behind the first of these."""

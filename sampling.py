@@ -248,14 +248,15 @@ class Sampler:
         for future in [f for f in self.in_tool if f.done()]:
             row, results = self.in_tool.pop(future), future.result()
             r = row.rollout
-            room = min(self.params.max_result_tokens, self.params.max_tokens - len(r.ids))
+            limits = self.params.max_result_tokens, self.params.max_tokens - len(r.ids)
             texts = [result.text for result in results]
             # encoded here, in the main thread: the tokenizer is not made for several
-            ids = self.protocol.encode_results(self.policy.tokenizer, texts, room)
+            ids = self.protocol.encode_results(self.policy.tokenizer, texts, *limits)
             r.append(ids, False, [0.0] * len(ids), [0.0] * len(ids))
             r.answered(results)
             row.unread, row.since = ids, self.decode_steps
-            if len(r.ids) < self.params.max_tokens:
+            # no ids: the budget is too short for the results
+            if ids and len(r.ids) < self.params.max_tokens:
                 self.ready.append(row)
             else:
                 self._finish(row, "length")
@@ -343,7 +344,7 @@ class Sampler:
             turn = r.ids[r.calls[-1].end if r.calls else 0 :]
             texts = [self.policy.text[i] for i in turn]
             forged = self.protocol.forged_in(texts)
-            asked = self.protocol.calls_in(texts, partial(self.policy.decode, turn), ended)
+            asked = self.protocol.calls_in(texts, partial(self._turn_text, r, turn), ended)
         if forged:
             self._finish(row, "forged")
         elif asked and too_many_calls([call.name for call in (*r.calls, *asked)], self.params):
@@ -357,6 +358,11 @@ class Sampler:
             r.calls += [Call(call.name, call.argument, "", 0.0, place, place) for call in asked]
             del self.running[row.slot]
             self.in_tool[self.pool.submit(call_tools, self.tools, r, asked)] = row
+
+    def _turn_text(self, r: Rollout, turn: list[int]) -> str:
+        """The text of a turn so far, behind the <think> that prompt or results left open for it."""
+        opened = self.protocol.reopened(self.policy.tokenizer) if r.calls else r.opened
+        return opened + self.policy.decode(turn)
 
     def _finish(self, row: Row, reason: str) -> None:
         """A rollout is complete: its text, and its slot is free."""

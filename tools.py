@@ -8,6 +8,7 @@ reads and whose status the log counts. How a model writes a call is in protocol.
 
     python tools.py python 'print(1+1)'
     python tools.py search 'query' --source corpus.jsonl
+    python tools.py FILE.py:NAME 'argument' --row questions.jsonl:3
 """
 
 import argparse
@@ -20,6 +21,7 @@ from protocol import Asked, parse_call, split_tools
 from support.corpus import split_words, utf8
 from support.http import Unavailable
 from support.own_tools import own_tool
+from support.questions import Question, load_questions
 from support.sandbox import SANDBOXES, STATUSES, Outcome, open_sandbox
 from support.search import CachedSearch, clean_query, open_source
 from support.tool_result import Tool, ToolResult
@@ -188,9 +190,10 @@ def call_tool(tools: dict[str, Tool], rollout, call) -> ToolResult:
     """Run a call, the last of rollout.calls, in the state of that rollout if the tool has one."""
     if call.name not in tools:
         return ToolResult("error", f"Error: there is no {call.name} tool here", 0.0)
-    tool, call.ran = tools[call.name], True
+    tool = tools[call.name]
     if hasattr(tool, "run_for"):
         return tool.run_for(rollout, call)
+    call.ran = True
     return tool.run(call.argument)
 
 
@@ -229,18 +232,34 @@ def _parser() -> argparse.ArgumentParser:
         default="require",
         help=f"python: {', '.join(SANDBOXES)} or the URL of a SandboxFusion server",
     )
+    parser.add_argument("--row", default="", help="own tool with a state: its question, FILE:N")
     return parser
 
 
-def one_call(name: str, tool: Tool, argument: str) -> ToolResult:
-    """A call outside any run."""
+def question_at(row: str) -> Question | None:
+    """The question of --row FILE:N, rows counted from 1; None of "". ValueError if it is none."""
+    file, _, number = row.rpartition(":")
+    if not row:
+        return None
+    if not file or not number.isdecimal():
+        raise ValueError(f"--row must be FILE:N, such as questions.jsonl:3, got {row}")
+    questions = load_questions(file, answered=False)
+    found = [q for q in questions if q.meta["row"] == int(number)]
+    if not found:
+        raise ValueError(f"--row {row}: the file has {len(questions)} questions and no such row")
+    return found[0]
+
+
+def one_call(name: str, tool: Tool, argument: str, question: Question | None) -> ToolResult:
+    """A call outside any run. question: what a state is opened with."""
     if not hasattr(tool, "run_for"):
         return tool.run(argument)
     # imported here: it brings torch, which takes seconds
-    from rollout import Call, Rollout
+    from rollout import Call, Family, Rollout
 
-    rollout = Rollout([], 0, calls=[Call(name, argument, "", 0.0, 0, 0)])
-    return call_tool({name: tool}, rollout, rollout.calls[0])
+    called = Call(name, argument, "", 0.0, 0, 0)
+    rollout = Rollout([], 0, calls=[called], family=Family(question))
+    return call_tool({name: tool}, rollout, called)
 
 
 def main(argv: list[str]) -> None:
@@ -249,11 +268,16 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.tool == "search" and not args.source:
         parser.error("search needs --source")
+    question = question_at(args.row)
     how = args.source, args.topk, args.timeout, args.sandbox, args.cache
     ((name, tool),) = open_tools(args.tool, *how).items()
     backend = {"python": "level", "search": "source"}.get(name, "place")
-    result = one_call(name, tool, args.argument)
-    tool.close()
+    try:
+        if question and not hasattr(tool, "run_for"):
+            raise ValueError(f"--row: {name} has no state, only a class with open(question) has")
+        result = one_call(name, tool, args.argument, question)
+    finally:
+        tool.close()
     print(result.text)
     where = getattr(getattr(tool, backend), "name", getattr(tool, backend))
     print(f"[{result.status}, {1000 * result.seconds:.1f} ms, {where}]", file=sys.stderr)
@@ -266,3 +290,7 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except (ValueError, OSError) as problem:
         sys.exit(f"tools.py: {problem}")
+    except KeyboardInterrupt:
+        print("tools.py: interrupted", file=sys.stderr)
+        # as a shell says it of Ctrl-C
+        sys.exit(130)

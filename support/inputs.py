@@ -24,7 +24,7 @@ from support.native_calls import protocol_of
 from support.plugins import open_reward
 from support.questions import Question, load_questions
 from support.runfiles import missing_inputs, newest
-from support.sampling_params import beyond_positions
+from support.sampling_params import beyond_positions, short_results
 from support.trackers import missing_trackers
 from tools import open_tools
 
@@ -147,9 +147,11 @@ def encode(run: Config, rows: Unencoded, tokenizer, positions: int | None = None
     test_prompts = _tried(lines, lambda: prompts_of(run, run.eval_data, test, tokenizer), [])
     examples = _tried(lines, lambda: examples_of(run, rows, tokenizer), [])
     longest = max(map(len, [*train, *test_prompts]), default=0)
-    lines += filter(None, [beyond_positions(longest, run.max_tokens, positions)])
+    short = _tried(lines, lambda: short_results(run, protocol_of(run), tokenizer), "")
+    lines += filter(None, [short, beyond_positions(longest, run.max_tokens, positions)])
     if lines:
-        raise ValueError("\n".join(lines))
+        # a template that cannot be used is met more than once
+        raise ValueError("\n".join(dict.fromkeys(lines)))
     return Inputs((rows.train, train), (test, test_prompts), examples, rows.tools, rows.reward_fn)
 
 

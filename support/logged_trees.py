@@ -155,8 +155,9 @@ def _short_row(row: dict, texts: dict[str, int]) -> dict:
 
 def own_calls(row: dict) -> list[dict]:
     """The calls of a rollout, without those that a branch has from its parent."""
-    at = row["fork_at"]
-    return [call for call in row.get("calls", []) if call.get("start", at) >= at]
+    calls, at = row.get("calls", []), row["fork_at"]
+    # as Rollout.inherits has it
+    return [c for c in calls if row["parent"] is None or c.get("end", at + 1) > at]
 
 
 def branch_points(rows: list[dict]) -> list[dict]:

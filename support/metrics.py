@@ -168,7 +168,7 @@ def _fork_facts(r) -> dict:
 
 def _own_statuses(r) -> list[str]:
     """How the calls of a rollout ended, without those that a branch has inherited."""
-    return [c.status for c in r.calls if r.parent is None or c.start > r.fork_at]
+    return [c.status for c in r.calls if not r.inherits(c)]
 
 
 def _rollout_numbers(facts: list[dict], forks: list[dict]) -> dict:

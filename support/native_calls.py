@@ -1,11 +1,15 @@
 """How a model calls a tool if it was trained to: as its chat template writes calls and results.
 
 1. protocol_of    the call format of a run: tags (protocol.py), hermes, llama3
-2. schemas_of     the tools as the template wants them: JSON schemas
-3. frame_of       what the template writes between a call and a result, and behind it
-4. NativeCalls    the methods that protocol.Tags has
-5. Hermes         <tool_call> {"name": .., "arguments": {..}} </tool_call>, several in a turn
-6. Llama3         {"name": .., "parameters": {..}} alone, or code behind <|python_tag|>
+2. template_arguments   what --chat_template_kwargs may hold
+3. schemas_of     the tools as the template wants them: JSON schemas
+4. frame_of       what the template writes between a call and a result, and behind it
+5. NativeCalls    the methods that protocol.Tags has
+6. Hermes         <tool_call> {"name": .., "arguments": {..}} </tool_call>, several in a turn
+7. Llama3         {"name": .., "parameters": {..}} alone, or code behind <|python_tag|>
+
+What a thought says of calls is no call. A thought that does not end leaves nothing behind it. It
+may be the prompt, or the frame of the results before, that has opened it.
 
 A turn is over when the model writes its end of turn. The results of its calls are appended as the
 template would write them, then the assistant's next turn begins. Only what the model wrote has
@@ -19,6 +23,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from protocol import (
     LONGEST_TOKEN,
@@ -27,6 +32,7 @@ from protocol import (
     Asked,
     Tags,
     encode_prompt,
+    left_open,
     own_tools,
     split_tools,
     tags_of,
@@ -46,6 +52,14 @@ SYSTEM = (
     "to write is the exact final answer in \\boxed{}."
 )
 THOUGHT = "</think>"
+# what encode_prompt and apply_chat_template (transformers 4 and 5) take themselves; documents are
+# a template's
+NOT_OF_TEMPLATES = set(
+    "tokenizer messages date self conversation chat_template tools add_generation_prompt "
+    "continue_final_message tokenize padding truncation max_length return_tensors return_dict "
+    "return_assistant_tokens_mask sanitize_control_tokens tokenizer_kwargs kwargs".split()
+)
+BLANK = re.compile(r"\s*")
 # stand for a call and for results while a template is asked how it writes them
 PROBES = ("first result here", "second result here")
 
@@ -59,7 +73,7 @@ def protocol_of(settings):
     template = template_arguments(settings.chat_template_kwargs)
     if settings.protocol == "tags":
         return tags_of(settings.tools, template)
-    return FORMATS[settings.protocol](schemas_of(settings.tools), template)
+    return FORMATS[settings.protocol].of(settings.tools, template)
 
 
 def protocol_named(name: str, tools: list[str] | None):
@@ -69,13 +83,16 @@ def protocol_named(name: str, tools: list[str] | None):
 
 
 def template_arguments(text: str) -> dict:
-    """The JSON object of --chat_template_kwargs. ValueError if it is none."""
+    """The JSON object of --chat_template_kwargs: variables of the template. ValueError if not."""
     try:
         found = json.loads(text or "{}")
     except (ValueError, RecursionError) as problem:
         raise ValueError(f"--chat_template_kwargs is not JSON: {problem}") from None
     if not isinstance(found, dict):
         raise ValueError(f"--chat_template_kwargs must be a JSON object, got {text}")
+    if wrong := sorted(NOT_OF_TEMPLATES & set(found)):
+        why = "the project gives these, or needs them as they are"
+        raise ValueError(f"--chat_template_kwargs may not hold {', '.join(wrong)}: {why}")
     return found
 
 
@@ -171,7 +188,8 @@ def _frame(tokenizer, vocabulary: int, chat_template: str, template: str) -> Fra
 class NativeCalls:
     """Calls and results in the form of a chat template; the methods are those of protocol.Tags.
 
-    schemas: of the tools, by name. template: further arguments of the chat template.
+    schemas: of the tools, by name. template: further arguments of the chat template. functions:
+    names of the tools that take several arguments by name; the others take one text.
     """
 
     # tags of the format; what only the environment may write
@@ -180,9 +198,20 @@ class NativeCalls:
     # strings that end a turn: only the end-of-turn token does
     stops = ()
 
-    def __init__(self, schemas: dict[str, dict], template: dict | None = None):
-        self.schemas, self.template = schemas, template or {}
+    def __init__(
+        self,
+        schemas: dict[str, dict],
+        template: dict | None = None,
+        functions: frozenset[str] = frozenset(),
+    ):
+        self.schemas, self.template, self.functions = schemas, template or {}, functions
         self.tools, self.name = tuple(schemas), type(self).__name__.lower()
+
+    @classmethod
+    def of(cls, tools: str, template: dict | None = None) -> "NativeCalls":
+        """The format for tools named in a comma-separated list. ValueError as in schemas_of."""
+        own = {tool.name for tool in own_tools(tools) if inspect.isfunction(tool.made)}
+        return cls(schemas_of(tools), template, frozenset(own))
 
     # ---- prompts
 
@@ -216,15 +245,10 @@ class NativeCalls:
 
     def calls_in(self, texts: list[str], whole: Callable[[], str], ended: bool) -> list[Asked]:
         """The calls of a turn that has ended, in order."""
-        if not ended:
-            return []
-        text = whole()
-        # what a thought says of calls is no call, and one without end is nothing else
-        thinks = text.rfind("<think>") > text.rfind(THOUGHT)
-        return [] if thinks else self.read_calls(text.rpartition(THOUGHT)[2])
+        return self.read_calls(whole()) if ended else []
 
     def read_calls(self, text: str) -> list[Asked]:
-        """The calls in what follows the thought of a turn."""
+        """The calls of a turn outside of its thoughts; none if a thought does not end."""
         raise NotImplementedError
 
     def asked(self, call) -> Asked:
@@ -249,7 +273,7 @@ class NativeCalls:
         only = list(parameters["properties"])
         if not isinstance(arguments, dict):
             return Asked(name, str(arguments), f"the arguments of {name} must be an object")
-        if name not in OWN and only != ["argument"]:
+        if name in self.functions:
             return Asked(name, arguments)
         if set(arguments) != set(only) or not isinstance(arguments[only[0]], str):
             wanted = json.dumps({only[0]: "..."})
@@ -259,22 +283,40 @@ class NativeCalls:
 
     # ---- results
 
-    def encode_results(self, tokenizer, texts: list[str], room: int) -> list[int]:
-        """Token ids of the results of a turn as the template writes them, cut to fit into room.
-
-        What a result holds gives neither a tag nor a special token.
-        """
+    def around(self, tokenizer, count: int) -> list[list[int]]:
+        """Token ids of what the template writes before, between and behind so many results."""
         frame = frame_of(tokenizer, self.template)
-        parts = [frame.head, *[frame.between] * (len(texts) - 1), frame.tail]
-        around = [tokenizer(part, add_special_tokens=False).input_ids for part in parts]
-        each = max(0, room - sum(map(len, around))) // len(texts)
+        parts = [frame.head, *[frame.between] * (count - 1), frame.tail]
+        return [tokenizer(part, add_special_tokens=False).input_ids for part in parts]
+
+    def least_result(self, tokenizer) -> int:
+        """Tokens of the shortest result: what stands around it, and one of its own."""
+        return sum(map(len, self.around(tokenizer, 1))) + 1
+
+    def encode_results(self, tokenizer, texts: list[str], longest: int, room: int) -> list[int]:
+        """Token ids of the results of a turn as the template writes them, each cut to its share.
+
+        What a result holds gives neither a tag nor a special token. The frame is never cut: without
+        room for it and some text of each result there are no ids.
+
+        Args: longest: one result with its frame, tokens. room: tokens that the rollout has left.
+        """
+        frame, around = frame_of(tokenizer, self.template), self.around(tokenizer, len(texts))
+        alone = self.least_result(tokenizer) - 1
+        each = min(longest - alone, (room - sum(map(len, around))) // len(texts))
+        if each < 1:
+            return []
         ids = []
         for before, text in zip(around, texts):
             text = without_tags(whole_characters(text[: each * LONGEST_TOKEN]), self.tags)
             text = json.dumps(text, ensure_ascii=False)[1:-1] if frame.quoted else text
             how = {"split_special_tokens": True, "add_special_tokens": False}
             ids += before + tokenizer(text, **how).input_ids[:each]
-        return (ids + around[-1])[:room]
+        return ids + around[-1]
+
+    def reopened(self, tokenizer) -> str:
+        """The <think> that the template opens behind results, "" if it opens none."""
+        return left_open(frame_of(tokenizer, self.template).tail)
 
     def turn_end(self, tokenizer) -> str:
         """The end of turn that stands between a call and its result."""
@@ -285,7 +327,7 @@ class NativeCalls:
     def fault_in(self, rollout) -> str:
         """Which rule a response that has ended breaks: an unread call, a thought without end."""
         last = rollout.last_turn
-        if last.count("<think>") > last.count(THOUGHT):
+        if left_open(last) or last.count("<think>") > last.count(THOUGHT):
             return "the thought does not end"
         left = next((mark for mark in self.only_environment if mark in rollout.policy_text), "")
         return f"the policy wrote {left}" if left else ""
@@ -293,6 +335,14 @@ class NativeCalls:
     def answer_part(self, rollout) -> str:
         """The last turn without its thought."""
         return rollout.last_turn.rpartition(THOUGHT)[2]
+
+
+def json_at(text: str, at: int) -> tuple[Any, int, str]:
+    """The JSON value that begins at a place: value, end and "", or None, the place and why not."""
+    try:
+        return *json.JSONDecoder().raw_decode(text, BLANK.match(text, at).end()), ""
+    except (ValueError, RecursionError) as problem:
+        return None, at, str(problem)
 
 
 def told_of(schemas: list[dict], messages: list[dict]) -> list[dict]:
@@ -317,43 +367,80 @@ class Hermes(NativeCalls):
     tags = ("think", "tool_call", "tool_response")
     only_environment = ("<tool_response>", "<|im_start|>")
 
+    marks = re.compile("</?think>|<tool_call>")
+    edges = re.compile("</?tool_call>")
+    closing = re.compile(r"\s*</tool_call>")
+
     def read_calls(self, text: str) -> list[Asked]:
-        calls = []
-        for part in text.split("<tool_call>")[1:]:
-            written, closed, _ = part.partition("</tool_call>")
-            if not closed:
-                calls.append(Asked("", "", "a <tool_call> is not closed by </tool_call>"))
-                continue
-            try:
-                value = json.loads(written)
-            except (ValueError, RecursionError) as problem:
-                calls.append(Asked("", written.strip(), f"the call is not JSON: {problem}"))
-                continue
-            calls += [self.asked(call) for call in (value if isinstance(value, list) else [value])]
-        return calls
+        calls, at, thinks = [], 0, False
+        while mark := self.marks.search(text, at):
+            at = mark.end()
+            if mark[0] == THOUGHT:
+                # of a thought without a beginning the whole text before is one
+                calls, thinks = (calls if thinks else []), False
+            elif mark[0] == "<think>":
+                thinks = True
+            elif not thinks:
+                asked, at = self.read_call(text, at)
+                calls += asked
+        return [] if thinks else calls
+
+    def read_call(self, text: str, at: int) -> tuple[list[Asked], int]:
+        """What a <tool_call> asks for whose text begins at `at`, and where it ends.
+
+        Its JSON says where: strings in it may hold tags. Where there is none, the next tag does.
+        """
+        value, end, _ = json_at(text, at)
+        closed = self.closing.match(text, end)
+        if end > at and closed:
+            calls = value if isinstance(value, list) and value else [value]
+            return [self.asked(call) for call in calls], closed.end()
+        edge = self.edges.search(text, at)
+        if not edge or edge[0] == "<tool_call>":
+            return [Asked("", "", "a <tool_call> is not closed by </tool_call>")], at
+        written = text[at : edge.start()].strip()
+        _, end, fault = json_at(written, 0)
+        fault = fault or f"text follows it: {written[end:].strip():.40}"
+        return [Asked("", written, f"the call is not JSON: {fault}")], edge.end()
 
 
 class Llama3(NativeCalls):
-    """A turn that is nothing but {"name": .., "parameters": ..}, or code after <|python_tag|>."""
+    """A turn that is nothing but {"name": .., "parameters": ..}, or code after <|python_tag|>.
+
+    Meta's format asks for the object alone: one with other text behind it is an answer. Several
+    are separated by semicolons, which models write too.
+    """
 
     tags = ("think",)
     only_environment = ("<|start_header_id|>",)
+    code = "<|python_tag|>"
     markers = re.compile(r"(?:<\|(?:eot_id|eom_id|end_of_text)\|>)+\s*$")
+    thoughts = re.compile(r"(?s)(?:\s*<think>.*?</think>)*\s*")
 
     def read_calls(self, text: str) -> list[Asked]:
-        text = self.markers.sub("", text).strip()
-        tagged = text.startswith("<|python_tag|>")
-        text = text.removeprefix("<|python_tag|>").strip()
-        if tagged and not text.startswith("{"):
-            return [Asked("python", plain_code(text))]
-        if not (tagged or text.startswith("{") and '"name"' in text):
-            return []
-        calls, decoder = [], json.JSONDecoder()
+        text = self.markers.sub("", text)
+        rest = text[self.thoughts.match(text).end() :]
+        if not (rest.startswith(self.code) or self.is_meant(rest)):
+            # a thought may end that nobody has begun
+            rest = rest.partition(THOUGHT)[2].strip()
+        calls = self.objects_in(rest.removeprefix(self.code).strip())
+        if calls or not rest.startswith(self.code):
+            return calls
+        return [Asked("python", plain_code(rest.removeprefix(self.code).strip()))]
+
+    def is_meant(self, text: str) -> bool:
+        """Does a text begin as a call does?"""
+        return text.startswith("{") and '"name"' in text
+
+    def objects_in(self, text: str) -> list[Asked]:
+        """The calls that a text consists of; none if it holds anything else."""
+        calls = []
         while text:
-            try:
-                value, end = decoder.raw_decode(text)
-            except (ValueError, RecursionError) as problem:
-                return [*calls, Asked("", text, f"the call is not JSON: {problem}")]
+            if not self.is_meant(text):
+                return []
+            value, end, fault = json_at(text, 0)
+            if fault:
+                return [*calls, Asked("", text, f"the call is not JSON: {fault}")]
             calls.append(self.asked(value))
             text = text[end:].lstrip("; \n\t")
         return calls

@@ -4,11 +4,15 @@
 2. arguments_of      what the model wrote, as arguments of a function
 3. OwnTool.run       one call; whatever it raises is text for the model
 4. OwnTool.run_for   the same with a state, which a branch shares up to its fork
+5. OwnTool.release   closes a state; each is closed once
 
 A state is never changed once a call has ended: the next call works on a copy. So a branch finds
 its parent's state at the fork, whatever the parent did later. Copies are made by the tool's
 `fork(state)`, else by copy.deepcopy. With `fork = "replay"` nothing is copied: a branch opens a new
 state and runs the calls of its prefix again.
+
+A state that cannot be opened or copied is an infra failure of that call. The tool has not seen the
+call then, so the next one goes on from the state before it.
 """
 
 import copy
@@ -20,11 +24,12 @@ import threading
 import time
 import typing
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from support.plugins import load_name, told
-from support.tool_result import ToolResult
+from support.plugins import is_ctrl_c, load_name, message_of, told
+from support.tool_result import STATUSES, ToolResult
 
 RESERVED = ("think", "answer", "result", "python", "search")
 REPLAY = "replay"
@@ -41,7 +46,9 @@ def own_tool(place: str) -> "OwnTool":
     try:
         made = made() if inspect.isclass(made) else made
     # a user's class may raise anything
-    except (Exception, SystemExit) as problem:
+    except BaseException as problem:
+        if is_ctrl_c(problem):
+            raise
         file = str(Path(place.rpartition(":")[0]).resolve())
         raise ValueError(f"{what}: it cannot be made: {told(problem, file)}") from None
     run = made if inspect.isfunction(made) else getattr(made, "run", None)
@@ -77,6 +84,13 @@ def check_parameters(what: str, made: Any, run: Callable) -> None:
         raise ValueError(f"{what}: {', '.join(unknown)} needs a type hint, such as {example}")
 
 
+@dataclass(eq=False)
+class Held:
+    """A state as a tool holds it. Two of them are two, even if their states are equal or one."""
+
+    state: Any
+
+
 class OwnTool:
     """A user's function or object as a tool (support/tool_result.py).
 
@@ -87,7 +101,7 @@ class OwnTool:
         self.made, self.name, self.place = made, name, place
         self.summary = " ".join(described.strip().split("\n\n")[0].split())
         self.problem = ""
-        self.states: dict[int, Any] = {}
+        self.states: set[Held] = set()
         self.lock = threading.Lock()
         if hasattr(made, "open"):
             self.run_for = self._run_for
@@ -115,25 +129,28 @@ class OwnTool:
 
     def close(self) -> None:
         """Close all states."""
-        for number in list(self.states):
-            self.release(number)
+        for held in list(self.states):
+            self.release(held)
 
     # ---- state
 
     def _run_for(self, rollout, call) -> ToolResult:
         """One call of a rollout, in its state.
 
-        call: the last of rollout.calls; its `state` becomes the state after it.
+        call: the last of rollout.calls; `held` becomes the state after it.
         """
         try:
-            call.state = self._state_for(rollout, call)
+            call.held = held = self._state_for(rollout, call)
         # a user's open or fork may raise anything: it is not the model's doing
-        except (Exception, SystemExit) as problem:
+        except BaseException as problem:
+            if is_ctrl_c(problem):
+                raise
             self.problem = told(problem)
             return ToolResult("infra", f"Error: the {self.name} tool is not available", 0.0)
-        return self._timed(lambda: self.made.run(call.argument, call.state))
+        call.ran = True
+        return self._timed(lambda: self.made.run(call.argument, held.state))
 
-    def _state_for(self, rollout, call) -> Any:
+    def _state_for(self, rollout, call) -> Held:
         """A state as the calls before have left it, that this call may change."""
         family = rollout.family
         before = [c for c in rollout.calls if c.name == self.name and c is not call and c.ran]
@@ -142,55 +159,58 @@ class OwnTool:
                 # of a rollout and its branches, so that all begin alike
                 if self.name not in family.first:
                     family.first[self.name] = self._opened(family)
-            last = before[-1].state if before else family.first[self.name]
-            copied = getattr(self.made, "fork", copy.deepcopy)(last)
+            last = before[-1].held if before else family.first[self.name]
+            copied = getattr(self.made, "fork", copy.deepcopy)(last.state)
             return self._kept(copied, family)
-        if before and before[-1].start >= rollout.fork_at:
+        if before and not rollout.inherits(before[-1]):
             # it moves on: what it was after the call before is gone
-            state, before[-1].state = before[-1].state, None
-            return state
-        state = self._opened(family)
+            held, before[-1].held = before[-1].held, None
+            return held
+        held = self._opened(family)
         for earlier in before:
-            self._timed(lambda earlier=earlier: self.made.run(earlier.argument, state))
-        return state
+            self._timed(lambda earlier=earlier: self.made.run(earlier.argument, held.state))
+        return held
 
-    def _opened(self, family) -> Any:
+    def _opened(self, family) -> Held:
         """A new state."""
         return self._kept(self.made.open(family.question), family)
 
-    def _kept(self, state: Any, family) -> Any:
+    def _kept(self, state: Any, family) -> Held:
         """A state, to be closed with its family at the latest."""
-        number = id(state)
+        held = Held(state)
         with self.lock:
-            self.states[number] = state
-        family.closers.append(functools.partial(self.release, number))
-        return state
+            self.states.add(held)
+        family.closers.append(functools.partial(self.release, held))
+        return held
 
-    def release(self, number: int) -> None:
+    def release(self, held: Held) -> None:
         """Close a state, if it is still open."""
         with self.lock:
-            state = self.states.pop(number, None)
+            if held not in self.states:
+                return
+            self.states.remove(held)
         close = getattr(self.made, "close", None)
-        if state is not None and close:
+        if close:
             try:
-                close(state)
+                close(held.state)
             # the others are still to be closed
-            except Exception as problem:
+            except BaseException as problem:
+                if is_ctrl_c(problem):
+                    raise
                 self.problem = told(problem)
 
     def _timed(self, work: Callable) -> ToolResult:
         """What a call gives, as text with a status."""
         begun = time.monotonic()
         try:
-            given = work()
+            # what it returns may be without text: too many digits, too deep
+            return _result(work(), begun)
         # a user's tool may raise anything, and sys.exit() is no end of the run
-        except (Exception, SystemExit) as problem:
-            text = f"Error: {type(problem).__name__}: {problem}".strip().removesuffix(":")
-            return ToolResult("error", text, time.monotonic() - begun)
-        if isinstance(given, ToolResult):
-            return given
-        text = given if isinstance(given, str) else _shown(given)
-        return ToolResult("ok", text, time.monotonic() - begun)
+        except BaseException as problem:
+            if is_ctrl_c(problem):
+                raise
+            said = f"Error: {type(problem).__name__}: {message_of(problem)}"
+            return ToolResult("error", said.strip().removesuffix(":"), time.monotonic() - begun)
 
 
 def arguments_of(function: Callable, written: str | dict) -> dict[str, Any]:
@@ -289,8 +309,20 @@ def _fits(hint: Any, value: Any) -> bool:
     return isinstance(value, kind) if kind in (str, bool, list, dict) else True
 
 
+def _result(given: Any, begun: float) -> ToolResult:
+    """What a tool gave, as a result. TypeError for a ToolResult that is none; see _shown too."""
+    if not isinstance(given, ToolResult):
+        text = given if isinstance(given, str) else _shown(given)
+        return ToolResult("ok", text, time.monotonic() - begun)
+    told_well = isinstance(given.text, str) and isinstance(given.seconds, (int, float))
+    if given.status not in STATUSES or not told_well:
+        wanted = f"a status of {', '.join(STATUSES)}, a text and seconds"
+        raise TypeError(f"a ToolResult needs {wanted}, got {given!r:.80}")
+    return given
+
+
 def _shown(value: Any) -> str:
-    """A value as text: JSON where that can be."""
+    """A value as text: JSON where that can be. ValueError or RecursionError if it has none."""
     try:
         return json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):

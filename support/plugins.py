@@ -2,13 +2,15 @@
 
 1. load_name     the object of that name in that file
 2. open_reward   a reward, checked
-3. told          an exception in one line
+3. is_ctrl_c     what ends the run, whoever's code it met
+4. told          an exception in one line
 """
 
 import functools
 import importlib.util
 import inspect
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -86,10 +88,28 @@ def _module(path: Path, what: str):
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as problem:
+    # a user's file may raise anything
+    except BaseException as problem:
         del sys.modules[name]
+        if is_ctrl_c(problem):
+            raise
         raise ValueError(f"{what} cannot be loaded: {told(problem, str(path))}") from None
     return module
+
+
+def is_ctrl_c(problem: BaseException) -> bool:
+    """Is it Ctrl-C? That reaches the main thread only: elsewhere a user's code has raised it."""
+    main = threading.current_thread() is threading.main_thread()
+    return main and isinstance(problem, KeyboardInterrupt)
+
+
+def message_of(problem: BaseException) -> str:
+    """What an exception says; "" if it cannot say it, as of a number with too many digits."""
+    try:
+        return str(problem)
+    # a user's exception may raise anything
+    except Exception:
+        return ""
 
 
 def told(problem: BaseException, path: str = "") -> str:
@@ -99,12 +119,12 @@ def told(problem: BaseException, path: str = "") -> str:
         return f"SyntaxError: {problem.msg} ({Path(problem.filename).name}, line {problem.lineno})"
     inside = [frame for frame in frames if frame.filename == path] or frames
     where = f" ({Path(inside[-1].filename).name}, line {inside[-1].lineno})" if inside else ""
-    return f"{type(problem).__name__}: {' '.join(shown(problem, str).split())}{where}"
+    return f"{type(problem).__name__}: {' '.join(message_of(problem).split())}{where}"
 
 
-def shown(thing: Any, form: Callable[[Any], str] = repr) -> str:
-    """A user's object in at most 200 characters, whatever its own repr or str does."""
+def shown(thing: Any) -> str:
+    """A user's object in at most 200 characters, whatever its own repr does."""
     try:
-        return f"{form(thing):.200}"
+        return f"{thing!r:.200}"
     except Exception:
         return f"a {type(thing).__name__} that cannot be shown"

@@ -3,6 +3,7 @@
 1. SamplingParams    lengths, budgets, how tokens are drawn
 2. too_many_calls    are these tool calls beyond the budgets?
 3. beyond_positions  do prompt and response fit the model?
+4. short_results     does a tool's result fit its limit?
 """
 
 from dataclasses import dataclass, fields
@@ -79,3 +80,15 @@ def beyond_positions(longest: int, budget: int, positions: int | None) -> str:
         f"a prompt of {longest} tokens and up to {budget} of response (--max_tokens) are "
         f"more than the model's {positions} positions: lower --max_tokens"
     )
+
+
+def short_results(settings, protocol, tokenizer) -> str:
+    """What is wrong if --max_result_tokens cannot hold a result; "" if it can, or without calls.
+
+    Raises: ValueError if the chat template writes no results.
+    """
+    longest = settings.max_result_tokens
+    if not settings.max_calls or longest >= (least := protocol.least_result(tokenizer)):
+        return ""
+    around = f"with what --protocol {protocol.name} writes around it"
+    return f"--max_result_tokens {longest} cannot hold a result {around}: give at least {least}"

@@ -90,7 +90,9 @@ class Served:
             seed = (r.seed + len(r.calls)) % 2**31
             text, r.finish = self._ask(r.prompt + r.ids, room, seed)
             self._add(r, True, text, self._encode(text))
-            asked = self.protocol.calls_in([text], lambda text=text: text, r.finish == "stop")
+            opened = self.protocol.reopened(self.tokenizer) if r.calls else r.opened
+            whole = opened + text
+            asked = self.protocol.calls_in([text], lambda text=whole: text, r.finish == "stop")
             if self.protocol.forged_in([text]):
                 r.finish = "forged"
             elif asked and too_many_calls([call.name for call in (*r.calls, *asked)], self.run):
@@ -108,13 +110,14 @@ class Served:
         place = len(r.ids)
         r.calls += [Call(call.name, call.argument, "", 0.0, place, place) for call in asked]
         results = call_tools(self.tools, r, asked)
-        room = min(self.run.max_result_tokens, self.run.max_tokens - place)
+        limits = self.run.max_result_tokens, self.run.max_tokens - place
         with self.lock:
             texts = [result.text for result in results]
-            ids = self.protocol.encode_results(self.tokenizer, texts, room)
+            ids = self.protocol.encode_results(self.tokenizer, texts, *limits)
         self._add(r, False, self.tokenizer.decode(ids), ids)
         r.answered(results)
-        r.finish = "length" if len(r.ids) >= self.run.max_tokens else ""
+        # no ids: the budget is too short for the results
+        r.finish = "" if ids and len(r.ids) < self.run.max_tokens else "length"
 
     def _encode(self, text: str) -> list[int]:
         with self.lock:

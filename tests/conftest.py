@@ -11,7 +11,8 @@ import torch.multiprocessing as mp
 import transformers
 from eval_parts import asked, judging  # noqa: F401 (fixtures)
 from filelock import FileLock
-from tool_parts import corpus, python, serve  # noqa: F401  (fixtures)
+from native_parts import agent_of, of_model  # noqa: F401  (fixtures)
+from tool_parts import corpus, own, python, serve  # noqa: F401  (fixtures)
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import appo

@@ -134,14 +134,14 @@ def test_every_command_parses(page):
 @cache
 def all_flags() -> set[str]:
     """The flags of all scripts."""
-    scripts = ["train.py", "eval.py", "report.py", "extras.plan", "extras.bench"]
+    scripts = ["train.py", "eval.py", "tools.py", "report.py", "extras.plan", "extras.bench"]
     return {flag for s in scripts for flag in re.findall(r"--\w[\w-]*", help_of(s))}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_flag_in_the_text_exists(page):
     named = set(re.findall(r"(?<![\w-])--[a-z]\w*(?:-\w+)*", page.read_text()))
-    own = {"--tree", "--source", "--light", "--write", "--pairs"}
+    own = {"--tree", "--light", "--write", "--pairs"}
     assert named - all_flags() - FOREIGN_FLAGS - own == set()
 
 

@@ -116,6 +116,16 @@ def test_a_short_tree_holds_a_branch_from_its_fork_on():
     assert first["calls"] == [["search", "x", "ok", 0.5]] and same["calls"] == []
 
 
+def test_calls_of_one_turn_are_the_parents_up_to_its_end():
+    """Several calls have one block of results: all but the first call begin at its end."""
+    turn = [{"name": "f", "start": 1, "end": 4}, {"name": "f", "start": 4, "end": 4}]
+    later = {"name": "f", "start": 6, "end": 8}
+    calls = [*turn, later]
+    for at, own in ((4, [later]), (5, [later]), (8, [])):
+        assert logged_trees.own_calls({"parent": 0, "fork_at": at, "calls": calls}) == own
+    assert logged_trees.own_calls({"parent": None, "fork_at": 0, "calls": calls}) == calls
+
+
 def test_calls_of_a_parent_count_once(tmp_path):
     """The branch that forks behind the parent's call holds a copy of it."""
     python, search = told(tmp_path, made_tree())["tools"]

@@ -6,27 +6,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from tool_parts import COUNTER, call
 
-from rollout import Call, Family, Rollout, close_all
+from rollout import Family, Rollout, close_all
 from support.own_tools import arguments_of, own_tool
 from support.questions import Question
 from support.tool_result import ToolResult
-from tools import call_tool
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "own_tool.py"
-
-
-@pytest.fixture
-def own(tmp_path):
-    """The tool that a user's file holds."""
-    count = iter(range(100))
-
-    def own(text, name="tool"):
-        file = tmp_path / f"own{next(count)}.py"
-        file.write_text(text)
-        return own_tool(f"{file}:{name}")
-
-    return own
 
 
 # ---- functions
@@ -169,18 +156,6 @@ def family_of(seed=0, **row):
     return Rollout([1], seed, family=Family(Question("1", [], [], "qa", row=row)))
 
 
-def call(tool, rollout, argument, length=3):
-    """One call, whose result has so many tokens."""
-    start = len(rollout.ids) + 1
-    rollout.append([7], True, [0.0], [0.0])
-    made = Call(tool.name, argument, "", 0.0, start, start)
-    rollout.calls.append(made)
-    result = call_tool({tool.name: tool}, rollout, made)
-    rollout.append([8] * length, False, [0.0] * length, [0.0] * length)
-    made.status, made.end = result.status, len(rollout.ids)
-    return result.text
-
-
 def test_a_guessing_game():
     tool = own_tool(f"{EXAMPLES}:Guess")
     parent = family_of(number=40)
@@ -207,24 +182,6 @@ def test_a_state_that_is_drawn_is_the_same_for_all_branches():
     call(tool, parent, "1")
     call(tool, early, "1")
     assert parent.state("guess")["hidden"] == early.state("guess")["hidden"]
-
-
-COUNTER = """
-import random
-class Tool:
-    '''Add a number.'''
-    made = closed = 0
-    def open(self, question):
-        Tool.made += 1
-        return [0]
-    def run(self, argument, state):
-        state[0] += int(argument)
-        if argument == '13':
-            raise ValueError('unlucky')
-        return state[0]
-    def close(self, state):
-        Tool.closed += 1
-"""
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "replay"])

@@ -110,6 +110,12 @@ def test_a_tag_in_a_question_opens_nothing(tokenizer, asked):
         assert opened_by(tokenizer, [encode_prompt(tokenizer, chat)]) == [""]
 
 
+def test_a_prompt_of_another_template_opens_nothing(tokenizer):
+    """Where its last message ends is not known."""
+    ids = tokenizer("a bare <think>", add_special_tokens=False).input_ids
+    assert opened_by(tokenizer, [ids]) == [""]
+
+
 def test_a_template_may_open_the_thought_for_some_chats_only(tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template += "{% if messages[0].content == 'deep' %}<think>{% endif %}"

@@ -1,6 +1,9 @@
 """Tools of a user in train.py, eval.py, tools.py and the sampler, as a user would."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,6 +152,40 @@ def test_by_hand(capsys):
     with pytest.raises(SystemExit):
         main([f"{EXAMPLE}:Guess", "many"])
     assert "invalid literal" in capsys.readouterr().out
+
+
+def test_by_hand_on_the_question_of_a_row(place, tmp_path, capsys):
+    data = tmp_path / "q.jsonl"
+    data.write_text('{"question": "a?", "number": 40}\n{"question": "b?", "number": 60}\n')
+    for row, said in ((1, "lower"), (2, "higher")):
+        main([f"{EXAMPLE}:Guess", "50", "--row", f"{data}:{row}"])
+        assert capsys.readouterr().out == f"{said}\n"
+    for tool, row, wrong in (
+        ("Guess", f"{data}:3", "--row .*q.jsonl:3: the file has 2 questions and no such row"),
+        ("Guess", str(data), "--row must be FILE:N, such as questions.jsonl:3, got .*q.jsonl"),
+        ("days_between", f"{data}:1", "--row: days_between has no state"),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            main([f"{EXAMPLE}:{tool}", "50", "--row", row])
+    with pytest.raises(FileNotFoundError, match="no.jsonl does not exist"):
+        main([f"{EXAMPLE}:Guess", "50", "--row", f"{tmp_path}/no.jsonl:1"])
+
+
+def test_ctrl_c_of_a_call_by_hand(tmp_path):
+    """One line, the exit status of a shell; the first state and the call's are closed."""
+    (tmp_path / "own.py").write_text(
+        "import time\nclass Slow:\n    'Sleep.'\n    def open(self, question): return 1\n"
+        "    def run(self, argument, state):\n        print('running', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    def close(self, state): print('closed', flush=True)\n"
+    )
+    command = [sys.executable, "tools.py", f"{tmp_path}/own.py:Slow", "x"]
+    how = dict(cwd=EXAMPLE.parent.parent, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen(command, **how) as process:
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        out, problems = process.communicate(timeout=30)
+    assert (out, problems, process.returncode) == ("closed\n" * 2, "tools.py: interrupted\n", 130)
 
 
 def test_a_cold_start_teaches_its_calls(place, tokenizer, tmp_path):

@@ -1,4 +1,4 @@
-"""What several tests of the tools use: a corpus, a Python tool, a server and its answers."""
+"""What several tests of the tools use: a corpus, tools, a server and its answers."""
 
 import json
 import subprocess
@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 import tools
+from rollout import Call
 from support.http import post_json
-from tools import PythonTool
+from support.own_tools import own_tool
+from tools import PythonTool, call_tool
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,49 @@ def corpus(tmp_path):
     path = tmp_path / "corpus.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)) + "\n")
     return path
+
+
+@pytest.fixture
+def own(tmp_path):
+    """The tool that a user's file holds."""
+    count = iter(range(100))
+
+    def own(text, name="tool"):
+        file = tmp_path / f"own{next(count)}.py"
+        file.write_text(text)
+        return own_tool(f"{file}:{name}")
+
+    return own
+
+
+COUNTER = """
+import random
+class Tool:
+    '''Add a number.'''
+    made = closed = 0
+    def open(self, question):
+        Tool.made += 1
+        return [0]
+    def run(self, argument, state):
+        state[0] += int(argument)
+        if argument == '13':
+            raise ValueError('unlucky')
+        return state[0]
+    def close(self, state):
+        Tool.closed += 1
+"""
+
+
+def call(tool, rollout, argument, length=3):
+    """One call, whose result has so many tokens."""
+    start = len(rollout.ids) + 1
+    rollout.append([7], True, [0.0], [0.0])
+    made = Call(tool.name, argument, "", 0.0, start, start)
+    rollout.calls.append(made)
+    result = call_tool({tool.name: tool}, rollout, made)
+    rollout.append([8] * length, False, [0.0] * length, [0.0] * length)
+    made.status, made.end = result.status, len(rollout.ids)
+    return result.text
 
 
 def start(code, *args):

@@ -81,7 +81,7 @@ def agreement(args, name: str, given: Given, bounds: dict) -> dict:
 def tree_figures(args, name: str, given: Given, sampler: Sampler, rollouts: list[Rollout]) -> dict:
     """Tokens computed for a tree, and its tool calls. A branch counts from where it leaves."""
     unique = sum(map(len, given.prompts)) + sum(len(r.ids) - r.fork_at for r in rollouts)
-    calls = [call for r in rollouts for call in r.calls if call.start >= r.fork_at]
+    calls = [call for r in rollouts for call in r.calls if not r.inherits(call)]
     per_unique = sampler.count["computed"] / unique
     figures = {f"{name}: computed / unique tokens": figure([per_unique], "")}
     for tool in given.tools:
