@@ -22,6 +22,7 @@ import json
 import re
 import threading
 import time
+import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,11 +78,27 @@ def check_parameters(what: str, made: Any, run: Callable) -> None:
         if len(parameters) != 1 + stateful:
             wanted = "argument, state), since it has open(question)" if stateful else "argument)"
             raise ValueError(f"{what} must have run({wanted}; its run takes {len(parameters)}")
+        check_state(what, made)
     elif any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise ValueError(f"{what} takes * or **: name each parameter")
     elif unknown:
         example = f"{unknown[0]}: str"
         raise ValueError(f"{what}: {', '.join(unknown)} needs a type hint, such as {example}")
+
+
+def check_state(what: str, made: Any) -> None:
+    """ValueError if open, fork or close of a tool cannot be called as they will be."""
+    for name, argument in (("open", "question"), ("fork", "state"), ("close", "state")):
+        method = getattr(made, name, None)
+        if method is None or (name == "fork" and method == REPLAY):
+            continue
+        other = f', or the text "{REPLAY}"' if name == "fork" else ""
+        try:
+            inspect.signature(method).bind(argument)
+        # no function, or one of other parameters
+        except TypeError:
+            wanted = f"{what}: {name} must be a function of one argument, the {argument}{other}"
+            raise ValueError(wanted) from None
 
 
 @dataclass(eq=False)
@@ -250,13 +267,15 @@ def arguments_of(function: Callable, written: str | dict) -> dict[str, Any]:
 def example_of(hints: dict[str, Any]) -> str:
     """A JSON object with a value of each type."""
     values = {int: 1, float: 1.5, bool: True, list: [], dict: {}}
-    given = {
-        name: typing.get_args(hint)[0]
-        if typing.get_origin(hint) is Literal
-        else values.get(typing.get_origin(hint) or hint, "...")
-        for name, hint in hints.items()
-    }
-    return json.dumps(given)
+
+    def example(hint: Any) -> Any:
+        first = _alternatives(hint)[0]
+        origin = typing.get_origin(first)
+        return (
+            typing.get_args(first)[0] if origin is Literal else values.get(origin or first, "...")
+        )
+
+    return json.dumps({name: example(hint) for name, hint in hints.items()})
 
 
 def meanings_of(function: Callable) -> dict[str, str]:
@@ -289,7 +308,7 @@ def _object_in(text: str, hints: dict) -> dict | None:
 
 def _value_in(text: Any, hint: Any) -> Any:
     """Text as a value of a type: itself, or what it writes in JSON. No text stays what it is."""
-    if hint is str or not isinstance(text, str):
+    if str in _alternatives(hint) or not isinstance(text, str):
         return text
     try:
         return json.loads(text)
@@ -299,6 +318,11 @@ def _value_in(text: Any, hint: Any) -> Any:
 
 def _fits(hint: Any, value: Any) -> bool:
     """Is a value of JSON of that type? Of types that JSON does not know nothing is checked."""
+    alternatives = _alternatives(hint)
+    if len(alternatives) > 1:
+        return any(_fits(alternative, value) for alternative in alternatives)
+    if hint is type(None):
+        return value is None
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
@@ -307,6 +331,12 @@ def _fits(hint: Any, value: Any) -> bool:
         return value in typing.get_args(hint)
     kind = typing.get_origin(hint) or hint
     return isinstance(value, kind) if kind in (str, bool, list, dict) else True
+
+
+def _alternatives(hint: Any) -> tuple:
+    """The types of int | None, Optional[int] and the like; of any other hint itself."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
 
 
 def _result(given: Any, begun: float) -> ToolResult:

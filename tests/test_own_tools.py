@@ -132,6 +132,47 @@ def test_what_is_no_tool(own, text, said):
         own(text + "\n")
 
 
+OPTIONAL = (
+    "from typing import Optional\n"
+    "def tool(n: int | None = None, m: Optional[float] = None, s: str | int = 0):\n"
+    '    """A tool."""\n    return repr((n, m, s))\n'
+)
+
+
+@pytest.mark.parametrize(
+    "written, text",
+    [
+        ('{"n": 3}', "(3, None, 0)"),
+        ('{"n": "3", "m": 2}', "(3, 2, 0)"),
+        ('{"n": null, "s": "4"}', "(None, None, '4')"),
+        ('{"n": "x"}', "n must be of type int | None, got 'x'"),
+        ('{"n": 1.5}', "n must be of type int | None, got 1.5"),
+        ('{"m": true}', "m must be of type"),
+    ],
+)
+def test_types_with_alternatives(own, written, text):
+    result = own(OPTIONAL).run(written)
+    assert text in result.text and (result.status == "ok") == text.startswith("(")
+
+
+@pytest.mark.parametrize(
+    "body, said",
+    [
+        (
+            "    fork = 'reply'\n",
+            'fork must be a function of one argument, the state, or the text "r',
+        ),
+        ("    def open(self): return 1\n", "open must be a function of one argument, the question"),
+        ("    def close(self): pass\n", "close must be a function of one argument, the state"),
+    ],
+)
+def test_parts_of_a_state_are_checked_at_the_start(own, body, said):
+    opens = "" if "open" in body else "    def open(self, question): return 1\n"
+    text = 'class tool:\n    """A tool."""\n    def run(self, argument, state): return 1\n'
+    with pytest.raises(ValueError, match=said):
+        own(text + opens + body)
+
+
 def test_what_a_prompt_says_of_arguments(own):
     tool = own(
         "from typing import Literal\n"
