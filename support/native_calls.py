@@ -325,7 +325,7 @@ class NativeCalls:
     # ---- the format
 
     def fault_in(self, rollout) -> str:
-        """Which rule a response that has ended breaks: a thought without end, a mark of the frame."""
+        """Which rule a response that has ended breaks: an endless thought, a mark of the frame."""
         last = rollout.last_turn
         if left_open(last) or last.count("<think>") > last.count(THOUGHT):
             return "the thought does not end"
