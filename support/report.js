@@ -315,7 +315,7 @@ function render_head() {
 // the end of a path says more than its beginning
 function short(value) {
   const text = JSON.stringify(value ?? null);
-  return text.length < 32 ? text : `…${text.slice(-30)}`;
+  return text.length < 32 ? text : `...${text.slice(-28)}`;
 }
 
 function legend_of({ runs, seeds, differs, headline }) {

@@ -15,6 +15,7 @@ th, td { padding: .35em .8em; text-align: right; white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 th { border-bottom: 2px solid #8888 }
 td { border-bottom: 1px solid #8884 }
+pre { white-space: pre-wrap }
 """
 
 

@@ -209,7 +209,7 @@ def test_faultless_traces_come_first(tmp_path, one_tokenizer):
     assert Mode().faultless < Mode().traces
 
 
-def test_mixed_asks_for_three_hops(tmp_path, one_tokenizer):
+def test_mixed_asks_for_two_hops(tmp_path, one_tokenizer):
     folder = prepare(
         dataclasses.replace(MODES["mixed"], questions=20, tests=20, traces=50, copies=0),
         3,
@@ -219,12 +219,12 @@ def test_mixed_asks_for_three_hops(tmp_path, one_tokenizer):
         re.fullmatch(r"The (.*) is (\w+)\.", r["contents"]).groups() for r in rows(folder, "corpus")
     )
     for r in rows(folder, "test") + rows(folder, "train"):
-        version, attribute, a, b, c, region, operator, operand = re.fullmatch(
-            r"What is the (\w+) (\w+) of the (\w+) of the (\w+) of the (\w+) of (\w+) (\w+) (\d)\?",
+        version, attribute, a, b, region, operator, operand = re.fullmatch(
+            r"What is the (\w+) (\w+) of the (\w+) of the (\w+) of (\w+) (\w+) (\d)\?",
             r["prompt"][1]["content"],
         ).groups()
         place = region
-        for relation in (c, b, a):
+        for relation in (b, a):
             place = facts[f"{relation} of {place}"]
         assert (
             str(apply(operator, int(facts[f"{version} {attribute} of {place}"]), int(operand)))

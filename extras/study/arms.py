@@ -20,8 +20,8 @@ COMMON = {
     "eval_questions": 250,
     "eval_samples": 2,
 }
-# longer rollouts: three relations, then a number, then Python
-WORLD_SETTINGS = {"mixed": {"max_tokens": 320, "max_calls": 6}}
+# longer rollouts: two relations, then a number, then Python
+WORLD_SETTINGS = {"mixed": {"max_tokens": 256, "max_calls": 5}}
 
 
 @dataclass(frozen=True)

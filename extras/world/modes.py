@@ -49,14 +49,14 @@ class Mode:
 MODES = {
     "easy": Mode(),
     "mixed": Mode(
-        hops=3,
-        hop=(0.90, 0.80, 0.55),
-        version=(0.80, 0.40),
-        operator=(0.90, 0.70, 0.45),
-        python=0.85,
-        fillers_first=6,
+        hops=2,
+        hop=(0.90, 0.85, 0.65),
+        version=(0.85, 0.50),
+        operator=(0.90, 0.75, 0.60),
+        python=0.90,
+        fillers_first=4,
         fillers_before=2,
-        fillers_after=20,
+        fillers_after=12,
         openers=EIGHT_OPENERS,
     ),
     "late": Mode(
@@ -77,5 +77,5 @@ MODES = {
         fillers_after=4,
         openers=EIGHT_OPENERS,
     ),
-    "spurious_off": Mode(skew=0.955),
+    "spurious_off": Mode(version=(0.75, 0.30), skew=0.955),
 }
