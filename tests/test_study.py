@@ -103,6 +103,25 @@ def test_the_picture_is_well_formed():
     assert len(lines) == 2 and len(lines[0].attrib["points"].split()) == 40
 
 
+def test_the_command_line(tmp_path, monkeypatch, capsys):
+    """What is missing, then the tables and the picture of what is there."""
+    from extras.study import __main__ as study
+
+    table = Table("t", ("easy",), {"grpo": {}, "appo": {}}, (1, 2), (1, 2), 10, baseline="grpo")
+    monkeypatch.setattr(study, "TABLES", {"t": table})
+    for module in (study, runs):
+        monkeypatch.setattr(module, "CURVES", tmp_path / "curves.jsonl")
+    with pytest.raises(SystemExit, match="t has no complete run yet"):
+        study.main(["show", "t"])
+    (tmp_path / "curves.jsonl").write_text("".join(map(row_of, some_curves()[:6])))
+    study.main(["list"])
+    assert "t: 2 of 8 runs missing" in capsys.readouterr().out
+    study.main(["show", "t", "--picture", str(tmp_path / "x.svg")])
+    shown = capsys.readouterr().out
+    assert "against grpo" in shown and "| appo | 2 |" in shown and "| grpo | 4 |" in shown
+    assert (tmp_path / "x.svg").read_text().startswith("<svg")
+
+
 def test_every_arm_is_a_run_that_train_py_accepts():
     for table in TABLES.values():
         for arm in table.arms.values():

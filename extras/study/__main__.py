@@ -1,26 +1,46 @@
-"""`python -m extras.study run TABLE` makes the runs of a table; `list` says what is missing."""
+"""`list` says what is missing of each table, `run TABLE` makes it, `show TABLE` prints it."""
 
 import argparse
+from pathlib import Path
 
-from extras.study.arms import TABLES
+from extras.study.arms import CURVES, TABLES, Table
+from extras.study.curves import load
+from extras.study.figure import picture
 from extras.study.runs import make, missing
+from extras.study.tables import world_table
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Read the flags and do what they say."""
     parser = argparse.ArgumentParser(prog="python -m extras.study", description=__doc__)
-    parser.add_argument("what", choices=("list", "run"))
+    parser.add_argument("what", choices=("list", "run", "show"))
     parser.add_argument("table", nargs="?", choices=TABLES)
     parser.add_argument("--workers", type=int, default=2, help="runs side by side (default 2)")
-    args = parser.parse_args()
+    parser.add_argument("--picture", type=Path, help="write the curves of the table as this SVG")
+    args = parser.parse_args(argv)
     if args.what == "list":
         for table in TABLES.values():
-            all_runs = len(table.arms) * len(table.worlds) * len(table.colds) * len(table.seeds)
-            print(f"{table.name}: {len(missing(table))} of {all_runs} runs missing")
+            every = len(table.arms) * len(table.worlds) * len(table.colds) * len(table.seeds)
+            print(f"{table.name}: {len(missing(table))} of {every} runs missing; {table.about}")
         return
     if not args.table:
-        parser.error(f"run needs a table: {', '.join(TABLES)}")
-    make(TABLES[args.table], args.workers)
+        parser.error(f"{args.what} needs a table: {', '.join(TABLES)}")
+    if args.what == "run":
+        make(TABLES[args.table], args.workers)
+    else:
+        show(TABLES[args.table], args.picture)
+
+
+def show(table: Table, file: Path | None) -> None:
+    """Print the tables of all worlds; write the picture if a file is named."""
+    curves = [curve for curve in load(CURVES) if curve.table == table.name]
+    if not curves:
+        raise SystemExit(f"{table.name} has no complete run yet: python -m extras.study run")
+    for world in dict.fromkeys(curve.world for curve in curves):
+        own = [curve for curve in curves if curve.world == world]
+        print(f"\n{world}\n\n{world_table(own, table.baseline)}")
+    if file:
+        file.write_text(picture(curves))
 
 
 if __name__ == "__main__":

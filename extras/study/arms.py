@@ -4,7 +4,7 @@ Design seeds are 1 to 99: every choice below was made on them. Report seeds are 
 was run once, after the choices. ARMS: settings that differ from configs/laptop.json and COMMON.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parents[2]
@@ -28,7 +28,8 @@ WORLD_SETTINGS = {"mixed": {"max_tokens": 256, "max_calls": 5}}
 class Table:
     """Runs that are compared: every arm in every world, from every cold start, with every seed.
 
-    budget: sampled tokens of a run; it ends with the step that reaches them.
+    budget: sampled tokens of a run; it ends with the step that reaches them. about: the question.
+    baseline: the arm that the others are compared with.
     """
 
     name: str
@@ -37,7 +38,8 @@ class Table:
     colds: tuple[int, ...]
     seeds: tuple[int, ...]
     budget: int
-    about: str = field(default="", compare=False)
+    about: str = ""
+    baseline: str = "grpo_8"
 
 
 def grpo(initial: int, **other) -> dict:
