@@ -134,7 +134,7 @@ class Update:
 
     minibatch: int = fixed(16, "prompts per update (paper 16: 8 updates a step)", 1)
     ppo_epochs: int = fixed(
-        1, "passes over a step's rollouts, each with new branches (released code 1)", 1
+        1, "passes over a step's rollouts; appo draws new branches in each (released code 1)", 1
     )
     lr: float = fixed(1e-6, "AdamW learning rate, constant (released code 1e-6)", 0)
     weight_decay: float = fixed(0.01, "AdamW weight decay (released code 0.01)", 0)

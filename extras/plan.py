@@ -97,7 +97,7 @@ def work(run: Config, length: int, fork_depth: float) -> dict[str, int]:
         "initial rollouts": initial,
         "branches": branches,
         "tokens sampled": initial * length + round(branches * (1 - fork_depth) * length),
-        "tokens trained on": initial * length * run.ppo_epochs,
+        "tokens trained on": round(initial * trained(run, fork_depth) * length * run.ppo_epochs),
         "optimizer steps": run.prompts // run.minibatch * run.ppo_epochs,
     }
 
@@ -154,16 +154,16 @@ def step_flops(shape: Shape, run: Config, hardware: Hardware) -> dict[str, float
         "sample": reading + drawing,
         "score": scoring_passes(run) * whole,
         "branch": forward_flops(shape, branches * new, context, branches * new),
-        "update": update * whole * trained(run, hardware),
+        "update": update * whole * trained(run, hardware.fork_depth),
     }
 
 
-def trained(run: Config, hardware: Hardware) -> float:
+def trained(run: Config, fork_depth: float) -> float:
     """Rollouts that go through the update for each initial one: 1, or its branches too."""
     if run.algo not in BRANCHES_TRAINED:
         return 1.0
     # methods/tree.py computes a shared prefix once
-    return 1 + run.branches * (1 - hardware.fork_depth if run.algo == "tree" else 1)
+    return 1 + run.branches * (1 - fork_depth if run.algo == "tree" else 1)
 
 
 def per_initial(run: Config) -> int:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 INF = float("inf")
 PLAIN = {"branches": 0, "future_weight": 0.0}
 # methods/trees.py: branches are trained like initial rollouts
-TREES = {"future_weight": 0.0, "clip_high": 0.2, "aggregate": "token-mean"}
+TREES = {"future_weight": 0.0, "clip_high": 0.2, "aggregate": "token-mean", "norm": "init"}
+PACKED = {"future_weight": 0.0, "aggregate": "token-mean", "std_correction": 0, "dual": "avg"}
 # what a method has no choice in, or another default for
 ALGOS = {
     "appo": {},
@@ -28,11 +29,18 @@ ALGOS = {
     "arpo": TREES | {"initial": 8, "branches": 1},
     "arpo_released": TREES | {"initial": 8, "branches": 1},
     "tree_grpo": TREES | {"initial": 2, "branches": 2},
-    "tree": {"future_weight": 0.0},
+    "tree": PACKED,
 }
 BRANCHES_TRAINED = ("arpo", "arpo_released", "tree_grpo", "tree")
 # settings without a meaning for a method: they stay as ALGOS says
-NO_USE = {"dr_grpo": ("aggregate", "std_correction"), "cispo": ("clip_c",)}
+NO_USE = {
+    "dr_grpo": ("aggregate", "std_correction"),
+    "cispo": ("clip_c",),
+    "arpo": ("norm",),
+    "arpo_released": ("norm",),
+    "tree_grpo": ("norm",),
+    "tree": ("aggregate", "std_correction", "dual"),
+}
 # settings of earlier versions: the value that is still meant, and what to do about any other
 RETIRED = {"surrogate": ("ppo", "begin a run of its own with --algo {}")}
 PRESETS = {

@@ -14,9 +14,13 @@ Credit of token t of rollout m; a and b are rollouts of the prompt, s(a, b) the 
 The first mean estimates the value of the prefix that ends with t; the second the value of the
 prefix before the last fork, without the rollouts that share t. Without forks it is the
 leave-one-out baseline. No standard deviation, no future term.
+The estimate has no bias where a fork depends on its prefix alone (--criterion boundary with enough
+branches). The B best tokens of a complete rollout depend on what follows too: a small bias is left.
+A tree is one sequence in the update: its attention costs memory with the square of its tokens.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -80,7 +84,7 @@ def tree_credit(rewards: Tensor, shared: Tensor) -> Tensor:
     return credit
 
 
-def segments(shared: Tensor, m: int):
+def segments(shared: Tensor, m: int) -> Iterator[tuple[int, int, Tensor]]:
     """Tokens of rollout m between two forks: (start, end, who parted at the start)."""
     length = int(shared[m])
     others = torch.arange(len(shared)) != m
@@ -115,7 +119,7 @@ def update_trees(policy: Policy, optimizer, rollouts: list[Rollout], config: Con
 
 
 def as_trained(grown: list[list[Rollout]]) -> list[Rollout]:
-    """Their rollouts with a mask that holds own policy tokens alone."""
+    """Copies of their rollouts, whose masks hold own policy tokens alone; parents stay the old."""
     return [replace(r, mask=own_mask(r)) for tree in grown for r in tree]
 
 

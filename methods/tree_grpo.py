@@ -47,7 +47,7 @@ def random_nodes(
 
 
 @in_phase("update")
-def tree_credit(rollouts: list[Rollout], config: Config, ranks: Ranks) -> None:
+def leaf_credit(rollouts: list[Rollout], config: Config, ranks: Ranks) -> None:
     """Every token of a leaf earns its distance from its tree and from its prompt."""
     roots = [id(root_of(r)) for r in rollouts]
     rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64)
@@ -63,4 +63,4 @@ def root_of(r: Rollout) -> Rollout:
     return r if r.parent is None else root_of(r.parent)
 
 
-step = partial(trees.step, expand=random_nodes, credit=tree_credit)
+step = partial(trees.step, expand=random_nodes, credit=leaf_credit)

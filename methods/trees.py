@@ -21,7 +21,7 @@ from methods.grpo import group_credit, start_log_probs
 from policy import Policy
 from rollout import Rollout
 from sampling import Sampler
-from support.reward_calls import Rewards
+from support.reward_calls import Rewards, fill_failed
 from support.schedule import cache_parts, in_epochs
 
 # (rollouts, token indices of each) -> a branch from each index, in order
@@ -59,6 +59,8 @@ def step(
         batches = sample_initial(policy, sampler, prompts, config)
         branches = expand(policy, [r for batch in batches for r in batch], config, grown)
         rewards.set(branches)
+    # all members of a tree are one group
+    fill_failed([*(r for batch in batches for r in batch), *branches], lambda r: r.group)
     batches = [b + [x for x in branches if x.group in {r.group for r in b}] for b in batches]
     start_log_probs(policy, batches, config)
     rollouts = [r for batch in batches for r in batch]
@@ -93,4 +95,6 @@ def grow(
 def after_results(rollout: Rollout, config: Config) -> list[int]:
     """Where the turns after its tool results begin, those with min_new tokens of budget left."""
     ends = sorted({call.end for call in rollout.calls})
-    return [t for t in ends if t <= config.max_tokens - config.min_new]
+    # no turn follows a call whose result did not fit
+    began = [t for t in ends if t < len(rollout.ids) and rollout.mask[t]]
+    return [t for t in began if t <= config.max_tokens - config.min_new]

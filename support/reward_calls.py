@@ -44,14 +44,7 @@ class Rewards:
         for r in rollouts:
             r.reward, r.reward_parts, r.reward_fault = self.asked.pop(id(r)).result()
         self.pool.shutdown()
-        groups: dict[tuple, list[Rollout]] = {}
-        for r in rollouts:
-            groups.setdefault((r.group, r.parent is None), []).append(r)
-        for group in groups.values():
-            known = [r.reward for r in group if not r.reward_fault]
-            for r in group:
-                if r.reward_fault:
-                    r.reward = sum(known) / len(known) if known else 0.0
+        fill_failed(rollouts, lambda r: (r.group, r.parent is None))
 
     def _ask(self, rollout: Rollout) -> tuple[float, dict[str, float], str]:
         """(reward, its other numbers, what went wrong)."""
@@ -60,6 +53,18 @@ class Rewards:
         # in a thread of its own nothing that a user's function raises is a wish to end the run
         except BaseException as problem:
             return 0.0, {}, told(problem)
+
+
+def fill_failed(rollouts: list[Rollout], kin: Callable[[Rollout], object]) -> None:
+    """What failed earns the mean reward of the others of its kin; 0 where all have failed."""
+    groups: dict[object, list[Rollout]] = {}
+    for r in rollouts:
+        groups.setdefault(kin(r), []).append(r)
+    for group in groups.values():
+        known = [r.reward for r in group if not r.reward_fault]
+        for r in group:
+            if r.reward_fault:
+                r.reward = sum(known) / len(known) if known else 0.0
 
 
 def read_reward(given) -> tuple[float, dict[str, float], str]:

@@ -79,6 +79,15 @@ def test_no_fork_beyond_the_budget():
         assert trees.after_results(r, short) == places
 
 
+def test_no_fork_where_no_turn_follows():
+    """A native call whose result did not fit ends its rollout; two of tags may share one end."""
+    r = member(0, 0, [[1.0] * 3, [1.0] * 2])
+    r.calls.append(Call("python", "", "ok", 0.0, len(r.ids) - 1, len(r.ids), True))
+    assert trees.after_results(r, ARPO) == [5]
+    r.calls.append(Call("python", "", "ok", 0.0, 2, 4, True))
+    assert trees.after_results(r, ARPO) == [5], "token 4 is a result's"
+
+
 def test_the_budget_is_spent_round_by_round():
     """Prompt 0: rises at its first results, in order of birth. Prompt 1 has no tool call."""
     config = dataclasses.replace(ARPO, initial=3)

@@ -10,7 +10,7 @@ import transformers
 from conftest import CONFIG, one_step, untrained
 
 import train
-from config import LAPTOP, Config, read_settings
+from config import ALGOS, LAPTOP, Config, read_settings
 from extras import plan
 from extras.memory import GIB, advice, most, without_checkpointing
 from extras.plan import Hardware, count_questions, scoring_passes, seconds, work
@@ -185,7 +185,9 @@ def test_branches_that_are_trained_cost_an_update():
     shape, hardware = read_shape("Qwen/Qwen2.5-7B-Instruct"), Hardware(fork_depth=0.25)
     run = Config(model="m", initial=2, branches=2, future_weight=0.0)
     update = {
-        algo: seconds(shape, dataclasses.replace(run, algo=algo), hardware)["update"][0]
+        algo: seconds(shape, dataclasses.replace(run, algo=algo, aggregate="token-mean"), hardware)[
+            "update"
+        ][0]
         for algo in ("appo", "arpo", "tree")
     }
     assert update["arpo"] == pytest.approx(3 * update["appo"])
@@ -205,7 +207,7 @@ def test_branches_that_are_trained_cost_an_update():
         ("gigpo", {"branches": 0, "future_weight": 0.0}),
         ("reinforce_pp", {"branches": 0, "future_weight": 0.0, "kl_coef": 0.1}),
         ("tempo", {"branches": 0, "future_weight": 0.0}),
-        ("tree", {"future_weight": 0.0}),
+        ("tree", ALGOS["tree"]),
     ],
 )
 def test_scoring_passes_are_those_of_a_step(algo, changes, tokenizer, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rollout import Rollout
-from support.reward_calls import LONGEST, Rewards, broken_rewards, shortened
+from support.reward_calls import LONGEST, Rewards, broken_rewards, fill_failed, shortened
 
 
 def rollouts_of(*groups):
@@ -81,6 +81,19 @@ def test_a_failed_reward_is_the_mean_of_its_group():
     (line,) = broken_rewards(rollouts)
     assert line.startswith("the reward of 3 of 5 rollouts failed: ZeroDivisionError: division")
     assert "test_reward_calls.py, line" in line
+
+
+def test_what_failed_in_a_tree_earns_the_mean_of_the_whole_tree():
+    """Where branches are trained with their parents: else all failed branches would earn 0."""
+    (root,) = rollouts_of(0)
+    root.ids, root.mask = [5, 6], [True, True]
+    root.sampled_logp = root.sampled_entropy = [0.0, 0.0]
+    branches = [root.fork(1) for _ in range(3)]
+    root.reward, branches[0].reward = 1.0, 0.0
+    for r in branches[1:]:
+        r.reward_fault = "it raised"
+    fill_failed([root, *branches], lambda r: r.group)
+    assert [r.reward for r in (root, *branches)] == [1.0, 0.0, 0.5, 0.5]
 
 
 class Mute(Exception):

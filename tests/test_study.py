@@ -79,6 +79,22 @@ def test_intervals():
         interval({})
 
 
+def test_a_cold_start_that_fails_leaves_the_other_worlds(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(runs, "CURVES", tmp_path / "curves.jsonl")
+
+    def train(settings, out):
+        if settings.get("world") == "late":
+            raise RuntimeError("it did not learn")
+
+    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(runs, "read_run", lambda out, key: curve(key=key))
+    table = Table("t", ("late", "easy"), {"a": {}}, colds=(3,), seeds=(1,), budget=10)
+    with pytest.raises(SystemExit, match="1 failed:\nthe cold start late-3: it did not learn"):
+        runs.make(table, 1)
+    assert [c.world for c in load(tmp_path / "curves.jsonl")] == ["easy"]
+
+
 def some_curves():
     return [
         curve((0.1, level), (0, 20, 40 + seed), ("t", "easy", cold, arm, seed), after=level)
@@ -147,7 +163,7 @@ def test_the_runner_makes_what_is_missing_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "read_run", lambda out, key: curve(key=key))
     arms = {"a": {"algo": "a"}, "b": {"algo": "b"}}
     table = Table("t", ("easy",), arms, colds=(3,), seeds=(1, 2), budget=10)
-    with pytest.raises(SystemExit, match="2 runs failed(.|\n)*'b', 1(.|\n)*it broke"):
+    with pytest.raises(SystemExit, match="2 failed(.|\n)*'b', 1(.|\n)*it broke"):
         runs.make(table, 1)
     assert made == ["easy-3", "easy-3-a-1", "easy-3-b-1", "easy-3-a-2", "easy-3-b-2"]
     broken.clear(), made.clear()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import CONFIG, one_step, snapshot
 
+from config import ALGOS
 from methods import tree
 from methods.tree import tree_credit
 from policy import Policy
@@ -61,7 +62,7 @@ def test_credit_estimates_the_gradient_without_bias():
 def test_a_step(agent_folder, tools, prompts):
     """Branches are trained too, every own token once, and nothing is computed twice."""
     policy = Policy.load(str(agent_folder))
-    config = dataclasses.replace(CONFIG, future_weight=0.0, algo="tree")
+    config = dataclasses.replace(CONFIG, **ALGOS["tree"], algo="tree")
     before = [p.clone() for p in policy.model.parameters()]
     metrics, rollouts = one_step(policy, tools, prompts, config, step=tree.step)
     assert any(not torch.equal(a, b) for a, b in zip(before, policy.model.parameters()))

@@ -25,7 +25,7 @@ def test_credit_worked_out_by_hand():
     ]
     leaves[1].parent, leaves[2].parent = leaves[0], leaves[1]
     leaves[4].parent = leaves[5].parent = leaves[3]
-    tree_grpo.tree_credit(leaves, TREE, Ranks())
+    tree_grpo.leaf_credit(leaves, TREE, Ranks())
     within = math.sqrt((0.25 + 0.25 + 0.0) / 3)
     across = math.sqrt((0.75**2 + 0.25**2 + 0.25**2 + 3 * 0.25**2) / 6)
     want = [0.5 / within + 0.75 / across, -0.5 / within - 0.25 / across, 0.25 / across]

@@ -1,1 +1,1 @@
-"""The study: which method learns how fast, at which cost. `python -m extras.study run|draw`."""
+"""The study: which method learns how fast, at which cost (`python -m extras.study`)."""

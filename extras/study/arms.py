@@ -1,7 +1,8 @@
 """What the study compares: worlds, arms, seeds and budgets, decided before its report seeds ran.
 
-Design seeds are 1 to 99: every choice below was made on them. Report seeds are 1,000 and up; each
-was run once, after the choices. ARMS: settings that differ from configs/laptop.json and COMMON.
+Design seeds are 1 to 99: every choice below is made on them. Report seeds are 1,000 and up, for a
+table that is made once, after the choices. Arms hold what differs from configs/laptop.json, COMMON
+and WORLD_SETTINGS.
 """
 
 from dataclasses import dataclass
@@ -48,13 +49,6 @@ def grpo(initial: int, **other) -> dict:
 
 
 WORLDS = ("easy", "late", "late_long", "mixed", "spurious_off")
-ARMS = {
-    "grpo_4": grpo(4),
-    "grpo_8": grpo(8),
-    "grpo_16": grpo(16),
-    "appo": {"algo": "appo"},
-}
-
 TABLES = {
     table.name: table
     for table in (

@@ -65,27 +65,36 @@ def cold_start(world: str, cold: int) -> Path:
 
 
 def one_run(key: tuple, table: Table) -> Curve:
-    """A run from a cold start that is there; its folder goes once its curve is known."""
-    name, world, cold, arm, seed = key
+    """A run from a cold start that is there."""
+    _, world, cold, arm, seed = key
     data = ROOT / "data" / "world" / f"{world}-{cold}"
     start = RUNS / "cold" / f"{world}-{cold}" / "step_000000"
-    out = RUNS / name / f"{world}-{cold}-{arm}-{seed}"
+    out = folder_of(key)
     given = {"model": start, "data": data / "train.jsonl", "eval_data": data / "test.jsonl"}
     given |= {"corpus": data / "corpus.jsonl", "seed": seed}
     length = {"max_sampled": table.budget, "steps": 100_000, "save_every": 20}
     train(common(world) | given | length | table.arms[arm], out)
-    curve = read_run(out, key)
-    shutil.rmtree(out)
-    return curve
+    return read_run(out, key)
+
+
+def folder_of(key: tuple) -> Path:
+    """Where a run is made."""
+    table, world, cold, arm, seed = key
+    return RUNS / table / f"{world}-{cold}-{arm}-{seed}"
 
 
 def make(table: Table, workers: int) -> None:
     """All runs that are missing. A run that fails is named at the end; the others go on."""
     keys, failed = missing(table), []
     for world, cold in tqdm(dict.fromkeys(key[1:3] for key in keys), desc="cold starts"):
-        cold_start(world, cold)
+        try:
+            cold_start(world, cold)
+        except RuntimeError as problem:
+            failed.append(f"the cold start {world}-{cold}: {problem}")
+            keys = [key for key in keys if key[1:3] != (world, cold)]
     CURVES.parent.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         jobs = {pool.submit(one_run, key, table): key for key in keys}
         for job in tqdm(as_completed(jobs), total=len(jobs), desc=table.name):
             try:
@@ -95,5 +104,10 @@ def make(table: Table, workers: int) -> None:
                 continue
             with open(CURVES, "a") as file:
                 file.write(row)
+            # its curve is kept: an interrupt before loses nothing
+            shutil.rmtree(folder_of(jobs[job]), ignore_errors=True)
+    finally:
+        # on Ctrl-C those that have not begun are left for the next time
+        pool.shutdown(cancel_futures=True)
     if failed:
-        raise SystemExit("\n".join([f"{len(failed)} runs failed:", *failed]))
+        raise SystemExit("\n".join([f"{len(failed)} failed:", *failed]))
