@@ -45,6 +45,8 @@ WAITS = {
     aten.unique_dim,
 }
 BY_INDEX = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
+# x.to(y) and torch.where(a, b, 1.0) name the device as it is called below Python
+BELOW = {aten._to_copy, aten.scalar_tensor}
 EMPTY = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
 
 
@@ -173,7 +175,7 @@ class Graph:
 
     def capture_begin(self, pool=None, capture_error_mode="global"):
         gpu = Device.current
-        if gpu.stream == "default":
+        if gpu.stream is gpu.default:
             raise Fault("a capture needs a stream of its own")
         gpu.refuse_in_capture("another capture")
         self.pool, self.own = pool, {}
@@ -240,6 +242,16 @@ def written_by(function, args, kwargs) -> list[Tensor]:
     return [x for x in leaves(tuple(given), {}) if isinstance(x, Tensor)]
 
 
+class Stream:
+    """torch.cuda.Stream: work is done at once, whatever its stream; copies are under way."""
+
+    def synchronize(self):
+        Device.current.land(Device.current.wait("stream"))
+
+    def wait_stream(self, stream):
+        pass
+
+
 class Event:
     """torch.cuda.Event; copies: those to the host that were under way when it was recorded."""
 
@@ -264,7 +276,8 @@ class Device(TorchDispatchMode):
         super().__init__()
         self.waits, self.captures, self.replays, self.operators = Counter(), 0, 0, Counter()
         self.graph: Graph | None = None
-        self.pools, self.under_way, self.stream = {}, [], "default"
+        self.pools, self.under_way = {}, []
+        self.default = self.stream = Stream()
         self.blocks = weakref.WeakValueDictionary()
 
     def __enter__(self):
@@ -313,7 +326,7 @@ class Device(TorchDispatchMode):
             Event=Event,
             CUDAGraph=Graph,
             graph_pool_handle=object,
-            Stream=lambda *how: "side",
+            Stream=Stream,
             stream=self.in_stream,
             current_stream=lambda *device: self.stream,
         )
@@ -363,8 +376,8 @@ class Device(TorchDispatchMode):
         asked = kwargs.get("device")
         asked = asked and torch.device(asked)
         packet = function.overloadpacket
-        # to(other tensor) takes the device for meta
-        here = ("cuda", "meta") if packet is aten._to_copy else ("cuda",)
+        below = packet in BELOW and not any(x.is_meta for x in tensors)
+        here = ("cuda", "meta") if below else ("cuda",)
         if not mine and (asked is None or asked.type not in here):
             return function(*args, **kwargs)
         self.operators[packet] += 1
