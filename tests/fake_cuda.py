@@ -142,7 +142,7 @@ class Device(TorchDispatchMode):
             current_device=lambda: 0,
             set_device=lambda device: None,
             synchronize=lambda *device: self.land(self.wait("synchronize")),
-            empty_cache=lambda: self.refuse_in_capture("emptying the cache"),
+            empty_cache=lambda: self.wait("emptying the cache"),
             is_current_stream_capturing=lambda: self.graph is not None,
             Event=Event,
             CUDAGraph=Graph,
