@@ -76,7 +76,7 @@ class Shapes:
         return max(asked, CUDA_CHUNK // asked * asked) if self.cuda else asked
 
     def pieces(self, length: int, asked: int) -> Iterator[tuple[int, int]]:
-        """(offset, width) of the calls that read `length` tokens; a width is a multiple of asked."""
+        """(offset, width) of calls that read `length` tokens; widths are multiples of asked."""
         most = self.chunk(asked)
         for offset in range(0, length, most):
             yield offset, min(most, round_up(length - offset, asked))

@@ -40,9 +40,9 @@ class Answers:
 TOOLS = {"python": Answers(), "search": Answers()}
 
 
-def tool_user(family: str, tokenizer, device: str = "cpu", **changes) -> Policy:
+def tool_user(family: str, tokenizer, device: str = "cpu", dtype=torch.float32) -> Policy:
     """An untrained model that calls tools."""
-    model = untrained(family, tokenizer, **changes).to(device)
+    model = untrained(family, tokenizer).to(device).to(dtype)
     return uses_tools(Policy(model, tokenizer), every=16)
 
 
@@ -64,11 +64,11 @@ def sampled(policy, prompts, branches: bool = True, **changes):
         return initial + sampler.branches(initial, points, cache)
 
 
-def assert_same_on_device(family, tokenizer, prompts, **changes) -> Device:
+def assert_same_on_device(family, tokenizer, prompts, dtype=torch.float32, **changes) -> Device:
     """Ids, masks, calls and ends are the CPU's; log-probs are within float32's rounding."""
-    cpu = sampled(tool_user(family, tokenizer), prompts, **changes)
+    cpu = sampled(tool_user(family, tokenizer, dtype=dtype), prompts, **changes)
     with Device() as gpu:
-        cuda = sampled(tool_user(family, tokenizer, DEVICE), prompts, **changes)
+        cuda = sampled(tool_user(family, tokenizer, DEVICE, dtype), prompts, **changes)
     assert chosen(cuda) == chosen(cpu)
     assert any(r.calls for r in cpu), "tools are called"
     logp = ([x for r in rollouts for x in r.sampled_logp] for rollouts in (cpu, cuda))
@@ -123,17 +123,9 @@ def test_other_ways_to_draw_are_the_cpus(changes, tokenizer, prompts):
     assert_same_on_device("qwen2", tokenizer, prompts[:4], branches=False, **changes)
 
 
-def test_in_bfloat16_sampled_numbers_are_those_of_a_fresh_pass(tokenizer, prompts):
-    """Ids differ from the CPU's: another kernel rounds otherwise."""
-    with Device():
-        policy = tool_user("qwen2", tokenizer, DEVICE)
-        policy = Policy(policy.model.to(torch.bfloat16), tokenizer)
-        rollouts = sampled(policy, prompts[:4])
-        policy.score(rollouts, 1.0, 512)
-    drawn = [(r, t) for r in rollouts for t in range(r.fork_at, len(r.ids)) if r.mask[t]]
-    gaps = [abs(r.sampled_logp[t] - float(r.logp[t])) for r, t in drawn]
-    print("GAPS", max(gaps), sum(gaps) / len(gaps), sum(g > 0 for g in gaps), len(gaps))
-    assert len(gaps) > 200 and max(gaps) < 0.3 and sum(gaps) / len(gaps) < 0.02
+def test_in_bfloat16_ids_are_the_cpus(tokenizer, prompts):
+    """The numbers of both come from the CPU's kernels; a GPU's round otherwise."""
+    assert_same_on_device("qwen2", tokenizer, prompts[:4], dtype=torch.bfloat16)
 
 
 def stepped(tokenizer, prompts, device):
