@@ -55,12 +55,14 @@ BELOW = {aten._to_copy, aten.scalar_tensor}
 def attention(
     query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
 ):
-    """The CPU's kernel: what chooses a kernel takes the device for meta."""
+    """The CPU's kernel, for what chooses one takes the device for meta; laid out as a GPU's."""
     if enable_gqa:
         per_key = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(per_key, 1) for x in (key, value))
     kernel = aten._scaled_dot_product_flash_attention_for_cpu
-    return kernel(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+    out = kernel(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+    # a GPU's kernels write heads behind queries
+    return out.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 class Stream:
