@@ -152,9 +152,8 @@ def folded_attention(
     out = F.scaled_dot_product_attention(
         folded, key, value, attn_mask=attention_mask, scale=scaling
     )
-    # a GPU's kernels write heads behind queries: no view of theirs splits G from S
-    out = out.unflatten(2, (per_key, S)).permute(0, 3, 1, 2, 4)  # (C, S, key heads, G, dim)
-    return out.reshape(C, S, heads, dim), None
+    # not a view: a GPU's kernels write heads behind queries
+    return out.reshape(C, heads, S, dim).transpose(1, 2).contiguous(), None
 
 
 def causal_repeated(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
