@@ -4,7 +4,7 @@
     2. decode_cost   of a step of Qwen2.5-7B's shape in bfloat16, and of one of its layers
     3. captures      CUDA graphs of a training step, with invented lengths
 
-An operator is at least one kernel. `python tests/test_decode_cost.py` prints the numbers.
+An operator is at least one kernel. `PYTHONPATH=. python tests/test_decode_cost.py` prints them.
 """
 
 import random
