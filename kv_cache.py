@@ -152,7 +152,8 @@ def folded_attention(
     out = F.scaled_dot_product_attention(
         folded, key, value, attn_mask=attention_mask, scale=scaling
     )
-    return out.view(C, heads, S, dim).transpose(1, 2).contiguous(), None
+    # not a view: a GPU's kernels write heads behind queries
+    return out.reshape(C, heads, S, dim).transpose(1, 2).contiguous(), None
 
 
 def causal_repeated(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:

@@ -190,7 +190,7 @@ class Sampler:
         self.waiting = deque(starts)
         self.decode_steps = 0
         longest = max(len(start.rollout.prompt) for start in starts)
-        budget, chunk = self.params.max_tokens, self.params.prefill_chunk
+        budget, chunk = self.params.max_tokens, self.shapes.chunk(self.params.prefill_chunk)
         capacity = self.shapes.row_capacity(longest, budget, chunk, self.lag)
         self.bucket = self.shapes.rows_for(len(starts))
         penalises = self.params.repetition_penalty != 1
@@ -434,23 +434,25 @@ class Sampler:
     def _extend(
         self, cache: KVCache, rows: list[int], held: list[int], ids: list[list[int]], batch: int
     ) -> Tensor:
-        """Append a list of tokens to each row, in calls of one constant shape (batch, chunk).
+        """Append a list of tokens to each row; on a CPU in calls of one constant shape.
 
         The bits of a row then depend on nothing but its own tokens. held: tokens in each row.
+        batch: most rows of a call.
         Returns: hidden state of each row's last token, (len(rows), D).
         """
         decoder, _ = self.policy.for_sampling()
-        chunk, last = self.params.prefill_chunk, [None] * len(rows)
-        tensor = self.policy.tensor
+        last: list[Tensor | None] = [None] * len(rows)
+        tensor, shapes = self.policy.tensor, self.shapes
         for start in range(0, len(rows), batch):
             members = list(range(start, min(start + batch, len(rows))))
-            pad = batch - len(members)
+            pad = shapes.reading_rows(len(members), batch) - len(members)
             where = tensor([rows[j] for j in members] + [cache.scratch] * pad)
-            for offset in range(0, max(len(ids[j]) for j in members), chunk):
-                parts = [ids[j][offset : offset + chunk] for j in members] + [[]] * pad
-                block = tensor([part + [0] * (chunk - len(part)) for part in parts])
+            most = max(len(ids[j]) for j in members)
+            for offset, width in shapes.pieces(most, self.params.prefill_chunk):
+                parts = [ids[j][offset : offset + width] for j in members] + [[]] * pad
+                block = tensor([part + [0] * (width - len(part)) for part in parts])
                 # padding is written too
-                longest = max(held[j] + min(offset, len(ids[j])) for j in members) + chunk
+                longest = max(held[j] + min(offset, len(ids[j])) for j in members) + width
                 n = tensor([len(part) for part in parts])
                 hidden = cache.append(decoder, block, n, where, padded_keys(longest))
                 for j, part, state in zip(members, parts, hidden):

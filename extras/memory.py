@@ -172,8 +172,8 @@ def shapes_of(run: Config) -> Shapes:
 def live_capacity(run: Config) -> int:
     """Tokens that a live row has room for: Sampler's, whose decode steps on a GPU are one ahead."""
     shapes = shapes_of(run)
-    ahead = int(shapes.cuda)
-    return shapes.row_capacity(run.max_prompt, run.max_tokens, run.prefill_chunk, ahead)
+    ahead, chunk = int(shapes.cuda), shapes.chunk(run.prefill_chunk)
+    return shapes.row_capacity(run.max_prompt, run.max_tokens, chunk, ahead)
 
 
 def cache_bytes(shape: Shape, rows: int, capacity: int, width: int) -> int:
@@ -193,7 +193,7 @@ def logits_at_once(shape: Shape, tokens: int) -> int:
 
 def reading_bytes(shape: Shape, run: Config, rows: int, keys: int) -> int:
     """Most bytes at a time of a call that reads prompts or results."""
-    width, queries = bytes_of(run), rows * run.prefill_chunk
+    width, queries = bytes_of(run), rows * shapes_of(run).chunk(run.prefill_chunk)
     # of one layer
     copied = 2 * rows * shape.kv * keys * width
     # the mask, and what is added to the scores: a row for every head of a key

@@ -4,6 +4,8 @@ Replaying saves the host's time for launching hundreds of small kernels. What wa
 same memory for ever: what the function depends on besides that memory has to be in the key.
 """
 
+from functools import cache
+
 import torch
 
 
@@ -29,14 +31,29 @@ class Graphs:
 
 
 def cuda_graphs():
-    """A capture whose graphs share their scratch memory: none reads what another left there."""
-    pool = torch.cuda.graph_pool_handle()
+    """A capture whose graphs share their scratch memory: none reads what another left there.
+
+    torch.cuda.graph would wait for the device and empty its caches before each of them. A capture
+    cannot take memory back that PyTorch holds unused: so that is done here, once for all.
+    """
+    pool, stream = torch.cuda.graph_pool_handle(), side_stream()
+    torch.cuda.empty_cache()
 
     def capture(function):
         graph = torch.cuda.CUDAGraph()
-        # what other threads do meanwhile, tools or NCCL, is no part of it
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            function()
+        with torch.cuda.stream(stream):
+            # what other threads do meanwhile, tools or NCCL, is no part of it
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            try:
+                function()
+            finally:
+                graph.capture_end()
         return graph
 
     return capture
+
+
+@cache
+def side_stream():
+    """The stream of all captures: libraries keep memory for every stream that they have seen."""
+    return torch.cuda.Stream()

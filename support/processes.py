@@ -35,7 +35,9 @@ def join_ranks(run: Config) -> tuple[Config, Ranks]:
         store = dist.PrefixStore(f"attempt_{attempt}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
     elif run.shard and not dist.is_initialized():
-        dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
+        # of the kind that torchrun makes, which every backend is used with
+        store = dist.TCPStore("127.0.0.1", 0, world_size=1, is_master=True)
+        dist.init_process_group(backend, rank=0, world_size=1, store=store)
     ranks = Ranks()
     if asked == "auto":
         why = "" if cuda else ", as this PyTorch sees no GPU"

@@ -7,13 +7,17 @@ On a CPU in float32 the bits of a row must not depend on its neighbours. Two rul
           is divided further as its size decides, but never one of up to 192 (measured on AVX2; the
           sizes are among those that agreed on AVX-512)
 Elsewhere, or without `constant_rows`, only as many rows are decoded as have a token to draw.
+A GPU reads prompts and results in calls without padding rows, up to CUDA_CHUNK tokens wide.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 KEY_BLOCK = 32
 # a graph is recorded for every number of keys, so there shall be few
 GRAPH_BLOCK = 512
+# tokens of a row that a GPU reads in a call: it takes as long as its launches, however few they are
+CUDA_CHUNK = 256
 # keys of a step whose shape may vary: whole vectors
 VECTOR = 16
 
@@ -62,6 +66,20 @@ class Shapes:
     def result_rows(self) -> int:
         """Rows of a call that reads tool results."""
         return max(1, self.rows // 8)
+
+    def reading_rows(self, count: int, most: int) -> int:
+        """Rows of a call that reads the tokens of `count` rows; most: of a full one."""
+        return count if self.cuda else most
+
+    def chunk(self, asked: int) -> int:
+        """Most tokens of a row in such a call. asked: the setting `prefill_chunk`."""
+        return max(asked, CUDA_CHUNK // asked * asked) if self.cuda else asked
+
+    def pieces(self, length: int, asked: int) -> Iterator[tuple[int, int]]:
+        """(offset, width) of calls that read `length` tokens; widths are multiples of asked."""
+        most = self.chunk(asked)
+        for offset in range(0, length, most):
+            yield offset, min(most, round_up(length - offset, asked))
 
     def rows_for(self, count: int) -> int:
         """Rows of a decode step in which `count` of them run."""

@@ -1,9 +1,9 @@
 """What the checks of a GPU run on: sizes, a world, and a model of random weights that uses tools.
 
-Random weights write no tags. So the output matrix gets a bias (`agent`): of the vocabulary only the
-words of the bundled world are left, and one token in 64 is a given tool tag. Calls then come by
-chance, opened and closed by the policy itself, and everything that computes logits sees the same
-distribution. What stands between two tags is noise: Python mostly answers with a SyntaxError,
+Random weights write no tags. So the output matrix gets a bias (`uses_tools`): of the vocabulary
+only the words of the bundled world are left, and one token in 64 is a given tool tag. Calls then
+come by chance, opened and closed by the policy itself, and everything that computes logits sees the
+same distribution. What stands between two tags is noise: Python mostly answers with a SyntaxError,
 search finds documents by the words that are in it.
 """
 
@@ -122,11 +122,16 @@ def agent(shape: Shape, tokenizer, dtype: str, device: str) -> Policy:
     # parameters and rotary frequencies are born there: no copy in host memory
     with torch.device(device):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    policy = Policy(model, tokenizer)
-    bias = torch.full((shape.vocabulary,), FORBIDDEN)
+    return uses_tools(Policy(model, tokenizer))
+
+
+def uses_tools(policy: Policy, every: int = 64) -> Policy:
+    """The same policy with a bias: words, and one token of `every` is a given tag. See the top."""
+    bias = torch.full((policy.vocabulary,), FORBIDDEN)
     words = [i for i, text in enumerate(policy.text) if text.strip().isalnum()]
     bias[words] = 0.0
-    bias[[i for i, text in enumerate(policy.text) if text in TAGS]] = math.log(len(words) / 64)
+    tags = [i for i, text in enumerate(policy.text) if text in TAGS]
+    bias[tags] = math.log(len(words) / every)
     policy.head.bias = torch.nn.Parameter(bias.to(policy.head.weight))
     return policy
 

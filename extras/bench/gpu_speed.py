@@ -41,7 +41,23 @@ def decode_speed(args, sizes: Sizes, device: str, world: Path) -> dict:
     for _ in range(sizes.repeats + 1):
         generate = per_token(theirs, sizes.tokens)
         times.append([generate, per_token(ours, sizes.tokens), *ours.starting()])
-    return speed_figures(times[1:], args.gpu_bandwidth, sizes, policy.dtype.itemsize, device)
+    figures = speed_figures(times[1:], args.gpu_bandwidth, sizes, policy.dtype.itemsize, device)
+    return figures | entropy_figures(sizes, device)
+
+
+def entropy_figures(sizes: Sizes, device: str) -> dict:
+    """The entropy of a draw by vecdot, as support/draw.py has it, against a product and a sum.
+
+    vecdot is a batch of products of two vectors, which may keep few parts of a GPU busy. Above 1
+    the sum is faster: then draw.py should take it on a GPU, and on a GPU only, for its bits differ.
+    """
+    p, log_p = torch.rand(2, sizes.rows, sizes.shape.vocabulary, device=device)
+    ways = (lambda: torch.linalg.vecdot(p, log_p), lambda: (p * log_p).sum(-1))
+    times = []
+    # the first one warms up
+    for _ in range(sizes.repeats + 1):
+        times.append([timed(lambda way=way: [way() for _ in range(20)]) for way in ways])
+    return {"entropy of a draw: seconds by vecdot / by sum": ratio(times[1:])}
 
 
 class Ours:
