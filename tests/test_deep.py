@@ -19,6 +19,7 @@ SMALL = dict(prompts=2, minibatch=1, initial=2, branches=2)
 DEEP = dataclasses.replace(CONFIG, **SMALL, algo="deep", depth=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [dict(), dict(norm="budget", fork_tokens=1)])
 def test_one_level_is_appo_bit_for_bit(agent_folder, tools, prompts, changes):
     results = []

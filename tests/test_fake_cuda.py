@@ -75,7 +75,9 @@ def assert_same_on_device(family, tokenizer, prompts, dtype=torch.float32, **cha
     return gpu
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "family", ["llama", *(pytest.param(x, marks=pytest.mark.slow) for x in ("qwen2", "qwen3"))]
+)
 def test_tools_and_branches_are_the_cpus(family, tokenizer, prompts):
     gpu = assert_same_on_device(family, tokenizer, prompts[:5])
     assert 4 <= gpu.captures < gpu.replays / 4
@@ -146,6 +148,7 @@ def weights(policy) -> dict:
     return {name: p.detach().cpu() for name, p in policy.model.named_parameters()}
 
 
+@pytest.mark.slow
 def test_a_whole_step_is_the_cpus(tokenizer, prompts):
     cpu, _, _, numbers, rollouts = stepped(tokenizer, prompts, "cpu")
     with Device() as gpu:
@@ -162,6 +165,7 @@ def test_a_whole_step_is_the_cpus(tokenizer, prompts):
         assert not torch.equal(before[name], p)
 
 
+@pytest.mark.slow
 def test_saved_and_resumed_it_goes_on(tokenizer, prompts, tmp_path):
     """A second step after a checkpoint, on the policy that saved it and on one that read it."""
     folder = tmp_path / "step_000001"
@@ -217,6 +221,7 @@ def right(tokenizer, prompts):
     return chosen(sampled(tool_user("qwen2", tokenizer), prompts[:5]))
 
 
+@pytest.mark.slow
 def test_no_fault_is_seen_where_there_is_none(tokenizer, prompts, right):
     assert with_fault(tokenizer, prompts) == right
 
@@ -248,6 +253,7 @@ def test_memory_freed_between_capture_and_replay_is_seen(tokenizer, prompts, mon
         with_fault(tokenizer, prompts)
 
 
+@pytest.mark.slow
 def test_a_length_that_is_not_set_is_seen(tokenizer, prompts, right, monkeypatch):
     """A row drew further tokens while its tool was called; its length has to go back."""
     extend = Sampler._extend
@@ -261,6 +267,7 @@ def test_a_length_that_is_not_set_is_seen(tokenizer, prompts, right, monkeypatch
     assert with_fault(tokenizer, prompts) != right
 
 
+@pytest.mark.slow
 def test_a_fork_without_its_copy_is_seen(tokenizer, prompts, right, monkeypatch):
     def length_only(self, row, other, source, length):
         self.length[row] = length
@@ -275,6 +282,7 @@ def test_a_copy_to_the_host_that_is_not_waited_for_is_seen(tokenizer, prompts, m
         with_fault(tokenizer, prompts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without_keys", [False, True])
 def test_a_graphs_key_that_leaves_out_the_keys_is_seen(
     tokenizer, prompts, right, monkeypatch, without_keys

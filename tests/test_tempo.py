@@ -80,6 +80,7 @@ def test_telescopes_to_twice_the_advantage(rollouts):
         assert float(changes) == pytest.approx(float(p.advantage[0]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_step(agent_folder, tools, prompts):
     policy = Policy.load(str(agent_folder))
     before = [p.clone() for p in policy.model.parameters()]

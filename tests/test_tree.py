@@ -59,6 +59,7 @@ def test_credit_estimates_the_gradient_without_bias():
     assert float(total / 2) == pytest.approx(float(truth), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_step(agent_folder, tools, prompts):
     """Branches are trained too, every own token once, and nothing is computed twice."""
     policy = Policy.load(str(agent_folder))

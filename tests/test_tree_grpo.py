@@ -50,6 +50,7 @@ def test_nodes_are_drawn_evenly_with_replacement():
     assert {t for places in asked[1] for t in places} == {0, 5}
 
 
+@pytest.mark.slow
 def test_a_step(agent_folder, tools, prompts):
     policy = Policy.load(str(agent_folder))
     before = [p.clone() for p in policy.model.parameters()]
