@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections import Counter
 
+import pytest
 import torch
 from conftest import CONFIG, one_step, snapshot
 from test_arpo import member
