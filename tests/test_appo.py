@@ -456,6 +456,7 @@ def spoil_credit(monkeypatch, groups):
     monkeypatch.setattr(appo, "assign_credit", spoilt)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_changes_nothing(agent, tools, prompts, monkeypatch):
     spoil_credit(monkeypatch, range(8))
     before = [p.clone() for p in agent.model.parameters()]

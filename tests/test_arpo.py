@@ -131,6 +131,7 @@ def test_a_branch_may_branch_and_the_chance_is_its_own():
     assert len({r.seed for r in everyone}) == 82
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", [arpo, pytest.param(arpo_released, marks=pytest.mark.slow)])
 def test_a_step(agent_folder, tools, prompts, algo):
     """M members of every prompt, all trained, credited as one group; the same ones again."""

@@ -158,6 +158,7 @@ def test_a_fork_from_a_wrong_state_is_seen(world, monkeypatch, tmp_path):
     } and all("fork - fresh pass" in name for name in args.failed)
 
 
+@pytest.mark.slow
 def test_peaks_of_a_step_cover_the_plans_phases(world, monkeypatch):
     class Pretended(gpu_step.Peaks):
         def __init__(self):

@@ -47,6 +47,7 @@ def test_at_ratio_one_it_is_reinforce_and_keeps_every_tokens_gradient():
         torch.testing.assert_close(grad, reinforce * weight, atol=1e-7, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_step(agent, tools, prompts):
     numbers, _ = stepped(agent, tools, prompts, "cispo", ppo_epochs=2)
     assert numbers["clip_dual"] == 0 and numbers["ratio_max"] > 1.28

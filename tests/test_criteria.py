@@ -144,6 +144,7 @@ def test_the_oracle_finds_the_decisions_of_a_policy(agent, rollouts):
     assert hits > 2 * len(mine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["oracle", pytest.param("random", marks=pytest.mark.slow)])
 def test_a_step(agent, tools, prompts, criterion):
     config = named(criterion, prompts=4, minibatch=2, initial=2, branches=2)

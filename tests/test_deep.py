@@ -36,6 +36,7 @@ def test_one_level_is_appo_bit_for_bit(agent_folder, tools, prompts, changes):
     assert all(torch.equal(a, b) for a, b in zip(*credits))
 
 
+@pytest.mark.slow
 def test_a_step_of_two_levels(agent, tools, prompts, monkeypatch):
     """Every rollout is forked at B points, twice over: N (B + 1)^2 of a prompt."""
     divided, update = [], appo.update

@@ -76,6 +76,7 @@ def test_the_update_does_not_depend_on_the_split_into_passes(agent, rollouts, bu
         torch.testing.assert_close(whole, factor * mean, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_step(agent, tools, prompts):
     numbers, rollouts = stepped(agent, tools, prompts, "dr_grpo", minibatch=8)
     for r in rollouts:

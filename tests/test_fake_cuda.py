@@ -109,6 +109,7 @@ def test_prompts_and_results_are_read_in_few_calls(tokenizer, prompts, monkeypat
     assert all(rows <= 2 and width % 16 == 0 for rows, width in read)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

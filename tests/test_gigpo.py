@@ -68,6 +68,7 @@ def test_turns_of():
         assert gigpo.turns_of([m == "1" for m in mask]) == turns
 
 
+@pytest.mark.slow
 def test_a_step(agent, tools, prompts):
     """As many turns as calls and one; later turns earn A_E, the first ones more."""
     _, rollouts = stepped(agent, tools, prompts, "gigpo")

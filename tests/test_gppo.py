@@ -51,6 +51,7 @@ def test_it_has_ppos_value_and_differs_only_where_clipped():
     assert clipped.any() and torch.equal((grad["ppo"] - grad["gppo"]).abs() > 1e-12, clipped)
 
 
+@pytest.mark.slow
 def test_a_step(agent, tools, prompts):
     """Its surrogate is the one at work: a step with several updates clips some tokens."""
     numbers, _ = stepped(agent, tools, prompts, "gppo", ppo_epochs=2)

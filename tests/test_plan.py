@@ -375,6 +375,7 @@ def test_what_does_not_fit_comes_with_advice(capsys, nothing_loaded):
     assert "DOES NOT FIT" in text and "of one setting --decode_rows 128 helps most" in text
 
 
+@pytest.mark.slow
 def test_bad_flags_of_a_plan(capsys):
     with pytest.raises(ValueError, match="--gpus must be whole nodes of --gpus_per_node 8, got 12"):
         Hardware(gpus=12)

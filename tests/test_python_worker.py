@@ -21,6 +21,7 @@ def test_python_worker_dies_and_comes_back(python):
     assert python.run("2").text == "2"
 
 
+@pytest.mark.slow
 def test_python_worker_dies_under_a_call():
     """Killed in mid-call: each call is made again with a new worker."""
     tool, results = PythonTool(5.0, "best-effort"), []

@@ -153,6 +153,7 @@ def alone(sampled):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "processes, budget, passes, shard, aggregate",
     [

@@ -79,6 +79,7 @@ def test_the_loss_has_no_kl_of_its_own():
     assert stats["kl_ref"] == pytest.approx(sum(kl) / 2, rel=1e-4), "it is logged"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
 def test_a_step(agent, tools, prompts, kl_coef):
     numbers, rollouts = stepped(agent, tools, prompts, "reinforce_pp", kl_coef=kl_coef)

@@ -62,6 +62,7 @@ def test_squared_kl_by_hand():
     assert stats["kl_ref"] == pytest.approx(sum(kl) / 2, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
 def test_a_step(agent, tools, prompts, kl_coef):
     numbers, rollouts = stepped(agent, tools, prompts, "reinforce_pp_baseline", kl_coef=kl_coef)

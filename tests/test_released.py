@@ -20,6 +20,7 @@ RELEASED = dataclasses.replace(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fork_tokens", [0, pytest.param(700, marks=pytest.mark.slow)])
 def test_branches_come_before_the_first_update(agent, tools, prompts, fork_tokens):
     agent.reference = Policy(copy.deepcopy(agent.model), agent.tokenizer)

@@ -394,6 +394,7 @@ def test_idle_rows_are_not_decoded(tokenizer, prompts):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_rows_move_with_all_that_they_hold(agent, tools, prompts):
     """Fewer rows at the end, tools included:
     the same rollouts as with a constant number (one thread: the bits of so small matrices do not
@@ -502,6 +503,7 @@ class Recorded:
         self.again()
 
 
+@pytest.mark.slow
 def test_replayed_steps_equal_called_ones(agent, tools, prompts):
     called = rolled(agent, tools, prompts[:6], n=2, decode_rows=8, lag=1)[1]
     sampler, replays = sampler_for(agent, tools, decode_rows=8, lag=1), []

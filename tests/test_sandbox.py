@@ -63,6 +63,7 @@ def test_python_kills_the_whole_group_without_a_jail(tmp_path):
     tool.close()
 
 
+@pytest.mark.slow
 def test_python_cannot_leave_its_session_for_the_workers(python, tmp_path):
     flag = tmp_path / "alive"
     tool = PythonTool(0.4, "off")

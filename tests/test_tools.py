@@ -238,6 +238,7 @@ def test_open_tools(corpus):
         open_tools("search", "", 1, 1.0, "off")
 
 
+@pytest.mark.slow
 def test_by_hand(corpus):
     def run(*args):
         command = [sys.executable, tools.__file__, *args]

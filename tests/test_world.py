@@ -197,6 +197,7 @@ def test_traces_decide_as_their_mode_says(name, tmp_path, one_tokenizer):
     assert first == pytest.approx(mode.skew or 1 / len(mode.openers), abs=0.02)
 
 
+@pytest.mark.slow
 def test_faultless_traces_come_first(tmp_path, one_tokenizer):
     folder = prepare(
         dataclasses.replace(
