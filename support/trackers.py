@@ -67,7 +67,9 @@ class Trackio:
         self.run = trackio.init(project=PROJECT, name=name, config=settings, resume="allow")
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
-        self.run.log(numbers, step=step)
+        # a name of its own there
+        own = {name: value for name, value in numbers.items() if name != "step"}
+        self.run.log(own, step=step)
 
     def close(self) -> None:
         self.run.finish()
