@@ -28,7 +28,7 @@ Axes: R rollouts of a mini-batch or of a pass, N of them of one prompt, T respon
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -309,19 +309,38 @@ def update(
     total = tokens if config.aggregate == "token-mean" else count
     if config.norm == "budget" and config.aggregate == "seq-mean":
         total *= config.branches + 1
+
+    def losses() -> Iterator[tuple[Tensor, dict, int]]:
+        for part in equal_passes(rollouts, config.micro_tokens, ranks):
+            logp = policy.logp(part, config.temperature)  # (R, T)
+            yield *loss_of(part, logp, total, config, loss), len(part) * padded_width(part)
+
+    unpadded = sum(len(r.prompt) + len(r.ids) for r in rollouts)
+    return descend(policy, optimizer, losses(), unpadded, config)
+
+
+def descend(
+    policy: Policy,
+    optimizer,
+    losses: Iterator[tuple[Tensor, dict, int]],
+    unpadded: int,
+    config: Config,
+) -> dict:
+    """One optimizer step on the sum of the losses of passes; returns as update does.
+
+    losses: the loss of each pass, its statistics, its tokens with padding; made one at a time.
+    unpadded: tokens of all passes without padding.
+    """
     passes = []
     optimizer.zero_grad(set_to_none=True)
     # transformers recomputes activations in training mode only
     policy.model.train(config.checkpointing)
-    for part in equal_passes(rollouts, config.micro_tokens, ranks):
-        logp = policy.logp(part, config.temperature)  # (R, T)
-        value, stats = loss_of(part, logp, total, config, loss)
+    for value, stats, padded in losses:
         value.backward()
-        passes.append(stats | {"loss": value.item(), "padded": len(part) * padded_width(part)})
+        passes.append(stats | {"loss": value.item(), "padded": padded})
     policy.model.eval()
     norm = policy.take_step([optimizer], config.clip_grad)
-    unpadded = sum(len(r.prompt) + len(r.ids) for r in rollouts)
-    return over_passes(passes, unpadded, ranks) | {
+    return over_passes(passes, unpadded, policy.ranks) | {
         "grad_norm": norm,
         "skipped": float(not math.isfinite(norm)),
     }

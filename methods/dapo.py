@@ -23,7 +23,7 @@ import torch
 from advantage import group_advantage
 from appo import sample_prompts, update
 from config import Config
-from methods.grpo import spread_over_tokens, start_log_probs
+from methods.grpo import rewards_by_group, spread_over_tokens, start_log_probs
 from policy import Policy
 from rollout import Rollout
 from sampling import Sampler
@@ -74,7 +74,6 @@ def shaped_credit(rollouts: list[Rollout], config: Config) -> None:
     """grpo.group_credit, of rewards that a response in the last L_c tokens of the budget lowers."""
     cache = CACHE_SHARE * config.max_tokens
     spare = torch.tensor([config.max_tokens - len(r.ids) for r in rollouts], dtype=torch.float64)
-    rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64)
+    rewards, group = rewards_by_group(rollouts)
     rewards = rewards + (spare / cache - 1).clamp(-1, 0)
-    group = torch.tensor([r.group for r in rollouts], dtype=torch.long)
     spread_over_tokens(rollouts, group_advantage(rewards, config.std_correction, group))

@@ -20,7 +20,6 @@ gradient that --clip_grad used to shorten may now pass whole.
 
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from advantage import group_advantage, policy_loss
@@ -51,8 +50,7 @@ def centred_credit(rollouts: list[Rollout], config: Config, ranks: Ranks) -> Non
 
 def centred_rewards(rollouts: list[Rollout]) -> Tensor:
     """R - mean of its group, (R,) in float64; exactly 0 where a group's rewards are equal."""
-    rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64)
-    group = torch.tensor([r.group for r in rollouts], dtype=torch.long)
+    rewards, group = grpo.rewards_by_group(rollouts)
     return group_advantage(rewards, group=group, scale=False)
 
 

@@ -36,9 +36,14 @@ Credit = Callable[[list[Rollout], Config, Ranks], None]
 @in_phase("update")
 def group_credit(rollouts: list[Rollout], config: Config, ranks: Ranks) -> None:
     """Every token of a rollout earns its reward's distance from its group, in its deviations."""
-    rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64)
-    group = torch.tensor([r.group for r in rollouts], dtype=torch.long)
+    rewards, group = rewards_by_group(rollouts)
     spread_over_tokens(rollouts, group_advantage(rewards, config.std_correction, group))
+
+
+def rewards_by_group(rollouts: list[Rollout]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rewards (R,), float64, and the group of each."""
+    rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64)
+    return rewards, torch.tensor([r.group for r in rollouts], dtype=torch.long)
 
 
 def spread_over_tokens(rollouts: list[Rollout], advantages: torch.Tensor) -> None:

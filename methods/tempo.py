@@ -34,8 +34,7 @@ from support.ranks import Ranks
 @in_phase("update")
 def prefix_credit(rollouts: list[Rollout], config: Config, ranks: Ranks) -> None:
     """Set r.advantage, (T,): z_i + V(s_t+1) - V(s_t), 0 at a tool's tokens."""
-    rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64)
-    group = torch.tensor([r.group for r in rollouts], dtype=torch.long)
+    rewards, group = grpo.rewards_by_group(rollouts)
     z = group_advantage(rewards, config.std_correction, group)
     for g in group.unique():
         members = (group == g).nonzero()[:, 0].tolist()

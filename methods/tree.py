@@ -19,7 +19,6 @@ branches). The B best tokens of a complete rollout depend on what follows too: a
 A tree is one sequence in the update: its attention costs memory with the square of its tokens.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -28,13 +27,12 @@ import torch
 from torch import Tensor
 
 from advantage import policy_loss
-from appo import decision_points, hand_out, loss_of
+from appo import decision_points, descend, hand_out, loss_of
 from config import Config
 from methods import trees
 from methods.trees import Grow
 from policy import Policy
 from rollout import Rollout
-from support.metrics import over_passes
 from support.packed_trees import (
     logp_of_trees,
     own_mask,
@@ -100,22 +98,16 @@ def update_trees(policy: Policy, optimizer, rollouts: list[Rollout], config: Con
     Returns: (what was trained, statistics as appo.update's); "padding" is that of packed trees.
     """
     ranks, grown = policy.ranks, trees_of(rollouts)
-    config = replace(config, aggregate="token-mean")
     [total] = ranks.sum([sum(sum(own_mask(r)) for r in rollouts)])
-    passes = []
-    optimizer.zero_grad(set_to_none=True)
-    policy.model.train(config.checkpointing)
-    for part in tree_passes(grown, config.micro_tokens, ranks):
-        logp = logp_of_trees(policy, part, config.temperature)  # (R, T)
-        value, stats = loss_of(as_trained(part), logp, total, config, policy_loss)
-        value.backward()
-        padded = len(part) * max(map(tree_width, part))
-        passes.append(stats | {"loss": value.item(), "padded": padded})
-    policy.model.eval()
-    norm = policy.take_step([optimizer], config.clip_grad)
-    stats = over_passes(passes, sum(map(unique_tokens, grown)), ranks)
-    stats |= {"grad_norm": norm, "skipped": float(not math.isfinite(norm))}
-    return as_trained(grown), stats
+
+    def losses() -> Iterator[tuple[Tensor, dict, int]]:
+        for part in tree_passes(grown, config.micro_tokens, ranks):
+            logp = logp_of_trees(policy, part, config.temperature)  # (R, T)
+            padded = len(part) * max(map(tree_width, part))
+            yield *loss_of(as_trained(part), logp, total, config, policy_loss), padded
+
+    unique = sum(map(unique_tokens, grown))
+    return as_trained(grown), descend(policy, optimizer, losses(), unique, config)
 
 
 def as_trained(grown: list[list[Rollout]]) -> list[Rollout]:

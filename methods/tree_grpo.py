@@ -24,7 +24,7 @@ import torch
 from advantage import group_advantage
 from config import Config
 from methods import trees
-from methods.grpo import spread_over_tokens
+from methods.grpo import rewards_by_group, spread_over_tokens
 from methods.trees import Grow, after_results
 from policy import Policy
 from rollout import Rollout
@@ -50,8 +50,7 @@ def random_nodes(
 def leaf_credit(rollouts: list[Rollout], config: Config, ranks: Ranks) -> None:
     """Every token of a leaf earns its distance from its tree and from its prompt."""
     roots = [id(root_of(r)) for r in rollouts]
-    rewards = torch.tensor([r.reward for r in rollouts], dtype=torch.float64)
-    prompt = torch.tensor([r.group for r in rollouts], dtype=torch.long)
+    rewards, prompt = rewards_by_group(rollouts)
     tree = torch.tensor([roots.index(root) for root in roots], dtype=torch.long)
     within = group_advantage(rewards, config.std_correction, tree)
     across = group_advantage(rewards, config.std_correction, prompt)
