@@ -340,6 +340,8 @@ class SearchCache:
         settings = dict(uri=True, timeout=10, isolation_level=None, check_same_thread=False)
         try:
             db = sqlite3.connect(uri, **settings)
+            # in one transaction: another process may be making the table at this moment
+            db.execute("BEGIN IMMEDIATE" if writable else "BEGIN")
             version = db.execute("PRAGMA user_version").fetchone()[0]
             empty = not db.execute("SELECT 1 FROM sqlite_schema").fetchone()
             if version != self.VERSION and not (version == 0 and empty):
@@ -347,14 +349,15 @@ class SearchCache:
                     f"search cache {file} is another program's database, "
                     f"or of another version than {self.VERSION}"
                 )
+            if writable and version == 0:
+                db.execute(self.TABLE)
+                db.execute(f"PRAGMA user_version={self.VERSION}")
+            db.execute("COMMIT")
             if writable:
                 # another process may be switching to WAL at this moment
                 with contextlib.suppress(sqlite3.OperationalError):
                     db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=NORMAL")
-                db.execute(self.TABLE)
-                if version == 0:
-                    db.execute(f"PRAGMA user_version={self.VERSION}")
             db.execute("SELECT documents FROM searches LIMIT 1")
         except sqlite3.Error as problem:
             raise ValueError(

@@ -4,12 +4,15 @@ import json
 import os
 import socket
 import sqlite3
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from tool_parts import start, status, trickle, with_scores, without_scores
 
+from support.search import SearchCache
 from tools import SearchTool
 
 
@@ -296,6 +299,19 @@ def test_cache_shared_by_processes(serve, tmp_path):
     assert sqlite3.connect(cache).execute("SELECT count(*) FROM searches").fetchone() == (
         30 + 3 * 30,
     )
+
+
+def test_cache_made_by_many_at_once(tmp_path):
+    """Nobody takes a table that another one is just making for another program's."""
+    for number in range(10):
+        together = threading.Barrier(8)
+
+        def open_one(_, file=str(tmp_path / f"{number}.sqlite"), together=together):
+            together.wait()
+            SearchCache(file, "key", 3).close()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(open_one, range(8)))
 
 
 def test_cache_that_cannot_be_opened(tmp_path, corpus):
