@@ -113,7 +113,12 @@ def test_passes_of_a_criterion():
 @pytest.mark.slow
 def test_the_study_on_a_small_agent(world, agent_folder, tmp_path, monkeypatch, capsys):
     """All three parts, their tables and figures; bad flags are named."""
-    flags = SMALL | dict(steps=2, save_every=1, max_tokens=64, lr=2e-4)
+    (tmp_path / "odd.py").write_text(
+        "def odd(rollout, question):\n    return sum(rollout.ids) % 2\n"
+    )
+    flags = SMALL | dict(
+        steps=2, reward_fn=f"{tmp_path}/odd.py:odd", save_every=1, max_tokens=64, lr=1e-3
+    )
     given = dict(model=agent_folder, data=world / "train.jsonl", eval_data=world / "test.jsonl")
     given |= dict(corpus=world / "corpus.jsonl", out=tmp_path / "run")
     train.main([word for name, x in (flags | given).items() for word in (f"--{name}", str(x))])

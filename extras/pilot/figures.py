@@ -62,14 +62,13 @@ def bar(x: float, y0: float, numbers: tuple, top: float, hue: str) -> list[str]:
 
 def points(corner, title: str, below: str, labels: list[str], series: dict[str, list]) -> list[str]:
     """Points with intervals: one series per name, one place per label."""
-    top = max(n[2] for values in series.values() for n in values if n) * 1.05 or 1.0
+    top = max((n[2] for values in series.values() for n in values), default=0.0) * 1.05 or 1.0
     parts, (x0, y0) = axes(corner, title, top, below), corner
     step = WIDE / len(labels)
     for n, (name, values) in enumerate(series.items()):
         shift = (n - (len(series) - 1) / 2) * min(9.0, step / (len(series) + 1))
         for k, numbers in enumerate(values):
-            if numbers:
-                parts += bar(x0 + (k + 0.5) * step + shift, y0, numbers, top, colour(n))
+            parts += bar(x0 + (k + 0.5) * step + shift, y0, numbers, top, colour(n))
         if len(series) > 1:
             x = x0 + WIDE - 74 * (len(series) - n)
             parts.append(f'<rect x="{x}" y="{y0 - 22}" width="10" height="3" fill="{colour(n)}"/>')

@@ -32,10 +32,11 @@ def ranked_rows(found: dict, by: str) -> list[dict]:
 def bins_of(found: dict, by: str) -> list[tuple[float, float, float]]:
     """p (1 - p) with its interval in each quantile bin of "entropy" or "score"."""
     rows = ranked_rows(found, by)
-    bins = quantile_bins([row[by] for row in rows], BINS)
+    count = min(BINS, len(rows))
+    bins = quantile_bins([row[by] for row in rows], count)
     return [
         interval(by_prompt([r for r, b in zip(rows, bins) if b == k]), mean_spread)
-        for k in range(BINS)
+        for k in range(count)
     ]
 
 
