@@ -126,13 +126,16 @@ class KVCache:
 
 
 def folded_attention(
-    module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, paths=None, **kwargs
 ):
     """Grouped-query attention: the G heads with one key head become G times as many queries.
 
     Without a mask the rows are fresh and attention is causal. Shapes: query (C, heads, S, dim);
-    mask (C, 1, G S, L) from KVCache, or (C, 1, S, L) from transformers.
+    mask (C, 1, G S, L) from KVCache, or (C, 1, S, L) from transformers. paths: puts keys and values
+    of a prefix before the rows' own (support/tree_levels.py).
     """
+    if paths is not None:
+        key, value = paths.extended(module.layer_idx, key, value)
     for name in UNSUPPORTED:
         if kwargs.get(name) is not None:
             raise ValueError(

@@ -33,16 +33,16 @@ from methods import trees
 from methods.trees import Grow
 from policy import Policy
 from rollout import Rollout
-from support.packed_trees import (
-    logp_of_trees,
-    own_mask,
-    shared_tokens,
-    tree_passes,
-    tree_width,
-    unique_tokens,
-)
 from support.phases import in_phase
 from support.ranks import Ranks
+from support.tree_levels import (
+    logp_of_trees,
+    own_mask,
+    padded_tokens,
+    shared_tokens,
+    tree_passes,
+    unique_tokens,
+)
 
 
 def at_decision_points(policy: Policy, rollouts: list[Rollout], config: Config, grow: Grow):
@@ -103,7 +103,7 @@ def update_trees(policy: Policy, optimizer, rollouts: list[Rollout], config: Con
     def losses() -> Iterator[tuple[Tensor, dict, int]]:
         for part in tree_passes(grown, config.micro_tokens, ranks):
             logp = logp_of_trees(policy, part, config.temperature)  # (R, T)
-            padded = len(part) * max(map(tree_width, part))
+            padded = padded_tokens(part)
             yield *loss_of(as_trained(part), logp, total, config, policy_loss), padded
 
     unique = sum(map(unique_tokens, grown))

@@ -2,7 +2,7 @@
 
 sampling      live draw graphs shapes seeds sampling_params cpu_decoder served
 the step      schedule criteria phases metrics steplog log_probs optimizers reward_calls
-              packed_trees
+              tree_levels
 a run         settings beginnings inputs config_file runfiles files checkpoints heartbeat
               processes ranks models sft trackers
 its page      logged_runs logged_trees

@@ -35,6 +35,7 @@ from extras.memory import memory
 from extras.shape import read_shape
 from policy import Policy
 from protocol import encode_prompt
+from rollout import Rollout
 from support import checkpoints, heartbeat, log_probs
 from support.inputs import only_rank_0_prints
 from support.processes import local, node_mesh
@@ -42,6 +43,7 @@ from support.questions import load_questions
 from support.ranks import Ranks
 from support.runfiles import complete
 from support.seeds import mix_seed
+from support.tree_levels import logp_of_trees
 
 HERE = Path(__file__).parent
 CONFIG = Config(
@@ -192,6 +194,41 @@ def test_the_update_is_the_same_however_it_is_spread(
             theirs == pytest.approx(stats | {"padding": theirs["padding"]}, abs=2e-5)
             and made == passes
         )
+
+
+def tree_gradients(model, file, shard) -> list:
+    """Of made-up trees: the branch of a branch on the second rank alone, one tree for both."""
+    policy = Policy.load(model)
+    if shard:
+        policy.shard("float32")
+    first, second, third = pickle.loads(Path(file).read_bytes())[:3]
+    first.group, second.group, third.group = 0, 1, 2
+    trees = [[first, grown(first, 20)], [second, grown(second, 9)], [third]]
+    trees[1].append(grown(trees[1][1], 12))
+    ranks = policy.ranks
+    mine = [trees[2 * ranks.rank : 2 * ranks.rank + 1], trees[1:2] * ranks.rank]
+    for part in mine if ranks.world > 1 else [trees]:
+        # a rank without a tree joins in
+        part = part or [[Rollout([0], 0, ids=[0], mask=[False])]]
+        logp_of_trees(policy, part, 1.0).sum().backward()
+    grads = [p.grad for p in policy.model.parameters()]
+    return [g.full_tensor() if isinstance(g, DTensor) else g for g in grads]
+
+
+def grown(parent, at) -> Rollout:
+    """A branch of a few tokens."""
+    branch = parent.fork(at)
+    branch.append([5, 6, 7], True, [0.0] * 3, [0.0] * 3)
+    return branch
+
+
+@pytest.mark.slow
+def test_gradients_of_trees_whose_depths_differ(sampled, tmp_path):
+    """Sharded over two ranks, within 1e-5 of the largest entry of those of one process."""
+    alone = tree_gradients(*sampled, False)
+    two, _ = spread(tree_gradients, 2, tmp_path, *sampled, True)
+    for a, b in zip(alone, two, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5 * float(a.abs().max()), rtol=0)
 
 
 @pytest.mark.slow

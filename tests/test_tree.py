@@ -10,7 +10,7 @@ from config import ALGOS
 from methods import tree
 from methods.tree import tree_credit
 from policy import Policy
-from support.packed_trees import own_mask, unique_tokens
+from support.tree_levels import own_mask, unique_tokens
 
 
 def test_credit_of_a_tree_worked_out_by_hand():

@@ -1,4 +1,4 @@
-"""support/packed_trees.py: one pass over a tree gives what a pass over each rollout gives."""
+"""support/tree_levels.py: one pass over a tree gives what a pass over each rollout gives."""
 
 import pytest
 import torch
@@ -6,16 +6,17 @@ from conftest import untrained
 
 from policy import Policy
 from rollout import Rollout
-from support.packed_trees import (
+from support.models import recompute_activations
+from support.ranks import Ranks
+from support.tree_levels import (
+    levels_of,
     logp_of_trees,
     own_mask,
-    pack,
     parents_of,
     shared_tokens,
     tree_passes,
     unique_tokens,
 )
-from support.ranks import Ranks
 
 
 def grown(prompt, ids, seed=0, group=0):
@@ -54,27 +55,37 @@ def test_shared_tokens(trees):
         parents_of(trees[0][1:])
 
 
-def test_every_token_is_packed_once(trees):
-    packed = pack(trees[0])
-    assert len(packed.ids) == unique_tokens(trees[0]) == 3 + 11 + 4 + 7 + 3 + 5
-    for r, path in zip(trees[0], packed.paths):
-        assert [packed.ids[n] for n in path] == r.ids
-        assert [packed.positions[n] for n in path] == [3 + t for t in range(len(r.ids))]
+def test_every_token_is_in_one_level(trees):
+    levels, paths = levels_of(trees)
+    assert [len(level.ids) for level in levels] == [2, 4, 4, 2]
+    unique = sum(map(unique_tokens, trees))
+    assert sum(len(ids) for level in levels for ids in level.ids) == unique == 33 + 5 + 9 + 19
+    token = {
+        place: i
+        for level in levels
+        for row, ids in enumerate(level.ids)
+        for place, i in zip(level.places(row), ids)
+    }
+    for r, path in zip([r for tree in trees for r in tree], paths):
+        assert [token[place] for place in path] == r.prompt + r.ids
+        # its prefix is that of its parent, token by token the same
+        if r.parent is not None:
+            whose = [x for tree in trees for x in tree]
+            parent = paths[[x is r.parent for x in whose].index(True)]
+            assert path[: len(r.prompt) + r.fork_at] == parent[: len(r.prompt) + r.fork_at]
 
 
-def test_a_token_sees_its_own_path(trees):
-    packed = pack(trees[0])
-    seen = packed.sees(40)
-    for path in packed.paths:
-        for t, n in enumerate(path):
-            assert seen[n].nonzero()[:, 0].tolist() == sorted([0, 1, 2, *path[: t + 1]])
-
-
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_log_probs_and_gradients_are_those_of_separate_rollouts(family, tokenizer, trees):
+def test_log_probs_and_gradients_are_those_of_separate_rollouts(
+    family, recompute, tokenizer, trees
+):
     """float64: log-probs within 1e-10 of passes over whole rollouts; gradients within 1e-5 of
     their largest entry, since transformers' norms compute in float32."""
     policy = Policy(untrained(family, tokenizer).double(), tokenizer)
+    if recompute:
+        recompute_activations(policy.model)
+        policy.model.train()
     rollouts = [r for tree in trees for r in tree]
     own = torch.zeros(len(rollouts), max(len(r.ids) for r in rollouts), dtype=torch.bool)
     for row, r in zip(own, rollouts):
