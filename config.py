@@ -86,6 +86,9 @@ class Method:
         "oracle",
     ] = fixed("score", "what ranks the tokens to branch at: Eq. 5, or one of support/criteria.py")
     depth: int = fixed(1, "L: branches of branches, with --algo deep (paper 1; 2, 3)", 1)
+    fork_turn: int = fixed(
+        1, "results before a branch: it begins with the turn after them, with --algo tree", 1
+    )
     prefer_positive: bool = fixed(True, "first tokens above both averages; false: Eq. 5 alone")
     exclude_punct: bool = fixed(
         True, "never branch at punctuation, unless it opens or closes a tag"
@@ -140,7 +143,7 @@ class Update:
     weight_decay: float = fixed(0.01, "AdamW weight decay (released code 0.01)", 0)
     clip_grad: float = fixed(1.0, "largest gradient norm; 0 or inf: any (released code 1)", 0)
     micro_tokens: int = free(49152, "tokens of a pass over whole rollouts, padding too: memory", 1)
-    fork_tokens: int = free(0, "tokens kept at once to branch from; 0: a mini-batch's", 0)
+    fork_tokens: int = free(0, "tokens kept at once to branch from; 0: of a mini-batch", 0)
     checkpointing: bool = free(False, "recompute activations: less memory, a third more time")
     shard: bool = fixed(False, "split weights and optimizer over the processes (FSDP2)")
     dtype: Literal["float32", "bfloat16"] = fixed(

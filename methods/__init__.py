@@ -29,7 +29,7 @@ ALGOS = {
     "arpo": TREES | {"initial": 8, "branches": 1},
     "arpo_released": TREES | {"initial": 8, "branches": 1},
     "tree_grpo": TREES | {"initial": 2, "branches": 2},
-    "tree": PACKED,
+    "tree": PACKED | {"initial": 2, "branches": 7},
 }
 BRANCHES_TRAINED = ("arpo", "arpo_released", "tree_grpo", "tree")
 # settings without a meaning for a method: they stay as ALGOS says
@@ -89,10 +89,13 @@ def method_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
             ("algo", "ppo_epochs"),
             f"--algo released draws the branches once: it needs --ppo_epochs 1, got {c.ppo_epochs}",
         )
-    if c.criterion != "score" and c.algo not in ("appo", "deep", "tree"):
+    if c.criterion != "score" and c.algo not in ("appo", "deep"):
         yield (
             ("criterion", "algo"),
-            f"--criterion {c.criterion} is for --algo appo, deep and tree, got --algo {c.algo}",
+            f"--criterion {c.criterion} is for --algo appo and deep, got --algo {c.algo}",
         )
     if c.depth > 1 and c.algo != "deep":
         yield ("depth", "algo"), f"--depth {c.depth} is for --algo deep, got --algo {c.algo}"
+    if c.fork_turn > 1 and c.algo != "tree":
+        told = f"--fork_turn {c.fork_turn} is for --algo tree, got --algo {c.algo}"
+        yield ("fork_turn", "algo"), told

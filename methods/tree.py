@@ -1,10 +1,10 @@
 """Ours, not the paper's: a tree credits itself, and every sampled token is trained on once.
 
     1-3. as in appo.py: initial rollouts, tools, rewards
-    4.   at_decision_points: where branches grow, by the policy of the start
+    4.   at_a_turn: B branches of each, all from the start of the turn behind --fork_turn results
     5.   log-probs at the start of the step
     6.   tree_credit: leaves that share a token against those that parted at the fork before it
-    7.   update_trees: one packed pass over each tree, shared prefixes once
+    7.   update_trees: one pass over each tree, shared prefixes once
 
 Credit of token t of rollout m; a and b are rollouts of the prompt, s(a, b) the tokens they share:
 
@@ -14,9 +14,8 @@ Credit of token t of rollout m; a and b are rollouts of the prompt, s(a, b) the 
 The first mean estimates the value of the prefix that ends with t; the second the value of the
 prefix before the last fork, without the rollouts that share t. Without forks it is the
 leave-one-out baseline. No standard deviation, no future term.
-The estimate has no bias where a fork depends on its prefix alone (--criterion boundary with enough
-branches). The B best tokens of a complete rollout depend on what follows too: a small bias is left.
-A tree is one sequence in the update: its attention costs memory with the square of its tokens.
+A fork depends on its prefix alone, so the estimate has no bias. It pays where the turns before the
+fork are long and sure, and those behind it decide: a branch costs its suffix.
 """
 
 from collections.abc import Iterator
@@ -27,10 +26,10 @@ import torch
 from torch import Tensor
 
 from advantage import policy_loss
-from appo import decision_points, descend, hand_out, loss_of
+from appo import descend, hand_out, loss_of
 from config import Config
 from methods import trees
-from methods.trees import Grow
+from methods.trees import Grow, after_results
 from policy import Policy
 from rollout import Rollout
 from support.phases import in_phase
@@ -45,11 +44,13 @@ from support.tree_levels import (
 )
 
 
-def at_decision_points(policy: Policy, rollouts: list[Rollout], config: Config, grow: Grow):
-    """Branches of initial rollouts, B of each; the policy has not moved, so entropy ranks."""
-    for r in rollouts:
-        r.entropy, r.score_omega = torch.tensor(r.sampled_entropy), torch.ones(len(r.ids))
-    return grow(rollouts, decision_points(policy, rollouts, config))
+def at_a_turn(policy: Policy, rollouts: list[Rollout], config: Config, grow: Grow):
+    """B branches of each initial rollout from the start of one turn, none if it did not get there.
+
+    Siblings from one place are compared with each other, and with their parent.
+    """
+    began = [after_results(r, config)[config.fork_turn - 1 : config.fork_turn] for r in rollouts]
+    return grow(rollouts, [turn * config.branches for turn in began])
 
 
 @in_phase("update")
@@ -115,4 +116,4 @@ def as_trained(grown: list[list[Rollout]]) -> list[Rollout]:
     return [replace(r, mask=own_mask(r)) for tree in grown for r in tree]
 
 
-step = partial(trees.step, expand=at_decision_points, credit=assign_tree_credit, learn=update_trees)
+step = partial(trees.step, expand=at_a_turn, credit=assign_tree_credit, learn=update_trees)

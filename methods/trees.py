@@ -82,8 +82,9 @@ def grow(
     """A branch from every point, rollout by rollout; one scoring pass keeps what they fork from."""
     parents = [r for r, places in zip(rollouts, points, strict=True) if places]
     places = filter(None, points)
-    # at most the cache of a mini-batch's initial rollouts, and of no more than fork_tokens
-    most, branches = config.minibatch * config.initial, []
+    # a cache of fork_tokens tokens; where that is not said, of a mini-batch's initial rollouts
+    usual = config.minibatch * config.initial
+    most, branches = (max(1, len(parents)) if config.fork_tokens else usual), []
     for start in range(0, len(parents), most):
         for part in cache_parts(parents[start : start + most], replace(config, initial=1)):
             cache = score_now(policy, part, config)

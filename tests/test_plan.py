@@ -232,6 +232,8 @@ def test_scoring_passes_are_those_of_a_step(algo, changes, tokenizer, monkeypatc
 
     monkeypatch.setattr(Policy, "score", counted)
     monkeypatch.setattr(Policy, "unsharded", alone)
+    # without a tool no turn follows a result
+    monkeypatch.setattr("methods.tree.after_results", lambda rollout, config: [1])
     one_step(policy, {}, [[5, 6, 7]] * run.prompts, run, step=train.step_of(algo))
     assert len(scored) == scoring_passes(run) * run.prompts * run.initial
 

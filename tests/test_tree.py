@@ -10,6 +10,7 @@ from config import ALGOS
 from methods import tree
 from methods.tree import tree_credit
 from policy import Policy
+from rollout import Call, Rollout
 from support.tree_levels import own_mask, unique_tokens
 
 
@@ -57,6 +58,25 @@ def test_credit_estimates_the_gradient_without_bias():
         credit = tree_credit(rewards, shared)
         total += chance * (credit[0, 0] * (a - p) + credit[2, 0] * (d - p))
     assert float(total / 2) == pytest.approx(float(truth), abs=1e-12)
+
+
+def test_all_branches_of_a_rollout_begin_where_one_turn_does():
+    """Turns begin at 3 and 7, after results; the second rollout ends with its first result."""
+    first = Rollout(
+        [1], 0, ids=[*range(9)], mask=[True] * 2 + [False] + [True] * 3 + [False] + [True] * 2
+    )
+    first.calls = [Call("python", "", "ok", 0.0, 2, 3), Call("python", "", "ok", 0.0, 6, 7)]
+    second = Rollout([1], 0, ids=[*range(3)], mask=[True] * 2 + [False])
+    second.calls = [Call("python", "", "ok", 0.0, 2, 3)]
+    asked = []
+    for turn in (1, 2, 3):
+        config = dataclasses.replace(
+            CONFIG, **ALGOS["tree"] | {"branches": 2}, algo="tree", fork_turn=turn
+        )
+        tree.at_a_turn(None, [first, second], config, lambda rollouts, points: asked.append(points))
+    assert asked == [[[3, 3], []], [[7, 7], []], [[], []]]
+    with pytest.raises(ValueError, match="--fork_turn 2 is for --algo tree, got --algo grpo"):
+        dataclasses.replace(CONFIG, **ALGOS["grpo"], algo="grpo", fork_turn=2)
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ COMMON = {
     "threads": 1,
     "log_trees": 0,
     "keep_checkpoints": 1,
+    # all branches of a step in one run of the sampler
+    "fork_tokens": 1_000_000,
     "eval_questions": 250,
     "eval_samples": 2,
 }
@@ -48,6 +50,16 @@ def grpo(initial: int, **other) -> dict:
     return {"algo": "grpo", "initial": initial} | other
 
 
+# of the main comparison
+ARMS = {
+    "grpo_8": grpo(8),
+    "tree": {"algo": "tree"},
+    "appo": {"algo": "appo"},
+    "grpo_16": grpo(16),
+    "grpo_4": grpo(4),
+}
+# prompts an update, learning rate
+TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (8, 4e-4))
 WORLDS = ("easy", "late", "late_long", "mixed", "spurious_off")
 TABLES = {
     table.name: table
@@ -62,22 +74,18 @@ TABLES = {
             about="does plain GRPO learn in every world, from 0.1-0.3 to above 0.8?",
         ),
         Table(
-            "tree_design",
-            ("late", "easy"),
+            "tuning",
+            ("late_long", "late"),
             {
-                "grpo_8": grpo(8),
-                "grpo_16": grpo(16),
-                "appo": {"algo": "appo"},
-                "tree": {"algo": "tree"},
-                "tree_turn": {"algo": "tree", "criterion": "turn"},
-                "tree_oracle": {"algo": "tree", "criterion": "oracle"},
-                "tree_8_1": {"algo": "tree", "initial": 8, "branches": 1},
-                "tree_8_1_turn": {"algo": "tree", "initial": 8, "branches": 1, "criterion": "turn"},
+                f"{name} m{minibatch} lr{lr:g}": arm | {"minibatch": minibatch, "lr": lr}
+                for minibatch, lr in TRIALS
+                for name, arm in ARMS.items()
             },
             colds=(1,),
-            seeds=(1, 2),
+            seeds=(1,),
             budget=150_000,
-            about="which form of methods/tree.py is worth a re-tuned comparison?",
+            about="prompts an update and learning rate, as many trials for each arm",
+            baseline="grpo_8 m8 lr0.0004",
         ),
     )
 }
