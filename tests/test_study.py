@@ -3,22 +3,24 @@
 import json
 import random
 import xml.etree.ElementTree as ET
+from itertools import product
 
 import pytest
 
 from config import read_settings
 from extras.study import runs
-from extras.study.arms import COMMON, TABLES, Table
+from extras.study.arms import COMMON, TABLES, Table, settings_of
 from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import picture
 from extras.study.intervals import interval, paired
-from extras.study.tables import budget_of, world_table
+from extras.study.tables import budget_of, calls_table, world_table
 
 KEY = ("table", "easy", 1, "grpo", 1)
 
 
 def curve(accuracy=(0.0, 1.0), edges=(0, 10, 40), key=KEY, after=0.5):
-    return Curve(*key, list(accuracy), {axis: list(edges) for axis in AXES}, 0.1, after)
+    calls = [3.0] * len(accuracy)
+    return Curve(*key, list(accuracy), calls, {axis: list(edges) for axis in AXES}, 0.1, after)
 
 
 def test_a_step_weighs_by_what_it_spends_of_the_budget():
@@ -39,14 +41,18 @@ def test_a_run_is_read_from_its_log(tmp_path):
     step = dict(tokens_sampled=5, tokens_trained=3, calls_made=2, optimizer_steps=1, seconds=0.5)
     lines = [
         {"step": 0, "eval_avg@2": 0.25, "eval_greedy": 0.3},
-        {"step": 1, "accuracy": 0.5} | step,
-        {"step": 2, "accuracy": 0.75} | step,
+        {"step": 1, "accuracy": 0.5, "calls": 2.5} | step,
+        {"step": 2, "accuracy": 0.75, "calls": 3} | step,
         {"step": 2, "eval_avg@2": 0.8, "eval_greedy": 0.9},
     ]
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     read = read_run(tmp_path, KEY)
-    assert read.accuracy == [0.5, 0.75] and (read.before, read.after) == (0.25, 0.8)
+    assert (
+        read.accuracy == [0.5, 0.75]
+        and read.calls == [2.5, 3]
+        and (read.before, read.after) == (0.25, 0.8)
+    )
     assert read.spent["sampled tokens"] == [0, 5, 10] and read.spent["seconds"] == [0, 0.5, 1.0]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
     with pytest.raises(ValueError, match="no evaluation after its last step, 2"):
@@ -113,6 +119,23 @@ def test_the_table_compares_at_equal_budgets():
     assert table[2].startswith("| appo | 4 |") and "0.102 (0.102 to 0.102)" in table[2]
 
 
+def test_calls_are_counted_per_right_answer():
+    """Two steps of 10 and 30 tokens, 3 calls a rollout, 0.2 and then 0.8 of them right."""
+    both = [curve((0.2, 0.8), (0, 10, 40)), curve((0.2, 0.8), (0, 10, 40), KEY[:4] + (2,))]
+    table = calls_table(both).splitlines()
+    assert "| 15.000 (15.000 to 15.000) | 3.750 (3.750 to 3.750) |" in table[2]
+    # three steps in a row are not there
+    assert table[2].endswith("|  |")
+    long = curve((0.2, 0.7, 0.8, 0.95), (0, 10, 20, 30, 40))
+    assert calls_table([long]).splitlines()[2].endswith("| 40 (40 to 40) |")
+
+
+def test_a_setting_may_differ_between_worlds():
+    arm = {"algo": "tree", "fork_turn": {"late": 3}}
+    assert settings_of(arm, "late") == {"algo": "tree", "fork_turn": 3}
+    assert settings_of(arm, "easy") == {"algo": "tree"}
+
+
 def test_the_picture_is_well_formed():
     root = ET.fromstring(picture(some_curves()))
     lines = [x for x in root.iter() if x.tag.endswith("polyline")]
@@ -140,8 +163,9 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
 
 def test_every_arm_is_a_run_that_train_py_accepts():
     for table in TABLES.values():
-        for arm in table.arms.values():
-            flags = [x for name, v in (COMMON | arm).items() for x in (f"--{name}", str(v))]
+        for arm, world in product(table.arms.values(), table.worlds):
+            settings = COMMON | settings_of(arm, world)
+            flags = [x for name, v in settings.items() for x in (f"--{name}", str(v))]
             assert read_settings(flags).max_sampled == 0
         assert min(table.seeds) >= 1 and len(set(table.seeds)) == len(table.seeds)
 

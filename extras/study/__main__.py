@@ -7,7 +7,7 @@ from extras.study.arms import CURVES, TABLES, Table
 from extras.study.curves import load
 from extras.study.figure import picture
 from extras.study.runs import make, missing
-from extras.study.tables import world_table
+from extras.study.tables import calls_table, world_table
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,7 +38,7 @@ def show(table: Table, file: Path | None) -> None:
         raise SystemExit(f"{table.name} has no complete run yet: python -m extras.study run")
     for world in dict.fromkeys(curve.world for curve in curves):
         own = [curve for curve in curves if curve.world == world]
-        print(f"\n{world}\n\n{world_table(own, table.baseline)}")
+        print(f"\n{world}\n\n{world_table(own, table.baseline)}\n\n{calls_table(own)}")
     if file:
         file.write_text(picture(curves))
 

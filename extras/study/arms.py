@@ -45,6 +45,12 @@ class Table:
     baseline: str = "grpo_8"
 
 
+def settings_of(arm: dict, world: str) -> dict:
+    """An arm's settings in a world: a dict is world -> value, left out in other worlds."""
+    own = {k: v.get(world) if isinstance(v, dict) else v for k, v in arm.items()}
+    return {k: v for k, v in own.items() if v is not None}
+
+
 def grpo(initial: int, **other) -> dict:
     """GRPO with so many rollouts of a prompt."""
     return {"algo": "grpo", "initial": initial} | other
@@ -53,7 +59,8 @@ def grpo(initial: int, **other) -> dict:
 # of the main comparison
 ARMS = {
     "grpo_8": grpo(8),
-    "tree": {"algo": "tree"},
+    # behind the turns that are sure
+    "tree": {"algo": "tree", "fork_turn": {"late": 3}},
     "appo": {"algo": "appo"},
     "grpo_16": grpo(16),
     "grpo_4": grpo(4),

@@ -27,7 +27,8 @@ class Curve:
     """A run of the study.
 
     table, world, arm: names. cold: seed of world and cold start. seed: of the run.
-    accuracy: (S,), one number a step. spent: axis -> (S + 1,), before each step and at the end.
+    accuracy, calls: (S,), one number a step; calls: mean tool calls of an initial rollout.
+    spent: axis -> (S + 1,), before each step and at the end.
     before, after: held-out accuracy, sampled at the temperature of training.
     """
 
@@ -37,6 +38,7 @@ class Curve:
     arm: str
     seed: int
     accuracy: list[float]
+    calls: list[float]
     spent: dict[str, list[float]]
     before: float
     after: float
@@ -46,8 +48,9 @@ class Curve:
         """What tells the runs of the study apart."""
         return self.table, self.world, self.cold, self.arm, self.seed
 
-    def mean(self, axis: str, budget: float) -> float:
-        """Mean accuracy until so much is spent: each step weighs by what it spends of the budget.
+    def mean(self, axis: str, budget: float, start: float = 0.0, of: str = "accuracy") -> float:
+        """Mean of a number while the spending goes from `start` to `budget`: each step weighs by
+        what it spends of that.
 
         Raises: ValueError if the run ended before.
         """
@@ -55,9 +58,9 @@ class Curve:
         if edges[-1] < budget:
             raise ValueError(f"{self.key} spent {edges[-1]:g} {axis}, less than {budget:g}")
         total = 0.0
-        for accuracy, start, end in zip(self.accuracy, edges[:-1], edges[1:], strict=True):
-            total += accuracy * (min(end, budget) - min(start, budget))
-        return total / budget
+        for number, low, high in zip(getattr(self, of), edges[:-1], edges[1:], strict=True):
+            total += number * (max(start, min(high, budget)) - max(start, min(low, budget)))
+        return total / (budget - start)
 
     def reached(self, axis: str, accuracy: float, window: int = 3) -> float | None:
         """What was spent when the mean of `window` steps first reached an accuracy; None: never."""
@@ -87,7 +90,8 @@ def read_run(folder: Path, key: tuple) -> Curve:
         return held_out[step][name]
 
     accuracy = [round(line["accuracy"], 5) for line in steps]
-    return Curve(*key, accuracy, spent, accuracy_after(0), accuracy_after(last))
+    calls = [round(line["calls"], 4) for line in steps]
+    return Curve(*key, accuracy, calls, spent, accuracy_after(0), accuracy_after(last))
 
 
 def row_of(curve: Curve) -> str:

@@ -20,10 +20,8 @@ def smooth(curves: list[Curve], axis: str, budget: float) -> list[tuple[float, f
     out = []
     for k in range(POINTS):
         start, end = budget * k / POINTS, budget * (k + 1) / POINTS
-        parts = [
-            c.mean(axis, end) * end - (c.mean(axis, start) * start if k else 0) for c in curves
-        ]
-        out.append(((start + end) / 2, sum(parts) / len(parts) / (end - start)))
+        parts = [c.mean(axis, end, start) for c in curves]
+        out.append(((start + end) / 2, sum(parts) / len(parts)))
     return out
 
 

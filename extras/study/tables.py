@@ -3,6 +3,7 @@
 1. budget_of    the largest budget that every run of a world has spent, per axis
 2. measured     an arm's runs in a world -> cold start -> seed -> one number
 3. world_table  a row per arm: mean of the curve at equal budgets, held-out accuracy at the end
+4. calls_table  a row per arm: tool calls per right answer along training, and until an accuracy
 """
 
 from functools import partial
@@ -59,3 +60,41 @@ def world_table(curves: list[Curve], baseline: str) -> str:
         cells.append(shown(*interval(measured(arms[arm], lambda c: c.after))))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+# shares of the budget that calls are counted in; the accuracy that calls are counted up to
+SHARES, REACHED = 4, 0.8
+
+
+def calls_table(curves: list[Curve]) -> str:
+    """Tool calls of one world, arms in the order given.
+
+    Columns: calls of initial rollouts per right one, in each quarter of the sampled tokens; calls
+    of the whole training, branches too, until three steps in a row reach REACHED on average, if all
+    runs of the arm do.
+    """
+    first = next(iter(AXES))
+    budget = budget_of(curves, first)
+    edges = [budget * k / SHARES for k in range(SHARES + 1)]
+    heads = [f"calls per right answer, quarter {k + 1}" for k in range(SHARES)]
+    lines = [
+        "| arm | runs | " + " | ".join(heads) + f" | calls made until {REACHED} |",
+        "|---" * (len(heads) + 3) + "|",
+    ]
+    for arm in dict.fromkeys(c.arm for c in curves):
+        own = [c for c in curves if c.arm == arm]
+        cells = [arm, str(len(own))]
+        for low, high in zip(edges[:-1], edges[1:]):
+            per_right = measured(own, partial(calls_per_right, axis=first, start=low, end=high))
+            cells.append(shown(*interval(per_right)))
+        made = measured(own, lambda c: c.reached("tool calls", REACHED))
+        all_did = all(x is not None for seeds in made.values() for x in seeds.values())
+        cells.append("{:,.0f} ({:,.0f} to {:,.0f})".format(*interval(made)) if all_did else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def calls_per_right(curve: Curve, axis: str, start: float, end: float) -> float:
+    """Mean calls of an initial rollout over the share of them that is right."""
+    right = curve.mean(axis, end, start)
+    return curve.mean(axis, end, start, of="calls") / max(right, 1e-9)
