@@ -127,12 +127,12 @@ def test_calls_are_counted_per_right_answer():
     # three steps in a row are not there
     assert table[2].endswith("|  |")
     long = curve((0.2, 0.7, 0.8, 0.95), (0, 10, 20, 30, 40))
-    assert calls_table([long]).splitlines()[2].endswith("| 40 (40 to 40) |")
+    assert calls_table([long]).splitlines()[2].endswith("| 30 (30 to 30) |")
 
 
 def test_a_setting_may_differ_between_worlds():
-    arm = {"algo": "tree", "fork_turn": {"late": 3}}
-    assert settings_of(arm, "late") == {"algo": "tree", "fork_turn": 3}
+    arm = {"algo": "tree", "fork_turn": {"late": 2}}
+    assert settings_of(arm, "late") == {"algo": "tree", "fork_turn": 2}
     assert settings_of(arm, "easy") == {"algo": "tree"}
 
 

@@ -60,7 +60,7 @@ def grpo(initial: int, **other) -> dict:
 ARMS = {
     "grpo_8": grpo(8),
     # behind the turns that are sure
-    "tree": {"algo": "tree", "fork_turn": {"late": 3}},
+    "tree": {"algo": "tree", "fork_turn": {"late": 2}},
     "appo": {"algo": "appo"},
     "grpo_16": grpo(16),
     "grpo_4": grpo(4),
