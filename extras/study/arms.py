@@ -82,7 +82,7 @@ TABLES = {
         ),
         Table(
             "tuning",
-            ("late_long", "late"),
+            ("late", "late_long"),
             {
                 f"{name} m{minibatch} lr{lr:g}": arm | {"minibatch": minibatch, "lr": lr}
                 for minibatch, lr in TRIALS
