@@ -132,6 +132,8 @@ def test_the_study_on_a_small_agent(world, agent_folder, tmp_path, monkeypatch, 
     found = json.loads((tmp_path / "results" / "small.json").read_text())
     assert {row["criterion"] for row in found["criteria"]} == {*outcomes.CRITERIA, "best"}
     assert all(0 <= row["one"] <= outcomes.MOST for row in found["criteria"])
+    assert found["decisions"][""]["decisions"] >= 1
+    assert all(0 <= found["decisions"]["random"][x] <= 1 for x in ("recall", "after_last"))
     assert len(found["outcomes"]) >= 12 and all(row["n"] == 2 for row in found["outcomes"])
     assert found["about"]["omega constant"] < found["about"]["kept"]
     pilot.main(["show", "--pictures", str(tmp_path)])

@@ -15,6 +15,8 @@ from extras.pilot.figures import draw
 from extras.pilot.tables import tables
 from support.runfiles import complete, step_folder
 
+# branch points of a rollout, as the paper has them
+POINTS = 3
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -92,6 +94,7 @@ def measure(args: argparse.Namespace) -> dict:
         "distance": entropy.by_distance(tokens),
         "outcomes": outcomes.of_tokens(lab, kept, args.tokens, args.branches),
         "criteria": outcomes.of_criteria(lab, kept[:: max(1, len(kept) // args.compared)]),
+        "decisions": outcomes.found_decisions(lab, kept, POINTS) if lab.bundled else {},
     }
     lab.close(rollouts)
     return found

@@ -5,6 +5,7 @@
     3. Lab.branches    is a branch right? K branches from each of many tokens, by the newer policy
     4. of_tokens       part b: random tokens
     5. of_criteria     part c: the tokens that a criterion chooses
+    6. found_decisions how many of a bundled world's decisions a criterion finds
 
 Omega needs two policies: the older one has sampled, the newer one has moved. Branches are the
 newer one's, as in a step of APPO.
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from appo import decision_points, rank_tokens, set_omega
 from config import Config
 from extras.pilot.stats import spread_of
+from extras.world.decisions import decision_recall, decisions, hops_of
 from policy import Policy
 from rewards import is_correct
 from rollout import Rollout, close_all
@@ -37,6 +39,14 @@ MOST = 16
 TRIED, PILOTS = 12, 8
 # rollouts whose cache is held at once
 ROWS = 32
+
+
+@dataclass(frozen=True)
+class Branched:
+    """A branch. right: its answer; same: it has drawn its parent's token again."""
+
+    right: bool
+    same: bool
 
 
 @dataclass
@@ -58,6 +68,11 @@ class Lab:
         questions = read_questions(config, config.eval_data)[:count]
         prompts = prompts_of(config, config.eval_data, questions, old.tokenizer)
         return cls(config, old, new, questions, prompts, probed_tools(config, config.tools))
+
+    @property
+    def bundled(self) -> bool:
+        """Are the questions a bundled world's?"""
+        return (Path(self.config.eval_data).parent / "mode.json").is_file()
 
     def sampler(self, policy: Policy) -> Sampler:
         """The sampling loop of one of the two."""
@@ -84,8 +99,8 @@ class Lab:
 
     def branches(
         self, rollouts: list[Rollout], points: list[list[int]], about: str
-    ) -> list[list[bool]]:
-        """Is the branch from each point right? points: token indices of each rollout."""
+    ) -> list[list[Branched]]:
+        """The branch from each point. points: token indices of each rollout."""
         sampler, out = self.sampler(self.newer), []
         for start in tqdm(range(0, len(rollouts), ROWS), desc=about):
             part, places = rollouts[start : start + ROWS], points[start : start + ROWS]
@@ -94,8 +109,9 @@ class Lab:
             cache = self.newer.score(part, *args, keep_cache=True)
             with torch.no_grad():
                 branches = sampler.branches(part, places, cache)
-            answers = iter(self.right(branches))
-            out += [[next(answers) for _ in row] for row in places]
+            same = [x.ids[x.fork_at] == x.parent.ids[x.fork_at] for x in branches]
+            pairs = map(Branched, self.right(branches), same)
+            out += [[next(pairs) for _ in row] for row in places]
         return out
 
     def close(self, rollouts: list[Rollout]) -> None:
@@ -140,7 +156,7 @@ def of_tokens(lab: Lab, rollouts: list[Rollout], tokens: int, each: int) -> list
                     "entropy": round(float(r.entropy[t]), 4),
                     "score": None if r.degenerate else round(float(r.branching_score[t]), 4),
                     "position": round(t / len(r.ids), 4),
-                    "right": sum(right[n * each : (n + 1) * each]),
+                    "right": sum(x.right for x in right[n * each : (n + 1) * each]),
                     "n": each,
                 }
             )
@@ -155,9 +171,8 @@ def of_criteria(lab: Lab, rollouts: list[Rollout]) -> list[dict]:
     "best" is the token whose pilot branches differ most, and `one` is of fresh branches.
     """
     rows = []
-    known = (Path(lab.config.eval_data).parent / "mode.json").is_file()
     # where a world is decided is known of bundled ones alone
-    for name in (name for name in CRITERIA if known or name != "oracle"):
+    for name in CRITERIA if lab.bundled else CRITERIA[:-1]:
         config = dataclasses.replace(lab.config, criterion=name)
         chosen = decision_points(lab.newer, rollouts, config)
         points = [row[:1] * MOST + row for row in chosen]
@@ -168,20 +183,37 @@ def of_criteria(lab: Lab, rollouts: list[Rollout]) -> list[dict]:
     answers = lab.branches(rollouts, pilots, "pilot branches")
     best = []
     for row, right in zip(tried, answers):
-        counts = [sum(right[n * PILOTS : (n + 1) * PILOTS]) for n in range(len(row))]
+        tries = [right[n * PILOTS : (n + 1) * PILOTS] for n in range(len(row))]
+        counts = [sum(x.right for x in tried) for tried in tries]
         best.append(max(zip(row, counts), key=lambda pair: spread_of(pair[1], PILOTS))[0])
     fresh = lab.branches(rollouts, [[t] * MOST for t in best], "best")
     return rows + [row_of("best", r, row, []) for r, row in zip(rollouts, fresh)]
 
 
-def row_of(criterion: str, r: Rollout, one: list[bool], spread: list[bool]) -> dict:
+def row_of(criterion: str, r: Rollout, one: list[Branched], spread: list[Branched]) -> dict:
     """A row of part c."""
     return {
         "criterion": criterion,
         "prompt": r.group,
-        "one": sum(one),
-        "spread": [int(x) for x in spread],
+        "one": sum(x.right for x in one),
+        "spread": [int(x.right) for x in spread],
+        "same": [int(x.same) for x in spread],
     }
+
+
+def found_decisions(lab: Lab, rollouts: list[Rollout], points: int) -> dict[str, dict]:
+    """criterion -> recall, precision and after_last of its best points (extras/world/decisions.py),
+    and how many decisions a rollout has. Of a bundled world only."""
+    text, known = lab.newer.text, []
+    for r in rollouts:
+        texts, prompt = ([text[i] for i in ids] for ids in (r.ids, r.prompt))
+        known.append([*decisions(texts, r.mask, hops_of("".join(prompt)))])
+    out = {"": {"decisions": round(sum(map(len, known)) / len(known), 3)}}
+    for name in CRITERIA[:-1]:
+        config = dataclasses.replace(lab.config, criterion=name, branches=points)
+        chosen = decision_points(lab.newer, rollouts, config)
+        out[name] = {k: round(x, 4) for k, x in decision_recall(chosen, known).items()}
+    return out
 
 
 def thinned(tokens: list[int], count: int) -> list[int]:

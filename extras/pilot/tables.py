@@ -99,6 +99,7 @@ def tables(results: dict[str, dict]) -> list[str]:
         about = ", ".join(f"{key} {value}" for key, value in found["about"].items())
         lines += ["", f"## {name}", "", about, "", *regions_table(found), "", *bins_table(found)]
         lines += ["", *correlations(found), "", *pass_table(found, ONE), "", *spread_table(found)]
+        lines += ["", *decisions_table(found)]
     return lines
 
 
@@ -131,6 +132,20 @@ def pass_table(found: dict, what: str) -> list[str]:
     for name, rows in criteria_of(found).items():
         cells = [shown(*interval(rows, partial(passes, k=k, what=what))) for k in KS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def decisions_table(found: dict) -> list[str]:
+    """What the three best tokens of a criterion are: decisions, or behind the last one."""
+    heads = ("recall", "precision", "after_last")
+    lines = [f"| three best tokens by | {' | '.join(heads)} | draws the same token again |"]
+    lines.append("|---" * (2 + len(heads)) + "|")
+    groups = criteria_of(found)
+    for name, numbers in found["decisions"].items():
+        if name:
+            same = [x for rows in groups[name] for row in rows for x in row["same"][:3]]
+            cells = [f"{numbers[head]:.3f}" for head in heads]
+            lines.append(f"| {name} | {' | '.join(cells)} | {sum(same) / len(same):.3f} |")
     return lines
 
 

@@ -65,6 +65,15 @@ ARMS = {
     "grpo_16": grpo(16),
     "grpo_4": grpo(4),
 }
+# whose gradients are compared
+SIGNAL = ARMS | {
+    "appo, b = 0": {"algo": "appo", "future_weight": 0},
+    "appo, oracle": {"algo": "appo", "criterion": "oracle"},
+    "appo, random": {"algo": "appo", "criterion": "random"},
+    "appo, turn": {"algo": "appo", "criterion": "turn"},
+    "tree_grpo": {"algo": "tree_grpo", "branches": 7},
+    "tree, N = 4, B = 3": ARMS["tree"] | {"initial": 4, "branches": 3},
+}
 # prompts an update, learning rate
 TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (8, 4e-4))
 WORLDS = ("easy", "late", "late_long", "mixed", "spurious_off")

@@ -36,15 +36,19 @@ def missing(table: Table) -> list[tuple]:
     return [key for key in keys if key not in have]
 
 
-def train(settings: dict, out: Path) -> None:
-    """`python train.py` with these settings; RuntimeError with the end of what it said."""
-    flags = [
+def flags_of(settings: dict) -> list[str]:
+    """The laptop run's flags with these settings."""
+    words = [
         text
         for name, value in settings.items()
         for text in (f"--{name}", *(map(str, value) if isinstance(value, tuple) else [str(value)]))
     ]
-    command = [sys.executable, "train.py", "--config", "configs/laptop.json", *flags]
-    command += ["--out", str(out)]
+    return ["--config", "configs/laptop.json", *words]
+
+
+def train(settings: dict, out: Path) -> None:
+    """`python train.py` with these settings; RuntimeError with the end of what it said."""
+    command = [sys.executable, "train.py", *flags_of(settings), "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         said = (done.stdout + done.stderr)[-2000:]
