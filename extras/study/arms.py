@@ -59,8 +59,7 @@ def grpo(initial: int, **other) -> dict:
 # of the main comparison
 ARMS = {
     "grpo_8": grpo(8),
-    # behind the turns that are sure
-    "tree": {"algo": "tree", "fork_turn": {"late": 2}},
+    "tree": {"algo": "tree"},
     "appo": {"algo": "appo"},
     "grpo_16": grpo(16),
     "grpo_4": grpo(4),

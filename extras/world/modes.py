@@ -60,13 +60,11 @@ MODES = {
         openers=EIGHT_OPENERS,
     ),
     "late": Mode(
-        hops=2,
         hop=(0.97, 0.97, 0.97),
         version=(0.70, 0.50),
         operator=(0.75, 0.60, 0.50),
         python=0.70,
-        fillers_first=16,
-        fillers_after=2,
+        fillers_first=24,
         openers=EIGHT_OPENERS,
     ),
     "late_long": Mode(
