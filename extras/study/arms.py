@@ -74,7 +74,7 @@ SIGNAL = ARMS | {
     "tree, N = 4, B = 3": ARMS["tree"] | {"initial": 4, "branches": 3},
 }
 # prompts an update, learning rate
-TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (8, 4e-4))
+TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (1, 8e-4))
 WORLDS = ("easy", "late", "late_long", "mixed", "spurious_off")
 TABLES = {
     table.name: table
@@ -100,7 +100,7 @@ TABLES = {
             seeds=(1,),
             budget=150_000,
             about="prompts an update and learning rate, as many trials for each arm",
-            baseline="grpo_8 m8 lr0.0004",
+            baseline="grpo_8 m4 lr0.0004",
         ),
     )
 }
