@@ -511,7 +511,7 @@ def torchrun(processes, *arguments, **how):
         sys.executable,
         "-m",
         "torch.distributed.run",
-        *["--standalone"] * how.pop("alone", True),
+        "--standalone",
         "--nproc_per_node",
         str(processes),
         *how.pop("elastic", []),
@@ -531,13 +531,14 @@ def torchrun(processes, *arguments, **how):
 class Run:
     """train.py on several processes, as torchrun starts it but without its imports."""
 
-    def __init__(self, processes, out, *arguments):
+    def __init__(self, processes, out, *arguments, nodes=1):
         out.mkdir(exist_ok=True)
         self.said = out / "said"
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        self.started = forked(_rank_of_run, processes, processes, port, self.said, arguments)
+        sizes = processes, processes // nodes
+        self.started = forked(_rank_of_run, processes, sizes, port, self.said, arguments)
 
     def kill(self):
         """kill -9 of all processes."""
@@ -553,8 +554,9 @@ class Run:
         return self.said.read_text()
 
 
-def _rank_of_run(rank, world, port, said, arguments):
-    where = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world, LOCAL_WORLD_SIZE=world)
+def _rank_of_run(rank, sizes, port, said, arguments):
+    world, local = sizes
+    where = dict(RANK=rank, LOCAL_RANK=rank % local, WORLD_SIZE=world, LOCAL_WORLD_SIZE=local)
     where |= dict(MASTER_ADDR="localhost", MASTER_PORT=port)
     os.environ.update({name: str(value) for name, value in where.items()})
     with open(said, "a", buffering=1) as sys.stdout:
@@ -566,9 +568,9 @@ def _rank_of_run(rank, world, port, said, arguments):
     os._exit(0)
 
 
-def run_on(processes, out, *arguments):
+def run_on(processes, out, *arguments, nodes=1):
     """A run from its start to its end; what it said."""
-    return Run(processes, out, *arguments).ended()
+    return Run(processes, out, *arguments, nodes=nodes).ended()
 
 
 def ended(process, code=0):
@@ -662,52 +664,21 @@ def test_two_ranks_resume_bit_for_bit(world, agent_folder, tmp_path, shard, dtyp
 
 @pytest.mark.slow
 def test_two_nodes_resume_bit_for_bit(world, agent_folder, tmp_path):
-    """Two torchruns of two processes, --nnodes 2:
+    """Two nodes of two processes, as torchrun --nnodes 2 tells them:
     shards in a node, copies across. One copy of the shards is saved; a step made again from it is
     the same.
     """
 
     def two_nodes():
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = str(free.getsockname()[1])
-
-        def elastic(node):
-            return [
-                "--nnodes",
-                "2",
-                "--node_rank",
-                str(node),
-                "--master_addr",
-                "localhost",
-                "--master_port",
-                port,
-            ]
-
-        started = [
-            torchrun(
-                2,
-                *flags(
-                    world,
-                    agent_folder,
-                    tmp_path / "run",
-                    shard="true",
-                    steps=2,
-                    save_every=1,
-                    eval_questions=0,
-                ),
-                elastic=elastic(node),
-                alone=False,
-            )
-            for node in (0, 1)
-        ]
-        return [ended(process) for process in started]
+        run = tmp_path / "run"
+        settings = dict(shard="true", steps=2, save_every=1, eval_questions=0)
+        return run_on(4, run, *flags(world, agent_folder, run, **settings), nodes=2)
 
     two_nodes()
     shutil.copytree(tmp_path / "run" / "step_000002", tmp_path / "first")
     before = lines_of(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "step_000002")
-    assert "going on from" in two_nodes()[0]
+    assert "going on from" in two_nodes()
     state = same_state(tmp_path / "first", tmp_path / "run" / "step_000002")
     files = list((tmp_path / "first" / "trainer").glob("*.distcp"))
     held = sum(x.nbytes for x in state.values())
