@@ -60,6 +60,7 @@ def grpo(initial: int, **other) -> dict:
 ARMS = {
     "grpo_8": grpo(8),
     "tree": {"algo": "tree"},
+    "tree, B = 3": {"algo": "tree", "branches": 3},
     "appo": {"algo": "appo"},
     "grpo_16": grpo(16),
     "grpo_4": grpo(4),
@@ -71,7 +72,7 @@ SIGNAL = ARMS | {
     "appo, random": {"algo": "appo", "criterion": "random"},
     "appo, turn": {"algo": "appo", "criterion": "turn"},
     "tree_grpo": {"algo": "tree_grpo", "branches": 7},
-    "tree, N = 4, B = 3": ARMS["tree"] | {"initial": 4, "branches": 3},
+    "tree, N = 4, B = 3": {"algo": "tree", "initial": 4, "branches": 3},
 }
 # prompts an update, learning rate
 TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (1, 8e-4))
