@@ -118,14 +118,14 @@ def test_the_table_compares_at_equal_budgets():
     table = world_table(curves, "grpo").splitlines()
     assert len({line.count("|") for line in table}) == 1
     # the best arm first; (0.7 - 0.5) * 21 / 41
-    assert table[2].startswith("| appo | 4 |") and "0.102 (0.102 to 0.102)" in table[2]
+    assert table[2].startswith("| appo | 4 |") and "| 0.102 |" in table[2]
 
 
 def test_calls_are_counted_per_right_answer():
     """Two steps of 10 and 30 tokens, 3 calls a rollout, 0.2 and then 0.8 of them right."""
     both = [curve((0.2, 0.8), (0, 10, 40)), curve((0.2, 0.8), (0, 10, 40), KEY[:4] + (2,))]
     table = calls_table(both).splitlines()
-    assert "| 15.000 (15.000 to 15.000) | 3.750 (3.750 to 3.750) |" in table[2]
+    assert "| 15.000 | 3.750 |" in table[2]
     # three steps in a row are not there
     assert table[2].endswith("|  |")
     long = curve((0.2, 0.7, 0.8, 0.95), (0, 10, 20, 30, 40))

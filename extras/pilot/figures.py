@@ -15,6 +15,7 @@ from extras.pilot.tables import KS, ONE, SPREAD, bins_of, criteria_of, passes
 from extras.study.figure import STYLE, colour
 
 WIDE, HIGH, GAP, LEFT, TOP = 330, 170, 70, 46, 40
+FEW = 20
 
 
 def draw(results: dict[str, dict], folder: Path) -> None:
@@ -81,8 +82,8 @@ def points(corner, title: str, below: str, labels: list[str], series: dict[str, 
 
 
 def part_a(found: dict, label: str) -> list:
-    """Two panels."""
-    rows = found["distance"]
+    """Two panels; no distance that fewer than FEW tokens have."""
+    rows = [row for row in found["distance"] if row[4] >= FEW]
     near = partial(
         points,
         title=f"{label}: mean entropy, nats",

@@ -26,8 +26,8 @@ def measured(curves: list[Curve], number) -> Runs:
 
 
 def shown(mean: float, low: float, high: float) -> str:
-    """.534 (.512 to .556); differences keep their sign."""
-    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
+    """.534 (.512 to .556); differences keep their sign. One run has no interval."""
+    return f"{mean:.3f}" if low == high else f"{mean:.3f} ({low:.3f} to {high:.3f})"
 
 
 def world_table(curves: list[Curve], baseline: str) -> str:
