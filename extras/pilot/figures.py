@@ -65,7 +65,7 @@ def points(corner, title: str, below: str, labels: list[str], series: dict[str, 
     """Points with intervals: one series per name, one place per label."""
     top = max((n[2] for values in series.values() for n in values), default=0.0) * 1.05 or 1.0
     parts, (x0, y0) = axes(corner, title, top, below), corner
-    step = WIDE / len(labels)
+    step = WIDE / max(1, len(labels))
     for n, (name, values) in enumerate(series.items()):
         shift = (n - (len(series) - 1) / 2) * min(9.0, step / (len(series) + 1))
         for k, numbers in enumerate(values):
