@@ -14,8 +14,8 @@ Credit of token t of rollout m; a and b are rollouts of the prompt, s(a, b) the 
 The first mean estimates the value of the prefix that ends with t; the second the value of the
 prefix before the last fork, without the rollouts that share t. Without forks it is the
 leave-one-out baseline. No standard deviation, no future term.
-A fork depends on its prefix alone, so the estimate has no bias. It pays where the turns before the
-fork are long and sure, and those behind it decide: a branch costs its suffix.
+A fork depends on its prefix alone, so the estimate has no bias. A branch costs its suffix: many are
+cheap where the turns before the fork are long.
 """
 
 from collections.abc import Iterator
@@ -96,7 +96,7 @@ def segments(shared: Tensor, m: int) -> Iterator[tuple[int, int, Tensor]]:
 def update_trees(policy: Policy, optimizer, rollouts: list[Rollout], config: Config):
     """One optimizer step on the own tokens of all rollouts, each with the same weight.
 
-    Returns: (what was trained, statistics as appo.update's); "padding" is that of packed trees.
+    Returns: (what was trained, statistics as appo.update's); "padding" is that of levels.
     """
     ranks, grown = policy.ranks, trees_of(rollouts)
     [total] = ranks.sum([sum(sum(own_mask(r)) for r in rollouts)])
@@ -104,8 +104,8 @@ def update_trees(policy: Policy, optimizer, rollouts: list[Rollout], config: Con
     def losses() -> Iterator[tuple[Tensor, dict, int]]:
         for part in tree_passes(grown, config.micro_tokens, ranks):
             logp = logp_of_trees(policy, part, config.temperature)  # (R, T)
-            padded = padded_tokens(part)
-            yield *loss_of(as_trained(part), logp, total, config, policy_loss), padded
+            loss = loss_of(as_trained(part), logp, total, config, policy_loss)
+            yield *loss, padded_tokens(part)
 
     unique = sum(map(unique_tokens, grown))
     return as_trained(grown), descend(policy, optimizer, losses(), unique, config)

@@ -22,10 +22,6 @@ from policy import Policy, pad
 from rollout import Rollout
 from support.log_probs import logp_in_chunks
 from support.ranks import Ranks
-from support.shapes import round_up
-
-# a tree's tokens are counted in multiples of it
-BLOCK = 32
 
 
 def parents_of(tree: list[Rollout]) -> list[int]:
@@ -163,16 +159,15 @@ def hidden_of(policy: Policy, levels: list[Level]) -> Tensor:
 
 
 def tree_passes(trees: list[list[Rollout]], budget: int, ranks: Ranks) -> list[list]:
-    """Trees that share a pass, trees x width <= budget tokens, the widest first.
+    """Trees that share a pass of at most `budget` tokens, padding included, the largest first.
 
     As many passes on every rank; one with fewer makes up for them with a tree without a policy
     token. A tree above the budget has a pass of its own.
     """
-    passes, width = [], 0
-    for tree in sorted(trees, key=tree_width, reverse=True):
-        if not passes or (len(passes[-1]) + 1) * width > budget:
+    passes: list[list] = []
+    for tree in sorted(trees, key=unique_tokens, reverse=True):
+        if not passes or padded_tokens([*passes[-1], tree]) > budget:
             passes.append([])
-            width = tree_width(tree)
         passes[-1].append(tree)
     nothing = Rollout([0], 0, ids=[0], mask=[False])
     nothing.logp_old = nothing.logp_ref = nothing.advantage = torch.zeros(1)
@@ -185,15 +180,12 @@ def unique_tokens(tree: list[Rollout]) -> int:
     return len(tree[0].prompt) + sum(len(r.ids) - r.fork_at for r in tree)
 
 
-def tree_width(tree: list[Rollout]) -> int:
-    """Tokens of a tree, rounded up."""
-    return round_up(unique_tokens(tree), BLOCK)
-
-
 def padded_tokens(trees: list[list[Rollout]]) -> int:
-    """Tokens that a pass over trees computes, padding included."""
-    levels, _ = levels_of(trees)
-    return sum(len(level.ids) * level.width for level in levels)
+    """Tokens that a pass over trees computes, padding included: those of levels_of."""
+    own = {0: [len(tree[0].prompt) for tree in trees]}
+    for r in (r for tree in trees for r in tree):
+        own.setdefault(1 + depth_of(r), []).append(len(r.ids) - r.fork_at)
+    return sum(len(lengths) * max(1, *lengths) for lengths in own.values())
 
 
 def logp_of_trees(policy: Policy, trees: list[list[Rollout]], temperature: float) -> Tensor:

@@ -3,7 +3,6 @@
 import json
 import random
 import xml.etree.ElementTree as ET
-from itertools import product
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from conftest import SMALL
 
 from config import read_settings
 from extras.study import runs, signal
-from extras.study.arms import COMMON, TABLES, Table, settings_of
+from extras.study.arms import COMMON, TABLES, Table
 from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import picture
 from extras.study.intervals import interval, paired
@@ -132,12 +131,6 @@ def test_calls_are_counted_per_right_answer():
     assert calls_table([long]).splitlines()[2].endswith("| 30 (30 to 30) |")
 
 
-def test_a_setting_may_differ_between_worlds():
-    arm = {"algo": "tree", "fork_turn": {"late": 2}}
-    assert settings_of(arm, "late") == {"algo": "tree", "fork_turn": 2}
-    assert settings_of(arm, "easy") == {"algo": "tree"}
-
-
 def test_signal_and_noise_have_no_bias(monkeypatch):
     """Gradients of known mean (length 2) and covariance (trace 50): within 3% over 4,000 sets."""
     torch.manual_seed(0)
@@ -202,9 +195,8 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
 
 def test_every_arm_is_a_run_that_train_py_accepts():
     for table in TABLES.values():
-        for arm, world in product(table.arms.values(), table.worlds):
-            settings = COMMON | settings_of(arm, world)
-            flags = [x for name, v in settings.items() for x in (f"--{name}", str(v))]
+        for arm in table.arms.values():
+            flags = [x for name, v in (COMMON | arm).items() for x in (f"--{name}", str(v))]
             assert read_settings(flags).max_sampled == 0
         assert min(table.seeds) >= 1 and len(set(table.seeds)) == len(table.seeds)
 

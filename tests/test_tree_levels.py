@@ -12,6 +12,7 @@ from support.tree_levels import (
     levels_of,
     logp_of_trees,
     own_mask,
+    padded_tokens,
     parents_of,
     shared_tokens,
     tree_passes,
@@ -107,8 +108,10 @@ def test_passes_hold_every_tree_once_and_fit_the_budget(trees):
     passes = tree_passes(many, 128, Ranks())
     assert sorted(tree[0].group for part in passes for tree in part) == list(range(7))
     for part in passes:
-        width = max(-(-unique_tokens(tree) // 32) * 32 for tree in part)
-        assert len(part) == 1 or len(part) * width <= 128
+        levels, _ = levels_of(part)
+        padded = sum(len(level.ids) * level.width for level in levels)
+        assert padded == padded_tokens(part) and (len(part) == 1 or padded <= 128)
+    assert len(passes) < len(many)
 
     class Two(Ranks):
         def max(self, values):

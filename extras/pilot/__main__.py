@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(tables({args.name: found})))
 
 
-def measure(args: argparse.Namespace) -> dict:
-    """All three parts. ValueError for flags or checkpoints that do not fit."""
+def checkpoints_of(args: argparse.Namespace) -> list[Path]:
+    """The older and the newer one. ValueError for flags or checkpoints that do not fit."""
     for name in ("prompts", "each", "tokens", "branches", "compared"):
         least = 2 if name in ("each", "branches") else 1
         if getattr(args, name) < least:
@@ -64,6 +64,12 @@ def measure(args: argparse.Namespace) -> dict:
     for folder in folders:
         if not complete(folder):
             raise ValueError(f"{folder} is no complete checkpoint: train with --keep_checkpoints 0")
+    return folders
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """All three parts. ValueError for flags or checkpoints that do not fit."""
+    folders = checkpoints_of(args)
     config = read_settings(
         ["--config", str(args.run / "config.json"), "--algo", "appo", "--branches", "1"]
     )

@@ -17,6 +17,7 @@ from extras.pilot.stats import (
     spearman,
     spread_of,
 )
+from extras.study.tables import shown
 
 BINS = 10
 KS = (1, 2, 4, 8, 16)
@@ -85,11 +86,6 @@ def criteria_of(found: dict) -> dict[str, list[list[dict]]]:
         name: by_prompt([row for row in found["criteria"] if row["criterion"] == name])
         for name in names
     }
-
-
-def shown(mean: float, low: float, high: float) -> str:
-    """.534 (.512 to .556)."""
-    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
 
 
 def tables(results: dict[str, dict]) -> list[str]:

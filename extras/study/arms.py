@@ -45,12 +45,6 @@ class Table:
     baseline: str = "grpo_8"
 
 
-def settings_of(arm: dict, world: str) -> dict:
-    """An arm's settings in a world: a dict is world -> value, left out in other worlds."""
-    own = {k: v.get(world) if isinstance(v, dict) else v for k, v in arm.items()}
-    return {k: v for k, v in own.items() if v is not None}
-
-
 def grpo(initial: int, **other) -> dict:
     """GRPO with so many rollouts of a prompt."""
     return {"algo": "grpo", "initial": initial} | other

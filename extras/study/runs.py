@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from extras.study.arms import COMMON, CURVES, RUNS, WORLD_SETTINGS, Table, settings_of
+from extras.study.arms import COMMON, CURVES, RUNS, WORLD_SETTINGS, Table
 from extras.study.curves import Curve, load, read_run, row_of
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def one_run(key: tuple, table: Table) -> Curve:
     given = {"model": start, "data": data / "train.jsonl", "eval_data": data / "test.jsonl"}
     given |= {"corpus": data / "corpus.jsonl", "seed": seed}
     length = {"max_sampled": table.budget, "steps": 100_000, "save_every": 20}
-    train(common(world) | given | length | settings_of(table.arms[arm], world), out)
+    train(common(world) | given | length | table.arms[arm], out)
     return read_run(out, key)
 
 

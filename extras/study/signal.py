@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import train
-from extras.study.arms import SIGNAL, WORLDS, settings_of
+from extras.study.arms import SIGNAL, WORLDS
 from extras.study.runs import common, flags_of
 from support.inputs import encode, read_run
 from support.models import load_tokenizer, positions_of
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
     found = {}
     for arm, settings in tqdm(SIGNAL.items(), desc=args.world):
         try:
-            own = common(args.world) | given | settings_of(settings, args.world)
+            own = common(args.world) | given | settings
             found[arm] = gradients(own, args.steps)
         except (ValueError, OSError) as problem:
             sys.exit(f"extras.study.signal: {arm}: {problem}")
