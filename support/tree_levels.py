@@ -137,8 +137,8 @@ def hidden_of(policy: Policy, levels: list[Level]) -> Tensor:
     kv: dict[int, list[Tensor]] = {}
     states = []
     for number, level in enumerate(levels):
-        prefix = pad(level.prefixes, torch.long)  # (R, P)
-        prefix = prefix[:, : max(map(len, level.prefixes))]
+        # pad() leaves one column where prompts have no prefix
+        prefix = pad(level.prefixes, torch.long)[:, : max(map(len, level.prefixes))]  # (R, P)
         counts = torch.tensor([len(path) for path in level.prefixes])  # (R,)
         own = torch.arange(level.width)
         sees_prefix = torch.arange(prefix.shape[1]) < counts[:, None]  # (R, P)

@@ -82,10 +82,10 @@ def ratio(products: Tensor, tokens: float) -> float:
 
 
 def interval(products: Tensor, tokens: float) -> tuple[float, float]:
-    """95% of `ratio`: halves of the mini-batches, drawn without replacement.
+    """95% of `ratio`, from many halves of the mini-batches, drawn without replacement.
 
-    The spread of a half of them is that of all, but for a factor of 1: for n drawn of 2n, the
-    variance of the mean is that of 2n independent ones.
+    A half varies around the whole as the whole varies around the truth: of 2n gradients with
+    variance v, the mean of n differs from that of all by v / 2n, in the square.
     """
     rng, n = random.Random("signal"), len(products)
     values = []
