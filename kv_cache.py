@@ -23,14 +23,14 @@ UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 
 class KVCache:
-    """Keys k and values v, (layer, R, key head, token, dim) each, both views of kv.
+    """Keys and values, kv: (layer, R, token, 2, key head, dim): keys, then values.
 
     Row r holds length[r] tokens, `capacity` at most; its next one goes to place length[r]. There is
     no left padding. Places beyond a row's length hold anything finite: no query sees them before
     they are written. One row more than asked for, `scratch`, takes the padding rows of a call.
 
     rows, end, places, place_rows: of the call of `append` at hand: its rows, L, and where its new
-    tokens go, (C, S) with their rows (C, 1).
+    tokens go, (C, S) with their rows (C, 1). used: (C,) keys of each row, of a step by lengths.
     whole_rows: during a scoring pass, the rows that the call at hand fills from their start.
     states: (R, T, D) or None: the hidden states that predict the T response tokens, if such a pass
     filled the cache. A fork at token t goes on from states[row, t].
@@ -44,31 +44,34 @@ class KVCache:
         """config: of the model; like: a tensor with the dtype and device of the keys."""
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         heads = config.num_key_value_heads
-        shape = (config.num_hidden_layers, 2, rows + 1, heads, capacity, dim)
+        shape = (config.num_hidden_layers, rows + 1, capacity, 2, heads, dim)
         # zeros, not empty: a NaN under the mask would still spread (0 x NaN)
         self.kv = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        self.k, self.v = self.kv.unbind(1)
         self.length = torch.zeros(rows + 1, dtype=torch.long, device=like.device)
         self.capacity = capacity
         self.scratch = rows
         self.heads_per_key = config.num_attention_heads // heads
         self.rows: slice | Tensor = slice(0)
-        self.end = 0
+        self.end: int | None = 0
+        self.used: Tensor | None = None
         self.places: Tensor | None = None
         self.place_rows: Tensor | None = None
         self.states: Tensor | None = None
         self.whole_rows: Tensor | None = None
 
     @torch.no_grad()
-    def append(self, decoder, ids: Tensor, n: Tensor, rows: slice | Tensor, end: int) -> Tensor:
+    def append(
+        self, decoder, ids: Tensor, n: Tensor, rows: slice | Tensor, end: int | None
+    ) -> Tensor:
         """Put tokens behind the rows' last ones and read them. Nothing here waits for the device.
 
         Args:    ids: (C, S) long, right-padded. n: (C,) how many of each count, 0 for none.
-                 rows: (C,) long or a slice. end: L, beyond the last new token of every row.
+                 rows: (C,) long or a slice. end: L, beyond the last new token of every row; None
+                 for a step by lengths, of the first rows (support/gpu_decoder.py).
         Returns: (C, D) hidden state of each row's last token; rubbish where n is 0.
         Raises:  ValueError if the cache has no room.
         """
-        if end > self.capacity:
+        if end is not None and end > self.capacity:
             raise ValueError(
                 f"a row has no room: {end} tokens are needed, the cache has {self.capacity}"
             )
@@ -77,10 +80,16 @@ class KVCache:
         self.rows, self.end = rows, end
         self.places = length[:, None] + torch.arange(ids.shape[1], device=device)  # (C, S)
         self.place_rows = torch.arange(len(self.length), device=device)[rows][:, None]
-        seen = torch.arange(end, device=device) <= self.places[:, :, None]  # (C, S, L)
+        mask = None
+        if end is None:
+            # of a row that does not count one key is read, whatever it holds
+            self.used = ((length + 1) * n).clamp(min=1).int()
+        else:
+            seen = torch.arange(end, device=device) <= self.places[:, :, None]  # (C, S, L)
+            mask = self._bias(seen)
         hidden = decoder(
             input_ids=ids,
-            attention_mask=self._bias(seen),
+            attention_mask=mask,
             position_ids=self.places,
             past_key_values=self,
             use_cache=True,
@@ -90,7 +99,7 @@ class KVCache:
 
     def copy(self, row: int, other: "KVCache", source: int, length: int) -> None:
         """Row `row` becomes the first `length` tokens of a row of another cache."""
-        self.kv[:, :, row, :, :length] = other.kv[:, :, source, :, :length]
+        self.kv[:, row, :length] = other.kv[:, source, :length]
         self.length[row] = length
 
     def _bias(self, seen: Tensor) -> Tensor:
@@ -102,18 +111,18 @@ class KVCache:
 
     def update(self, k: Tensor, v: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Store new keys and values (C, heads, S, dim); return those that the queries may see."""
+        new = torch.stack([k, v], 1).permute(0, 3, 1, 2, 4)
         if self.whole_rows is not None:
             # a pass over whole rows attends to what it has just computed
-            self.k[layer, self.whole_rows, :, : k.shape[2]] = k
-            self.v[layer, self.whole_rows, :, : v.shape[2]] = v
+            self.kv[layer, self.whole_rows, : k.shape[2]] = new
             return k, v
-        return self.store(torch.cat([k, v], 1).transpose(1, 2), layer)
+        return self.store(new, layer)
 
     def store(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """The same for keys and, behind them, values in one tensor (C, S, 2 * heads, dim)."""
-        kv = self.kv[layer]
-        kv[:, self.place_rows, :, self.places] = new.unflatten(2, (2, -1))
-        return kv[:, self.rows, :, : self.end].unbind()
+        """The same for keys and values in one tensor (C, S, 2, heads, dim)."""
+        self.kv[layer, self.place_rows, self.places] = new
+        seen = self.kv[layer, self.rows, : self.end]
+        return seen.permute(2, 0, 3, 1, 4).unbind()
 
     def get_seq_length(self, layer: int = 0) -> int:
         return 0

@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM
 
 from kv_cache import KVCache
 from protocol import TURN_ENDS
-from support import cpu_decoder
+from support import cpu_decoder, gpu_decoder
 from support.log_probs import logp_in_chunks, stats_in_chunks
 from support.models import check_config, load_tokenizer, pick_device
 from support.ranks import Ranks
@@ -73,7 +73,7 @@ class Policy:
         self.shards: list[FSDPModule] = []
         self.call = _plain_call
         self._whole = False
-        self._packed: cpu_decoder.PackedDecoder | None = None
+        self._sampling: tuple | None = None
         self._check_head()
 
     @classmethod
@@ -132,8 +132,8 @@ class Policy:
         """Whole weights, gradients off: sampling and scoring need no other process.
 
         FSDP2's hooks are off meanwhile: what is called is the plain model. On one process nothing
-        is gathered. Before it samples for the first time in here, a CPU packs the weights. Inside
-        another `unsharded` it does nothing.
+        is gathered. Who samples for the first time in here copies weights for it: `for_sampling`.
+        Inside another `unsharded` it does nothing.
         """
         if self._whole:
             yield
@@ -146,18 +146,24 @@ class Policy:
             with torch.no_grad():
                 yield
         finally:
-            self.call, self._whole, self._packed = call, False, None
+            self.call, self._whole, self._sampling = call, False, None
             for module, (before, after) in zip(self.shards, hooks):
                 module._forward_pre_hooks, module._forward_hooks = before, after
                 module.reshard()
 
     def for_sampling(self) -> tuple:
-        """(decoder, head) as the sampler calls them inside `unsharded`."""
-        plain = self.device.type != "cpu" or self.dtype != torch.float32
-        if self._packed is None and self._whole and not plain and cpu_decoder.fits(self.model):
-            self._packed = cpu_decoder.PackedDecoder(self.model)
-        fast = self._packed or self
-        return (self._packed or self.decoder), fast.head
+        """(decoder, head) as the sampler calls them, faster ones inside `unsharded`."""
+        if not self._whole:
+            return self.decoder, self.head
+        if self._sampling is None:
+            if cpu_decoder.fits(self.model, self.dtype):
+                fast = cpu_decoder.PackedDecoder(self.model)
+            elif gpu_decoder.fits(self.model, self.dtype):
+                fast = gpu_decoder.FlashDecoder(self.model)
+            else:
+                fast = None
+            self._sampling = (fast, fast.head) if fast else (self.decoder, self.head)
+        return self._sampling
 
     def take_step(self, optimizers: list, clip: float) -> float:
         """Sum the gradients over the ranks, clip their norm and step, unless it is not finite.

@@ -33,6 +33,7 @@ from policy import Policy
 from protocol import PAPER, Asked, Tags, opened_by
 from rollout import Call, Family, Rollout
 from support.draw import draw, penalised
+from support.gpu_decoder import FlashDecoder
 from support.graphs import Graphs, cuda_graphs
 from support.live import Live, Row, check_prompts, check_starts
 from support.phases import in_phase
@@ -286,7 +287,8 @@ class Sampler:
             self.marks = marks
             self.live.running[: self.bucket] = self.policy.tensor(marks)
         longest = max(row.held for row in self.running.values()) + len(self.launched) + 1
-        end = self.shapes.keys_for(longest)
+        by_lengths = isinstance(self.policy.for_sampling()[0], FlashDecoder)
+        end = None if by_lengths else self.shapes.keys_for(longest)
         self.graphs((self.bucket, end), partial(self._draw_and_read, end))
         drawn = self.live.drawn[:, : self.bucket].to("cpu", non_blocking=True, copy=True)
         arrived = torch.cuda.Event() if drawn.is_pinned() else None
@@ -298,7 +300,7 @@ class Sampler:
         self.count += Counter(row_calls=self.bucket, computed=len(self.running))
 
     @torch.no_grad()
-    def _draw_and_read(self, end: int) -> None:
+    def _draw_and_read(self, end: int | None) -> None:
         """Draw a token in every row and read it; only the device knows which."""
         live, C = self.live, self.bucket
         decoder, head = self.policy.for_sampling()
@@ -395,7 +397,7 @@ class Sampler:
 
     def _arrange(self) -> None:
         """Running rows into the first slots; rows that wait for a tool change places with them."""
-        self.bucket = self.shapes.rows_for(len(self.running))
+        self.bucket = self.shapes.decoded_rows(len(self.running), len(self.live.hidden))
         outside = [row for row in self.running.values() if row.slot >= self.bucket]
         if not outside:
             return

@@ -76,7 +76,13 @@ def weight_items(shape: Shape, run: Config, parts: int) -> dict[str, int]:
     """Weights and what the optimizer keeps of them, split into `parts`."""
     P, width = shape.parameters, bytes_of(run)
     part = math.ceil(P / parts if run.shard else P) * 4
-    on_cpu = width == 4 and run.device == "cpu"
+    # what samples has copies of weights: on a CPU in float32 of all that are read, on a GPU in
+    # bfloat16 of those of queries, keys and values
+    packed = 0
+    if width == 4 and run.device == "cpu":
+        packed = shape.read
+    elif width == 2 and run.device != "cpu":
+        packed = shape.layers * shape.hidden * (shape.q + 2 * shape.kv)
     return {
         "parameters": part,
         "gradients": part,
@@ -85,8 +91,8 @@ def weight_items(shape: Shape, run: Config, parts: int) -> dict[str, int]:
         # as they were loaded, or the reference's beside the policy's parts
         "weights before they are split": run.shard * 4 * P,
         "unsharded weights": run.shard * width * P,
-        # the CPU decoder's copy lives as long as weights are unsharded
-        "packed weights": on_cpu * 4 * shape.read,
+        # they live as long as weights are unsharded
+        "packed weights": width * packed,
     }
 
 

@@ -63,8 +63,8 @@ class Live:
         """Rows change their slots, or change places; none holds more than `length` tokens."""
         source, target = self.policy.tensor(slots), self.policy.tensor(to)
         # one layer at a time: what is on its way takes memory
-        for layer in (*self.cache.k, *self.cache.v):
-            layer[target, :, :length] = layer[source, :, :length]
+        for layer in self.cache.kv:
+            layer[target, :length] = layer[source, :length]
         numbers = (self.cache.length, self.hidden, self.seed, self.position, self.seen)
         for x in (x for x in numbers if x is not None):
             x[target] = x[source]

@@ -6,7 +6,8 @@ On a CPU in float32 the bits of a row must not depend on its neighbours. Two rul
     keys  attention looks at `padded_keys` keys: a sum over keys is made in blocks of 512. A block
           is divided further as its size decides, but never one of up to 192 (measured on AVX2; the
           sizes are among those that agreed on AVX-512)
-Elsewhere, or without `constant_rows`, only as many rows are decoded as have a token to draw.
+Elsewhere, or without `constant_rows`, only as many rows are decoded as have a token to draw. On a
+GPU they are halved, for a graph is recorded for each number of rows, and a row more costs little.
 A GPU reads prompts and results in calls without padding rows, up to CUDA_CHUNK tokens wide.
 """
 
@@ -14,8 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 KEY_BLOCK = 32
-# a graph is recorded for every number of keys, so there shall be few
+# a graph is recorded for every number of keys, where a mask says which are seen: few, then
 GRAPH_BLOCK = 512
+# a GPU does not decode fewer rows: reading the weights is what takes the time
+FEWEST_ROWS = 8
 # tokens of a row that a GPU reads in a call: it takes as long as its launches, however few they are
 CUDA_CHUNK = 256
 # keys of a step whose shape may vary: whole vectors
@@ -82,8 +85,16 @@ class Shapes:
             yield offset, min(most, round_up(length - offset, asked))
 
     def rows_for(self, count: int) -> int:
-        """Rows of a decode step in which `count` of them run."""
+        """Rows that are made for a run of `count` rollouts."""
         return next(size for size in self.sizes if size >= min(count, self.rows))
+
+    def decoded_rows(self, count: int, made: int) -> int:
+        """Rows of a decode step in which `count` run, of those that were made."""
+        if not self.cuda:
+            return self.rows_for(count)
+        while (half := round_up(made, 2) // 2) >= max(count, FEWEST_ROWS):
+            made = half
+        return made
 
     def keys_for(self, length: int) -> int:
         """Keys that a decode step looks at if its longest row holds `length` tokens."""

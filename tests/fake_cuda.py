@@ -37,6 +37,8 @@ from fake_memory import (
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from support import gpu_decoder
+
 WAITS = {
     aten._local_scalar_dense,
     aten.bincount,
@@ -63,6 +65,20 @@ def attention(
     out = kernel(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
     # a GPU's kernels write heads behind queries
     return out.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def flash(query, key, value, cu_q, cu_k, max_q, max_k, *rest, scale, seqused_k):
+    """aten::_flash_attention_forward by arithmetic, of sequences of one query. Never waits."""
+    assert max_q == 1 and rest == (0.0, False, False)
+    assert all(x.dtype == torch.int32 for x in (cu_q, cu_k, seqused_k))
+    tokens = torch.arange(max_k, device=query.device)
+    places = cu_k[:-1, None].long() + tokens  # (C, L)
+    grouped = query.shape[1] // key.shape[1]
+    keys, values = (x[places].float().repeat_interleave(grouped, 2) for x in (key, value))
+    scores = torch.einsum("chd,clhd->chl", query[cu_q[:-1].long()].float(), keys) * scale
+    unseen = tokens >= seqused_k[:, None]  # (C, L)
+    weights = scores.masked_fill(unseen[:, None], -torch.inf).softmax(-1)
+    return (torch.einsum("chl,clhd->chd", weights, values).to(query.dtype),)
 
 
 class Stream:
@@ -124,6 +140,7 @@ class Device(TorchDispatchMode):
 
         self.patches.enter_context(mock.patch.object(torch, "tensor", tensor))
         self.patches.enter_context(mock.patch.object(F, "scaled_dot_product_attention", attention))
+        self.patches.enter_context(mock.patch.object(gpu_decoder, "FLASH", flash))
         # else a parameter that two modules share would become two
         self.swapped = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)

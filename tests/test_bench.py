@@ -93,26 +93,6 @@ def test_generated_corpus_is_the_same_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_check_for_a_gpu_passes_on_a_small_model(tmp_path, capfd):
-    bench.main(["gpu", "--light", "--out", str(tmp_path), "--json", str(tmp_path / "f.json")])
-    figures, printed = json.loads((tmp_path / "f.json").read_text()), capfd.readouterr().out
-    assert (
-        "sees no GPU" in printed
-        and all(f"-- {name}" in printed for name in gpu.CHECKS)
-        and all(name in printed for name in figures)
-    )
-    assert all(f["low"] <= f.get("value", f.get("ratio")) <= f["high"] for f in figures.values())
-    assert sum("fork - fresh pass" in name for name in figures) == 6 and any(
-        "ours / generate" in name for name in figures
-    )
-    assert {
-        "step, float32, 3 layers: update",
-        "step, bfloat16, 3 layers: update",
-        "laptop run on cpu: reward, last of 2 steps",
-    } <= set(figures)
-
-
-@pytest.mark.slow
 def test_a_failed_check_fails_the_bench_after_the_others(tmp_path, monkeypatch, capfd):
     def breaks(*_):
         raise RuntimeError("no room")
@@ -201,7 +181,7 @@ def test_speed_at_the_real_shape():
     weights = 2 * (28 * gpu_model.REAL.shape.layer + 152064 * 3584)
     key, name = 2 * 2 * 28 * 512, "decode, 128 rows of 2048 tokens"
     share = (weights + key * 128 * (2048 + 34)) / 3350e9 / 0.02
-    found = figures[f"{name}: share of 3350 GB/s (aimed at: 0.5)"]["ratio"]
+    found = figures[f"{name}: share of 3350 GB/s (aimed at: 0.6)"]["ratio"]
     assert found == pytest.approx(share)
     assert figures[f"{name}: ours / generate (aimed at: 3)"]["ratio"] == 2
     assert figures[f"{name}: ours"]["value"] == 6400

@@ -57,7 +57,7 @@ def read_twice(policy, decoder, head):
     more = cache.append(decoder, ids[:3, :2], torch.full((3,), 2), some, 64)
     hidden = torch.cat([hidden, more])
     with torch.no_grad():
-        return hidden, head(hidden), cache.kv[:, :, :5]
+        return hidden, head(hidden), cache.kv[:, :5]
 
 
 @packs

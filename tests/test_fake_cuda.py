@@ -9,14 +9,14 @@ import pytest
 import torch
 import transformers
 from conftest import one_step, rolled, sampler_for, untrained
-from fake_cuda import CUDA, Device, Fault
+from fake_cuda import CUDA, Device, Fault, flash
 
 from config import Config
 from extras.bench.gpu_model import uses_tools
 from kv_cache import KVCache
 from policy import Policy
 from sampling import NOT_FINITE, Sampler
-from support import checkpoints
+from support import checkpoints, gpu_decoder
 from support.graphs import Graphs, cuda_graphs
 from support.models import recompute_activations
 from support.optimizers import adamw
@@ -64,14 +64,15 @@ def sampled(policy, prompts, branches: bool = True, **changes):
 
 
 def assert_same_on_device(family, tokenizer, prompts, dtype=torch.float32, **changes) -> Device:
-    """Ids, masks, calls and ends are the CPU's; log-probs are within float32's rounding."""
+    """Ids, masks, calls and ends are the CPU's; log-probs are within the format's rounding."""
     cpu = sampled(tool_user(family, tokenizer, dtype=dtype), prompts, **changes)
     with Device() as gpu:
         cuda = sampled(tool_user(family, tokenizer, DEVICE, dtype), prompts, **changes)
     assert chosen(cuda) == chosen(cpu)
     assert any(r.calls for r in cpu), "tools are called"
     logp = ([x for r in rollouts for x in r.sampled_logp] for rollouts in (cpu, cuda))
-    assert max(abs(a - b) for a, b in zip(*logp)) < 1e-4
+    bound = 1e-4 if dtype == torch.float32 else 0.05
+    assert max(abs(a - b) for a, b in zip(*logp)) < bound
     return gpu
 
 
@@ -80,7 +81,7 @@ def assert_same_on_device(family, tokenizer, prompts, dtype=torch.float32, **cha
 )
 def test_tools_and_branches_are_the_cpus(family, tokenizer, prompts):
     gpu = assert_same_on_device(family, tokenizer, prompts[:5])
-    assert 4 <= gpu.captures < gpu.replays / 4
+    assert 2 <= gpu.captures < gpu.replays / 4
     # a decode step waits for the copy of an earlier one, and for nothing else
     sampling = {what for what, line in gpu.waits if line.startswith(("sampling", "live", "draw"))}
     assert sampling == {"event"}
@@ -125,10 +126,21 @@ def test_other_ways_to_draw_are_the_cpus(changes, tokenizer, prompts):
     assert_same_on_device("qwen2", tokenizer, prompts[:4], branches=False, **changes)
 
 
-@pytest.mark.slow
-def test_in_bfloat16_ids_are_the_cpus(tokenizer, prompts):
+@pytest.mark.parametrize(
+    "family", ["qwen3", *(pytest.param(x, marks=pytest.mark.slow) for x in ("llama", "qwen2"))]
+)
+def test_in_bfloat16_attention_goes_by_lengths(family, tokenizer, prompts, monkeypatch):
     """The numbers of both come from the CPU's kernels; a GPU's round otherwise."""
-    assert_same_on_device("qwen2", tokenizer, prompts[:4], dtype=torch.bfloat16)
+    monkeypatch.setattr(gpu_decoder, "FLASH", flash)
+    plain = gpu_decoder.fits
+
+    def also_here(model, dtype):
+        return dtype == torch.bfloat16 if model.device.type == "cpu" else plain(model, dtype)
+
+    monkeypatch.setattr(gpu_decoder, "fits", also_here)
+    gpu = assert_same_on_device(family, tokenizer, prompts[:5], dtype=torch.bfloat16)
+    # a graph for each number of rows that comes twice, in both runs, however long the rows are
+    assert 2 <= gpu.captures <= 2 * 2
 
 
 def stepped(tokenizer, prompts, device):

