@@ -86,6 +86,9 @@ class Method:
         "oracle",
     ] = fixed("score", "what ranks the tokens to branch at: Eq. 5, or one of support/criteria.py")
     depth: int = fixed(1, "L: branches of branches, with --algo deep (paper 1; 2, 3)", 1)
+    branch_ahead: int = fixed(
+        1, "mini-batches whose branches are drawn together, with --algo ahead (paper 1)", 1
+    )
     fork_turn: int = fixed(
         1, "results before a branch: it begins with the turn after them, with --algo tree", 1
     )

@@ -232,11 +232,11 @@ def minibatch_of(run: Config, gpus: int) -> list[Rollout]:
 
 
 def forked_together(run: Config, gpus: int) -> int:
-    """How many rollouts of a mini-batch, at their longest, are kept at once to fork from.
+    """How many rollouts, at their longest, are kept at once to fork from.
 
-    Whole prompts, as many as --fork_tokens admits.
+    Of --branch_ahead mini-batches; whole prompts, as many as --fork_tokens admits.
     """
-    return len(cache_parts(minibatch_of(run, gpus), run)[0])
+    return len(cache_parts(minibatch_of(run, gpus) * run.branch_ahead, run)[0])
 
 
 def peaks(items: dict[str, int]) -> dict[str, int]:
@@ -297,11 +297,11 @@ def smaller_passes(run: Config) -> list[int]:
 
 
 def fewer_forks(run: Config, gpus: int) -> list[int]:
-    """--fork_tokens for 1/2, 1/4, ... of a mini-batch's prompts on a GPU, down to one."""
+    """--fork_tokens for 1/2, 1/4, ... of the prompts that a GPU forks at once, down to one."""
     if not run.branches:
         return []
     of_prompt = run.initial * padded_keys(width_of_pass(run))
-    values = [n * of_prompt for n in halves(math.ceil(run.minibatch / gpus))]
+    values = [n * of_prompt for n in halves(math.ceil(run.minibatch / gpus) * run.branch_ahead)]
     return [n for n in values if not run.fork_tokens or n < run.fork_tokens]
 
 

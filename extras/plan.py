@@ -171,7 +171,7 @@ def per_initial(run: Config) -> int:
     return (run.branches + 1) ** run.depth - 1
 
 
-def scoring_passes(run: Config) -> int:
+def scoring_passes(run: Config) -> float:
     """Passes without a gradient over all rollouts of a step: logp_old, now, the reference."""
     reference = run.kl_coef > 0
     grown = run.algo in BRANCHES_TRAINED
@@ -179,7 +179,9 @@ def scoring_passes(run: Config) -> int:
         # nothing asks for now, but for what trees fork from; in float32 the sampler's log-probs
         # serve as logp_old
         return grown + reference + (run.dtype == "bfloat16" or reference)
-    return 1 + run.ppo_epochs + reference
+    # of mini-batches that branch together, all but the first are scored once more
+    anew = 1 - 1 / run.branch_ahead
+    return 1 + run.ppo_epochs * (1 + anew) + reference
 
 
 def branches_of(run: Config, hardware: Hardware) -> tuple[float, float]:

@@ -15,6 +15,7 @@ PACKED = {"future_weight": 0.0, "aggregate": "token-mean", "std_correction": 0, 
 ALGOS = {
     "appo": {},
     "released": {},
+    "ahead": {"branch_ahead": 2},
     "deep": {"depth": 2},
     "grpo": PLAIN,
     "dr_grpo": PLAIN | {"aggregate": "seq-mean", "std_correction": 0},
@@ -89,10 +90,19 @@ def method_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
             ("algo", "ppo_epochs"),
             f"--algo released draws the branches once: it needs --ppo_epochs 1, got {c.ppo_epochs}",
         )
-    if c.criterion != "score" and c.algo not in ("appo", "deep"):
+    if c.criterion != "score" and c.algo not in ("appo", "ahead", "deep"):
         yield (
             ("criterion", "algo"),
-            f"--criterion {c.criterion} is for --algo appo and deep, got --algo {c.algo}",
+            f"--criterion {c.criterion} is for --algo appo, ahead and deep, got --algo {c.algo}",
+        )
+    if c.branch_ahead > 1 and c.algo != "ahead":
+        told = f"--branch_ahead {c.branch_ahead} is for --algo ahead, got --algo {c.algo}"
+        yield ("branch_ahead", "algo"), told
+    if c.prompts % (c.minibatch * c.branch_ahead):
+        yield (
+            ("branch_ahead", "prompts", "minibatch"),
+            f"--branch_ahead {c.branch_ahead} must divide the {c.prompts // c.minibatch} "
+            "mini-batches of a step (--prompts / --minibatch)",
         )
     if c.depth > 1 and c.algo != "deep":
         yield ("depth", "algo"), f"--depth {c.depth} is for --algo deep, got --algo {c.algo}"

@@ -1,6 +1,6 @@
 """What serves the files above: a map of this folder, in groups.
 
-sampling      live draw graphs shapes seeds sampling_params cpu_decoder served
+sampling      live draw graphs shapes seeds sampling_params cpu_decoder gpu_decoder served
 the step      schedule criteria phases metrics steplog log_probs optimizers reward_calls
               tree_levels
 a run         settings beginnings inputs config_file runfiles files checkpoints heartbeat

@@ -155,7 +155,7 @@ def test_a_step(agent, tools, prompts, criterion):
 
 
 def test_settings_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="--criterion late is for --algo appo and deep"):
+    with pytest.raises(ValueError, match="--criterion late is for --algo appo, ahead and deep"):
         read_settings(["--algo", "grpo", "--criterion", "late"])
     data = tmp_path / "train.jsonl"
     with pytest.raises(ValueError, match="--criterion oracle knows where bundled worlds"):

@@ -135,7 +135,8 @@ def test_every_command_parses(page):
 def all_flags() -> set[str]:
     """The flags of all scripts."""
     scripts = ["train.py", "eval.py", "tools.py", "report.py", "extras.plan", "extras.bench"]
-    scripts += ["extras.study", "extras.study.signal", "extras.pilot"]
+    scripts += ["extras.study", "extras.study.signal", "extras.study.drift", "extras.pilot"]
+    scripts += ["extras.gpu_visit"]
     return {flag for s in scripts for flag in re.findall(r"--\w[\w-]*", help_of(s))}
 
 

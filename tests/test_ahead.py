@@ -1,0 +1,85 @@
+"""methods/ahead.py: with one mini-batch it is appo; who draws, and whose Omega counts."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import CONFIG, one_step, snapshot
+
+import appo
+from config import Config, read_settings
+from extras.memory import forked_together
+from extras.plan import scoring_passes
+from methods import ahead
+from policy import Policy
+
+SMALL = dict(prompts=4, minibatch=1, initial=2, branches=2)
+AHEAD = dataclasses.replace(CONFIG, **SMALL, algo="ahead", branch_ahead=2, lr=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [dict(), dict(fork_tokens=1, ppo_epochs=2)])
+def test_one_minibatch_ahead_is_appo_bit_for_bit(agent_folder, tools, prompts, changes):
+    results = []
+    for step, algo in ((appo.step, "appo"), (ahead.step, "ahead")):
+        policy = Policy.load(str(agent_folder))
+        changed = SMALL | dict(prompts=2, branch_ahead=1) | changes
+        config = dataclasses.replace(CONFIG, **changed, algo=algo)
+        numbers, tree = one_step(policy, tools, prompts, config, step=step)
+        exact = {k: v for k, v in numbers.items() if not k.startswith(("seconds", "occupancy"))}
+        results.append((exact, tree, list(policy.model.parameters())))
+    (exact, tree, weights), (same, other, mine) = results
+    assert exact == same and [snapshot(r) for r in tree] == [snapshot(r) for r in other]
+    assert all(torch.equal(a, b) for a, b in zip(weights, mine))
+    credits = [[r.advantage for r in rows if r.parent is None] for rows in (tree, other)]
+    assert all(torch.equal(a, b) for a, b in zip(*credits))
+
+
+def test_two_minibatches_branch_together(agent, tools, prompts, monkeypatch):
+    """Points by the policy before the first of two updates; Omega by that before its own."""
+    events, score = [], appo.score_now
+    update = appo.update
+
+    def scored(policy, rollouts, config):
+        events.append(("score", sorted({r.group for r in rollouts}), config.branches))
+        return score(policy, rollouts, config)
+
+    def updated(policy, optimizer, batch, config):
+        expected = appo.omega_of(batch, config.half_life, config)
+        for r, omega in zip(batch, expected):
+            assert torch.equal(r.omega, omega[: len(r.ids)]), "of the policy as it is now"
+        events.append(("update", sorted({r.group for r in batch}), config.branches))
+        return update(policy, optimizer, batch, config)
+
+    monkeypatch.setattr(appo, "score_now", scored)
+    monkeypatch.setattr(appo, "update", updated)
+    numbers, tree = one_step(agent, tools, prompts, AHEAD, step=ahead.step)
+    kinds = [(kind, len(groups), B) for kind, groups, B in events]
+    # both branch; the first is updated on; the second is scored anew, and updated on
+    round_ = [("score", 2, 2), ("update", 1, 2), ("score", 1, 0), ("update", 1, 2)]
+    assert kinds == round_ * 2
+    for k in (0, 4):
+        first, second = events[k + 1][1], events[k + 3][1]
+        assert events[k][1] == sorted(first + second) and events[k + 2][1] == second
+    initial = [r for r in tree if r.parent is None]
+    branches = [r for r in tree if r.parent is not None]
+    assert len(initial) == 8 and numbers["branches"] == len(branches)
+    assert numbers["optimizer_steps"] == 4
+    before = [r for r in initial if r.group in events[0][1]]
+    assert all(r.degenerate for r in before), "no update came before their points were chosen"
+    late = [r for r in initial if r.group in events[3][1]]
+    assert any((r.omega != 1).any() for r in late), "one came before their credit was given"
+
+
+def test_its_settings():
+    assert read_settings(["--algo", "ahead"]).branch_ahead == 2 and Config().branch_ahead == 1
+    with pytest.raises(ValueError, match="--branch_ahead 4 is for --algo ahead, got --algo appo"):
+        read_settings(["--branch_ahead", "4"])
+    with pytest.raises(ValueError, match="--branch_ahead 3 must divide the 2 mini-batches"):
+        read_settings(["--algo", "ahead", "--branch_ahead", "3"])
+
+
+def test_the_plan_knows_it():
+    run = dataclasses.replace(Config(), algo="ahead", branch_ahead=4)
+    assert forked_together(run, 8) == 4 * forked_together(Config(), 8) == 4 * 8
+    assert scoring_passes(Config()) == 2 and scoring_passes(run) == 2.75
