@@ -334,7 +334,7 @@ def test_bfloat16(agent_folder, tools, prompts):
     metrics, rollouts = one_step(policy, tools, prompts)
     assert metrics["sampler_gap"] < 0.5 and metrics["degenerate_first"] == 1
     assert metrics["computed_per_unique"] <= 1 and all(math.isfinite(v) for v in metrics.values())
-    assert sampler_for(policy, tools).prefill(prompts[:1])[0].k.dtype == torch.bfloat16
+    assert sampler_for(policy, tools).prefill(prompts[:1])[0].kv.dtype == torch.bfloat16
 
 
 # ---- credit

@@ -34,6 +34,7 @@ def test_laptop_figures(tmp_path, capfd):
     seed = "987654"
     try:
         small = "--steps 1 --cold_steps 3 --eval_questions 3 --prompts 2 --minibatch 1 --threads 1"
+        small += " --max_tokens 64 --decode_rows 16"
         where = ["--out", str(tmp_path), "--json", str(tmp_path / "f.json")]
         bench.main(["laptop", "--seeds", seed, *where, *small.split()])
     finally:

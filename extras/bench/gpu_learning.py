@@ -20,7 +20,8 @@ FILES = {
     "corpus": "corpus.jsonl",
 }
 SMALL_RUN = (
-    "--steps 2 --cold_steps 3 --eval_questions 3 --prompts 2 --minibatch 1 --threads 1"
+    "--steps 2 --cold_steps 3 --eval_questions 3 --prompts 2 --minibatch 1 --threads 1 "
+    "--max_tokens 64 --decode_rows 16"
 ).split()
 
 
@@ -44,7 +45,7 @@ def goes_on(args, sizes: Sizes, device: str, world: Path) -> dict:
     out, flags = Path(args.out) / "gpu-goes-on", ["--config", str(LAPTOP), "--device", device]
     for name, file in FILES.items():
         flags += [f"--{name}", str(world / file)]
-    flags += [*SMALL_RUN, "--max_tokens", "64", "--decode_rows", "16", *args.flags]
+    flags += [*SMALL_RUN, *args.flags]
     before, _ = run_training(out, *flags)
     after, seconds = run_training(out, *flags, "--steps", "3", anew=False)
     steps = [line["step"] for line in after if "reward" in line]

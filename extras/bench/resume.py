@@ -35,6 +35,7 @@ def resume(args) -> dict:
         "minibatch": 2,
         "eval_questions": 0,
         "max_tokens": 64,
+        "decode_rows": 16,
     }
     figures = going_on(
         args, "laptop model", flags | {"model": world / "model", "out": out / "resume-laptop"}

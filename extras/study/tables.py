@@ -6,6 +6,7 @@
 4. calls_table  a row per arm: tool calls per right answer along training, and until an accuracy
 """
 
+import math
 from functools import partial
 
 from extras.study.curves import AXES, Curve
@@ -95,6 +96,6 @@ def calls_table(curves: list[Curve]) -> str:
 
 
 def calls_per_right(curve: Curve, axis: str, start: float, end: float) -> float:
-    """Mean calls of an initial rollout over the share of them that is right."""
+    """Mean calls of an initial rollout over the share of them that is right; inf if none is."""
     right = curve.mean(axis, end, start)
-    return curve.mean(axis, end, start, of="calls") / max(right, 1e-9)
+    return curve.mean(axis, end, start, of="calls") / right if right else math.inf
