@@ -40,6 +40,8 @@ class Part:
         return ", ".join(self.checks)
 
 
+# seconds of each call, parts and what ends them
+DEADLINES = {"truth": 300, "figures": 400}
 CALLS = {
     "truth": (
         Part(("kernels",), 60),
@@ -63,6 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("call", choices=CALLS)
     parser.add_argument("--out", type=Path, default=HERE / "runs" / "gpu_visit")
     args, flags = parser.parse_known_args(argv)
+    # an end from outside ends the part at work, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     failed = visit(args.call, CALLS[args.call], args.out, flags)
     if failed:
         sys.exit(f"gpu_visit: failed: {'; '.join(failed)}")
@@ -71,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 def visit(call: str, parts: tuple[Part, ...], out: Path, flags: list[str]) -> list[str]:
     """Run the parts one after another. Returns: the names of those that failed."""
     out.mkdir(parents=True, exist_ok=True)
-    rows, figures = [], {}
+    rows, figures, deadline = [], {}, time.perf_counter() + DEADLINES[call]
     with open(out / f"{call}.log", "w") as log, tempfile.TemporaryDirectory() as work:
         for part in parts:
             file = Path(work) / "part.json"
@@ -79,7 +83,8 @@ def visit(call: str, parts: tuple[Part, ...], out: Path, flags: list[str]) -> li
             command = [sys.executable, "-m", "extras.bench", "gpu", "--only", *part.checks]
             command += ["--out", work, "--json", str(file), *flags]
             started = time.perf_counter()
-            end = run_within(command, part.limit, log)
+            left = deadline - started - 2 * GRACE
+            end = run_within(command, min(part.limit, left), log) if left > 0 else "no time left"
             seconds = time.perf_counter() - started
             # what a part had measured before it was ended counts
             found = json.loads(file.read_text()) if file.exists() else {}

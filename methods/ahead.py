@@ -8,7 +8,10 @@ The paper draws the branches of a mini-batch with the policy that its update fin
 sampler reads all weights for every token, however few rows it has: K times fewer runs with K times
 as many rows are cheaper. The price: of K mini-batches all but the first branch from points, and by
 a policy, that is up to K - 1 updates old. How much that changes them: extras/study/drift.py.
-With K = all of a step's mini-batches Omega is 1 wherever points are chosen: entropy alone chooses.
+With K = all of a step's mini-batches Omega is 1 wherever points are chosen in the first epoch:
+entropy alone chooses. Late mini-batches are scored in other passes than their logp_old: where a
+format rounds otherwise from pass to pass, that passes for a move. A logged score is that of the
+choice, the entropy and Omega beside it are those of the credit.
 With K = 1 this is appo.py bit for bit.
 """
 

@@ -2,7 +2,7 @@
 
     1. fits            whether a model has one on its device
     2. FlashDecoder    called like the decoder it is made from; the same numbers to rounding
-    3. attention       one kernel a layer; how many keys a row holds is read on the device
+    3. attention       one operator a layer; how many keys a row holds is read on the device
 
 Nothing that is launched depends on how long the rows are: one CUDA graph serves a number of rows.
 Steps of one token per row only; prompts and tool results go through the modules as they are.
@@ -25,15 +25,25 @@ FLASH = torch.ops.aten._flash_attention_forward
 
 
 def fits(model, dtype: torch.dtype) -> bool:
-    """Whether a model has a FlashDecoder: on a GPU, two bytes a number, heads of a fit size."""
+    """Whether a model has a FlashDecoder: two bytes a number, heads and a GPU that flash takes."""
     config = model.config
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return (
         model.device.type == "cuda"
+        and has_flash()
         and dtype in (torch.bfloat16, torch.float16)
         and dim % 8 == 0
         and dim <= 256
         and is_known(model)
+    )
+
+
+def has_flash() -> bool:
+    """Whether this PyTorch has the kernel for this GPU: NVIDIA's, from Ampere on."""
+    return (
+        torch.version.hip is None
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability() >= (8, 0)
     )
 
 
@@ -65,9 +75,10 @@ class FlashDecoder:
             )
         x = self.plain.embed_tokens(input_ids[:, 0])  # (C, D)
         cos, sin = (f[:, 0] for f in rotation(self.plain, x, position_ids))  # (C, 1, dim)
-        starts = torch.arange(len(x) + 1, dtype=torch.int32, device=x.device)
+        rows = torch.arange(len(x) + 1, dtype=torch.int32, device=x.device)
+        spans = rows, rows * past_key_values.capacity
         for layer in self.layers:
-            x = layer(x, cos, sin, starts, past_key_values)
+            x = layer(x, cos, sin, spans, past_key_values)
         x = normed(self.plain.norm, x)
         return BaseModelOutputWithPast(last_hidden_state=x[:, None])
 
@@ -81,31 +92,30 @@ class FlashLayer:
         self.before, self.after = layer.input_layernorm, layer.post_attention_layernorm
         self.qkv = side_by_side(attention.q_proj, attention.k_proj, attention.v_proj)
 
-    def __call__(self, x, cos, sin, starts, cache: KVCache) -> Tensor:
-        """cos, sin: (C, 1, dim), see rotation. starts: 0 .. C, int32."""
+    def __call__(self, x, cos, sin, spans, cache: KVCache) -> Tensor:
+        """cos, sin: (C, 1, dim), see rotation. spans: see attention."""
         queries, new = self.heads(F.linear(normed(self.before, x), *self.qkv), cos, sin)
         layer = cache.kv[self.attention.layer_idx]
         layer[cache.place_rows[:, 0], cache.places[:, 0]] = new
-        seen = attention(queries, layer, starts, cache.used, self.attention.scaling)
+        seen = attention(queries, layer, spans, cache.used, self.attention.scaling)
         x = added(x, seen.flatten(1), self.attention.o_proj)
         y = normed(self.after, x)
         y = F.silu(self.mlp.gate_proj(y)) * self.mlp.up_proj(y)
         return added(x, y, self.mlp.down_proj)
 
 
-def attention(query: Tensor, kv: Tensor, starts: Tensor, used: Tensor, scale: float) -> Tensor:
+def attention(query: Tensor, kv: Tensor, spans: tuple, used: Tensor, scale: float) -> Tensor:
     """Attention of one query per row to the keys that the row holds.
 
-    Args:    query: (C, heads, dim). kv: (R, token, 2, key head, dim) of a layer, C <= R. starts:
-             0 .. C. used: (C,), the keys of each row, at least 1. Both int32, on the device.
+    Args:    query: (C, heads, dim). kv: (R, token, 2, key head, dim) of a layer, C <= R. spans:
+             where each row's queries and keys begin: 0 .. C, and that times kv's tokens. used:
+             (C,), the keys of each row, at least 1. All int32, on the device.
     Returns: (C, heads, dim).
     """
-    capacity = kv.shape[1]
     keys, values = kv.flatten(0, 1).unbind(1)
+    longest = 1, kv.shape[1]
     how = dict(scale=scale, seqused_k=used)
-    # rows of one query; of one sequence of keys begins where its row does
-    spans = starts, starts * capacity, 1, capacity
-    return FLASH(query, keys, values, *spans, 0.0, False, False, **how)[0]
+    return FLASH(query, keys, values, *spans, *longest, 0.0, False, False, **how)[0]
 
 
 def normed(norm: nn.Module, x: Tensor) -> Tensor:

@@ -141,6 +141,8 @@ class Device(TorchDispatchMode):
         self.patches.enter_context(mock.patch.object(torch, "tensor", tensor))
         self.patches.enter_context(mock.patch.object(F, "scaled_dot_product_attention", attention))
         self.patches.enter_context(mock.patch.object(gpu_decoder, "FLASH", flash))
+        available = mock.patch.object(torch.backends.cuda, "is_flash_attention_available")
+        self.patches.enter_context(available).return_value = True
         # else a parameter that two modules share would become two
         self.swapped = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)
@@ -159,6 +161,7 @@ class Device(TorchDispatchMode):
             is_initialized=lambda: True,
             device_count=lambda: 1,
             current_device=lambda: 0,
+            get_device_capability=lambda *device: (9, 0),
             set_device=lambda device: None,
             synchronize=lambda *device: self.land(self.wait("synchronize")),
             empty_cache=lambda: self.wait("emptying the cache"),

@@ -9,11 +9,13 @@ import types
 
 import pytest
 import torch
+from fake_cuda import flash
 
 from extras.bench import __main__ as bench
 from extras.bench import (
     decode,
     gpu,
+    gpu_kernels,
     gpu_model,
     gpu_numbers,
     gpu_speed,
@@ -26,7 +28,7 @@ from extras.bench import (
 from extras.memory import GIB, PHASES, memory, peaks
 from extras.world.prepare import WORLDS
 from sampling import Sampler
-from support import draw
+from support import draw, gpu_decoder
 
 
 @pytest.mark.slow
@@ -121,6 +123,21 @@ def test_nothing_and_no_number_are_no_success(values):
     assert len(args.failed) == 1
 
 
+def test_attention_by_lengths_is_held_to_float64(monkeypatch):
+    """With arithmetic in the place of the kernel; one that reads a key too few fails."""
+    args = types.SimpleNamespace(failed=[])
+    monkeypatch.setattr(gpu_decoder, "FLASH", flash)
+    figures = gpu_kernels.attention_figures(args, gpu_model.SMALL, 8, "cpu")
+    assert not args.failed and any("by lengths, a layer" in name for name in figures)
+
+    def short(*given, scale, seqused_k):
+        return flash(*given, scale=scale, seqused_k=(seqused_k - 1).clamp(min=1))
+
+    monkeypatch.setattr(gpu_decoder, "FLASH", short)
+    gpu_kernels.attention_figures(args, gpu_model.SMALL, 8, "cpu")
+    assert len(args.failed) == 1 and "gap of lengths to exact" in args.failed[0]
+
+
 @pytest.mark.slow
 def test_a_fork_from_a_wrong_state_is_seen(world, monkeypatch, tmp_path):
     """In bfloat16 too: branches begin with the hidden states of other rollouts."""
@@ -187,7 +204,7 @@ def test_speed_at_the_real_shape():
     assert figures[f"{name}: ours / generate (aimed at: 3)"]["ratio"] == 2
     assert figures[f"{name}: ours"]["value"] == 6400
     assert value(figures, "seconds of fresh prefill / fork") == pytest.approx(100)
-    assert value(figures, "forked in") == pytest.approx(1)
+    assert value(figures, "forked in (aimed at: 50)") == pytest.approx(128)
 
 
 @pytest.mark.slow

@@ -158,22 +158,22 @@ def captures_of_a_step(by_lengths: bool = True) -> tuple[int, int]:
 def test_a_decode_step_costs_little_more_than_its_reading():
     cost = decode_cost()
     print(cost)
-    # two operators are two kernels: a product that adds copies what it adds to
-    assert cost["operators a layer"] + 2 <= 20
+    # two products copy what they add to; flash copies queries, results, and queries back
+    assert cost["operators a layer"] + 2 + 3 <= 20
     assert cost["GB a step, weights, keys and values"] < cost["GB a step"] <= 33
 
 
 def test_with_a_mask_it_costs_no_more_than_it_did():
     cost = decode_cost(by_lengths=False)
     print(cost)
-    assert cost["operators a layer"] <= 60 and cost["GB a step"] <= 40
+    assert cost["operators a layer"] <= 45 and cost["GB a step"] <= 34
 
 
 def test_a_training_step_captures_little():
     initial, branches = captures_of_a_step()
     print(initial, branches)
     assert 0 < initial <= 11 and initial + branches <= 30
-    assert sum(captures_of_a_step(by_lengths=False)) <= 145
+    assert sum(captures_of_a_step(by_lengths=False)) <= 65
 
 
 def test_a_key_that_comes_once_is_no_capture():

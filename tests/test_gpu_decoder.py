@@ -53,8 +53,8 @@ def test_a_row_reads_its_own_keys_and_no_others(arithmetic):
     torch.manual_seed(0)
     kv, query = torch.randn(4, 10, 2, 2, 8), torch.randn(3, 6, 8)
     used = torch.tensor([1, 10, 4], dtype=torch.int32)
-    starts = torch.arange(4, dtype=torch.int32)
-    out = attention(query, kv, starts, used, 0.3)
+    rows = torch.arange(4, dtype=torch.int32)
+    out = attention(query, kv, (rows, rows * 10), used, 0.3)
     for row, n in enumerate(used.tolist()):
         keys, values = kv[row, :n].repeat_interleave(3, 2).unbind(1)
         scores = torch.einsum("hd,lhd->hl", query[row], keys) * 0.3
@@ -66,8 +66,8 @@ def test_the_kernel_takes_what_it_is_given():
     """PyTorch's own operator, on tensors without numbers: names, order and types of arguments."""
     with torch.device("meta"):
         kv, query = torch.empty(4, 10, 2, 2, 8).bfloat16(), torch.empty(3, 6, 8).bfloat16()
-        used, starts = torch.ones(3, dtype=torch.int32), torch.arange(4, dtype=torch.int32)
-        out = attention(query, kv, starts, used, 0.3)
+        used, rows = torch.ones(3, dtype=torch.int32), torch.arange(4, dtype=torch.int32)
+        out = attention(query, kv, (rows, rows * 10), used, 0.3)
     assert out.shape == query.shape and out.dtype == query.dtype
     names = [argument.name for argument in FLASH.default._schema.arguments]
     given = "query key value cum_seq_q cum_seq_k max_q max_k dropout_p is_causal return_debug_mask"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 
@@ -10,7 +11,7 @@ import pytest
 from extras import gpu_visit
 from extras.bench import __main__ as bench
 from extras.bench import gpu
-from extras.gpu_visit import CALLS, Part, run_within, summary, visit
+from extras.gpu_visit import CALLS, DEADLINES, Part, run_within, summary, visit
 
 FIGURE = {"value": 2.0, "low": 1.0, "high": 3.0, "n": 3, "unit": "ms"}
 
@@ -19,7 +20,8 @@ def test_every_check_is_in_a_call_and_the_limits_fit():
     named = [check for parts in CALLS.values() for part in parts for check in part.checks]
     assert sorted(named) == sorted(gpu.CHECKS)
     limits = {call: sum(part.limit for part in parts) for call, parts in CALLS.items()}
-    assert limits["truth"] <= 300 and limits["figures"] <= 400
+    assert limits["truth"] <= DEADLINES["truth"] <= 300
+    assert limits["figures"] <= DEADLINES["figures"] <= 400
 
 
 def test_a_part_that_hangs_is_ended_with_its_processes(tmp_path):
@@ -67,6 +69,39 @@ def test_one_that_fails_takes_nothing_from_the_others(tmp_path, monkeypatch, cap
     assert "| late | failed |" in shown and "| speed of good | 2 ms | 1 | 3 | 3 |" in shown
     assert shown in capsys.readouterr().out
     assert "good ran" in (tmp_path / "truth.log").read_text()
+
+
+def test_a_call_ends_in_time(tmp_path, monkeypatch):
+    """Parts get what is left; where nothing is left they do not begin."""
+    monkeypatch.setitem(gpu_visit.DEADLINES, "truth", 2 * gpu_visit.GRACE + 1)
+    limits = []
+
+    def run(command, limit, log):
+        limits.append(limit)
+        time.sleep(1.1)
+        return "ended at its limit"
+
+    monkeypatch.setattr(gpu_visit, "run_within", run)
+    parts = (Part(("slow",), 9), Part(("late",), 9))
+    assert visit("truth", parts, tmp_path, []) == ["slow", "late"]
+    assert len(limits) == 1 and 0 < limits[0] <= 1
+    assert "| late | no time left |" in (tmp_path / "truth.md").read_text()
+
+
+def test_a_visit_that_is_ended_ends_its_part(tmp_path):
+    slow = f"['bash', '-c', 'echo $$ > {tmp_path}/pid; sleep 60']"
+    code = f"""
+from extras import gpu_visit
+run = gpu_visit.run_within
+gpu_visit.run_within = lambda command, limit, log: run({slow}, limit, log)
+gpu_visit.main(['truth', '--out', '{tmp_path}/out'])
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=gpu_visit.HERE)
+    pid = tmp_path / "pid"
+    while not (pid.exists() and pid.read_text().strip()):
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(30) == 143 and not alive(int(pid.read_text()))
 
 
 def test_a_failure_is_its_exit(tmp_path, monkeypatch):

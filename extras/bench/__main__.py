@@ -19,6 +19,7 @@ for the tests. A figure that does not keep the bound in its name makes the bench
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -80,7 +81,9 @@ def main(argv: list[str]) -> None:
             figures |= part
             # after each part: nothing that was measured is lost
             if args.json:
-                Path(args.json).write_text(json.dumps(figures, indent=1))
+                # whoever ends this process finds a whole file
+                Path(f"{args.json}.tmp").write_text(json.dumps(figures, indent=1))
+                os.replace(f"{args.json}.tmp", args.json)
     if args.failed:
         sys.exit("bench: FAILED: " + "; ".join(args.failed))
 

@@ -21,7 +21,8 @@ from extras.bench.gpu_speed import FORKS, Ours, timed
 from extras.bench.measure import at_most, figure, ratio
 from extras.shape import Shape
 from kv_cache import folded_attention
-from support.gpu_decoder import FLASH, attention
+from support import gpu_decoder
+from support.gpu_decoder import attention
 from support.graphs import Graphs, cuda_graphs
 
 # of the norm of the exact result; bfloat16 has 8 bits
@@ -31,19 +32,25 @@ SHOWN = 12
 
 def kernels(args, sizes: Sizes, device: str, world: Path) -> dict:
     """Attention and products of one layer of the real shape in bfloat16, replayed as graphs."""
-    return attention_figures(args, sizes, device) | product_figures(sizes, device)
+    figures = {}
+    # flash divides the keys of few rows among the GPU's parts, and adds up
+    for rows in (8, sizes.rows):
+        figures |= attention_figures(args, sizes, rows, device)
+    return figures | product_figures(sizes, device)
 
 
-def attention_figures(args, sizes: Sizes, device: str) -> dict:
-    """A row of each length, half of them short; the mask is as wide as the longest."""
-    shape, rows, capacity = sizes.shape, sizes.rows, sizes.context
+def attention_figures(args, sizes: Sizes, rows: int, device: str) -> dict:
+    """Rows of all lengths, half of them short, one full; the mask is as wide as the longest."""
+    shape, capacity = sizes.shape, sizes.context
     torch.manual_seed(0)
     query = torch.randn(rows, shape.heads, shape.head_dim, device=device).bfloat16()
     size = rows + 1, capacity, 2, shape.kv_heads, shape.head_dim
     kv = torch.randn(size, device=device).bfloat16()
     used = torch.randint(1, capacity + 1, (rows,), device=device).int()
     used[: rows // 2] = used[: rows // 2] // 8 + 1
+    used[-1:] = capacity
     scale, starts = shape.head_dim**-0.5, torch.arange(rows + 1, device=device).int()
+    spans = starts, starts * capacity
     bias = torch.zeros(rows, 1, shape.heads // shape.kv_heads, capacity, device=device).bfloat16()
     unseen = torch.arange(capacity, device=device) >= used[:, None]
     bias.masked_fill_(unseen[:, None, None], -torch.inf)
@@ -54,12 +61,12 @@ def attention_figures(args, sizes: Sizes, device: str) -> dict:
         return folded_attention(module, query[:, :, None], keys, values, bias, scale)[0][:, 0]
 
     def by_lengths():
-        return attention(query, kv, starts, used, scale)
+        return attention(query, kv, spans, used, scale)
 
     exact = exact_attention(query, keys, values, used, scale)
     name = f"attention, {rows} rows of up to {capacity} tokens"
     figures = at_most(args, f"{name}: gap of a mask to exact", [gap(by_mask(), exact)], GAP, "")
-    if device == "cpu" and FLASH is torch.ops.aten._flash_attention_forward:
+    if device == "cpu" and gpu_decoder.FLASH is torch.ops.aten._flash_attention_forward:
         print("kernels: attention by lengths left out, its kernel is a GPU's", flush=True)
         return figures
     figures |= at_most(

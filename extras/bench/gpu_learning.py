@@ -41,11 +41,11 @@ def laptop(args, sizes: Sizes, device: str, world: Path) -> dict:
 
 
 def goes_on(args, sizes: Sizes, device: str, world: Path) -> dict:
-    """Two steps, a checkpoint, and a third step by a second process."""
+    """Two steps, a checkpoint, and a third step by a second process; split weights in bfloat16."""
     out, flags = Path(args.out) / "gpu-goes-on", ["--config", str(LAPTOP), "--device", device]
     for name, file in FILES.items():
         flags += [f"--{name}", str(world / file)]
-    flags += [*SMALL_RUN, *args.flags]
+    flags += [*SMALL_RUN, "--shard", "true", "--dtype", "bfloat16", *args.flags]
     before, _ = run_training(out, *flags)
     after, seconds = run_training(out, *flags, "--steps", "3", anew=False)
     steps = [line["step"] for line in after if "reward" in line]

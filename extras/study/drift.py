@@ -89,7 +89,6 @@ def drift(trainer, steps: int) -> dict[int, list[tuple]]:
             late = seen_by(policy, batch, config)
             for lag, seen in enumerate(reversed(early[number]), 1):
                 found[lag] += compared(seen, late)
-            found[0] += compared(late, late)
             for k in range(number + 1, len(batches)):
                 early[k].append(seen_by(policy, batches[k], config))
             for r, numbers in zip(batch, kept):
