@@ -10,7 +10,7 @@ from conftest import SMALL
 
 from config import read_settings
 from extras.study import runs, signal
-from extras.study.arms import COMMON, TABLES, Table
+from extras.study.arms import CHOSEN, COMMON, CURVES, TABLES, TRIALS, Table
 from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import picture
 from extras.study.intervals import interval, paired
@@ -118,6 +118,24 @@ def test_the_table_compares_at_equal_budgets():
     assert len({line.count("|") for line in table}) == 1
     # the best arm first; (0.7 - 0.5) * 21 / 41
     assert table[2].startswith("| appo | 4 |") and "| 0.102 |" in table[2]
+
+
+def test_each_arm_of_the_report_has_its_best_trial():
+    """By the committed curves of the tuning table; as many trials for each arm."""
+    tuning = [c for c in load(CURVES) if c.table == "tuning"]
+    first = next(iter(AXES))
+    for name, (minibatch, lr) in CHOSEN.items():
+        means = {}
+        for c in tuning:
+            arm, _, trial = c.arm.rpartition(" m")
+            if arm == name:
+                budget = min(150_000, c.spent[first][-1])
+                means.setdefault(trial, []).append(c.mean(first, budget))
+        assert len(means) == len(TRIALS) and all(len(worlds) == 2 for worlds in means.values())
+        best = max(means, key=lambda trial: sum(means[trial]))
+        assert best == f"{minibatch} lr{lr:g}", (name, means)
+    seeds = TABLES["main"].colds + TABLES["main"].seeds
+    assert min(seeds) >= 1000 and TABLES["main"].arms.keys() == CHOSEN.keys()
 
 
 def test_calls_are_counted_per_right_answer():
