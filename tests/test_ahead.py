@@ -18,9 +18,9 @@ AHEAD = dataclasses.replace(CONFIG, **SMALL, algo="ahead", branch_ahead=2, lr=1e
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [dict(), dict(fork_tokens=1, ppo_epochs=2)])
-def test_one_minibatch_ahead_is_appo_bit_for_bit(agent_folder, tools, prompts, changes):
-    results = []
+def test_one_minibatch_ahead_is_appo_bit_for_bit(agent_folder, tools, prompts):
+    """In parts, over two epochs."""
+    results, changes = [], dict(fork_tokens=1, ppo_epochs=2)
     for step, algo in ((appo.step, "appo"), (ahead.step, "ahead")):
         policy = Policy.load(str(agent_folder))
         changed = SMALL | dict(prompts=2, branch_ahead=1) | changes
