@@ -3,6 +3,9 @@
 import json
 import multiprocessing
 import os
+import runpy
+import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +41,7 @@ transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)
 
 HERE = Path(__file__).parent
-CONFIG = Config(max_tokens=128, prompts=8, minibatch=4, micro_tokens=1024, max_calls=4)
+CONFIG = Config(max_tokens=96, prompts=8, minibatch=4, micro_tokens=1024, max_calls=4)
 SMALL = dict(
     steps=4,
     prompts=4,
@@ -46,7 +49,7 @@ SMALL = dict(
     max_tokens=96,
     eval_questions=4,
     save_every=2,
-    decode_rows=16,
+    decode_rows=32,
     log_trees=1,
 )
 
@@ -220,7 +223,8 @@ def arguments(world, tmp_path, **changes):
 def finished(world, agent_folder, tmp_path_factory):
     """Four steps from the cold-started agent in one go."""
     out = tmp_path_factory.mktemp("runs") / "straight"
-    train.main(arguments(world, out.parent, model=agent_folder, out=out, **SMALL))
+    settings = SMALL | dict(eval_every=2)
+    train.main(arguments(world, out.parent, model=agent_folder, out=out, **settings))
     return out
 
 
@@ -250,3 +254,40 @@ def forked(function, count: int, *arguments):
     finally:
         os.environ.pop("PYTHONPATH")
         os.environ.update({} if before is None else {"PYTHONPATH": before})
+
+
+def free_port() -> int:
+    """A port for processes to meet at."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def become_rank(rank: int, world: int, local: int, port: int) -> None:
+    """Know what torchrun tells a process. local: processes of a node."""
+    where = dict(RANK=rank, LOCAL_RANK=rank % local, WORLD_SIZE=world, LOCAL_WORLD_SIZE=local)
+    where |= dict(MASTER_ADDR="localhost", MASTER_PORT=port)
+    os.environ.update({name: str(value) for name, value in where.items()})
+
+
+def run_forked(command: list[str], **_) -> None:
+    """subprocess.run(command, check=True) of Python or torchrun, without their imports."""
+    words, count = command[1:], 0
+    if "torch.distributed.run" in words:
+        launched = words.index("--nproc_per_node") + 2
+        count, words = int(words[launched - 1]), words[launched:]
+    started = forked(_script, count or 1, words, count, free_port())
+    while not started.join():
+        pass
+
+
+def _script(rank, words, ranks, port):
+    """What `python words...` does."""
+    if ranks:
+        become_rank(rank, ranks, ranks, port)
+    module = words[0] == "-m"
+    sys.argv = words[1:] if module else words
+    (runpy.run_module if module else runpy.run_path)(sys.argv[0], run_name="__main__")
+    sys.stdout.flush()
+    # not through the destructors of gloo's threads: one of them may abort, when all is done
+    os._exit(0)

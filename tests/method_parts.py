@@ -8,8 +8,9 @@ from functools import partial
 from threading import Barrier, Thread
 
 import torch
-from conftest import CONFIG, one_step
+from conftest import CONFIG, one_step, snapshot
 
+import appo
 from appo import loss_of
 from config import ALGOS
 from policy import Policy
@@ -34,6 +35,22 @@ def credits_of(rollouts):
 def loss_by(loss, rollouts, logp, total, config):
     """The loss that an update takes of rollouts whose log-probs are now these rows."""
     return loss_of(rollouts, logp, total, config, loss)
+
+
+def assert_a_step_is_appos(agent_folder, tools, prompts, step, settings, own):
+    """Bit for bit, of one step: numbers, rollouts, credit, weights. own: what appo lacks."""
+    results = []
+    for one, changes in ((appo.step, {"algo": "appo"}), (step, own)):
+        policy = Policy.load(str(agent_folder))
+        config = dataclasses.replace(CONFIG, **settings | changes)
+        numbers, tree = one_step(policy, tools, prompts, config, step=one)
+        exact = {k: v for k, v in numbers.items() if not k.startswith(("seconds", "occupancy"))}
+        results.append((exact, tree, list(policy.model.parameters())))
+    (exact, tree, weights), (same, other, mine) = results
+    assert exact == same and [snapshot(r) for r in tree] == [snapshot(r) for r in other]
+    assert all(torch.equal(a, b) for a, b in zip(weights, mine))
+    credits = [[r.advantage for r in rows if r.parent is None] for rows in (tree, other)]
+    assert all(torch.equal(a, b) for a, b in zip(*credits))
 
 
 def stepped(agent, tools, prompts, algo, **changes):

@@ -4,14 +4,14 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import CONFIG, one_step, snapshot
+from conftest import CONFIG, one_step
+from method_parts import assert_a_step_is_appos
 
 import appo
 from config import Config, read_settings
 from extras.memory import forked_together
 from extras.plan import scoring_passes
 from methods import ahead
-from policy import Policy
 
 SMALL = dict(prompts=4, minibatch=1, initial=2, branches=2)
 AHEAD = dataclasses.replace(CONFIG, **SMALL, algo="ahead", branch_ahead=2, lr=1e-2)
@@ -20,19 +20,9 @@ AHEAD = dataclasses.replace(CONFIG, **SMALL, algo="ahead", branch_ahead=2, lr=1e
 @pytest.mark.slow
 def test_one_minibatch_ahead_is_appo_bit_for_bit(agent_folder, tools, prompts):
     """In parts, over two epochs."""
-    results, changes = [], dict(fork_tokens=1, ppo_epochs=2)
-    for step, algo in ((appo.step, "appo"), (ahead.step, "ahead")):
-        policy = Policy.load(str(agent_folder))
-        changed = SMALL | dict(prompts=2, branch_ahead=1) | changes
-        config = dataclasses.replace(CONFIG, **changed, algo=algo)
-        numbers, tree = one_step(policy, tools, prompts, config, step=step)
-        exact = {k: v for k, v in numbers.items() if not k.startswith(("seconds", "occupancy"))}
-        results.append((exact, tree, list(policy.model.parameters())))
-    (exact, tree, weights), (same, other, mine) = results
-    assert exact == same and [snapshot(r) for r in tree] == [snapshot(r) for r in other]
-    assert all(torch.equal(a, b) for a, b in zip(weights, mine))
-    credits = [[r.advantage for r in rows if r.parent is None] for rows in (tree, other)]
-    assert all(torch.equal(a, b) for a, b in zip(*credits))
+    settings = SMALL | dict(prompts=2, fork_tokens=1, ppo_epochs=2)
+    own = dict(algo="ahead", branch_ahead=1)
+    assert_a_step_is_appos(agent_folder, tools, prompts, ahead.step, settings, own)
 
 
 def test_two_minibatches_branch_together(agent, tools, prompts, monkeypatch):

@@ -172,7 +172,7 @@ def test_logp_old_is_that_of_the_start_and_kept_in_later_epochs(agent, tools, pr
 @pytest.mark.slow
 @pytest.mark.parametrize("by", [0.0, 0.01])
 def test_a_sampler_that_disagrees_is_noticed(agent, tools, prompts, by):
-    sampler = sampler_for(agent, tools)
+    sampler = sampler_for(agent, tools, max_tokens=CONFIG.max_tokens)
     original = sampler.initial
 
     def misrecorded(*arguments, **keywords):
@@ -258,7 +258,8 @@ def test_a_minibatch_in_parts(agent_folder, tools, prompts):
     results = []
     for budget in (0, 1600):
         policy, caches = Policy.load(str(agent_folder)), []
-        sampler, config = sampler_for(policy, tools), replaced(minibatch=8, fork_tokens=budget)
+        sampler = sampler_for(policy, tools, max_tokens=CONFIG.max_tokens)
+        config = replaced(minibatch=8, fork_tokens=budget)
         branches = sampler.branches
 
         def watched(rollouts, points, cache, finished, kept=caches, grow=branches):

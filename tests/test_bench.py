@@ -9,6 +9,7 @@ import types
 
 import pytest
 import torch
+from conftest import run_forked
 from fake_cuda import flash
 
 from extras.bench import __main__ as bench
@@ -23,6 +24,8 @@ from extras.bench import (
     measure,
     models,
     peers,
+    ranks,
+    runs,
     search,
 )
 from extras.memory import GIB, PHASES, memory, peaks
@@ -32,7 +35,8 @@ from support import draw, gpu_decoder
 
 
 @pytest.mark.slow
-def test_laptop_figures(tmp_path, capfd):
+def test_laptop_figures(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(runs, "subprocess", types.SimpleNamespace(run=run_forked))
     seed = "987654"
     try:
         small = "--steps 1 --cold_steps 3 --eval_questions 3 --prompts 2 --minibatch 1 --threads 1"
@@ -208,7 +212,9 @@ def test_speed_at_the_real_shape():
 
 
 @pytest.mark.slow
-def test_processes_and_resume(tmp_path, capfd):
+def test_processes_and_resume(tmp_path, capfd, monkeypatch):
+    for part in (runs, ranks):
+        monkeypatch.setattr(part, "subprocess", types.SimpleNamespace(run=run_forked))
     bench.main(
         ["ranks", "resume", "--light", "--out", str(tmp_path), "--json", str(tmp_path / "f.json")]
     )

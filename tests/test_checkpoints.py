@@ -65,9 +65,8 @@ def test_a_damaged_checkpoint_is_passed_over(finished, world, agent_folder, tmp_
 def longer(world, agent_folder, tmp_path, finished):
     """The flags of one step more in a copy of the finished run."""
     shutil.copytree(finished, tmp_path / "run")
-    return arguments(
-        world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL | dict(steps=5)
-    )
+    settings = SMALL | dict(steps=5, eval_questions=0)
+    return arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **settings)
 
 
 @pytest.mark.slow
@@ -188,7 +187,7 @@ def test_old_checkpoints_are_deleted_when_a_newer_one_is_complete(world, agent_f
             world,
             tmp_path,
             model=agent_folder,
-            **SMALL | dict(save_every=1, keep_checkpoints=2, eval_questions=0),
+            **SMALL | dict(steps=3, save_every=1, keep_checkpoints=2, eval_questions=0),
         )
     )
-    assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000003", "step_000004"}
+    assert {p.name for p in (tmp_path / "run").glob("step_*")} == {"step_000002", "step_000003"}

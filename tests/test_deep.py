@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
-from conftest import CONFIG, one_step, snapshot
+from conftest import CONFIG, one_step
+from method_parts import assert_a_step_is_appos
 
 import appo
 from config import Config, read_settings
 from extras.plan import work
 from methods import deep
-from policy import Policy
 from rollout import Rollout
 from support.steplog import branch_lines, tree_rows
 
@@ -22,18 +22,8 @@ DEEP = dataclasses.replace(CONFIG, **SMALL, algo="deep", depth=2)
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [dict(), dict(norm="budget", fork_tokens=1)])
 def test_one_level_is_appo_bit_for_bit(agent_folder, tools, prompts, changes):
-    results = []
-    for step, algo in ((appo.step, "appo"), (deep.step, "deep")):
-        policy = Policy.load(str(agent_folder))
-        config = dataclasses.replace(CONFIG, **SMALL, **changes, algo=algo, depth=1)
-        numbers, tree = one_step(policy, tools, prompts, config, step=step)
-        exact = {k: v for k, v in numbers.items() if not k.startswith(("seconds", "occupancy"))}
-        results.append((exact, tree, list(policy.model.parameters())))
-    (exact, tree, weights), (same, other, mine) = results
-    assert exact == same and [snapshot(r) for r in tree] == [snapshot(r) for r in other]
-    assert all(torch.equal(a, b) for a, b in zip(weights, mine))
-    credits = [[r.advantage for r in rows if r.parent is None] for rows in (tree, other)]
-    assert all(torch.equal(a, b) for a, b in zip(*credits))
+    own = dict(algo="deep", depth=1)
+    assert_a_step_is_appos(agent_folder, tools, prompts, deep.step, SMALL | changes, own)
 
 
 @pytest.mark.slow

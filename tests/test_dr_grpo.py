@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import judge
+from conftest import CONFIG, judge
 from method_parts import by_hand, config_of, credits_of, loss_by, stepped
 from test_appo import Keep
 
@@ -57,7 +57,7 @@ def test_the_update_does_not_depend_on_the_split_into_passes(agent, rollouts, bu
     for r in mine:
         r.logp_old, r.reward = r.logp, 100 * judge(r)
     dr_grpo.centred_credit(mine, config_of("dr_grpo"), Ranks())
-    summed = partial(dr_grpo.summed_loss, max_tokens=128)
+    summed = partial(dr_grpo.summed_loss, max_tokens=CONFIG.max_tokens)
     grads = []
     for algo, micro_tokens, loss in (
         ("dr_grpo", 4096, summed),
@@ -69,7 +69,7 @@ def test_the_update_does_not_depend_on_the_split_into_passes(agent, rollouts, bu
         optimizer = Keep(agent.model.parameters(), lr=0.0)
         appo.update(agent, optimizer, mine, config, loss)
         grads.append(optimizer.seen)
-    factor = sum(sum(r.mask) for r in mine) / (len(mine) * 128)
+    factor = sum(sum(r.mask) for r in mine) / (len(mine) * CONFIG.max_tokens)
     assert max(float(g.abs().max()) for g in grads[0]) > 1e-4
     for whole, split, mean in zip(*grads):
         torch.testing.assert_close(whole, split, atol=1e-6, rtol=0)
@@ -85,4 +85,7 @@ def test_a_step(agent, tools, prompts):
     # the ratios of the only update are 1
     total = sum(float(r.advantage.sum()) for r in rollouts)
     assert numbers["optimizer_steps"] == 1
-    assert numbers["loss"] == pytest.approx(-total / (32 * 128), abs=1e-6) and abs(total) > 0.1
+    assert (
+        numbers["loss"] == pytest.approx(-total / (32 * CONFIG.max_tokens), abs=1e-6)
+        and abs(total) > 0.1
+    )

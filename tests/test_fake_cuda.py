@@ -126,6 +126,7 @@ def test_other_ways_to_draw_are_the_cpus(changes, tokenizer, prompts):
     assert_same_on_device("qwen2", tokenizer, prompts[:4], branches=False, **changes)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_attention_goes_by_lengths(tokenizer, prompts, monkeypatch):
     """The numbers of both come from the CPU's kernels; a GPU's round otherwise."""
     monkeypatch.setattr(gpu_decoder, "FLASH", flash)
@@ -137,7 +138,7 @@ def test_in_bfloat16_attention_goes_by_lengths(tokenizer, prompts, monkeypatch):
     monkeypatch.setattr(gpu_decoder, "fits", also_here)
     # 10 rows and then 5, of 40: the number of rows that is decoded is halved on the way
     gpu = assert_same_on_device(
-        "qwen3", tokenizer, prompts[:10], dtype=torch.bfloat16, decode_rows=20
+        "qwen3", tokenizer, prompts[:10], dtype=torch.bfloat16, decode_rows=20, max_tokens=64
     )
     # a graph for each number of rows, in both runs, however long the rows are
     assert 3 <= gpu.captures <= 2 * 2

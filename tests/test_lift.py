@@ -152,12 +152,21 @@ def tree(policy, prompt, places=None):
     return lines, mine
 
 
-@pytest.mark.slow
-def test_a_tree_of_the_bundled_model(world):
+@pytest.fixture
+def main(monkeypatch, capsys):
+    """lift_sampler.py with flags, in this process: the lines that it prints."""
+
+    def called(*flags):
+        monkeypatch.setattr(sys, "argv", [str(SAMPLER), *map(str, flags)])
+        runpy.run_path(str(SAMPLER), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    return called
+
+
+def test_a_tree_of_the_bundled_model(world, main):
     wanted, mine = tree(Policy.load(str(world / "model")), "What is 6 times 7?")
-    done = run(SAMPLER, "--model", world / "model", folder=world)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = main("--model", world / "model")
     assert lines == wanted and len(lines) == 8 + 3
     assert [line[:1] for line in lines if "└" not in line] == list("01234567")
     # a branch begins below the token that it replaces
@@ -171,8 +180,7 @@ def test_a_tree_without_a_model():
     assert len(done.stdout.splitlines()) == 8 + 3
 
 
-@pytest.mark.slow
-def test_forks_by_hand_and_none_inside_a_result(world, agent_folder):
+def test_forks_by_hand_and_none_inside_a_result(world, agent_folder, main):
     row = json.loads((world / "train.jsonl").read_text().splitlines()[0])
     prompt = row["prompt"][-1]["content"]
     policy = Policy.load(str(agent_folder))
@@ -182,11 +190,8 @@ def test_forks_by_hand_and_none_inside_a_result(world, agent_folder):
     after = len(r.mask) - r.mask[::-1].index(False)
     flags = ["--model", agent_folder, "--prompt", prompt, "--at"]
     wanted, _ = tree(policy, prompt, [(n, after), (n, 2), (other, 3)])
-    done = run(SAMPLER, *flags, f"{n}:{after}", f"{n}:2", f"{other}:3")
-    assert done.stdout.splitlines() == wanted and done.returncode == 0, done.stderr
+    assert main(*flags, f"{n}:{after}", f"{n}:2", f"{other}:3") == wanted
     for wrong in (inside, after - 1, len(r.ids)):
-        done = run(SAMPLER, *flags, f"{n}:{wrong}")
-        assert done.returncode == 1 and not done.stdout
-        assert (
-            f"no fork in a tool result or padding: (row, token) in [({n}, {wrong})]" in done.stderr
-        )
+        said = re.escape(f"no fork in a tool result or padding: (row, token) in [({n}, {wrong})]")
+        with pytest.raises(SystemExit, match=said):
+            main(*flags, f"{n}:{wrong}")

@@ -12,7 +12,6 @@ import pickle
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import forked, sampler_for, trainer_tensors
+from conftest import become_rank, forked, free_port, sampler_for, trainer_tensors
 from torch.distributed.tensor import DTensor
 
 import appo
@@ -534,11 +533,8 @@ class Run:
     def __init__(self, processes, out, *arguments, nodes=1):
         out.mkdir(exist_ok=True)
         self.said = out / "said"
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        sizes = processes, processes // nodes
-        self.started = forked(_rank_of_run, processes, sizes, port, self.said, arguments)
+        where = processes, processes // nodes, free_port()
+        self.started = forked(_rank_of_run, processes, where, self.said, arguments)
 
     def kill(self):
         """kill -9 of all processes."""
@@ -554,11 +550,8 @@ class Run:
         return self.said.read_text()
 
 
-def _rank_of_run(rank, sizes, port, said, arguments):
-    world, local = sizes
-    where = dict(RANK=rank, LOCAL_RANK=rank % local, WORLD_SIZE=world, LOCAL_WORLD_SIZE=local)
-    where |= dict(MASTER_ADDR="localhost", MASTER_PORT=port)
-    os.environ.update({name: str(value) for name, value in where.items()})
+def _rank_of_run(rank, where, said, arguments):
+    become_rank(rank, *where)
     with open(said, "a", buffering=1) as sys.stdout:
         sys.stderr = sys.stdout
         only_rank_0_prints()
@@ -640,18 +633,18 @@ def same_state(a, b):
     [("false", "float32"), ("true", "bfloat16")],
 )
 def test_two_ranks_resume_bit_for_bit(world, agent_folder, tmp_path, shard, dtype):
-    """Four steps on two ranks; then the last two again, from the checkpoint before them: all
-    tensors and all lines of metrics the same.
+    """Two steps on two ranks; then the last again, from the checkpoint before it: all tensors and
+    all lines of metrics the same.
     """
-    settings = dict(shard=shard, dtype=dtype, lr=1e-5, steps=4, save_every=2, eval_every=2)
+    settings = dict(shard=shard, dtype=dtype, lr=1e-5, steps=2, save_every=1, eval_every=1)
     out = tmp_path / "run"
     run_on(2, out, *flags(world, agent_folder, out, **settings))
     whole = lines_of(out)
-    assert [x["step"] for x in whole if "eval_greedy" in x] == [0, 2, 4]
-    (out / "step_000004").rename(tmp_path / "first")
+    assert [x["step"] for x in whole if "eval_greedy" in x] == [0, 1, 2]
+    (out / "step_000002").rename(tmp_path / "first")
     assert "going on from" in run_on(2, out, *flags(world, agent_folder, out, **settings))
     assert lines_of(out) == whole
-    state = same_state(tmp_path / "first", out / "step_000004")
+    state = same_state(tmp_path / "first", out / "step_000002")
     writers = {file.name for file in (tmp_path / "first").rglob("*.distcp")}
     assert writers == {"__0_0.distcp", "__1_0.distcp"} if shard == "true" else {"__0_0.distcp"}
     assert any(name.startswith("weights/") for name in state) == (shard == "true")
@@ -777,11 +770,7 @@ def test_a_request_to_stop_is_obeyed_at_the_end_of_a_step(world, agent_folder, t
         *flags(world, agent_folder, tmp_path / "run", steps=50, save_every=50, eval_questions=0),
         start_new_session=True,
     )
-    log = tmp_path / "run" / "metrics.jsonl"
-    for _ in range(600):
-        time.sleep(0.1)
-        if log.exists() and log.read_text().count("\n") >= 2:
-            break
+    wait_for_lines(tmp_path / "run", 1)
     os.kill(process.pid, signal.SIGTERM)
     text = process.communicate(timeout=120)[0]
     done = len(steps_of(tmp_path / "run"))
@@ -794,23 +783,23 @@ def test_a_request_to_stop_is_obeyed_at_the_end_of_a_step(world, agent_folder, t
 
 @pytest.mark.slow
 def test_a_request_that_reaches_one_rank_stops_both(world, agent_folder, tmp_path):
-    process = torchrun(
-        2,
-        *flags(world, agent_folder, tmp_path / "run", steps=50, save_every=50, eval_questions=0),
-        start_new_session=True,
-    )
-    log = tmp_path / "run" / "metrics.jsonl"
+    out = tmp_path / "run"
+    settings = dict(steps=50, save_every=50, eval_questions=0)
+    run = Run(2, out, *flags(world, agent_folder, out, **settings))
+    wait_for_lines(out, 1)
+    run.started.processes[1].terminate()
+    said, done = run.ended(), len(steps_of(out))
+    assert f"asked to stop: step {done} is saved" in said and done < 50
+
+
+def wait_for_lines(out, count):
+    """Until a run's log has so many."""
+    log = out / "metrics.jsonl"
     for _ in range(600):
         time.sleep(0.1)
-        if log.exists() and log.read_text().count("\n") >= 2:
-            break
-    children = subprocess.run(
-        ["pgrep", "-P", str(process.pid), "-f", "train.py"], capture_output=True, text=True
-    ).stdout.split()
-    os.kill(int(children[-1]), signal.SIGTERM)
-    text = ended(process)
-    done = len(steps_of(tmp_path / "run"))
-    assert f"asked to stop: step {done} is saved" in text and done < 50
+        if log.exists() and log.read_text().count("\n") >= count:
+            return
+    raise AssertionError("no step was made")
 
 
 @pytest.mark.slow
@@ -842,7 +831,7 @@ def test_torchrun_restarts_a_killed_run(world, agent_folder, tmp_path):
     """
     process = torchrun(
         2,
-        *flags(world, agent_folder, tmp_path / "run", save_every=1, eval_questions=0),
+        *flags(world, agent_folder, tmp_path / "run", steps=3, save_every=1, eval_questions=0),
         elastic=["--max_restarts", "2"],
         start_new_session=True,
     )
@@ -856,5 +845,5 @@ def test_torchrun_restarts_a_killed_run(world, agent_folder, tmp_path):
     os.kill(int(children[-1]), signal.SIGKILL)
     assert "going on from" in ended(process)
     out = tmp_path / "straight"
-    run_on(2, out, *flags(world, agent_folder, out, save_every=1, eval_questions=0))
+    run_on(2, out, *flags(world, agent_folder, out, steps=3, save_every=1, eval_questions=0))
     assert steps_of(tmp_path / "run") == steps_of(tmp_path / "straight")

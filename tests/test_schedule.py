@@ -96,4 +96,5 @@ def test_a_step_that_would_go_wrong_is_refused(agent, tools, prompts):
         ({}, dataclasses.replace(CONFIG, minibatch=8), "4 prompts cannot be split"),
     ):
         with pytest.raises(ValueError, match=message):
-            check_step(agent, sampler_for(agent, tools, **changes), asked, config)
+            sampler = sampler_for(agent, tools, **dict(max_tokens=CONFIG.max_tokens) | changes)
+            check_step(agent, sampler, asked, config)

@@ -22,7 +22,7 @@ def settled(url, queries, timeout=5.0) -> list[Future]:
 
 
 def asleep(handler, payload):
-    time.sleep(4)
+    time.sleep(2)
 
 
 UNCLEAR = [403, 404, 429, 451, 501, 502, 503, 504, 507, 520]

@@ -5,12 +5,12 @@ import hashlib
 import json
 import random
 import re
-import subprocess
 import sys
 
 import pytest
 import tiktoken
 import transformers
+from tiktoken._educational import bpe_train
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from eval import load_questions
@@ -20,7 +20,7 @@ from extras.world import prepare as making
 from extras.world.facts import apply
 from extras.world.modes import MODES, Mode
 from extras.world.prepare import made_as, prepare
-from extras.world.student import PATTERN, SPECIAL, build_tokenizer
+from extras.world.student import PATTERN, SPECIAL, build_tokenizer, smallest_vocabulary
 
 MADE = {}
 
@@ -233,19 +233,24 @@ def test_mixed_asks_for_two_hops(tmp_path, one_tokenizer):
         )
 
 
-@pytest.mark.slow
-def test_command_line(tmp_path):
-    def run(*args):
-        return subprocess.run(
-            [sys.executable, "-m", "extras.world", *args, "--out", str(tmp_path / "w")],
-            capture_output=True,
-            text=True,
-        )
+def test_the_vocabulary_is_the_smallest_with_every_word():
+    """tiktoken's, trained to that size and to one less."""
+    words = [" the", "the", " then", " boxed", "ing", *(f" {n}" for n in range(100))]
+    ranks = smallest_vocabulary(words)
+    for less in (0, 1):
+        trained = bpe_train("\0".join(words), len(ranks) - less, PATTERN, visualise=None)
+        assert trained == {token: rank for token, rank in ranks.items() if rank < len(trained)}
+        assert all(word.encode() in trained for word in words) == (less == 0)
 
-    done = run(
-        "late", "0", "--set", "traces=20", "questions=20", "tests=5", "copies=0", "hop=[1,1,1]"
-    )
-    assert done.returncode == 0 and "traces.jsonl" in done.stdout
+
+def test_command_line(tmp_path, monkeypatch, capsys):
+    def run(*args):
+        command = ["extras.world", *args, "--out", str(tmp_path / "w")]
+        monkeypatch.setattr(sys, "argv", command)
+        world_command.main()
+
+    run("late", "0", "--set", "traces=20", "questions=20", "tests=5", "copies=0", "hop=[1,1,1]")
+    assert "traces.jsonl" in capsys.readouterr().out
     assert len(rows(tmp_path / "w", "traces")) == 20 and all(
         r["messages"][2]["content"].count("<search>") == 2 for r in rows(tmp_path / "w", "traces")
     )
@@ -258,10 +263,10 @@ def test_command_line(tmp_path):
         and seed == 0
         and made != MODES["late"]
     )
-    assert (
-        "nonsense" in run("easy", "--set", "nonsense=1").stderr
-        and "hop must be like" in run("easy", "--set", "hop=0.5").stderr
-    )
+    for wrong, said in (("nonsense=1", "nonsense"), ("hop=0.5", "hop must be like")):
+        with pytest.raises(SystemExit):
+            run("easy", "--set", wrong)
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

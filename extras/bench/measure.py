@@ -110,4 +110,4 @@ def at_least(args, name: str, value: float, bound: float, unit: str) -> dict:
 
 def repeats(args) -> int:
     """How often things are run in turn."""
-    return 2 if args.light else 5
+    return 1 if args.light else 5

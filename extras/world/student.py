@@ -52,22 +52,14 @@ def build_tokenizer(first: list[str], second: list[str]) -> PreTrainedTokenizerF
 
 def smallest_vocabulary(words: list[str]) -> dict[bytes, int]:
     """Ranks of the smallest byte-pair vocabulary that holds every word whole."""
+    size = 256 + 3 * len(words) // 2
+    # letters of two bytes, each once: the last that are merged, so that size is always reached
+    spare = "".join(map(chr, range(0x100, 0x100 + size - 256)))
     # a zero byte stays alone and merges with nothing
-    text = "\0".join(words)
-    low, high = 256 + len(words) - 10, 256 + 3 * len(words)
-    while low < high:
-        middle = (low + high) // 2
-        try:
-            ranks = bpe_train(text, middle, PATTERN, visualise=None)
-        # too large: no pair is left to merge
-        except ValueError:
-            high = middle
-            continue
-        if all(w.encode() in ranks for w in words):
-            high = middle
-        else:
-            low = middle + 1
-    return bpe_train(text, low, PATTERN, visualise=None)
+    ranks = bpe_train("\0".join(words) + spare, size, PATTERN, visualise=None)
+    # a smaller vocabulary is the beginning of a larger one
+    last = max(ranks[word.encode()] for word in words)
+    return {token: rank for token, rank in ranks.items() if rank <= last}
 
 
 def to_hugging_face(encoding: tiktoken.Encoding, ranks: dict) -> PreTrainedTokenizerFast:
