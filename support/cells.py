@@ -22,7 +22,7 @@ TOKENS = {
     "call": r"(?:(?:np|numpy)\.)?"
     r"(?:array|str_|bool_|u?int\d*|float\d*|set|frozenset|list|tuple)\s*(?=\()",
     "word": r"(?:null|None|NaN|nan|true|True|false|False|\.\.\.)(?![\w.])",
-    "number": r"[-+]?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?+(?!\w)",
+    "number": r"[-+]?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?(?!\w)",
     "open": r"[\[({]",
     "close": r"[\])}]",
     "between": r"[,:]",

@@ -102,7 +102,9 @@ PARTS |= {"sixtieth": 60, "hundredth": 100, "thousandth": 1000, "millionth": 10*
 PARTS |= {"billionth": 10**9, "ten-thousandth": 10**4, "hundred-thousandth": 10**5}
 # a box without braces: what may stand in it, and what has to follow
 _ARGUMENT = r"\s*+(?:\d|\{[^{}]*+\})"
-BARE = rf"-?\d++(?:[.,/]\d++)*+|[A-Za-z]|\\pi(?![A-Za-z])|-?\\[dtc]?frac{_ARGUMENT}{_ARGUMENT}"
+# Python before 3.11.5 keeps what a possessive group has read when it fails: so look first
+BARE = r"-?\d++(?:(?=[.,/]\d)[.,/]\d++)*+|[A-Za-z]|\\pi(?![A-Za-z])"
+BARE += rf"|-?\\[dtc]?frac{_ARGUMENT}{_ARGUMENT}"
 BARE += r"|\([^()\[\]{}$\n]*+\)|\$(?P<formula>[^$\s](?:[^$\n]*+(?<!\s))?)\$"
 ENDS = r"[ \t\r]*+(?:\n|\$|\\[\])]|</|\Z)"
 # with braces, also full-width ones; without; or nothing that can be read

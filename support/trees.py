@@ -31,7 +31,7 @@ from support.units import compound, split_leaf
 PLUS_MINUS = r"\\(?:pm|(m)p)(?![A-Za-z]) ?"
 # of logic, no list: p ∧ q ∨ r, ¬p ∨ q
 _NOT = r"¬|\\neg|\\lnot|\\to|\\rightarrow|\\Rightarrow"
-PROPOSITION = rf"(?=.*[∧∨])(?=.*(?:{_NOT})|.*∧.*∨|.*∨.*∧)(?:[A-Za-z](?:_\w)?|\\[a-z]++|[∧∨() ¬])++"
+PROPOSITION = rf"(?=.*[∧∨])(?=.*(?:{_NOT})|.*∧.*∨|.*∨.*∧)(?:[A-Za-z](?:_\w)?|\\[a-z]++|[∧∨() ¬])+"
 # a word or a letter: A or B is not A and B, as 5 or 6 is 5 and 6
 NO_NUMBER = rf"\(?(?:[A-Za-z](?:_\w)?|\\(?:{'|'.join(GREEK)})|«[^»\d]*»|[A-Za-z]{{2,}})\)? ?"
 # an answer: a leaf is its text, else (kind, elements)

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import runpy
-import socket
 import sys
 from pathlib import Path
 
@@ -240,7 +239,7 @@ def trainer_tensors(checkpoint, folder):
 
 def forked(function, count: int, *arguments):
     """Start function(rank, *arguments) in `count` processes. join() of what this returns
-    waits for one of them, and says whether all have ended.
+    waits for one of them, and says whether all have ended: join_all waits for all.
 
     They are forked from a server that has imported all of this and computed nothing: an import
     takes longer than most of what is tested here.
@@ -256,38 +255,22 @@ def forked(function, count: int, *arguments):
         os.environ.update({} if before is None else {"PYTHONPATH": before})
 
 
-def free_port() -> int:
-    """A port for processes to meet at."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
-
-
-def become_rank(rank: int, world: int, local: int, port: int) -> None:
-    """Know what torchrun tells a process. local: processes of a node."""
-    where = dict(RANK=rank, LOCAL_RANK=rank % local, WORLD_SIZE=world, LOCAL_WORLD_SIZE=local)
-    where |= dict(MASTER_ADDR="localhost", MASTER_PORT=port)
-    os.environ.update({name: str(value) for name, value in where.items()})
-
-
 def run_forked(command: list[str], **_) -> None:
-    """subprocess.run(command, check=True) of Python or torchrun, without their imports."""
-    words, count = command[1:], 0
-    if "torch.distributed.run" in words:
-        launched = words.index("--nproc_per_node") + 2
-        count, words = int(words[launched - 1]), words[launched:]
-    started = forked(_script, count or 1, words, count, free_port())
+    """subprocess.run(command, check=True) of Python, without its imports.
+
+    Other arguments are ignored: folder and environment are those of the server.
+    """
+    join_all(forked(_script, 1, command[1:]))
+
+
+def join_all(started) -> None:
+    """Wait until all that `forked` has started have ended well."""
     while not started.join():
         pass
 
 
-def _script(rank, words, ranks, port):
+def _script(_, words):
     """What `python words...` does."""
-    if ranks:
-        become_rank(rank, ranks, ranks, port)
     module = words[0] == "-m"
     sys.argv = words[1:] if module else words
     (runpy.run_module if module else runpy.run_path)(sys.argv[0], run_name="__main__")
-    sys.stdout.flush()
-    # not through the destructors of gloo's threads: one of them may abort, when all is done
-    os._exit(0)

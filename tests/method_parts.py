@@ -38,7 +38,10 @@ def loss_by(loss, rollouts, logp, total, config):
 
 
 def assert_a_step_is_appos(agent_folder, tools, prompts, step, settings, own):
-    """Bit for bit, of one step: numbers, rollouts, credit, weights. own: what appo lacks."""
+    """A step of another method is appo's, bit for bit: numbers, rollouts, credit, weights.
+
+    own: the settings of that method.
+    """
     results = []
     for one, changes in ((appo.step, {"algo": "appo"}), (step, own)):
         policy = Policy.load(str(agent_folder))

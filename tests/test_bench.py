@@ -24,7 +24,6 @@ from extras.bench import (
     measure,
     models,
     peers,
-    ranks,
     runs,
     search,
 )
@@ -71,6 +70,15 @@ def test_figure():
         "n": 3,
         "unit": "s",
     }
+
+
+def test_things_run_in_turn_and_each_is_first(monkeypatch):
+    """After one run of each that does not count; seconds stand in the order of the things."""
+    said, clock = [], iter(range(1, 100))
+    monkeypatch.setattr(measure, "seconds", lambda thing: (thing(), next(clock))[1])
+    taken = measure.in_turn(lambda: said.append("a"), lambda: said.append("b"), times=3)
+    assert "".join(said) == "ab" + "ab" + "ba" + "ab"
+    assert taken == [(1, 2), (4, 3), (5, 6)]
 
 
 @pytest.mark.slow
@@ -213,8 +221,7 @@ def test_speed_at_the_real_shape():
 
 @pytest.mark.slow
 def test_processes_and_resume(tmp_path, capfd, monkeypatch):
-    for part in (runs, ranks):
-        monkeypatch.setattr(part, "subprocess", types.SimpleNamespace(run=run_forked))
+    monkeypatch.setattr(runs, "subprocess", types.SimpleNamespace(run=run_forked))
     bench.main(
         ["ranks", "resume", "--light", "--out", str(tmp_path), "--json", str(tmp_path / "f.json")]
     )

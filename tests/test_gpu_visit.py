@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 
 import pytest
@@ -135,9 +135,14 @@ def test_a_dry_run(call, tmp_path, monkeypatch):
     def here(command, limit, log):
         if first in " ".join(command):
             return run_within(command, limit, log)
-        with redirect_stdout(log):
-            bench.main(command[3:])
-        return "ok"
+        started = time.perf_counter()
+        with redirect_stdout(log), redirect_stderr(log):
+            try:
+                bench.main(command[3:])
+            except SystemExit as problem:
+                print(problem)
+                return "failed"
+        return "ok" if time.perf_counter() - started < limit else "ended at its limit"
 
     monkeypatch.setattr(gpu_visit, "run_within", here)
     monkeypatch.setattr(runs, "subprocess", SimpleNamespace(run=run_forked))

@@ -180,7 +180,7 @@ def test_a_tree_without_a_model():
     assert len(done.stdout.splitlines()) == 8 + 3
 
 
-def test_forks_by_hand_and_none_inside_a_result(world, agent_folder, main):
+def test_forks_by_hand_and_none_inside_a_result(world, agent_folder, main, capsys):
     row = json.loads((world / "train.jsonl").read_text().splitlines()[0])
     prompt = row["prompt"][-1]["content"]
     policy = Policy.load(str(agent_folder))
@@ -195,3 +195,4 @@ def test_forks_by_hand_and_none_inside_a_result(world, agent_folder, main):
         said = re.escape(f"no fork in a tool result or padding: (row, token) in [({n}, {wrong})]")
         with pytest.raises(SystemExit, match=said):
             main(*flags, f"{n}:{wrong}")
+        assert not capsys.readouterr().out

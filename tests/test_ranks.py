@@ -12,6 +12,7 @@ import pickle
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import become_rank, forked, free_port, sampler_for, trainer_tensors
+from conftest import forked, join_all, sampler_for, trainer_tensors
 from torch.distributed.tensor import DTensor
 
 import appo
@@ -69,9 +70,7 @@ def spread(function, world: int, folder: Path, *arguments) -> list:
     folder.mkdir(exist_ok=True)
     (folder / "meet").unlink(missing_ok=True)
     started = forked(_one_of, world, world, folder, function, arguments)
-    # join() returns when one has ended
-    while not started.join():
-        pass
+    join_all(started)
     return [torch.load(folder / f"result_{rank}.pt", weights_only=False) for rank in range(world)]
 
 
@@ -533,7 +532,10 @@ class Run:
     def __init__(self, processes, out, *arguments, nodes=1):
         out.mkdir(exist_ok=True)
         self.said = out / "said"
-        where = processes, processes // nodes, free_port()
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        where = processes, processes // nodes, port
         self.started = forked(_rank_of_run, processes, where, self.said, arguments)
 
     def kill(self):
@@ -545,13 +547,15 @@ class Run:
 
     def ended(self):
         """What all of them said, once all have ended well."""
-        while not self.started.join():
-            pass
+        join_all(self.started)
         return self.said.read_text()
 
 
 def _rank_of_run(rank, where, said, arguments):
-    become_rank(rank, *where)
+    processes, local, port = where
+    told = dict(RANK=rank, LOCAL_RANK=rank % local, WORLD_SIZE=processes, LOCAL_WORLD_SIZE=local)
+    told |= dict(MASTER_ADDR="localhost", MASTER_PORT=port)
+    os.environ.update({name: str(value) for name, value in told.items()})
     with open(said, "a", buffering=1) as sys.stdout:
         sys.stderr = sys.stdout
         only_rank_0_prints()
@@ -770,7 +774,7 @@ def test_a_request_to_stop_is_obeyed_at_the_end_of_a_step(world, agent_folder, t
         *flags(world, agent_folder, tmp_path / "run", steps=50, save_every=50, eval_questions=0),
         start_new_session=True,
     )
-    wait_for_lines(tmp_path / "run", 1)
+    wait_for_a_step(tmp_path / "run")
     os.kill(process.pid, signal.SIGTERM)
     text = process.communicate(timeout=120)[0]
     done = len(steps_of(tmp_path / "run"))
@@ -786,18 +790,18 @@ def test_a_request_that_reaches_one_rank_stops_both(world, agent_folder, tmp_pat
     out = tmp_path / "run"
     settings = dict(steps=50, save_every=50, eval_questions=0)
     run = Run(2, out, *flags(world, agent_folder, out, **settings))
-    wait_for_lines(out, 1)
+    wait_for_a_step(out)
     run.started.processes[1].terminate()
     said, done = run.ended(), len(steps_of(out))
     assert f"asked to stop: step {done} is saved" in said and done < 50
 
 
-def wait_for_lines(out, count):
-    """Until a run's log has so many."""
+def wait_for_a_step(out):
+    """Wait until a run has logged a step."""
     log = out / "metrics.jsonl"
-    for _ in range(600):
+    for _ in range(1200):
         time.sleep(0.1)
-        if log.exists() and log.read_text().count("\n") >= count:
+        if log.exists() and "\n" in log.read_text():
             return
     raise AssertionError("no step was made")
 
@@ -831,7 +835,7 @@ def test_torchrun_restarts_a_killed_run(world, agent_folder, tmp_path):
     """
     process = torchrun(
         2,
-        *flags(world, agent_folder, tmp_path / "run", steps=3, save_every=1, eval_questions=0),
+        *flags(world, agent_folder, tmp_path / "run", save_every=1, eval_questions=0),
         elastic=["--max_restarts", "2"],
         start_new_session=True,
     )
@@ -845,5 +849,5 @@ def test_torchrun_restarts_a_killed_run(world, agent_folder, tmp_path):
     os.kill(int(children[-1]), signal.SIGKILL)
     assert "going on from" in ended(process)
     out = tmp_path / "straight"
-    run_on(2, out, *flags(world, agent_folder, out, steps=3, save_every=1, eval_questions=0))
+    run_on(2, out, *flags(world, agent_folder, out, save_every=1, eval_questions=0))
     assert steps_of(tmp_path / "run") == steps_of(tmp_path / "straight")

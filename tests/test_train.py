@@ -107,10 +107,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     """Four steps in one go; and two, a request to stop that costs the evaluation due then, and
     two more: all tensors and all lines of both logs the same.
     """
-    shutil.copytree(finished, tmp_path / "whole")
+    parts = tmp_path / "parts"
     settings = SMALL | dict(save_every=3, eval_every=2)
     args, write = (
-        arguments(world, tmp_path, model=agent_folder, out=tmp_path / "parts", **settings),
+        arguments(world, tmp_path, model=agent_folder, out=parts, **settings),
         train.write_step,
     )
     monkeypatch.setattr(
@@ -125,39 +125,35 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     monkeypatch.undo()
     assert (
         "asked to stop: step 2 is saved" in capsys.readouterr().out
-        and (tmp_path / "parts" / "latest").read_text() == "step_000002"
+        and (parts / "latest").read_text() == "step_000002"
     )
     # a step that was under way when the run was killed, its last line cut short
     for name in ("metrics", "rollouts"):
-        with open(tmp_path / "parts" / f"{name}.jsonl", "a") as log:
+        with open(parts / f"{name}.jsonl", "a") as log:
             log.write(json.dumps({"step": 3, "reward": 9}) + '\n{"step": 3, "ids": [1, 2')
     train.main(args)
     assert "going on from" in capsys.readouterr().out
-    a, b = (
-        Policy.load(str(tmp_path / out / "step_000004")).model.parameters()
-        for out in ("whole", "parts")
-    )
+    a, b = (Policy.load(str(out / "step_000004")).model.parameters() for out in (finished, parts))
     assert all(torch.equal(x, y) for x, y in zip(a, b))
-    a, b = (trainer_tensors(tmp_path / out / "step_000004", tmp_path) for out in ("whole", "parts"))
+    a, b = (trainer_tensors(out / "step_000004", tmp_path) for out in (finished, parts))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
     def plain(out):
         return [
             {k: v for k, v in x.items() if "seconds" not in k and k not in ("occupancy", "time")}
-            for x in lines(tmp_path / out, "metrics")
+            for x in lines(out, "metrics")
         ]
 
-    assert plain("whole") == plain("parts") and [
-        x["step"] for x in plain("whole") if "eval_greedy" in x
+    assert plain(finished) == plain(parts) and [
+        x["step"] for x in plain(finished) if "eval_greedy" in x
     ] == [0, 2, 4]
 
     def trees(out):
         return [
-            x | {"calls": [c | {"seconds": 0} for c in x["calls"]]}
-            for x in lines(tmp_path / out, "rollouts")
+            x | {"calls": [c | {"seconds": 0} for c in x["calls"]]} for x in lines(out, "rollouts")
         ]
 
-    assert trees("whole") == trees("parts")
+    assert trees(finished) == trees(parts)
 
 
 @pytest.mark.slow
@@ -206,7 +202,7 @@ def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkey
 
 @pytest.mark.slow
 def test_the_checkpoint_is_looked_for_under_the_lock(
-    finished, world, agent_folder, tmp_path, monkeypatch
+    finished, world, agent_folder, tmp_path, monkeypatch, capsys
 ):
     """A run that starts while its predecessor still saves:
     what counts is what is there when the lock is free.
@@ -222,6 +218,7 @@ def test_the_checkpoint_is_looked_for_under_the_lock(
 
     monkeypatch.setattr(train, "locked", late)
     train.main(arguments(world, tmp_path, model=agent_folder, **settings | dict(steps=4)))
+    assert capsys.readouterr().out.rpartition("going on from")[2].split()[0].endswith("000002")
     a, b = (
         Policy.load(str(out / "step_000004")).model.parameters()
         for out in (finished, tmp_path / "run")
@@ -419,7 +416,6 @@ def test_no_gpu_is_said(world, tmp_path):
 def test_an_evaluation_lost_to_a_kill_is_made_up_for(
     finished, world, agent_folder, tmp_path, capsys
 ):
-    import shutil
 
     shutil.copytree(finished, tmp_path / "run")
     kept = [

@@ -5,6 +5,7 @@ import hashlib
 import json
 import random
 import re
+import runpy
 import sys
 
 import pytest
@@ -245,9 +246,8 @@ def test_the_vocabulary_is_the_smallest_with_every_word():
 
 def test_command_line(tmp_path, monkeypatch, capsys):
     def run(*args):
-        command = ["extras.world", *args, "--out", str(tmp_path / "w")]
-        monkeypatch.setattr(sys, "argv", command)
-        world_command.main()
+        monkeypatch.setattr(sys, "argv", ["", *args, "--out", str(tmp_path / "w")])
+        runpy.run_path(world_command.__file__, run_name="__main__")
 
     run("late", "0", "--set", "traces=20", "questions=20", "tests=5", "copies=0", "hop=[1,1,1]")
     assert "traces.jsonl" in capsys.readouterr().out

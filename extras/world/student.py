@@ -52,11 +52,13 @@ def build_tokenizer(first: list[str], second: list[str]) -> PreTrainedTokenizerF
 
 def smallest_vocabulary(words: list[str]) -> dict[bytes, int]:
     """Ranks of the smallest byte-pair vocabulary that holds every word whole."""
+    # short words that begin alike take less than one and a half merges each
     size = 256 + 3 * len(words) // 2
     # letters of two bytes, each once: the last that are merged, so that size is always reached
-    spare = "".join(map(chr, range(0x100, 0x100 + size - 256)))
+    filler = "".join(map(chr, range(0x100, 0x100 + size - 256)))
     # a zero byte stays alone and merges with nothing
-    ranks = bpe_train("\0".join(words) + spare, size, PATTERN, visualise=None)
+    ranks = bpe_train("\0".join(words) + filler, size, PATTERN, visualise=None)
+    assert all(word.encode() in ranks for word in words), "more merges are needed"
     # a smaller vocabulary is the beginning of a larger one
     last = max(ranks[word.encode()] for word in words)
     return {token: rank for token, rank in ranks.items() if rank <= last}
