@@ -238,8 +238,7 @@ def trainer_tensors(checkpoint, folder):
 
 
 def forked(function, count: int, *arguments):
-    """Start function(rank, *arguments) in `count` processes. join() of what this returns
-    waits for one of them, and says whether all have ended: join_all waits for all.
+    """Start function(rank, *arguments) in `count` processes. join_all waits for them.
 
     They are forked from a server that has imported all of this and computed nothing: an import
     takes longer than most of what is tested here.
@@ -265,6 +264,7 @@ def run_forked(command: list[str], **_) -> None:
 
 def join_all(started) -> None:
     """Wait until all that `forked` has started have ended well."""
+    # join() returns when one has ended
     while not started.join():
         pass
 
