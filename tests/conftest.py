@@ -32,6 +32,7 @@ from support.metrics import Meter
 from support.questions import load_questions
 from support.ranks import Ranks
 from support.sampling_params import SamplingParams
+from support.sandbox import Jailed
 from support.seeds import mix_seed
 from tools import open_tools
 
@@ -40,7 +41,9 @@ transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)
 
 HERE = Path(__file__).parent
-CONFIG = Config(max_tokens=96, prompts=8, minibatch=4, micro_tokens=1024, max_calls=4)
+# timeout of a call -> the worker of a closed tool, see kept_worker
+KEPT: dict = {}
+CONFIG = Config(max_tokens=96, prompts=4, minibatch=2, micro_tokens=1024, max_calls=4)
 SMALL = dict(
     steps=4,
     prompts=4,
@@ -48,7 +51,7 @@ SMALL = dict(
     max_tokens=96,
     eval_questions=4,
     save_every=2,
-    decode_rows=32,
+    decode_rows=16,
     log_trees=1,
 )
 
@@ -61,6 +64,29 @@ def world(tmp_path_factory):
         7,
         tmp_path_factory.mktemp("world") / "easy-7",
     )
+
+
+@pytest.fixture
+def kept_worker(monkeypatch):
+    """One Python worker for all runs of a module's tests: a start takes longer than their calls."""
+    start = Jailed._start
+
+    def leased(self) -> None:
+        if self.worker is None and self.timeout in KEPT:
+            self.worker, self.channel, self.level = KEPT.pop(self.timeout)
+        start(self)
+
+    def kept(self) -> None:
+        with self.lock:
+            self.closed += 1
+            if self.kind != "best-effort" or self.timeout in KEPT:
+                self._stop()
+            elif self.worker is not None:
+                KEPT[self.timeout] = self.worker, self.channel, self.level
+                self.worker = self.channel = None
+
+    monkeypatch.setattr(Jailed, "_start", leased)
+    monkeypatch.setattr(Jailed, "close", kept)
 
 
 @pytest.fixture(scope="session")
@@ -191,7 +217,7 @@ def one_step(
 ):
     """The numbers and rollouts of one step. prompts: token ids, or Prompts."""
     # rows for all branches of a mini-batch: few decode steps
-    rows = dict(max_tokens=config.max_tokens, decode_rows=48)
+    rows = dict(max_tokens=config.max_tokens, decode_rows=24)
     sampler = sampler or sampler_for(policy, tools, **rows)
     if optimizer is None:
         optimizer = torch.optim.AdamW(policy.model.parameters(), lr=lr, weight_decay=0.01)

@@ -101,7 +101,7 @@ def test_omega_is_exactly_one_in_the_first_mini_batch_and_only_there(agent, tool
     exact = [bool((r.omega == 1).all()) for r in initial]
     assert sum(exact) == CONFIG.minibatch * CONFIG.initial
     assert metrics["optimizer_steps"] == 2
-    assert metrics["branches"] == 8 * 4 * 3 == len(rollouts) - len(initial)
+    assert metrics["branches"] == CONFIG.prompts * 4 * 3 == len(rollouts) - len(initial)
     assert metrics["tokens_trained"] == sum(sum(r.mask) for r in initial)
     assert metrics["tokens_sampled"] == sum(sum(r.mask[r.fork_at :]) for r in rollouts)
     assert metrics["computed_per_unique"] <= 1 and metrics["sampler_gap"] < 1e-4
@@ -115,7 +115,7 @@ def test_a_policy_that_has_not_moved_has_omega_one(
 ):
     """In later mini-batches too: logp_old and logp come from the same passes, bit for bit."""
     policy = Policy.load(str(agent_folder), dtype=dtype)
-    asked = prompts_for(prompts[:8])
+    asked = prompts_for(prompts[: CONFIG.prompts])
     if why == "skipped":
         spoil_credit(monkeypatch, set(split_minibatches(asked, CONFIG)[0]))
     rate = 0.0 if why == "no rate" else 1e-3
@@ -144,7 +144,8 @@ def test_scoring_passes_of_a_step(agent, tools, prompts, monkeypatch, epochs, br
     """Two mini-batches: each is scored once at the start, and once before each of its updates."""
     made = count_passes(monkeypatch)
     one_step(agent, tools, prompts, replaced(ppo_epochs=epochs, branches=branches))
-    assert made == [(16, False)] * 2 + [(16, branches > 0)] * 2 * epochs
+    rollouts = CONFIG.minibatch * CONFIG.initial
+    assert made == [(rollouts, False)] * 2 + [(rollouts, branches > 0)] * 2 * epochs
 
 
 @pytest.mark.slow
@@ -218,7 +219,7 @@ def test_without_branches_and_b_it_is_grpo(agent_folder, tools, prompts):
 
     with torch.no_grad():
         old = {id(r): logp_of(r) for r in rollouts}
-    for indices in split_minibatches(prompts_for(prompts[:8]), config):
+    for indices in split_minibatches(prompts_for(prompts[: config.prompts]), config):
         batch = [r for r in rollouts if r.group in indices]
         optimizer.zero_grad()
         for r in batch:
@@ -243,8 +244,8 @@ def test_branches_without_variance_do_not_rescale_the_update(agent_folder, tools
     results = []
     for branches in (0, 3):
         policy = Policy.load(str(agent_folder))
-        config = replaced(branches=branches, future_weight=0.0, dual="sum", minibatch=8)
-        asked = prompts_for(prompts[:8], lambda r: judge(r) if r.parent is None else 0.5)
+        config = replaced(branches=branches, future_weight=0.0, dual="sum", minibatch=4)
+        asked = prompts_for(prompts[:4], lambda r: judge(r) if r.parent is None else 0.5)
         optimizer = torch.optim.SGD(policy.model.parameters(), lr=1.0)
         one_step(policy, tools, asked, config, optimizer=optimizer)
         results.append([p.clone() for p in policy.model.parameters()])
@@ -259,7 +260,7 @@ def test_a_minibatch_in_parts(agent_folder, tools, prompts):
     for budget in (0, 1600):
         policy, caches = Policy.load(str(agent_folder)), []
         sampler = sampler_for(policy, tools, max_tokens=CONFIG.max_tokens)
-        config = replaced(minibatch=8, fork_tokens=budget)
+        config = replaced(prompts=8, minibatch=8, fork_tokens=budget)
         branches = sampler.branches
 
         def watched(rollouts, points, cache, finished, kept=caches, grow=branches):
@@ -307,7 +308,9 @@ def test_every_switch_runs(agent, tools, prompts, changes):
     assert metrics["optimizer_steps"] == 2 * config.ppo_epochs
     assert (metrics["kl_ref"] > 0) == bool(config.kl_coef)
     branches = [r for r in rollouts if r.parent is not None]
-    assert len({r.seed for r in branches}) == len(branches) == 96 * config.ppo_epochs
+    assert (
+        len({r.seed for r in branches}) == len(branches) == CONFIG.prompts * 12 * config.ppo_epochs
+    )
 
 
 @pytest.mark.slow
@@ -461,7 +464,7 @@ def spoil_credit(monkeypatch, groups):
 def test_a_gradient_that_is_not_finite_changes_nothing(agent, tools, prompts, monkeypatch):
     spoil_credit(monkeypatch, range(8))
     before = [p.clone() for p in agent.model.parameters()]
-    metrics, _ = one_step(agent, tools, prompts_for(prompts[:8]))
+    metrics, _ = one_step(agent, tools, prompts)
     assert metrics["skipped"] == 1
     assert all(torch.equal(a, b) for a, b in zip(before, agent.model.parameters()))
 

@@ -688,28 +688,28 @@ def test_two_nodes_resume_bit_for_bit(world, agent_folder, tmp_path):
 def test_a_run_goes_on_with_another_number_of_processes(
     world, agent_folder, tmp_path, before, after
 ):
-    """Sharded, two steps on `before` processes and one more on `after`: all of the state is that
-    which was saved, and the third step is that of a run on `before` within rounding."""
-    settings = dict(shard="true", lr=1e-5, save_every=1, eval_questions=0, steps=2)
+    """Sharded, a step on `before` processes and one more on `after`: all of the state is that
+    which was saved, and the second step is that of a run on `before` within rounding."""
+    settings = dict(shard="true", lr=1e-5, save_every=1, eval_questions=0, steps=1)
     run_on(before, tmp_path / "run", *flags(world, agent_folder, tmp_path / "run", **settings))
     shutil.copytree(tmp_path / "run", tmp_path / "straight")
-    whole = trainer_tensors(tmp_path / "run" / "step_000002", tmp_path)
-    for loaded in spread(state_of, after, tmp_path / "spread", tmp_path / "run" / "step_000002"):
+    whole = trainer_tensors(tmp_path / "run" / "step_000001", tmp_path)
+    for loaded in spread(state_of, after, tmp_path / "spread", tmp_path / "run" / "step_000001"):
         assert loaded.keys() == whole.keys()
         assert all(torch.equal(loaded[name], whole[name]) for name in whole)
-    settings |= dict(steps=3)
+    settings |= dict(steps=2)
     for count, out in ((after, "run"), (before, "straight")):
         said = run_on(
             count, tmp_path / out, *flags(world, agent_folder, tmp_path / out, **settings)
         )
         assert "going on from" in said
     a, b = (
-        trainer_tensors(tmp_path / out / "step_000003", tmp_path) for out in ("run", "straight")
+        trainer_tensors(tmp_path / out / "step_000002", tmp_path) for out in ("run", "straight")
     )
     weights = [name for name in a if name.startswith("weights/")]
     # AdamW's step is at most about lr; a branch may differ by rounding
     assert weights and all(float((a[name] - b[name]).abs().max()) < 3e-5 for name in weights)
-    assert all(a[name] == b[name] == 3 * 2 for name in a if name.endswith("/step"))
+    assert all(a[name] == b[name] == 2 * 2 for name in a if name.endswith("/step"))
 
 
 def state_of(checkpoint):
@@ -835,7 +835,7 @@ def test_torchrun_restarts_a_killed_run(world, agent_folder, tmp_path):
     """
     process = torchrun(
         2,
-        *flags(world, agent_folder, tmp_path / "run", save_every=1, eval_questions=0),
+        *flags(world, agent_folder, tmp_path / "run", save_every=1, eval_questions=0, steps=3),
         elastic=["--max_restarts", "2"],
         start_new_session=True,
     )
@@ -849,5 +849,5 @@ def test_torchrun_restarts_a_killed_run(world, agent_folder, tmp_path):
     os.kill(int(children[-1]), signal.SIGKILL)
     assert "going on from" in ended(process)
     out = tmp_path / "straight"
-    run_on(2, out, *flags(world, agent_folder, out, save_every=1, eval_questions=0))
+    run_on(2, out, *flags(world, agent_folder, out, save_every=1, eval_questions=0, steps=3))
     assert steps_of(tmp_path / "run") == steps_of(tmp_path / "straight")

@@ -41,11 +41,12 @@ def test_further_prompts_follow_those_of_the_step():
 
 def test_minibatches_are_a_partition_in_an_order_of_the_seed():
     asked = [SimpleNamespace(seed=seed) for seed in range(8)]
-    batches = split_minibatches(asked, CONFIG)
+    config = dataclasses.replace(CONFIG, prompts=8, minibatch=4)
+    batches = split_minibatches(asked, config)
     assert sorted(sum(batches, [])) == list(range(8)) and [len(b) for b in batches] == [4, 4]
-    assert batches == split_minibatches(asked, CONFIG) and batches != [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert split_minibatches(asked, CONFIG, Two()) == [batch[1::2] for batch in batches]
-    other = split_minibatches([SimpleNamespace(seed=99), *asked[1:]], CONFIG)
+    assert batches == split_minibatches(asked, config) and batches != [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert split_minibatches(asked, config, Two()) == [batch[1::2] for batch in batches]
+    other = split_minibatches([SimpleNamespace(seed=99), *asked[1:]], config)
     assert other != batches
 
 
@@ -93,7 +94,7 @@ def test_a_step_that_would_go_wrong_is_refused(agent, tools, prompts):
         (dict(max_tokens=64), CONFIG, "sampler's max_tokens is 64"),
         (dict(top_k=5), CONFIG, "top_k 0"),
         ({}, dataclasses.replace(CONFIG, kl_coef=0.1), "needs a reference"),
-        ({}, dataclasses.replace(CONFIG, minibatch=8), "4 prompts cannot be split"),
+        ({}, dataclasses.replace(CONFIG, prompts=8, minibatch=8), "4 prompts cannot be split"),
     ):
         with pytest.raises(ValueError, match=message):
             sampler = sampler_for(agent, tools, **dict(max_tokens=CONFIG.max_tokens) | changes)

@@ -25,6 +25,8 @@ from support.ranks import Ranks
 from support.runfiles import newest
 from train import batch_of, further_of
 
+pytestmark = pytest.mark.usefixtures("kept_worker")
+
 METRICS = Path(train.__file__).parent / "docs/metrics.md"
 
 
@@ -161,8 +163,10 @@ def test_a_run_with_a_cold_start_that_is_stopped(world, tmp_path, capsys, monkey
     """Asked to stop after four of six steps of the cold start, the same command goes on with them:
     the weights and numbers of a run that was not stopped.
     """
+    traces = tmp_path / "traces.jsonl"
+    traces.write_text("".join(open(world / "traces.jsonl").readlines()[:100]))
     settings = SMALL | dict(
-        steps=0, eval_questions=0, cold_steps=6, cold_batch=4, cold_start=world / "traces.jsonl"
+        steps=0, eval_questions=0, cold_steps=6, cold_batch=4, cold_start=traces
     )
     imitate, seen = train.sft.imitate, []
     monkeypatch.setattr(
