@@ -36,7 +36,7 @@ class PythonTool:
 
     Calls share nothing, and each starts with the same random state. What is printed comes back,
     then the value of a last bare expression or the last lines of the traceback. Start it before
-    CUDA: it forks. numpy and sympy are imported beforehand.
+    CUDA: it forks. numpy and sympy are imported before a call that names them.
 
     Args:    timeout: wall-clock seconds per call. sandbox: "require" refuses to start without the
              whole jail, "best-effort" takes what this kernel offers, "off" has limits alone, the

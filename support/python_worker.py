@@ -1,13 +1,13 @@
 """The worker of the Python tool: a clean, single-threaded process that forks a child per call.
 
-1. `main` says which parts of the jail hold, then imports what model code uses most.
+1. `main` says which parts of the jail hold. Told to preload, it then imports numpy and sympy.
 2. It forks a few children in advance. Each enters the jail and waits for its files.
 3. On request it hands one of them the files of a call; the child runs the code (`run_code`).
 4. On another request it reaps a child that support/sandbox.py has killed.
 
 The worker inherits nothing of the trainer but a socket. Started by support/sandbox.py as
-`python -m support.python_worker SANDBOX TIMEOUT MEMORY_MB`. Standard library only, so that it
-starts fast and holds nothing that model code could misuse.
+`python -m support.python_worker SANDBOX TIMEOUT MEMORY_MB [preload]`. Standard library only, so
+that it starts fast and holds nothing that model code could misuse.
 """
 
 import ast
@@ -35,7 +35,7 @@ SPARES = 3
 LINE, VERDICT = 3, 9
 
 
-def main(sandbox: str, timeout: float, memory_mb: int) -> None:
+def main(sandbox: str, timeout: float, memory_mb: int, preload: bool) -> None:
     """Serve requests on stdin, a socket, until the trainer is gone.
 
     Request "F" with three files (code, output, verdict): hand them to a child, answer its pid.
@@ -48,7 +48,11 @@ def main(sandbox: str, timeout: float, memory_mb: int) -> None:
     _forget_project()
     parts, level, missing = build_jail(sandbox)
     channel.sendall(json.dumps([level, missing]).encode())
-    _preload()
+    if preload:
+        _preload()
+    gc.collect()
+    # a child that collects garbage then does not copy these pages
+    gc.freeze()
     spares = collections.deque()
     while True:
         if len(spares) < SPARES and not select.select([channel], [], [], 0)[0]:
@@ -82,7 +86,7 @@ def _forget_project() -> None:
 
 
 def _preload() -> None:
-    """Import once what model code uses most, and use it, so that no call pays for it."""
+    """Import once the libraries that model code uses most, and use them: no call pays for it."""
     with contextlib.suppress(ImportError):
         import numpy.random
 
@@ -93,9 +97,6 @@ def _preload() -> None:
 
         sympy.solve(sympy_parser.parse_expr("x**2 - 2"))
         sympy.core.random.seed(0)
-    gc.collect()
-    # a child that collects garbage then does not copy these pages
-    gc.freeze()
 
 
 def _spare(parts: dict[str, bool], timeout: float, memory_mb: int) -> tuple[int, socket.socket]:
@@ -195,4 +196,4 @@ def run_code(code: str) -> bytes:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), "preload" in sys.argv[4:])

@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -27,6 +28,8 @@ from support.http import MAX_ANSWER, TOO_LONG, Unavailable, post_json, split_url
 from support.python_worker import run_code
 
 SANDBOXES = ("require", "best-effort", "off")
+# what has imported them forks half as fast: a worker of its own is for code that names one of these
+LIBRARIES = re.compile("numpy|sympy|scipy|pandas|matplotlib|sklearn|statsmodels|networkx")
 # threads of a call, checked every 50 ms
 THREADS = 64
 # bytes after which a printing child is killed
@@ -98,15 +101,19 @@ class Jailed:
 
     Args:    kind: "require", "best-effort" or "off", see tools.PythonTool. timeout: seconds.
              memory_mb: address space of a call. keep: bytes kept of the output's beginning, and
-             as many of its end.
+             as many of its end. preload: the worker imports numpy and sympy; without it, code that
+             names a library goes to another that does, made for the first such code.
     Raises:  ValueError if "require" finds no whole jail; OSError if the worker does not start.
     """
 
-    def __init__(self, kind: str, timeout: float, memory_mb: int, keep: int):
+    def __init__(self, kind: str, timeout: float, memory_mb: int, keep: int, preload: bool = False):
         self.kind = kind
         self.timeout = timeout
         self.memory_mb = memory_mb
         self.keep = keep
+        self.preload = preload
+        # the other one
+        self.loaded: Jailed | None = None
         # held while the worker is spoken to
         self.lock = threading.Lock()
         self.worker = None
@@ -118,6 +125,8 @@ class Jailed:
 
     def execute(self, code: str) -> Outcome:
         """Run code in a child, and once more if the worker dies under it."""
+        if not self.preload and LIBRARIES.search(code):
+            return self._with_libraries().execute(code)
         with _unnamed_file() as source:
             source.write(code.encode("utf-8", "replace"))
             source.flush()
@@ -136,6 +145,17 @@ class Jailed:
         with self.lock:
             self.closed += 1
             self._stop()
+            loaded = self.loaded
+        if loaded:
+            loaded.close()
+
+    def _with_libraries(self) -> "Jailed":
+        """The same with a worker that has imported numpy and sympy."""
+        with self.lock:
+            if self.loaded is None:
+                limits = self.timeout, self.memory_mb, self.keep
+                self.loaded = Jailed(self.kind, *limits, preload=True)
+            return self.loaded
 
     def _try(self, source) -> tuple[Outcome, subprocess.Popen]:
         """Run the code of an open file in one child: (how it ended, the child's worker)."""
@@ -210,7 +230,8 @@ class Jailed:
 
     def _popen(self, channel: socket.socket, errors) -> subprocess.Popen:
         """The worker's process, with nothing of the trainer's but the channel, its stdin."""
-        settings = (self.kind, str(self.timeout), str(self.memory_mb))
+        settings = [self.kind, str(self.timeout), str(self.memory_mb)]
+        settings += ["preload"] * self.preload
         return subprocess.Popen(
             [sys.executable, "-s", "-m", "support.python_worker", *settings],
             stdin=channel,

@@ -32,7 +32,6 @@ from support.metrics import Meter
 from support.questions import load_questions
 from support.ranks import Ranks
 from support.sampling_params import SamplingParams
-from support.sandbox import Jailed
 from support.seeds import mix_seed
 from tools import open_tools
 
@@ -41,8 +40,6 @@ transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)
 
 HERE = Path(__file__).parent
-# timeout of a call -> the worker of a closed tool, see kept_worker
-KEPT: dict = {}
 CONFIG = Config(max_tokens=96, prompts=4, minibatch=2, micro_tokens=1024, max_calls=4)
 SMALL = dict(
     steps=4,
@@ -64,29 +61,6 @@ def world(tmp_path_factory):
         7,
         tmp_path_factory.mktemp("world") / "easy-7",
     )
-
-
-@pytest.fixture
-def kept_worker(monkeypatch):
-    """One Python worker for all runs of a module's tests: a start takes longer than their calls."""
-    start = Jailed._start
-
-    def leased(self) -> None:
-        if self.worker is None and self.timeout in KEPT:
-            self.worker, self.channel, self.level = KEPT.pop(self.timeout)
-        start(self)
-
-    def kept(self) -> None:
-        with self.lock:
-            self.closed += 1
-            if self.kind != "best-effort" or self.timeout in KEPT:
-                self._stop()
-            elif self.worker is not None:
-                KEPT[self.timeout] = self.worker, self.channel, self.level
-                self.worker = self.channel = None
-
-    monkeypatch.setattr(Jailed, "_start", leased)
-    monkeypatch.setattr(Jailed, "close", kept)
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,6 @@ from support import checkpoints
 from support.ranks import Ranks
 from support.runfiles import newest
 
-pytestmark = pytest.mark.usefixtures("kept_worker")
-
 
 def test_checkpoints_are_ordinary_hugging_face_folders(finished, world, prompts):
     model = transformers.AutoModelForCausalLM.from_pretrained(finished / "step_000004")

@@ -25,8 +25,6 @@ from support.schedule import Prompts
 from support.seeds import mix_seed
 from support.steplog import alarms
 
-pytestmark = pytest.mark.usefixtures("kept_worker")
-
 DAPO = dataclasses.replace(
     CONFIG, **ALGOS["dapo"] | dict(initial=2, prompts=4, minibatch=2, max_tokens=64)
 )

@@ -19,8 +19,6 @@ from support.plugins import load_name, open_reward
 from support.questions import Question, load_questions
 from support.reward_calls import Rewards
 
-pytestmark = pytest.mark.usefixtures("kept_worker")
-
 EXAMPLES = Path(train.__file__).parent / "examples"
 CALLS = """
 def score(rollout, question):

@@ -19,8 +19,6 @@ from support.judge import Judge
 from support.questions import parsed
 from support.results import locked_file
 
-pytestmark = pytest.mark.usefixtures("kept_worker")
-
 
 @pytest.mark.slow
 def test_command_line(world, agent_folder, asked, tmp_path, capsys):

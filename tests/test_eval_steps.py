@@ -10,8 +10,6 @@ from test_eval import fake  # noqa: F401  (a fixture)
 import eval as evaluation
 from eval import EvalConfig
 
-pytestmark = pytest.mark.usefixtures("kept_worker")
-
 
 @pytest.fixture
 def run(tmp_path):

@@ -11,8 +11,6 @@ import train
 from extras.world.student import build_tokenizer, syllables
 from policy import Policy
 
-pytestmark = pytest.mark.usefixtures("kept_worker")
-
 
 @pytest.fixture
 def mine(tmp_path):

@@ -25,8 +25,6 @@ from extras.pilot.stats import (
 )
 from extras.pilot.tables import ONE, SPREAD, passes
 
-pytestmark = pytest.mark.usefixtures("kept_worker")
-
 
 def test_regions_follow_the_tags():
     texts = ["<think>", " So", "</", "think>", "\n", "<search>", " q", "</search>", "<think>"]

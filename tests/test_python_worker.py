@@ -21,6 +21,26 @@ def test_python_worker_dies_and_comes_back(python):
     assert python.run("2").text == "2"
 
 
+def test_a_second_worker_is_for_code_that_names_a_library():
+    """It starts with the first such call, once for many threads, and ends with the first one."""
+    pytest.importorskip("sympy")
+    tool, results = PythonTool(5.0, "best-effort"), []
+    loaded = "import sys; print({'numpy', 'sympy'} <= set(sys.modules))"
+    assert (
+        tool.run(loaded.replace("numpy", "num' 'py").replace("sympy", "sym' 'py")).text == "False"
+    )
+    assert tool.backend.loaded is None
+    threads = [threading.Thread(target=lambda: results.append(tool.run(loaded))) for _ in range(6)]
+    [t.start() for t in threads], [t.join() for t in threads]
+    assert [r.text for r in results] == ["True"] * 6
+    first, second = tool.backend.worker, tool.backend.loaded.worker
+    assert tool.run("1").text == "1" and tool.backend.worker is first
+    tool.close()
+    assert first.poll() is not None and second.poll() is not None
+    assert tool.run("import numpy; int(numpy.arange(3).sum())").text == "3", "both come back"
+    tool.close()
+
+
 @pytest.mark.slow
 def test_python_worker_dies_under_a_call():
     """Killed in mid-call: each call is made again with a new worker."""

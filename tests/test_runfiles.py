@@ -18,8 +18,6 @@ from support import sft
 from support.ranks import Ranks
 from support.runfiles import locked, shown_settings
 
-pytestmark = pytest.mark.usefixtures("kept_worker")
-
 
 def test_what_a_kill_has_left_is_deleted(finished, world, agent_folder, tmp_path):
     shutil.copytree(finished, tmp_path / "run")

@@ -12,8 +12,6 @@ from eval_parts import settings, write
 import eval as evaluation
 from protocol import STOP_TAGS
 
-pytestmark = pytest.mark.usefixtures("kept_worker")
-
 
 def greedy_server(policy, include_stop=True):
     """What a server of this model would answer at temperature 0: one full forward per token."""

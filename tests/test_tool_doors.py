@@ -24,8 +24,6 @@ from support.own_tools import own_tool
 from support.questions import Question, load_questions
 from tools import main, open_tools
 
-pytestmark = pytest.mark.usefixtures("kept_worker")
-
 EXAMPLE = Path(train.__file__).parent / "examples" / "own_tool.py"
 COUNTS = '''
 class Count:

@@ -25,8 +25,6 @@ from support.ranks import Ranks
 from support.runfiles import newest
 from train import batch_of, further_of
 
-pytestmark = pytest.mark.usefixtures("kept_worker")
-
 METRICS = Path(train.__file__).parent / "docs/metrics.md"
 
 
