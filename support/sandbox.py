@@ -28,8 +28,10 @@ from support.http import MAX_ANSWER, TOO_LONG, Unavailable, post_json, split_url
 from support.python_worker import run_code
 
 SANDBOXES = ("require", "best-effort", "off")
-# what has imported them forks half as fast: a worker of its own is for code that names one of these
-LIBRARIES = re.compile("numpy|sympy|scipy|pandas|matplotlib|sklearn|statsmodels|networkx")
+# what has imported them forks more slowly: a worker of its own is for code that names one of these
+LIBRARIES = re.compile(
+    "numpy|sympy|mpmath|math_verify|scipy|pandas|matplotlib|seaborn|sklearn|statsmodels|networkx"
+)
 # threads of a call, checked every 50 ms
 THREADS = 64
 # bytes after which a printing child is killed
@@ -112,7 +114,7 @@ class Jailed:
         self.memory_mb = memory_mb
         self.keep = keep
         self.preload = preload
-        # the other one
+        # the one with libraries
         self.loaded: Jailed | None = None
         # held while the worker is spoken to
         self.lock = threading.Lock()
@@ -121,7 +123,9 @@ class Jailed:
         # how often close() was called
         self.closed = 0
         self.level = ""
-        self._start()
+        # the other starts at its first call
+        if not preload:
+            self._start()
 
     def execute(self, code: str) -> Outcome:
         """Run code in a child, and once more if the worker dies under it."""

@@ -462,7 +462,7 @@ def spoil_credit(monkeypatch, groups):
 
 @pytest.mark.slow
 def test_a_gradient_that_is_not_finite_changes_nothing(agent, tools, prompts, monkeypatch):
-    spoil_credit(monkeypatch, range(8))
+    spoil_credit(monkeypatch, range(CONFIG.prompts))
     before = [p.clone() for p in agent.model.parameters()]
     metrics, _ = one_step(agent, tools, prompts)
     assert metrics["skipped"] == 1

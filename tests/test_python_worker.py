@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from tool_parts import alive, children_of
 
+from support.math_equal import MATH_VERIFY, SAME_VALUES
+from support.sandbox import LIBRARIES
 from tools import PythonTool
 
 
@@ -22,7 +24,7 @@ def test_python_worker_dies_and_comes_back(python):
 
 
 def test_a_second_worker_is_for_code_that_names_a_library():
-    """It starts with the first such call, once for many threads, and ends with the first one."""
+    """It starts with the first such call, once for many threads. close() ends both."""
     pytest.importorskip("sympy")
     tool, results = PythonTool(5.0, "best-effort"), []
     loaded = "import sys; print({'numpy', 'sympy'} <= set(sys.modules))"
@@ -41,15 +43,23 @@ def test_a_second_worker_is_for_code_that_names_a_library():
     tool.close()
 
 
+def test_the_graders_code_finds_its_libraries_imported():
+    assert LIBRARIES.search(MATH_VERIFY) and LIBRARIES.search(SAME_VALUES)
+
+
 @pytest.mark.slow
-def test_python_worker_dies_under_a_call():
+@pytest.mark.parametrize("named", ["", " # numpy"])
+def test_python_worker_dies_under_a_call(named):
     """Killed in mid-call: each call is made again with a new worker."""
     tool, results = PythonTool(5.0, "best-effort"), []
-    tool.run("1")
-    first = tool.backend.worker.pid
+    tool.run(f"1{named}")
+    backend = tool.backend.loaded if named else tool.backend
+    first = backend.worker.pid
     threads = [
         threading.Thread(
-            target=lambda i=i: results.append(tool.run(f"import time; time.sleep(0.5); {i}").text)
+            target=lambda i=i: results.append(
+                tool.run(f"import time; time.sleep(0.5); {i}{named}").text
+            )
         )
         for i in range(6)
     ]
@@ -57,7 +67,7 @@ def test_python_worker_dies_under_a_call():
     time.sleep(0.25)
     os.kill(first, signal.SIGKILL)
     [t.join() for t in threads]
-    assert sorted(results) == [str(i) for i in range(6)] and tool.backend.worker.pid != first
+    assert sorted(results) == [str(i) for i in range(6)] and backend.worker.pid != first
     tool.close()
 
 
@@ -72,7 +82,7 @@ def test_python_children_die_with_a_killed_trainer(tmp_path):
     trainer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     worker = int(trainer.stdout.readline())
     deadline, children = time.monotonic() + 30, []
-    # they come when the worker has made its imports
+    # they come after the worker has said hello
     while not children and time.monotonic() < deadline:
         time.sleep(0.2)
         children = [int(line.split()[0]) for line in children_of(worker)]
