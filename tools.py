@@ -34,10 +34,10 @@ __all__ += ["Unavailable", "call_tool", "call_tools", "main"]
 class PythonTool:
     """Runs model code: each call in a fresh process, jailed before it sees the code.
 
-    Calls share nothing, and each starts with the same random state, numpy's too if the code names
-    it. What is printed comes back,
-    then the value of a last bare expression or the last lines of the traceback. Start it before
-    CUDA: it forks. The first call that names numpy, sympy or the like waits for their import.
+    Calls share nothing. Each starts with the same random state, numpy's too if the code names it.
+    What is printed comes back, then the value of a last bare expression or the last lines of the
+    traceback. Start it before CUDA: it forks. The first call that names numpy, sympy or the like
+    waits for their import.
 
     Args:    timeout: wall-clock seconds per call. sandbox: "require" refuses to start without the
              whole jail, "best-effort" takes what this kernel offers, "off" has limits alone, the

@@ -418,7 +418,6 @@ def test_no_gpu_is_said(world, tmp_path):
 def test_an_evaluation_lost_to_a_kill_is_made_up_for(
     finished, world, agent_folder, tmp_path, capsys
 ):
-
     shutil.copytree(finished, tmp_path / "run")
     kept = [
         x
