@@ -13,9 +13,10 @@ HERE = Path(__file__).parents[2]
 RUNS = HERE / "runs" / "study"
 CURVES = Path(__file__).with_name("curves.jsonl")
 
-# one thread a run; logs that the study does not read are off
+# one thread a run; cold starts as when the first runs were made; logs that are not read are off
 COMMON = {
     "threads": 1,
+    "cold_batch": 8,
     "log_trees": 0,
     "keep_checkpoints": 1,
     # all branches of a step in one run of the sampler
