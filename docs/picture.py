@@ -1,11 +1,11 @@
 """Draw the README's picture: a learning curve, and a rollout with its decision points and branches.
 
     python docs/picture.py                draw picture.json as picture.svg and picture-dark.svg
-    python docs/picture.py runs/201 runs/203 runs/204 --tree 6 0
+    python docs/picture.py runs/211 runs/212 runs/213 runs/214 --tree 214 9 0
                                           make picture.json of these runs, then draw it
 
 A run is `python train.py --seed S --eval_every 5 --eval_samples 4 --out runs/S`.
---tree STEP ROLLOUT chooses the rollout that is shown, among those the first run logged. Standard
+--tree SEED STEP ROLLOUT chooses the rollout that is shown, among those that run logged. Standard
 library only.
 """
 
@@ -137,7 +137,7 @@ def question(prompt: str) -> str:
     return user.split("<|im_end|>")[0].strip().splitlines()[-1]
 
 
-def collect(runs: list[Path], step: int, index: int) -> dict:
+def collect(runs: list[Path], seed: int, step: int, index: int) -> dict:
     """All numbers of the picture."""
     config = json.loads((runs[0] / "config.json").read_text())
     seeds = [json.loads((run / "config.json").read_text())["seed"] for run in runs]
@@ -147,7 +147,7 @@ def collect(runs: list[Path], step: int, index: int) -> dict:
         "questions": config["eval_questions"],
         "samples": config["eval_samples"],
         "curves": [curve(run) for run in runs],
-        "tree": tree(runs[0], step, index),
+        "tree": tree(runs[seeds.index(seed)], step, index),
     }
 
 
@@ -402,7 +402,8 @@ def main() -> None:
     """Draw, and print the numbers that README and docs quote."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="*", type=Path, help="finished runs, one per seed")
-    parser.add_argument("--tree", nargs=2, type=int, metavar=("STEP", "ROLLOUT"), default=(9, 1))
+    names = ("SEED", "STEP", "ROLLOUT")
+    parser.add_argument("--tree", nargs=3, type=int, metavar=names, default=(214, 9, 0))
     args = parser.parse_args()
     if args.runs:
         (HERE / "picture.json").write_text(json.dumps(collect(args.runs, *args.tree)) + "\n")

@@ -26,11 +26,13 @@ from support.sampling_params import SamplingParams
 
 
 def untrained() -> Policy:
+    """A model that knows nothing, for a first look."""
     tokenizer = build_tokenizer(*syllables(random.Random(0)))
     return Policy(build_model(tokenizer, seed=0), tokenizer)
 
 
 def show(policy: Policy, rollouts: list, branches: list) -> None:
+    """Print every rollout, and its branches below it."""
     # token by token, so that columns fit; what cannot be printed is a dot
     shown = ["".join(c if c.isprintable() else "·" for c in text) for text in policy.text]
     for n, r in enumerate(rollouts):
@@ -41,6 +43,7 @@ def show(policy: Policy, rollouts: list, branches: list) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Sample, fork, print. ValueError or IndexError for a token that cannot be forked."""
     policy = Policy.load(args.model) if args.model else untrained()
     limits = dict(max_tokens=40, max_calls=3, max_result_tokens=16)
     # {}: no tools, as every call is told; name -> tool goes here (tools.open_tools)

@@ -97,7 +97,9 @@ def make_agent(world, folder) -> None:
     policy = Policy.load(str(world / "model"))
     examples = read_examples(str(world / "traces.jsonl"), policy.tokenizer)
     hooks = sft.Hooks(progress=False)
-    loss = sft.cold_start(policy, examples, read_settings([]), Ranks(), hooks)
+    # so few examples teach more in small steps
+    run = read_settings(["--cold_batch", "8"])
+    loss = sft.cold_start(policy, examples, run, Ranks(), hooks)
     assert loss < 0.5
     policy.tokenizer.save_pretrained(folder), policy.model.save_pretrained(folder)
 

@@ -8,7 +8,7 @@
     trl, vllm                         against TRL's GRPOTrainer and vLLM, where they are installed
     ranks, resume                     two processes against one; seconds until a run goes on
     gpu                               one GPU, the real model's shape with random weights
-    laptop --seeds 201 203 204        the laptop run, cold start included, once per seed
+    laptop --seeds 211 212 213 214    the laptop run, cold start included, once per seed
     smollm2 --data F --corpus C       three steps of SmolLM2-135M-Instruct on real questions
     eval --data F1 F2 --corpus C      SmolLM2-135M-Instruct, untrained, on files of questions
 
@@ -117,8 +117,8 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
         "--seeds",
         type=int,
         nargs="+",
-        default=[201, 203, 204],
-        help="laptop: world and training seeds (default 201 203 204)",
+        default=[211, 212, 213, 214],
+        help="laptop: world and training seeds (default 211 212 213 214)",
     )
     add("--data", nargs="+", help="smollm2, eval: questions, .jsonl or .parquet")
     add("--corpus", help="smollm2, eval: what search searches")
