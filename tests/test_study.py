@@ -214,8 +214,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
 def test_every_arm_is_a_run_that_train_py_accepts():
     for table in TABLES.values():
         for arm in table.arms.values():
-            flags = [x for name, v in (COMMON | arm).items() for x in (f"--{name}", str(v))]
-            assert read_settings(flags).max_sampled == 0
+            assert read_settings(runs.flags_of(COMMON | arm)).max_sampled == 0
         assert min(table.seeds) >= 1 and len(set(table.seeds)) == len(table.seeds)
 
 

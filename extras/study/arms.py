@@ -16,6 +16,8 @@ CURVES = Path(__file__).with_name("curves.jsonl")
 # one thread a run; cold starts as when the first runs were made; logs that are not read are off
 COMMON = {
     "threads": 1,
+    # only rows with a token to draw are decoded: half the time of APPO, whose branches are few
+    "constant_rows": False,
     "cold_batch": 8,
     "log_trees": 0,
     "keep_checkpoints": 1,
@@ -80,6 +82,51 @@ CHOSEN = {
     "appo": (1, 4e-4),
     "tree, B = 3": (4, 8e-4),
 }
+# what the paper switches off (its Table 4), other criteria, other trees of M = N (B + 1) rollouts
+# (its Table 3 and appendix E): all with the trial chosen for appo
+VARIANTS = {
+    "appo": {},
+    "entropy alone": {"criterion": "entropy"},
+    "no future term": {"future_weight": 0},
+    # Omega is 1 in the credit: the same scale
+    "future term constant": {"future_clip": (1.0, 1.0)},
+    "one group": {"dual": "off"},
+    **{
+        f"criterion {name}": {"criterion": name}
+        for name in ("abs_omega", "omega", "random", "boundary", "turn", "late", "oracle")
+    },
+    "N = 8, B = 1": {"initial": 8, "branches": 1},
+    "N = 2, B = 7": {"initial": 2, "branches": 7},
+    "N = 2, B = 3": {"initial": 2, "branches": 3},
+    "N = 3, B = 1, L = 2": {"algo": "deep", "initial": 3, "branches": 1, "depth": 2},
+}
+# every other method as it comes, 8 rollouts a prompt where it has no branches
+METHODS = {
+    "grpo": grpo(8),
+    "appo": {"algo": "appo"},
+    "tree, B = 3": ARMS["tree, B = 3"],
+    **{
+        name: {"algo": name, "initial": 8}
+        for name in ("dr_grpo", "dapo", "reinforce_pp", "reinforce_pp_baseline", "gppo", "cispo")
+    },
+    **{name: {"algo": name, "initial": 8} for name in ("gigpo", "tempo")},
+    **{name: {"algo": name} for name in ("arpo", "arpo_released", "tree_grpo")},
+    # the numbers of --preset released that do not set the size of a step
+    "released": {
+        "algo": "released",
+        "initial": 8,
+        "branches": 1,
+        "future_weight": 1.0,
+        "half_life": 64.0,
+        "score_half_life": "inf",
+        "exclude_punct": False,
+        "dual": "sum",
+        "aggregate": "token-mean",
+        "kl_coef": 0.001,
+    },
+}
+# a run's two evaluations would take a third of its time; its curve says more than they do
+SHORT = {"eval_questions": 100}
 WORLDS = ("easy", "late", "late_long", "mixed", "spurious_off")
 TABLES = {
     table.name: table
@@ -119,6 +166,30 @@ TABLES = {
             budget=150_000,
             about="does branching pay? each arm as tuned, on seeds never used before",
             baseline="grpo_4",
+        ),
+        Table(
+            "variants",
+            ("late",),
+            {
+                name: {"algo": "appo", "minibatch": CHOSEN["appo"][0], "lr": CHOSEN["appo"][1]}
+                | arm
+                for name, arm in VARIANTS.items()
+            },
+            colds=(1001, 1002, 1003),
+            seeds=(2001, 2002),
+            budget=150_000,
+            about="which parts of APPO matter? two seeds from each of three cold starts",
+            baseline="appo",
+        ),
+        Table(
+            "methods",
+            ("late",),
+            {name: arm | SHORT | {"minibatch": 4, "lr": 4e-4} for name, arm in METHODS.items()},
+            colds=(1001, 1002, 1003),
+            seeds=(2001, 2002),
+            budget=150_000,
+            about="every method at one setting, untuned; two seeds from each of three cold starts",
+            baseline="grpo",
         ),
     )
 }
