@@ -9,7 +9,7 @@ import torch
 from conftest import SMALL
 
 from config import read_settings
-from extras.study import runs, signal
+from extras.study import pace, runs, signal
 from extras.study.arms import CHOSEN, COMMON, CURVES, TABLES, TRIALS, Table
 from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import picture
@@ -118,6 +118,36 @@ def test_the_table_compares_at_equal_budgets():
     assert len({line.count("|") for line in table}) == 1
     # the best arm first; (0.7 - 0.5) * 21 / 41
     assert table[2].startswith("| appo | 4 |") and "| 0.102 |" in table[2]
+
+
+def test_seconds_are_sampled_tokens_at_the_measured_pace(tmp_path, monkeypatch, capsys):
+    """Arms in turn, the median of the rounds; without a pace for all arms there are no seconds."""
+    table = Table(
+        "t", ("easy",), {"grpo": {"lr": 1}, "appo": {"lr": 2}}, (1,), (1,), 10, "", "grpo"
+    )
+    order, factors = [], iter((1, 1, 5, 5, 2, 4))
+    monkeypatch.setattr(pace, "PACE", tmp_path / "pace.json")
+    monkeypatch.setattr(pace, "RUNS", tmp_path)
+    monkeypatch.setattr(pace, "cold_start", lambda world, cold: tmp_path / "cold")
+
+    def train(settings, out):
+        order.append(settings["lr"])
+        out.mkdir()
+        step = {"tokens_sampled": 500, "seconds": next(factors) * settings["lr"]}
+        (out / "metrics.jsonl").write_text('{"eval_greedy": 1}\n' + 2 * (json.dumps(step) + "\n"))
+
+    monkeypatch.setattr(pace, "train", train)
+    curves = some_curves()
+    assert pace.at_pace(curves)[0].spent.keys() == AXES.keys() - {"seconds"}
+    pace.measure(table, rounds=3)
+    assert order == [1, 2, 1, 2, 1, 2]
+    # seconds for 1,000 tokens: grpo 2, 10, 4; appo 4, 20, 16
+    assert pace.load_pace() == {"t": {"easy": {"grpo": 4.0, "appo": 16.0}}}
+    assert "| appo | 16.000 | 2.00 (2.00 to 4.00) |" in capsys.readouterr().out
+    grpo, appo = pace.at_pace(curves)[0], pace.at_pace(curves)[-1]
+    assert grpo.spent["seconds"] == pytest.approx([0, 0.08, 0.164])
+    assert appo.spent["seconds"][1] == pytest.approx(20 / 1000 * 16)
+    assert curves[0].spent["seconds"] == [0, 20, 41]
 
 
 def test_each_arm_of_the_report_has_its_best_trial():

@@ -1,4 +1,7 @@
-"""`list` says what is missing of each table, `run TABLE` makes it, `show TABLE` prints it."""
+"""`list` says what is missing of each table, `run TABLE` makes it, `show TABLE` prints it.
+
+`pace TABLE` measures the seconds that `show` counts; nothing else may run meanwhile.
+"""
 
 import argparse
 from pathlib import Path
@@ -6,6 +9,7 @@ from pathlib import Path
 from extras.study.arms import CURVES, TABLES, Table
 from extras.study.curves import load
 from extras.study.figure import picture
+from extras.study.pace import at_pace, measure
 from extras.study.runs import make, missing
 from extras.study.tables import calls_table, world_table
 
@@ -13,9 +17,10 @@ from extras.study.tables import calls_table, world_table
 def main(argv: list[str] | None = None) -> None:
     """Read the flags and do what they say."""
     parser = argparse.ArgumentParser(prog="python -m extras.study", description=__doc__)
-    parser.add_argument("what", choices=("list", "run", "show"))
+    parser.add_argument("what", choices=("list", "run", "pace", "show"))
     parser.add_argument("table", nargs="?", choices=TABLES)
     parser.add_argument("--workers", type=int, default=2, help="runs side by side (default 2)")
+    parser.add_argument("--rounds", type=int, default=5, help="pace: of all arms (default 5)")
     parser.add_argument("--picture", type=Path, help="write the curves of the table as this SVG")
     args = parser.parse_args(argv)
     if args.what == "list":
@@ -27,6 +32,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"{args.what} needs a table: {', '.join(TABLES)}")
     if args.what == "run":
         make(TABLES[args.table], args.workers)
+    elif args.what == "pace":
+        measure(TABLES[args.table], args.rounds)
     else:
         show(TABLES[args.table], args.picture)
 
@@ -37,7 +44,7 @@ def show(table: Table, file: Path | None) -> None:
     if not curves:
         raise SystemExit(f"{table.name} has no complete run yet: python -m extras.study run")
     for world in dict.fromkeys(curve.world for curve in curves):
-        own = [curve for curve in curves if curve.world == world]
+        own = at_pace([curve for curve in curves if curve.world == world])
         print(f"\n{world}\n\n{world_table(own, table.baseline)}\n\n{calls_table(own)}")
     if file:
         file.write_text(picture(curves))

@@ -38,7 +38,7 @@ def world_table(curves: list[Curve], baseline: str) -> str:
     at equal sampled tokens (paired), held-out accuracy after the last step.
     """
     arms = {c.arm: [x for x in curves if x.arm == c.arm] for c in curves}
-    budgets = {axis: budget_of(curves, axis) for axis in AXES}
+    budgets = {axis: budget_of(curves, axis) for axis in curves[0].spent}
     means = {
         axis: {
             arm: measured(own, partial(Curve.mean, axis=axis, budget=budget))
@@ -55,7 +55,7 @@ def world_table(curves: list[Curve], baseline: str) -> str:
     ]
     for arm in order:
         cells = [arm, str(len(arms[arm]))]
-        cells += [shown(*interval(means[axis][arm])) for axis in AXES]
+        cells += [shown(*interval(means[axis][arm])) for axis in budgets]
         base = means[first].get(baseline)
         cells.append("" if not base or arm == baseline else shown(*paired(means[first][arm], base)))
         cells.append(shown(*interval(measured(arms[arm], lambda c: c.after))))

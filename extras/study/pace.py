@@ -1,0 +1,75 @@
+"""Seconds that a sampled token costs each arm, measured in turn on an otherwise idle machine.
+
+    1. measure    the first steps of every arm of a table, in turn -> seconds for 1,000 tokens
+    2. at_pace    curves whose seconds are their sampled tokens at that pace
+
+The runs of the study are made side by side, so the seconds in their logs are not compared.
+"""
+
+import dataclasses
+import json
+import shutil
+import statistics
+from pathlib import Path
+
+from extras.study.arms import HERE, RUNS, Table
+from extras.study.curves import Curve
+from extras.study.runs import cold_start, common, train
+
+PACE = Path(__file__).with_name("pace.json")
+# steps of a measurement
+STEPS = 2
+
+
+def seconds_per_1000(world: str, cold: int, arm: dict) -> float:
+    """Of sampled tokens, whatever an arm samples them for; from a cold start that is there."""
+    data, out = HERE / "data" / "world" / f"{world}-{cold}", RUNS / "pace"
+    given = {"model": cold_start(world, cold), "data": data / "train.jsonl"}
+    given |= {"eval_data": data / "test.jsonl", "corpus": data / "corpus.jsonl"}
+    given |= {"seed": cold, "steps": STEPS}
+    shutil.rmtree(out, ignore_errors=True)
+    train(common(world) | given | arm | {"eval_questions": 0}, out)
+    lines = [json.loads(line) for line in open(out / "metrics.jsonl")]
+    steps = [line for line in lines if "tokens_sampled" in line]
+    seconds, tokens = (sum(s[name] for s in steps) for name in ("seconds", "tokens_sampled"))
+    return 1000 * seconds / tokens
+
+
+def measure(table: Table, rounds: int) -> None:
+    """Print and keep the median pace of every arm, and its ratio to the baseline, per world."""
+    kept = load_pace()
+    for world in table.worlds:
+        found = {arm: [] for arm in table.arms}
+        for _ in range(rounds):
+            for arm, settings in table.arms.items():
+                found[arm].append(seconds_per_1000(world, table.colds[0], settings))
+        kept.setdefault(table.name, {})[world] = {
+            arm: round(statistics.median(values), 4) for arm, values in found.items()
+        }
+        print(f"\n{world}\n\n| arm | seconds for 1,000 sampled tokens | against {table.baseline} |")
+        print("|---|---|---|")
+        for arm, values in found.items():
+            ratios = [a / b for a, b in zip(values, found[table.baseline])]
+            shown = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            print(f"| {arm} | {statistics.median(values):.3f} | {shown} |")
+    PACE.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def load_pace() -> dict:
+    """table -> world -> arm -> seconds for 1,000 sampled tokens; {} if nothing was measured."""
+    return json.loads(PACE.read_text()) if PACE.is_file() else {}
+
+
+def at_pace(curves: list[Curve]) -> list[Curve]:
+    """The curves of one world of a table with their seconds at the measured pace; without seconds
+    if an arm among them has none."""
+    pace = load_pace().get(curves[0].table, {}).get(curves[0].world, {})
+    known = all(curve.arm in pace for curve in curves)
+    out = []
+    for curve in curves:
+        spent = {axis: edges for axis, edges in curve.spent.items() if axis != "seconds"}
+        if known:
+            tokens = spent["sampled tokens"]
+            spent["seconds"] = [n / 1000 * pace[curve.arm] for n in tokens]
+        out.append(dataclasses.replace(curve, spent=spent))
+    return out
