@@ -15,7 +15,7 @@ Every number of a token lives on its Rollout (rollout.py). Branches never enter 
     two groups   of a prompt: its initial rollouts, its branches; each is compared within itself
     credit       the advantage of a token
     unsharded    every process holds the whole weights, as sampling needs
-    part         as many rollouts as their cache has memory for
+    part         a mini-batch, or what of it --fork_tokens lets one cache hold
     in_phase     what the time of a function counts for (support/phases.py)
 
 Differs from the paper in: README's five departures. A gap filled here: before the first update of a
@@ -96,14 +96,15 @@ def step(
                 set_omega(part, config)
                 points = decision_points(policy, part, config)
                 # 6. branches from there, and their rewards
-                branches += sampler.branches(part, points, cache, rewards.begin)
+                branches += sampler.branches(part, points, cache, finished=rewards.begin)
                 # its memory is needed by the next part and by the update
                 del cache
         rewards.set(branches)
         # 7. credit from both groups, scaled by the future value
         assign_credit(batch, branches, config)
         # 8. one optimizer step on the initial rollouts
-        meter.add(batch, branches, update(policy, optimizer, batch, config))
+        stats = update(policy, optimizer, batch, config)
+        meter.add(batch, branches, stats)
         rollouts += branches
     return rollouts
 

@@ -138,9 +138,14 @@ def question(prompt: str) -> str:
 
 
 def collect(runs: list[Path], seed: int, step: int, index: int) -> dict:
-    """All numbers of the picture."""
+    """All numbers of the picture. seed, step, index: the rollout that is shown.
+
+    Raises: ValueError if no run has this seed.
+    """
     config = json.loads((runs[0] / "config.json").read_text())
     seeds = [json.loads((run / "config.json").read_text())["seed"] for run in runs]
+    if seed not in seeds:
+        raise ValueError(f"--tree names seed {seed}, the runs have {seeds}")
     return {
         "seeds": seeds,
         "versions": config["versions"],
@@ -406,7 +411,10 @@ def main() -> None:
     parser.add_argument("--tree", nargs=3, type=int, metavar=names, default=(214, 9, 0))
     args = parser.parse_args()
     if args.runs:
-        (HERE / "picture.json").write_text(json.dumps(collect(args.runs, *args.tree)) + "\n")
+        try:
+            (HERE / "picture.json").write_text(json.dumps(collect(args.runs, *args.tree)) + "\n")
+        except ValueError as problem:
+            parser.error(str(problem))
     data = json.loads((HERE / "picture.json").read_text())
     (HERE / "picture.svg").write_text(draw(data, LIGHT))
     (HERE / "picture-dark.svg").write_text(draw(data, DARK))

@@ -1,5 +1,6 @@
 """extras/study: curves, budgets, intervals, and the runner with a stand-in for train.py."""
 
+import dataclasses
 import json
 import random
 import xml.etree.ElementTree as ET
@@ -15,6 +16,7 @@ from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import picture
 from extras.study.intervals import interval, paired
 from extras.study.tables import budget_of, calls_table, world_table
+from methods import PRESETS
 
 KEY = ("table", "easy", 1, "grpo", 1)
 
@@ -131,6 +133,8 @@ def test_seconds_are_sampled_tokens_at_the_measured_pace(tmp_path, monkeypatch, 
     monkeypatch.setattr(pace, "cold_start", lambda world, cold: tmp_path / "cold")
 
     def train(settings, out):
+        assert settings["model"] == tmp_path / "cold" and settings["threads"] == 1
+        assert (settings["steps"], settings["eval_questions"], out.exists()) == (2, 0, False)
         order.append(settings["lr"])
         out.mkdir()
         step = {"tokens_sampled": 500, "seconds": next(factors) * settings["lr"]}
@@ -140,7 +144,8 @@ def test_seconds_are_sampled_tokens_at_the_measured_pace(tmp_path, monkeypatch, 
     curves = some_curves()
     assert pace.at_pace(curves)[0].spent.keys() == AXES.keys() - {"seconds"}
     pace.measure(table, rounds=3)
-    assert order == [1, 2, 1, 2, 1, 2]
+    # there and back
+    assert order == [1, 2, 2, 1, 1, 2]
     # seconds for 1,000 tokens: grpo 2, 10, 4; appo 4, 20, 16
     assert pace.load_pace() == {"t": {"easy": {"grpo": 4.0, "appo": 16.0}}}
     assert "| appo | 16.000 | 2.00 (2.00 to 4.00) |" in capsys.readouterr().out
@@ -148,6 +153,9 @@ def test_seconds_are_sampled_tokens_at_the_measured_pace(tmp_path, monkeypatch, 
     assert grpo.spent["seconds"] == pytest.approx([0, 0.08, 0.164])
     assert appo.spent["seconds"][1] == pytest.approx(20 / 1000 * 16)
     assert curves[0].spent["seconds"] == [0, 20, 41]
+    # one arm without a pace: seconds of none
+    other = dataclasses.replace(curves[0], arm="other")
+    assert "seconds" not in pace.at_pace([*curves, other])[0].spent
 
 
 def test_each_arm_of_the_report_has_its_best_trial():
@@ -219,7 +227,15 @@ def test_gradients_of_a_policy_that_does_not_move(world, agent_folder):
 def test_the_picture_is_well_formed():
     root = ET.fromstring(picture(some_curves()))
     lines = [x for x in root.iter() if x.tag.endswith("polyline")]
-    assert len(lines) == 2 and len(lines[0].attrib["points"].split()) == 40
+    # of each arm its curve and its mark in the legend
+    assert sorted(len(x.attrib["points"].split()) for x in lines) == [2, 2, 40, 40]
+    many = [dataclasses.replace(some_curves()[0], arm=str(n)) for n in range(16)]
+    pens = {
+        (x.attrib["stroke"], x.get("stroke-dasharray"))
+        for x in ET.fromstring(picture(many))
+        if x.tag.endswith("polyline")
+    }
+    assert len(pens) == 16
 
 
 def test_the_command_line(tmp_path, monkeypatch, capsys):
@@ -228,6 +244,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
 
     table = Table("t", ("easy",), {"grpo": {}, "appo": {}}, (1, 2), (1, 2), 10, baseline="grpo")
     monkeypatch.setattr(study, "TABLES", {"t": table})
+    monkeypatch.setattr(pace, "PACE", tmp_path / "pace.json")
     for module in (study, runs):
         monkeypatch.setattr(module, "CURVES", tmp_path / "curves.jsonl")
     with pytest.raises(SystemExit, match="t has no complete run yet"):
@@ -237,6 +254,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     assert "t: 2 of 8 runs missing" in capsys.readouterr().out
     study.main(["show", "t", "--picture", str(tmp_path / "x.svg")])
     shown = capsys.readouterr().out
+    assert "no seconds: python -m extras.study pace t" in shown and " seconds |" not in shown
     assert "against grpo" in shown and "| appo | 2 |" in shown and "| grpo | 4 |" in shown
     assert (tmp_path / "x.svg").read_text().startswith("<svg")
 
@@ -245,7 +263,17 @@ def test_every_arm_is_a_run_that_train_py_accepts():
     for table in TABLES.values():
         for arm in table.arms.values():
             assert read_settings(runs.flags_of(COMMON | arm)).max_sampled == 0
-        assert min(table.seeds) >= 1 and len(set(table.seeds)) == len(table.seeds)
+        assert len(set(table.seeds)) == len(table.seeds)
+        settings = [read_settings(runs.flags_of(COMMON | arm)) for arm in table.arms.values()]
+        assert len(set(map(str, settings))) == len(settings), "two arms are the same"
+    variants, methods, main = (TABLES[name] for name in ("variants", "methods", "main"))
+    assert min(variants.seeds + methods.seeds + variants.colds + methods.colds) >= 1000
+    less = {name: x for name, x in variants.arms["appo"].items() if name != "eval_questions"}
+    assert less == main.arms["appo"]
+    released = read_settings(["--preset", "released"])
+    ours = read_settings(runs.flags_of(COMMON | methods.arms["released"]))
+    for name in PRESETS["released"].keys() - {"prompts", "max_tokens", "reward"}:
+        assert getattr(ours, name) == getattr(released, name), name
 
 
 def test_the_runner_makes_what_is_missing_and_goes_on(tmp_path, monkeypatch):

@@ -64,7 +64,8 @@ def agent_folder(args) -> Path:
         sft.cold_start(
             policy,
             read_examples(str(world / "traces.jsonl"), policy.tokenizer),
-            read_settings([]),
+            # so few examples teach more in small steps
+            read_settings(["--cold_batch", "8"]),
             policy.ranks,
             sft.Hooks(progress=False),
         )

@@ -45,6 +45,8 @@ def show(table: Table, file: Path | None) -> None:
         raise SystemExit(f"{table.name} has no complete run yet: python -m extras.study run")
     for world in dict.fromkeys(curve.world for curve in curves):
         own = at_pace([curve for curve in curves if curve.world == world])
+        if "seconds" not in own[0].spent:
+            print(f"\nno seconds: python -m extras.study pace {table.name}")
         print(f"\n{world}\n\n{world_table(own, table.baseline)}\n\n{calls_table(own)}")
     if file:
         file.write_text(picture(curves))

@@ -8,6 +8,8 @@ and WORLD_SETTINGS.
 from dataclasses import dataclass
 from pathlib import Path
 
+from methods import PRESETS
+
 HERE = Path(__file__).parents[2]
 # folders of runs under way, and the curves of all complete ones
 RUNS = HERE / "runs" / "study"
@@ -82,8 +84,8 @@ CHOSEN = {
     "appo": (1, 4e-4),
     "tree, B = 3": (4, 8e-4),
 }
-# what the paper switches off (its Table 4), other criteria, other trees of M = N (B + 1) rollouts
-# (its Table 3 and appendix E): all with the trial chosen for appo
+# what the paper switches off (its Table 4), other criteria, other trees (its Table 3, appendix E):
+# M = 16 rollouts a prompt, the last two 8 and 12; all with the trial chosen for appo
 VARIANTS = {
     "appo": {},
     "entropy alone": {"criterion": "entropy"},
@@ -93,36 +95,30 @@ VARIANTS = {
     "one group": {"dual": "off"},
     **{
         f"criterion {name}": {"criterion": name}
-        for name in ("abs_omega", "omega", "random", "boundary", "turn", "late", "oracle")
+        for name in ("sum", "abs_omega", "omega", "random", "boundary", "turn", "late", "oracle")
     },
+    "Eq. 5 alone": {"prefer_positive": False},
     "N = 8, B = 1": {"initial": 8, "branches": 1},
     "N = 2, B = 7": {"initial": 2, "branches": 7},
     "N = 2, B = 3": {"initial": 2, "branches": 3},
     "N = 3, B = 1, L = 2": {"algo": "deep", "initial": 3, "branches": 1, "depth": 2},
 }
-# every other method as it comes, 8 rollouts a prompt where it has no branches
+# every method but ahead and deep as it comes, GRPO's kin with 8 rollouts a prompt: their number
+# matters, so GRPO has three; of --preset released all but prompts, budget and reward
 METHODS = {
     "grpo": grpo(8),
-    "appo": {"algo": "appo"},
-    "tree, B = 3": ARMS["tree, B = 3"],
+    "grpo_4": grpo(4),
+    "grpo_16": grpo(16),
     **{
         name: {"algo": name, "initial": 8}
         for name in ("dr_grpo", "dapo", "reinforce_pp", "reinforce_pp_baseline", "gppo", "cispo")
+        + ("gigpo", "tempo")
     },
-    **{name: {"algo": name, "initial": 8} for name in ("gigpo", "tempo")},
-    **{name: {"algo": name} for name in ("arpo", "arpo_released", "tree_grpo")},
-    # the numbers of --preset released that do not set the size of a step
+    **{name: {"algo": name} for name in ("appo", "tree", "arpo", "arpo_released", "tree_grpo")},
     "released": {
-        "algo": "released",
-        "initial": 8,
-        "branches": 1,
-        "future_weight": 1.0,
-        "half_life": 64.0,
-        "score_half_life": "inf",
-        "exclude_punct": False,
-        "dual": "sum",
-        "aggregate": "token-mean",
-        "kl_coef": 0.001,
+        name: value
+        for name, value in PRESETS["released"].items()
+        if name not in ("prompts", "max_tokens", "reward")
     },
 }
 # a run's two evaluations would take a third of its time; its curve says more than they do
@@ -178,7 +174,7 @@ TABLES = {
             colds=(1001, 1002, 1003),
             seeds=(2001, 2002),
             budget=150_000,
-            about="which parts of APPO matter? two seeds from each of three cold starts",
+            about="which parts of APPO matter? all as tuned for APPO, six runs an arm",
             baseline="appo",
         ),
         Table(
@@ -188,7 +184,7 @@ TABLES = {
             colds=(1001, 1002, 1003),
             seeds=(2001, 2002),
             budget=150_000,
-            about="every method at one setting, untuned; two seeds from each of three cold starts",
+            about="every method at one setting, none tuned, six runs an arm",
             baseline="grpo",
         ),
     )

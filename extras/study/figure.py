@@ -6,6 +6,7 @@ from extras.study.curves import Curve
 
 # panels in a row; sizes in pixels
 COLUMNS, PANEL, GAP, TOP, LEFT = 3, (250, 170), 46, 30, 40
+# the second time they come dashed
 COLOURS = ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#cf222e", "#9a6700", "#bf3989", "#59636e")
 STYLE = (
     "<style>text{font:12px -apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fill:#1f2328}"
@@ -40,14 +41,15 @@ def picture(curves: list[Curve], axis: str = "sampled tokens") -> str:
     foot = TOP + rows * (PANEL[1] + GAP) + 10
     for n, arm in enumerate(arms):
         x, y = LEFT + n % 4 * 200, foot + n // 4 * 20
-        parts.append(f'<rect x="{x}" y="{y - 9}" width="14" height="3" fill="{colour(n)}"/>')
+        parts.append(f'<polyline class="curve" {pen(n)} points="{x},{y - 7} {x + 14},{y - 7}"/>')
         parts.append(f'<text x="{x + 20}" y="{y - 3}">{escape(arm)}</text>')
     return "\n".join([*parts, "</svg>\n"])
 
 
-def colour(n: int) -> str:
-    """Of the n-th arm."""
-    return COLOURS[n % len(COLOURS)]
+def pen(n: int) -> str:
+    """How the n-th arm is drawn."""
+    dashes = ' stroke-dasharray="5 3"' if n >= len(COLOURS) else ""
+    return f'stroke="{COLOURS[n % len(COLOURS)]}"{dashes}'
 
 
 def panel(world: str, curves: list[Curve], arms: list[str], axis: str, corner) -> list[str]:
@@ -68,5 +70,5 @@ def panel(world: str, curves: list[Curve], arms: list[str], axis: str, corner) -
                 f"{x0 + x / budget * width:.1f},{y0 + height * (1 - y):.1f}"
                 for x, y in smooth(own, axis, budget)
             )
-            parts.append(f'<polyline class="curve" stroke="{colour(n)}" points="{line}"/>')
+            parts.append(f'<polyline class="curve" {pen(n)} points="{line}"/>')
     return parts

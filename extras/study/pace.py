@@ -22,7 +22,10 @@ STEPS = 2
 
 
 def seconds_per_1000(world: str, cold: int, arm: dict) -> float:
-    """Of sampled tokens, whatever an arm samples them for; from a cold start that is there."""
+    """Of sampled tokens, branches too, in the first STEPS steps from a cold start.
+
+    arm: its settings. The cold start is made if it is not there. RuntimeError if a run fails.
+    """
     data, out = HERE / "data" / "world" / f"{world}-{cold}", RUNS / "pace"
     given = {"model": cold_start(world, cold), "data": data / "train.jsonl"}
     given |= {"eval_data": data / "test.jsonl", "corpus": data / "corpus.jsonl"}
@@ -32,27 +35,31 @@ def seconds_per_1000(world: str, cold: int, arm: dict) -> float:
     lines = [json.loads(line) for line in open(out / "metrics.jsonl")]
     steps = [line for line in lines if "tokens_sampled" in line]
     seconds, tokens = (sum(s[name] for s in steps) for name in ("seconds", "tokens_sampled"))
+    shutil.rmtree(out, ignore_errors=True)
     return 1000 * seconds / tokens
 
 
 def measure(table: Table, rounds: int) -> None:
-    """Print and keep the median pace of every arm, and its ratio to the baseline, per world."""
+    """Print and keep the median pace of every arm, and its ratio to the baseline, per world.
+
+    Every second round goes through the arms backwards. RuntimeError if a run fails.
+    """
     kept = load_pace()
     for world in table.worlds:
         found = {arm: [] for arm in table.arms}
-        for _ in range(rounds):
-            for arm, settings in table.arms.items():
-                found[arm].append(seconds_per_1000(world, table.colds[0], settings))
+        for k in range(rounds):
+            for arm in list(table.arms)[:: (-1) ** k]:
+                found[arm].append(seconds_per_1000(world, table.colds[0], table.arms[arm]))
         kept.setdefault(table.name, {})[world] = {
             arm: round(statistics.median(values), 4) for arm, values in found.items()
         }
+        PACE.write_text(json.dumps(kept, indent=1) + "\n")
         print(f"\n{world}\n\n| arm | seconds for 1,000 sampled tokens | against {table.baseline} |")
         print("|---|---|---|")
         for arm, values in found.items():
             ratios = [a / b for a, b in zip(values, found[table.baseline])]
             shown = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
             print(f"| {arm} | {statistics.median(values):.3f} | {shown} |")
-    PACE.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def load_pace() -> dict:
