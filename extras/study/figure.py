@@ -46,10 +46,14 @@ def picture(curves: list[Curve], axis: str = "sampled tokens") -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
+def colour(n: int) -> str:
+    """Of the n-th arm."""
+    return COLOURS[n % len(COLOURS)]
+
+
 def pen(n: int) -> str:
     """How the n-th arm is drawn."""
-    dashes = ' stroke-dasharray="5 3"' if n >= len(COLOURS) else ""
-    return f'stroke="{COLOURS[n % len(COLOURS)]}"{dashes}'
+    return f'stroke="{colour(n)}"' + ' stroke-dasharray="5 3"' * (n >= len(COLOURS))
 
 
 def panel(world: str, curves: list[Curve], arms: list[str], axis: str, corner) -> list[str]:
