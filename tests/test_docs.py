@@ -272,7 +272,9 @@ def test_collecting_the_picture_s_numbers(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     for name, rows in (("metrics", metrics), ("rollouts", [parent, branch])):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    data = picture.collect([tmp_path], 1, 0)
+    with pytest.raises(ValueError, match="names seed 6, the runs have \[5\]"):
+        picture.collect([tmp_path], 6, 1, 0)
+    data = picture.collect([tmp_path], 5, 1, 0)
     numbers = {"step": [0, 1], "sampled": [0.25, 0.75], "greedy": [0.5, 1.0]}
     assert data["curves"] == [numbers | {"tokens_sampled": 7, "tokens_trained": 0}]
     point = data["tree"]["branches"][0]
