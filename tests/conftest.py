@@ -214,6 +214,8 @@ def arguments(world, tmp_path, **changes):
             out=tmp_path / "run",
             config=LAPTOP,
             device="cpu",
+            # workers share the cores
+            threads=1,
         )
         | changes
     )
