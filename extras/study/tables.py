@@ -35,7 +35,7 @@ def world_table(curves: list[Curve], baseline: str) -> str:
     """The table of one world; arms in the order of their mean at equal sampled tokens.
 
     Columns: runs, mean of the curve at equal budget of each axis, the difference to the baseline
-    at equal sampled tokens (paired), held-out accuracy after the last step.
+    at equal sampled tokens (paired), held-out accuracy after the last step, steps and updates made.
     """
     arms = {c.arm: [x for x in curves if x.arm == c.arm] for c in curves}
     budgets = {axis: budget_of(curves, axis) for axis in curves[0].spent}
@@ -50,8 +50,10 @@ def world_table(curves: list[Curve], baseline: str) -> str:
     order = sorted(arms, key=lambda arm: -interval(means[first][arm])[0])
     heads = [f"{budget:,.0f} {axis}" for axis, budget in budgets.items()]
     lines = [
-        "| arm | runs | " + " | ".join(heads) + f" | against {baseline} | held-out at the end |",
-        "|---" * (len(heads) + 4) + "|",
+        "| arm | runs | "
+        + " | ".join(heads)
+        + f" | against {baseline} | held-out at the end | steps | updates |",
+        "|---" * (len(heads) + 6) + "|",
     ]
     for arm in order:
         cells = [arm, str(len(arms[arm]))]
@@ -59,6 +61,11 @@ def world_table(curves: list[Curve], baseline: str) -> str:
         base = means[first].get(baseline)
         cells.append("" if not base or arm == baseline else shown(*paired(means[first][arm], base)))
         cells.append(shown(*interval(measured(arms[arm], lambda c: c.after))))
+        steps, updates = (
+            interval(measured(arms[arm], number))[0]
+            for number in (lambda c: len(c.accuracy), lambda c: c.spent["optimizer steps"][-1])
+        )
+        cells += [f"{steps:,.0f}", f"{updates:,.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
