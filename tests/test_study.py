@@ -130,7 +130,7 @@ def test_seconds_are_sampled_tokens_at_the_measured_pace(tmp_path, monkeypatch, 
     order, factors = [], iter((1, 1, 5, 5, 2, 4))
     monkeypatch.setattr(pace, "PACE", tmp_path / "pace.json")
     monkeypatch.setattr(pace, "RUNS", tmp_path)
-    monkeypatch.setattr(pace, "cold_start", lambda world, cold: tmp_path / "cold")
+    monkeypatch.setattr(runs, "cold_start", lambda world, cold: tmp_path / "cold")
 
     def train(settings, out):
         assert settings["model"] == tmp_path / "cold" and settings["threads"] == 1

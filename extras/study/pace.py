@@ -12,9 +12,9 @@ import shutil
 import statistics
 from pathlib import Path
 
-from extras.study.arms import HERE, RUNS, Table
+from extras.study.arms import RUNS, Table
 from extras.study.curves import Curve
-from extras.study.runs import cold_start, common, train
+from extras.study.runs import from_cold, train
 
 PACE = Path(__file__).with_name("pace.json")
 # steps of a measurement
@@ -26,12 +26,9 @@ def seconds_per_1000(world: str, cold: int, arm: dict) -> float:
 
     arm: its settings. The cold start is made if it is not there. RuntimeError if a run fails.
     """
-    data, out = HERE / "data" / "world" / f"{world}-{cold}", RUNS / "pace"
-    given = {"model": cold_start(world, cold), "data": data / "train.jsonl"}
-    given |= {"eval_data": data / "test.jsonl", "corpus": data / "corpus.jsonl"}
-    given |= {"seed": cold, "steps": STEPS}
+    out, length = RUNS / "pace", {"seed": cold, "steps": STEPS, "eval_questions": 0}
     shutil.rmtree(out, ignore_errors=True)
-    train(common(world) | given | arm | {"eval_questions": 0}, out)
+    train(from_cold(world, cold) | arm | length, out)
     lines = [json.loads(line) for line in open(out / "metrics.jsonl")]
     steps = [line for line in lines if "tokens_sampled" in line]
     seconds, tokens = (sum(s[name] for s in steps) for name in ("seconds", "tokens_sampled"))

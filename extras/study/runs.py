@@ -68,16 +68,20 @@ def cold_start(world: str, cold: int) -> Path:
     return out / "step_000000"
 
 
+def from_cold(world: str, cold: int) -> dict:
+    """The settings of all runs from a cold start, which is made if it is not there."""
+    data = ROOT / "data" / "world" / f"{world}-{cold}"
+    given = {"model": cold_start(world, cold), "data": data / "train.jsonl"}
+    given |= {"eval_data": data / "test.jsonl", "corpus": data / "corpus.jsonl"}
+    return common(world) | given
+
+
 def one_run(key: tuple, table: Table) -> Curve:
     """A run from a cold start that is there."""
     _, world, cold, arm, seed = key
-    data = ROOT / "data" / "world" / f"{world}-{cold}"
-    start = RUNS / "cold" / f"{world}-{cold}" / "step_000000"
     out = folder_of(key)
-    given = {"model": start, "data": data / "train.jsonl", "eval_data": data / "test.jsonl"}
-    given |= {"corpus": data / "corpus.jsonl", "seed": seed}
     length = {"max_sampled": table.budget, "steps": 100_000, "save_every": 20}
-    train(common(world) | given | length | table.arms[arm], out)
+    train(from_cold(world, cold) | {"seed": seed} | length | table.arms[arm], out)
     return read_run(out, key)
 
 
