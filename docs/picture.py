@@ -1,9 +1,11 @@
-"""Draw the README's picture: a learning curve, and a rollout with its decision points and branches.
+"""Draw the README's picture: learning curves, and a rollout with decision points and branches.
 
-    python docs/picture.py                draw picture.json as picture.svg and picture-dark.svg
-    python docs/picture.py runs/211 runs/212 runs/213 runs/214 --tree 214 9 0
-                                          make picture.json of these runs, then draw it
+    python -m docs.picture                draw picture.svg and picture-dark.svg
+    python -m docs.picture runs/211 runs/212 runs/213 runs/214 --tree 214 9 0
+                                          make picture.json of these runs, then draw them
 
+The learning curves are the study's (extras/study/curves.jsonl), the rollout is picture.json's.
+picture.json also holds the laptop runs' numbers that README and docs/evidence.md quote.
 A run is `python train.py --seed S --eval_every 5 --eval_samples 4 --out runs/S`.
 --tree SEED STEP ROLLOUT chooses the rollout that is shown, among those that run logged. Standard
 library only.
@@ -16,14 +18,19 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from extras.study.arms import CURVES
+from extras.study.curves import load
+from extras.study.figure import smooth
+
 HERE = Path(__file__).resolve().parent
 
 LIGHT = {
     "text": "#1f2328",
     "faint": "#59636e",
     "line": "#d1d9e0",
-    "curve": "#0969da",
-    "greedy": "#8c959f",
+    "appo": "#0969da",
+    "grpo_4": "#bc4c00",
+    "grpo_16": "#59636e",
     "think": "#b6bfc9",
     "call": "#0969da",
     "result": "#e8ebef",
@@ -39,8 +46,9 @@ DARK = {
     "text": "#f0f6fc",
     "faint": "#9198a1",
     "line": "#3d444d",
-    "curve": "#4493f8",
-    "greedy": "#6e7681",
+    "appo": "#4493f8",
+    "grpo_4": "#db6d28",
+    "grpo_16": "#9198a1",
     "think": "#656c76",
     "call": "#4493f8",
     "result": "#2a313c",
@@ -54,6 +62,9 @@ DARK = {
 }
 # keys of rollouts.jsonl
 OMEGA, SCORE = "future_value", "branching_score"
+# the study's table and world, sampled tokens and points of a line; its arms, and their names here
+SHOWN_TABLE = ("main", "late", 150_000, 15)
+SHOWN_ARMS = {"grpo_4": "GRPO, N = 4", "appo": "APPO, N = 4, B = 3", "grpo_16": "GRPO, N = 16"}
 WIDTH, HEIGHT = 840, 386
 FONT = "-apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif"
 CODE = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'Liberation Mono', monospace"
@@ -164,7 +175,7 @@ def spread(values: list[float], digits: int = 3) -> str:
 
 
 def summary(data: dict) -> str:
-    """The README's line of results."""
+    """The laptop run's line of results."""
     before, after = (spread([run["sampled"][k] for run in data["curves"]]) for k in (0, -1))
     seeds = ", ".join(map(str, data["seeds"]))
     return f"held-out accuracy, seeds {seeds}: before {before}; after {after}"
@@ -239,41 +250,35 @@ def line(points) -> str:
     return "M" + " L".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def draw_curve(d: Drawing, data: dict, left=40, top=66, width=236, height=272) -> None:
-    """Held-out accuracy over the steps: the mean of the seeds and the band around it."""
-    steps = data["curves"][0]["step"]
-    end = steps[-1]
+def draw_curves(d: Drawing, left=40, top=66, width=236, height=272) -> None:
+    """Accuracy of training over sampled tokens: mean of an arm's runs, and its 95% interval."""
+    table, world, budget, points = SHOWN_TABLE
+    own = [c for c in load(CURVES) if (c.table, c.world) == (table, world)]
+    runs = sum(c.arm == "appo" for c in own)
 
-    def at(step, value):
-        """Where a point of the curve is."""
-        return left + width * step / end, top + height * (1 - value)
+    def at(tokens, value):
+        """Where a point of a curve is."""
+        return left + width * tokens / budget, top + height * (1 - value)
 
-    d.text(8, 20, "It learns: held-out accuracy", size=15, weight=600)
-    n, k = data["questions"], data["samples"]
-    d.text(8, 38, f"{n} questions × {k} samples, {len(data['seeds'])} seeds", "faint")
+    d.text(8, 20, "Does branching pay?", size=15, weight=600)
+    d.text(8, 38, f"accuracy in training, mean and 95% of {runs} runs", "faint")
     for value in (0, 0.25, 0.5, 0.75, 1):
         y = at(0, value)[1]
         d.path(line([(left, y), (left + width, y)]), dash="" if value == 0 else "2 4")
         d.text(left - 7, y + 4, f"{value:.0%}", "faint", "end", size=11)
-    for step in range(0, end + 1, 10):
-        d.text(at(step, 0)[0], top + height + 17, str(step), "faint", "middle", size=11)
-    d.text(left + width / 2, top + height + 35, "training steps", "faint", "middle")
-
-    values = list(zip(*[run["sampled"] for run in data["curves"]]))
-    upper = [at(s, max(v)) for s, v in zip(steps, values)]
-    lower = [at(s, min(v)) for s, v in zip(steps, values)]
-    d.path(line(upper + lower[::-1]) + "Z", "none", 0, "curve", opacity=0.22)
-    mean = [at(s, statistics.mean(v)) for s, v in zip(steps, values)]
-    d.path(line(mean), "curve", 2.5)
-    for (x, y), v, shift in ((mean[0], values[0], 16), (mean[-1], values[-1], 21)):
-        d.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{d.colors["curve"]}"/>')
-        side, aside = ("start", 4) if v is values[0] else ("end", 4)
-        d.text(
-            x + aside, y + shift, f"{statistics.mean(v):.1%}", "curve", side, size=13, weight=700
-        )
-    x, y = at(11, 0.4)
-    d.text(x, y, "mean of the seeds;", "curve")
-    d.text(x, y + 15, "band: lowest to highest", "curve")
+    for tokens in range(0, budget + 1, 50_000):
+        shown = f"{tokens // 1000:,}"
+        d.text(at(tokens, 0)[0], top + height + 17, shown, "faint", "middle", size=11)
+    words = "thousand sampled tokens, branches too"
+    d.text(left + width / 2, top + height + 35, words, "faint", "middle")
+    for n, (arm, name) in enumerate(SHOWN_ARMS.items()):
+        found = smooth([c for c in own if c.arm == arm], "sampled tokens", budget, points)
+        band = [at(p.x, p.high) for p in found] + [at(p.x, p.low) for p in found[::-1]]
+        d.path(line(band) + "Z", "none", 0, arm, opacity=0.18)
+        d.path(line([at(p.x, p.mean) for p in found]), arm, 2.5)
+        x, y = at(0.38 * budget, 0.19 - 0.06 * n)
+        d.path(line([(x, y - 4), (x + 16, y - 4)]), arm, 2.5)
+        d.text(x + 22, y, name, arm, weight=600)
 
 
 @dataclass(frozen=True)
@@ -398,7 +403,7 @@ def draw_tree(d: Drawing, tree: dict) -> None:
 def draw(data: dict, colors: dict[str, str]) -> str:
     """The picture in one palette."""
     d = Drawing(colors)
-    draw_curve(d, data)
+    draw_curves(d)
     draw_tree(d, data["tree"])
     return d.svg(summary(data))
 

@@ -15,7 +15,7 @@ from extras.study.arms import CHOSEN, COMMON, CURVES, TABLES, TRIALS, Table
 from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import picture
 from extras.study.intervals import interval, paired
-from extras.study.tables import budget_of, calls_table, world_table
+from extras.study.tables import budget_of, calls_table, difference_table, world_table
 from methods import PRESETS
 
 KEY = ("table", "easy", 1, "grpo", 1)
@@ -116,16 +116,19 @@ def some_curves():
 def test_the_table_compares_at_equal_budgets():
     curves = some_curves()
     assert budget_of(curves, "seconds") == 41
-    table = world_table(curves, "grpo").splitlines()
+    table = world_table(curves).splitlines()
     assert len({line.count("|") for line in table}) == 1
-    # the best arm first; (0.7 - 0.5) * 21 / 41
-    assert table[2].startswith("| appo | 4 |") and "| 0.102 |" in table[2]
+    # the best arm first; (0.1 * 20 + 0.7 * 21) / 41
+    assert table[2].startswith("| appo | 4 | 0.407 |")
+    # (0.7 - 0.5) * 21 / 41 on all axes, 0.7 - 0.5 at the end
+    less = difference_table(curves, "grpo").splitlines()
+    assert less[2:] == ["| appo |" + 5 * " 0.102 |" + " 0.200 |"]
 
 
 def test_seconds_are_sampled_tokens_at_the_measured_pace(tmp_path, monkeypatch, capsys):
     """Arms in turn, the median of the rounds; without a pace for all arms there are no seconds."""
     table = Table(
-        "t", ("easy",), {"grpo": {"lr": 1}, "appo": {"lr": 2}}, (1,), (1,), 10, "", "grpo"
+        "t", ("easy",), {"grpo": {"lr": 1}, "appo": {"lr": 2}}, (1,), (1,), 10, "", ("grpo",)
     )
     order, factors = [], iter((1, 1, 5, 5, 2, 4))
     monkeypatch.setattr(pace, "PACE", tmp_path / "pace.json")
@@ -228,7 +231,10 @@ def test_the_picture_is_well_formed():
     root = ET.fromstring(picture(some_curves()))
     lines = [x for x in root.iter() if x.tag.endswith("polyline")]
     # of each arm its curve and its mark in the legend
-    assert sorted(len(x.attrib["points"].split()) for x in lines) == [2, 2, 40, 40]
+    assert sorted(len(x.attrib["points"].split()) for x in lines) == [2, 2, 30, 30]
+    # and the band of its interval, there and back
+    bands = [x for x in root.iter() if x.tag.endswith("polygon")]
+    assert [len(x.attrib["points"].split()) for x in bands] == [60, 60]
     many = [dataclasses.replace(some_curves()[0], arm=str(n)) for n in range(16)]
     pens = {
         (x.attrib["stroke"], x.get("stroke-dasharray"))
@@ -242,7 +248,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     """What is missing, then the tables and the picture of what is there."""
     from extras.study import __main__ as study
 
-    table = Table("t", ("easy",), {"grpo": {}, "appo": {}}, (1, 2), (1, 2), 10, baseline="grpo")
+    table = Table("t", ("easy",), {"grpo": {}, "appo": {}}, (1, 2), (1, 2), 10, baselines=("grpo",))
     monkeypatch.setattr(study, "TABLES", {"t": table})
     monkeypatch.setattr(pace, "PACE", tmp_path / "pace.json")
     for module in (study, runs):
@@ -255,7 +261,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     study.main(["show", "t", "--picture", str(tmp_path / "x.svg")])
     shown = capsys.readouterr().out
     assert "no seconds: python -m extras.study pace t" in shown and " seconds |" not in shown
-    assert "against grpo" in shown and "| appo | 2 |" in shown and "| grpo | 4 |" in shown
+    assert "less grpo" in shown and "| appo | 2 |" in shown and "| grpo | 4 |" in shown
     assert (tmp_path / "x.svg").read_text().startswith("<svg")
 
 

@@ -11,7 +11,7 @@ from extras.study.curves import load
 from extras.study.figure import picture
 from extras.study.pace import at_pace, measure
 from extras.study.runs import make, missing
-from extras.study.tables import calls_table, world_table
+from extras.study.tables import calls_table, difference_table, world_table
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,7 +47,9 @@ def show(table: Table, file: Path | None) -> None:
         own = at_pace([curve for curve in curves if curve.world == world])
         if "seconds" not in own[0].spent:
             print(f"\nno seconds: python -m extras.study pace {table.name}")
-        print(f"\n{world}\n\n{world_table(own, table.baseline)}\n\n{calls_table(own)}")
+        parts = [world, world_table(own)]
+        parts += [difference_table(own, b) for b in table.baselines if b in {c.arm for c in own}]
+        print("", *parts, calls_table(own), sep="\n\n")
     if file:
         file.write_text(picture(curves))
 

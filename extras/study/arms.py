@@ -5,9 +5,11 @@ table that is made once, after the choices. Arms hold what differs from configs/
 and WORLD_SETTINGS.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from extras.world.modes import MODES
 from methods import PRESETS
 
 HERE = Path(__file__).parents[2]
@@ -28,8 +30,20 @@ COMMON = {
     "eval_questions": 250,
     "eval_samples": 2,
 }
-# longer rollouts: two relations, then a number, then Python
-WORLD_SETTINGS = {"mixed": {"max_tokens": 256, "max_calls": 5}}
+# questions that SmolLM2-135M is asked; it can read, so it needs few worked examples
+LANGUAGE = {"easy_smollm2": dataclasses.replace(MODES["easy"], copies=0, faultless=320, traces=640)}
+WORLD_SETTINGS = {
+    # longer rollouts: two relations, then a number, then Python
+    "mixed": {"max_tokens": 256, "max_calls": 5},
+    "easy_smollm2": {
+        "cold_optimizer": "adamw",
+        "cold_lr": 1e-4,
+        "max_prompt": 96,
+        "max_tokens": 256,
+        "decode_rows": 64,
+        "eval_questions": 100,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ class Table:
     """Runs that are compared: every arm in every world, from every cold start, with every seed.
 
     budget: sampled tokens of a run; it ends with the step that reaches them. about: the question.
-    baseline: the arm that the others are compared with.
+    baselines: the arms that all others are compared with; `pace` takes the first.
     """
 
     name: str
@@ -47,7 +61,7 @@ class Table:
     seeds: tuple[int, ...]
     budget: int
     about: str = ""
-    baseline: str = "grpo_8"
+    baselines: tuple[str, ...] = ("grpo_8",)
 
 
 def grpo(initial: int, **other) -> dict:
@@ -148,7 +162,7 @@ TABLES = {
             seeds=(1,),
             budget=150_000,
             about="prompts an update and learning rate, as many trials for each arm",
-            baseline="grpo_8 m4 lr0.0004",
+            baselines=("grpo_8 m4 lr0.0004",),
         ),
         Table(
             "main",
@@ -161,7 +175,7 @@ TABLES = {
             seeds=(1001, 1002, 1003, 1004, 1005),
             budget=150_000,
             about="does branching pay? each arm as tuned, on seeds never used before",
-            baseline="grpo_4",
+            baselines=("grpo_4", "grpo_16"),
         ),
         Table(
             "variants",
@@ -175,7 +189,7 @@ TABLES = {
             seeds=(2001, 2002),
             budget=150_000,
             about="which parts of APPO matter? all as tuned for APPO, six runs an arm",
-            baseline="appo",
+            baselines=("appo",),
         ),
         Table(
             "methods",
@@ -185,7 +199,7 @@ TABLES = {
             seeds=(2001, 2002),
             budget=150_000,
             about="every method at one setting, none tuned, six runs an arm",
-            baseline="grpo",
+            baselines=("grpo",),
         ),
     )
 }

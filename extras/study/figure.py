@@ -1,8 +1,15 @@
-"""The study's learning curves as one SVG picture, a panel per world, for light and dark pages."""
+"""The study's learning curves as one SVG picture, a panel per world, for light and dark pages.
 
+A line is the mean accuracy of training of an arm's runs, the band around it the 95% interval.
+"""
+
+from dataclasses import dataclass
+from functools import partial
 from html import escape
 
 from extras.study.curves import Curve
+from extras.study.intervals import interval
+from extras.study.tables import measured
 
 # panels in a row; sizes in pixels
 COLUMNS, PANEL, GAP, TOP, LEFT = 3, (250, 170), 46, 30, 40
@@ -13,16 +20,27 @@ STYLE = (
     ".line{stroke:#d1d9e0}.curve{fill:none;stroke-width:2}"
     "@media(prefers-color-scheme:dark){text{fill:#f0f6fc}.line{stroke:#3d444d}}</style>"
 )
-POINTS = 40
+# points of a line; draws of a point's interval
+POINTS, DRAWS = 30, 1000
 
 
-def smooth(curves: list[Curve], axis: str, budget: float) -> list[tuple[float, float]]:
-    """Mean accuracy of the runs in each of POINTS equal shares of the budget."""
+@dataclass(frozen=True)
+class Point:
+    """Mean and 95% interval of the accuracy around x, what has been spent."""
+
+    x: float
+    mean: float
+    low: float
+    high: float
+
+
+def smooth(curves: list[Curve], axis: str, budget: float, points: int = POINTS) -> list[Point]:
+    """The runs of one arm in one world, in equal shares of the budget."""
     out = []
-    for k in range(POINTS):
-        start, end = budget * k / POINTS, budget * (k + 1) / POINTS
-        parts = [c.mean(axis, end, start) for c in curves]
-        out.append(((start + end) / 2, sum(parts) / len(parts)))
+    for k in range(points):
+        start, end = budget * k / points, budget * (k + 1) / points
+        runs = measured(curves, partial(Curve.mean, axis=axis, budget=end, start=start))
+        out.append(Point((start + end) / 2, *interval(runs, DRAWS)))
     return out
 
 
@@ -70,9 +88,16 @@ def panel(world: str, curves: list[Curve], arms: list[str], axis: str, corner) -
     for n, arm in enumerate(arms):
         own = [c for c in curves if c.arm == arm]
         if own:
-            line = " ".join(
-                f"{x0 + x / budget * width:.1f},{y0 + height * (1 - y):.1f}"
-                for x, y in smooth(own, axis, budget)
-            )
+            points = smooth(own, axis, budget)
+            band = [(p.x, p.high) for p in points] + [(p.x, p.low) for p in points[::-1]]
+            line = [(p.x, p.mean) for p in points]
+            band, line = (spots(pairs, budget, corner) for pairs in (band, line))
+            parts.append(f'<polygon fill="{colour(n)}" opacity="0.15" points="{band}"/>')
             parts.append(f'<polyline class="curve" {pen(n)} points="{line}"/>')
     return parts
+
+
+def spots(pairs: list[tuple[float, float]], budget: float, corner) -> str:
+    """Where (spent, accuracy) are in a panel."""
+    (x0, y0), (width, height) = corner, PANEL
+    return " ".join(f"{x0 + x / budget * width:.1f},{y0 + height * (1 - y):.1f}" for x, y in pairs)

@@ -4,6 +4,8 @@
 2. cold_start   a world and its cold-started model, made once for all arms
 3. one_run      `python train.py` in a process of its own; goes on if it was cut
 4. make         all of them; each adds a line to the file when it is complete
+
+The model is the bundled world's, or SmolLM2-135M in the worlds of LANGUAGE.
 """
 
 import shutil
@@ -14,8 +16,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from extras.study.arms import COMMON, CURVES, RUNS, WORLD_SETTINGS, Table
+from extras.bench.runs import smollm2_folder
+from extras.study.arms import COMMON, CURVES, LANGUAGE, RUNS, WORLD_SETTINGS, Table
 from extras.study.curves import Curve, load, read_run, row_of
+from extras.world.prepare import WORLDS, made_as, prepare
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,20 +64,35 @@ def common(world: str) -> dict:
     return COMMON | WORLD_SETTINGS.get(world, {})
 
 
+def files_of(world: str, cold: int) -> dict[str, Path]:
+    """Questions and documents of a world, as settings."""
+    folder = WORLDS / f"{world}-{cold}"
+    names = {"data": "train", "eval_data": "test", "corpus": "corpus"}
+    return {setting: folder / f"{name}.jsonl" for setting, name in names.items()}
+
+
+def untrained(world: str, cold: int) -> dict:
+    """What a cold start is made from; train.py makes the world itself unless it is in LANGUAGE."""
+    if world not in LANGUAGE:
+        return {"world": world}
+    folder = WORLDS / f"{world}-{cold}"
+    if made_as(folder) != (LANGUAGE[world], cold):
+        prepare(LANGUAGE[world], cold, folder)
+    model = smollm2_folder(RUNS / "smollm2-135m")
+    return files_of(world, cold) | {"model": model, "cold_start": folder / "traces.jsonl"}
+
+
 def cold_start(world: str, cold: int) -> Path:
     """The checkpoint of a cold-started model; its world lies in data/world."""
     out = RUNS / "cold" / f"{world}-{cold}"
     if not (out / "step_000000" / "manifest.json").is_file():
-        train(common(world) | dict(world=world, seed=cold, steps=0), out)
+        train(common(world) | untrained(world, cold) | {"seed": cold, "steps": 0}, out)
     return out / "step_000000"
 
 
 def from_cold(world: str, cold: int) -> dict:
     """The settings of all runs from a cold start, which is made if it is not there."""
-    data = ROOT / "data" / "world" / f"{world}-{cold}"
-    given = {"model": cold_start(world, cold), "data": data / "train.jsonl"}
-    given |= {"eval_data": data / "test.jsonl", "corpus": data / "corpus.jsonl"}
-    return common(world) | given
+    return common(world) | {"model": cold_start(world, cold)} | files_of(world, cold)
 
 
 def one_run(key: tuple, table: Table) -> Curve:

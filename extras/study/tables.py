@@ -1,12 +1,14 @@
 """The study's curves as tables in Markdown.
 
-1. budget_of    the largest budget that every run of a world has spent, per axis
-2. measured     an arm's runs in a world -> cold start -> seed -> one number
-3. world_table  a row per arm: mean of the curve at equal budgets, held-out accuracy at the end
-4. calls_table  a row per arm: tool calls per right answer along training, and until an accuracy
+1. budget_of         the largest budget that every run of a world has spent, per axis
+2. measured          an arm's runs in a world -> cold start -> seed -> one number
+3. world_table       a row per arm: mean of the curve at equal budgets, held-out accuracy at the end
+4. difference_table  the same, less those of one arm
+5. calls_table       a row per arm: tool calls per right answer, and until an accuracy
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 from extras.study.curves import AXES, Curve
@@ -31,43 +33,56 @@ def shown(mean: float, low: float, high: float) -> str:
     return f"{mean:.3f}" if low == high else f"{mean:.3f} ({low:.3f} to {high:.3f})"
 
 
-def world_table(curves: list[Curve], baseline: str) -> str:
-    """The table of one world; arms in the order of their mean at equal sampled tokens.
-
-    Columns: runs, mean of the curve at equal budget of each axis, the difference to the baseline
-    at equal sampled tokens (paired), held-out accuracy after the last step, steps and updates made.
-    """
-    arms = {c.arm: [x for x in curves if x.arm == c.arm] for c in curves}
-    budgets = {axis: budget_of(curves, axis) for axis in curves[0].spent}
-    means = {
-        axis: {
-            arm: measured(own, partial(Curve.mean, axis=axis, budget=budget))
-            for arm, own in arms.items()
-        }
-        for axis, budget in budgets.items()
-    }
+def arms_of(curves: list[Curve]) -> dict[str, list[Curve]]:
+    """arm -> its curves, in the order of their mean at equal sampled tokens, the best first."""
     first = next(iter(AXES))
-    order = sorted(arms, key=lambda arm: -interval(means[first][arm])[0])
-    heads = [f"{budget:,.0f} {axis}" for axis, budget in budgets.items()]
-    lines = [
-        "| arm | runs | "
-        + " | ".join(heads)
-        + f" | against {baseline} | held-out at the end | steps | updates |",
-        "|---" * (len(heads) + 6) + "|",
-    ]
-    for arm in order:
-        cells = [arm, str(len(arms[arm]))]
-        cells += [shown(*interval(means[axis][arm])) for axis in budgets]
-        base = means[first].get(baseline)
-        cells.append("" if not base or arm == baseline else shown(*paired(means[first][arm], base)))
-        cells.append(shown(*interval(measured(arms[arm], lambda c: c.after))))
-        steps, updates = (
-            interval(measured(arms[arm], number))[0]
-            for number in (lambda c: len(c.accuracy), lambda c: c.spent["optimizer steps"][-1])
-        )
-        cells += [f"{steps:,.0f}", f"{updates:,.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    budget = budget_of(curves, first)
+    arms = {c.arm: [x for x in curves if x.arm == c.arm] for c in curves}
+
+    def level(arm):
+        return interval(measured(arms[arm], partial(Curve.mean, axis=first, budget=budget)))[0]
+
+    return {arm: arms[arm] for arm in sorted(arms, key=level, reverse=True)}
+
+
+def budgets_of(curves: list[Curve]) -> dict[str, Callable[[Curve], float]]:
+    """Heading -> the number of a run that is compared: mean of the curve at equal budget of each
+    axis, and held-out accuracy after the last step."""
+    numbers = {}
+    for axis in curves[0].spent:
+        budget = budget_of(curves, axis)
+        numbers[f"{budget:,.0f} {axis}"] = partial(Curve.mean, axis=axis, budget=budget)
+    return numbers | {"held-out at the end": lambda curve: curve.after}
+
+
+def table_of(heads: list[str], rows: list[list[str]]) -> str:
+    """In Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def world_table(curves: list[Curve]) -> str:
+    """The table of one world. Columns: runs, the numbers of budgets_of, steps and updates made."""
+    numbers, rows = budgets_of(curves), []
+    for arm, own in arms_of(curves).items():
+        cells = [arm, str(len(own))]
+        cells += [shown(*interval(measured(own, number))) for number in numbers.values()]
+        made = (lambda c: len(c.accuracy), lambda c: c.spent["optimizer steps"][-1])
+        cells += [f"{interval(measured(own, number))[0]:,.0f}" for number in made]
+        rows.append(cells)
+    return table_of(["arm", "runs", *numbers, "steps", "updates"], rows)
+
+
+def difference_table(curves: list[Curve], baseline: str) -> str:
+    """The numbers of budgets_of of every other arm less the baseline's, in pairs of runs that have
+    cold start and seed in common."""
+    numbers, arms, rows = budgets_of(curves), arms_of(curves), []
+    for arm, own in arms.items():
+        if arm == baseline:
+            continue
+        pairs = ((measured(own, x), measured(arms[baseline], x)) for x in numbers.values())
+        rows.append([arm, *(shown(*paired(*pair)) for pair in pairs)])
+    return table_of([f"less {baseline}", *numbers], rows)
 
 
 # shares of the budget that calls are counted in; the accuracy that calls are counted up to
@@ -75,7 +90,7 @@ SHARES, REACHED = 4, 0.8
 
 
 def calls_table(curves: list[Curve]) -> str:
-    """Tool calls of one world, arms in the order given.
+    """Tool calls of one world.
 
     Columns: calls of initial rollouts per right one, in each quarter of the sampled tokens; calls
     of the whole training, branches too, until three steps in a row reach REACHED on average, if all
@@ -85,12 +100,8 @@ def calls_table(curves: list[Curve]) -> str:
     budget = budget_of(curves, first)
     edges = [budget * k / SHARES for k in range(SHARES + 1)]
     heads = [f"calls per right answer, quarter {k + 1}" for k in range(SHARES)]
-    lines = [
-        "| arm | runs | " + " | ".join(heads) + f" | calls made until {REACHED} |",
-        "|---" * (len(heads) + 3) + "|",
-    ]
-    for arm in dict.fromkeys(c.arm for c in curves):
-        own = [c for c in curves if c.arm == arm]
+    rows = []
+    for arm, own in arms_of(curves).items():
         cells = [arm, str(len(own))]
         for low, high in zip(edges[:-1], edges[1:]):
             per_right = measured(own, partial(calls_per_right, axis=first, start=low, end=high))
@@ -98,8 +109,8 @@ def calls_table(curves: list[Curve]) -> str:
         made = measured(own, lambda c: c.reached("tool calls", REACHED))
         all_did = all(x is not None for seeds in made.values() for x in seeds.values())
         cells.append("{:,.0f} ({:,.0f} to {:,.0f})".format(*interval(made)) if all_did else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return table_of(["arm", "runs", *heads, f"calls made until {REACHED}"], rows)
 
 
 def calls_per_right(curve: Curve, axis: str, start: float, end: float) -> float:
