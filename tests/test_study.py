@@ -36,8 +36,12 @@ def test_a_step_weighs_by_what_it_spends_of_the_budget():
 
 def test_what_was_spent_when_an_accuracy_was_reached():
     rising = curve((0.2, 0.4, 0.6, 0.8), (0, 1, 2, 3, 4))
-    assert rising.reached("seconds", 0.4) == 2 and rising.reached("seconds", 0.6) == 3
-    assert rising.reached("seconds", 0.7) is None
+    # the window is three steps long
+    assert rising.reached("seconds", 0.4, 3) == 2 and rising.reached("seconds", 0.6, 3) == 3
+    assert rising.reached("seconds", 0.7, 3) is None
+    # half of the second step, then the end of a step that is longer than the window
+    assert curve((0.2, 0.8), (0, 1, 2)).reached("seconds", 0.6, 1.5) == 1
+    assert curve((0.2, 0.8), (0, 4, 8)).reached("seconds", 0.8, 3) == 4
 
 
 def test_a_run_is_read_from_its_log(tmp_path):
@@ -119,7 +123,7 @@ def test_the_table_compares_at_equal_budgets():
     table = world_table(curves).splitlines()
     assert len({line.count("|") for line in table}) == 1
     # the best arm first; (0.1 * 20 + 0.7 * 21) / 41
-    assert table[2].startswith("| appo | 4 | 0.407 |")
+    assert table[2].startswith("| appo | 4 | 0 | 0.407 |")
     # (0.7 - 0.5) * 21 / 41 on all axes, 0.7 - 0.5 at the end
     less = difference_table(curves, "grpo").splitlines()
     assert less[2:] == ["| appo |" + 5 * " 0.102 |" + " 0.200 |"]

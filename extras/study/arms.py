@@ -25,7 +25,7 @@ COMMON = {
     "cold_batch": 8,
     "log_trees": 0,
     "keep_checkpoints": 1,
-    # all branches of a step in one run of the sampler
+    # methods that branch once a step do so in one run of the sampler
     "fork_tokens": 1_000_000,
     "eval_questions": 250,
     "eval_samples": 2,
@@ -89,6 +89,8 @@ SIGNAL = ARMS | {
 }
 # prompts an update, learning rate
 TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (1, 8e-4))
+# prompts a step when every arm draws 64 rollouts in it, branches too; grpo_4 has them in "tuning"
+PROMPTS_64 = {"grpo_8": 8, "grpo_16": 4, "tree, B = 3": 8, "appo": 4}
 # of each arm the trial with the best mean until 150,000 tokens in both worlds of the tuning table,
 # on design seed 1: chosen before any report seed ran. tree with B = 7 stands behind B = 3 there
 CHOSEN = {
@@ -162,6 +164,21 @@ TABLES = {
             seeds=(1,),
             budget=150_000,
             about="prompts an update and learning rate, as many trials for each arm",
+            baselines=("grpo_8 m4 lr0.0004",),
+        ),
+        Table(
+            "tuning_64",
+            ("late", "late_long"),
+            {
+                f"{name} m{minibatch} lr{lr:g}": ARMS[name]
+                | {"prompts": prompts, "minibatch": minibatch, "lr": lr}
+                for minibatch, lr in TRIALS
+                for name, prompts in PROMPTS_64.items()
+            },
+            colds=(1,),
+            seeds=(1,),
+            budget=150_000,
+            about="the same trials with 64 rollouts a step, branches too, instead of 16 prompts",
             baselines=("grpo_8 m4 lr0.0004",),
         ),
         Table(

@@ -62,10 +62,15 @@ class Curve:
             total += number * (max(start, min(high, budget)) - max(start, min(low, budget)))
         return total / (budget - start)
 
-    def reached(self, axis: str, accuracy: float, window: int = 3) -> float | None:
-        """What was spent when the mean of `window` steps first reached an accuracy; None: never."""
-        for end in range(window, len(self.accuracy) + 1):
-            if sum(self.accuracy[end - window : end]) / window >= accuracy:
+    def reached(self, axis: str, accuracy: float, window: float = 15_000) -> float | None:
+        """What was spent when the mean over a window of sampled tokens first reached an accuracy.
+
+        None: never. The last step of the window is not counted: its policy was there before it.
+        """
+        tokens = self.spent["sampled tokens"]
+        for end in range(1, len(tokens)):
+            start = tokens[end] - window
+            if start >= 0 and self.mean("sampled tokens", tokens[end], start) >= accuracy:
                 return self.spent[axis][end - 1]
         return None
 
