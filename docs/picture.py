@@ -29,7 +29,7 @@ LIGHT = {
     "faint": "#59636e",
     "line": "#d1d9e0",
     "appo": "#0969da",
-    "grpo_4": "#bc4c00",
+    "grpo_8": "#bc4c00",
     "grpo_16": "#59636e",
     "think": "#b6bfc9",
     "call": "#0969da",
@@ -47,7 +47,7 @@ DARK = {
     "faint": "#9198a1",
     "line": "#3d444d",
     "appo": "#4493f8",
-    "grpo_4": "#db6d28",
+    "grpo_8": "#db6d28",
     "grpo_16": "#9198a1",
     "think": "#656c76",
     "call": "#4493f8",
@@ -64,7 +64,7 @@ DARK = {
 OMEGA, SCORE = "future_value", "branching_score"
 # the study's table and world, sampled tokens and points of a line; its arms, and their names here
 SHOWN_TABLE = ("main", "late", 150_000, 15)
-SHOWN_ARMS = {"grpo_4": "GRPO, N = 4", "appo": "APPO, N = 4, B = 3", "grpo_16": "GRPO, N = 16"}
+SHOWN_ARMS = {"grpo_8": "GRPO, N = 8", "appo": "APPO, N = 4, B = 3", "grpo_16": "GRPO, N = 16"}
 WIDTH, HEIGHT = 840, 386
 FONT = "-apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif"
 CODE = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'Liberation Mono', monospace"

@@ -16,6 +16,10 @@ from pathlib import Path
 import pytest
 
 import config
+from extras.study.arms import CURVES
+from extras.study.curves import load
+from extras.study.pace import at_pace
+from extras.study.tables import calls_table, world_table
 
 HERE = Path(__file__).resolve().parent.parent
 README = HERE / "README.md"
@@ -246,6 +250,14 @@ def test_the_result_is_the_picture_s_and_names_its_script():
     assert "python -m extras.bench laptop --seeds " + " ".join(map(str, data["seeds"])) in readme
     assert "torch " + data["versions"]["torch"] in readme
     assert picture.table(data) in (HERE / "docs/evidence.md").read_text()
+
+
+def test_the_tables_of_the_study_are_those_of_its_curves():
+    text = (HERE / "docs/evidence.md").read_text()
+    main = [curve for curve in load(CURVES) if curve.table == "main"]
+    for world in ("late", "late_long"):
+        own = at_pace([curve for curve in main if curve.world == world])
+        assert world_table(own) in text and calls_table(own) in text, world
 
 
 @pytest.mark.parametrize("name, colors", [("picture", "LIGHT"), ("picture-dark", "DARK")])

@@ -124,9 +124,9 @@ def test_the_table_compares_at_equal_budgets():
     assert len({line.count("|") for line in table}) == 1
     # the best arm first; (0.1 * 20 + 0.7 * 21) / 41
     assert table[2].startswith("| appo | 4 | 0 | 0.407 |")
-    # (0.7 - 0.5) * 21 / 41 on all axes, 0.7 - 0.5 at the end
+    # (0.7 - 0.5) * 21 / 41 on all axes, half of 0.7 - 0.5 in steps, 0.7 - 0.5 at the end
     less = difference_table(curves, "grpo").splitlines()
-    assert less[2:] == ["| appo |" + 5 * " 0.102 |" + " 0.200 |"]
+    assert less[2:] == ["| appo |" + 5 * " 0.102 |" + " 0.100 | 0.200 |"]
 
 
 def test_seconds_are_sampled_tokens_at_the_measured_pace(tmp_path, monkeypatch, capsys):
@@ -188,10 +188,10 @@ def test_calls_are_counted_per_right_answer():
     both = [curve((0.2, 0.8), (0, 10, 40)), curve((0.2, 0.8), (0, 10, 40), KEY[:4] + (2,))]
     table = calls_table(both).splitlines()
     assert "| 15.000 | 3.750 |" in table[2]
-    # three steps in a row are not there
+    # 15,000 tokens are not there
     assert table[2].endswith("|  |")
-    long = curve((0.2, 0.7, 0.8, 0.95), (0, 10, 20, 30, 40))
-    assert calls_table([long]).splitlines()[2].endswith("| 30 (30 to 30) |")
+    long = curve((0.2, 0.7, 0.8, 0.95), [10_000 * k for k in range(5)])
+    assert calls_table([long]).splitlines()[2].endswith("| 30,000 (30,000 to 30,000) |")
 
 
 def test_signal_and_noise_have_no_bias(monkeypatch):

@@ -192,7 +192,7 @@ TABLES = {
             seeds=(1001, 1002, 1003, 1004, 1005),
             budget=150_000,
             about="does branching pay? each arm as tuned, on seeds never used before",
-            baselines=("grpo_4", "grpo_16"),
+            baselines=("grpo_8", "grpo_4", "grpo_16"),
         ),
         Table(
             "variants",

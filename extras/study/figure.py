@@ -11,8 +11,10 @@ from extras.study.curves import Curve
 from extras.study.intervals import interval
 from extras.study.tables import measured
 
-# panels in a row; sizes in pixels
+# most panels in a row; sizes in pixels
 COLUMNS, PANEL, GAP, TOP, LEFT = 3, (250, 170), 46, 30, 40
+# of an arm's name in the legend
+NAME = 150
 # the second time they come dashed
 COLOURS = ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#cf222e", "#9a6700", "#bf3989", "#59636e")
 STYLE = (
@@ -48,17 +50,19 @@ def picture(curves: list[Curve], axis: str = "sampled tokens") -> str:
     """The text of the SVG."""
     worlds = list(dict.fromkeys(c.world for c in curves))
     arms = list(dict.fromkeys(c.arm for c in curves))
-    rows = -(-len(worlds) // COLUMNS)
-    width = LEFT + COLUMNS * (PANEL[0] + GAP)
-    height = TOP + rows * (PANEL[1] + GAP) + 20 * len(arms) // 4 + 20
+    columns = min(COLUMNS, len(worlds))
+    rows = -(-len(worlds) // columns)
+    width = LEFT + columns * (PANEL[0] + GAP)
+    names = (width - LEFT) // NAME
+    foot = TOP + rows * (PANEL[1] + GAP) + 10
+    height = foot + 20 * -(-len(arms) // names)
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">', STYLE]
     for n, world in enumerate(worlds):
-        corner = LEFT + n % COLUMNS * (PANEL[0] + GAP), TOP + n // COLUMNS * (PANEL[1] + GAP)
+        corner = LEFT + n % columns * (PANEL[0] + GAP), TOP + n // columns * (PANEL[1] + GAP)
         own = [c for c in curves if c.world == world]
         parts += panel(world, own, arms, axis, corner)
-    foot = TOP + rows * (PANEL[1] + GAP) + 10
     for n, arm in enumerate(arms):
-        x, y = LEFT + n % 4 * 200, foot + n // 4 * 20
+        x, y = LEFT + n % names * NAME, foot + n // names * 20
         parts.append(f'<polyline class="curve" {pen(n)} points="{x},{y - 7} {x + 14},{y - 7}"/>')
         parts.append(f'<text x="{x + 20}" y="{y - 3}">{escape(arm)}</text>')
     return "\n".join([*parts, "</svg>\n"])

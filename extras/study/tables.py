@@ -47,11 +47,12 @@ def arms_of(curves: list[Curve]) -> dict[str, list[Curve]]:
 
 def budgets_of(curves: list[Curve]) -> dict[str, Callable[[Curve], float]]:
     """Heading -> the number of a run that is compared: mean of the curve at equal budget of each
-    axis, and held-out accuracy after the last step."""
-    numbers = {}
+    axis, and of as many steps as every run has made; held-out accuracy after the last step."""
+    numbers, steps = {}, min(len(curve.accuracy) for curve in curves)
     for axis in curves[0].spent:
         budget = budget_of(curves, axis)
         numbers[f"{budget:,.0f} {axis}"] = partial(Curve.mean, axis=axis, budget=budget)
+    numbers[f"first {steps} steps"] = lambda curve: sum(curve.accuracy[:steps]) / steps
     return numbers | {"held-out at the end": lambda curve: curve.after}
 
 
