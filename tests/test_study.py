@@ -11,14 +11,21 @@ from conftest import SMALL
 
 from config import read_settings
 from extras.study import pace, runs, signal
-from extras.study.arms import CHOSEN, COMMON, CURVES, TABLES, TRIALS, Table
+from extras.study.arms import CHOSEN, COMMON, CURVES, LANGUAGE, TABLES, TRIALS, Table
 from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import picture
 from extras.study.intervals import interval, paired
-from extras.study.tables import budget_of, calls_table, difference_table, world_table
+from extras.study.tables import (
+    budget_of,
+    calls_table,
+    difference_table,
+    trials_table,
+    world_table,
+)
 from methods import PRESETS
 
 KEY = ("table", "easy", 1, "grpo", 1)
+FILES = ("data", "eval_data", "corpus")
 
 
 def curve(accuracy=(0.0, 1.0), edges=(0, 10, 40), key=KEY, after=0.5):
@@ -127,6 +134,17 @@ def test_the_table_compares_at_equal_budgets():
     # (0.7 - 0.5) * 21 / 41 on all axes, half of 0.7 - 0.5 in steps, 0.7 - 0.5 at the end
     less = difference_table(curves, "grpo").splitlines()
     assert less[2:] == ["| appo |" + 5 * " 0.102 |" + " 0.100 | 0.200 |"]
+
+
+def test_the_trials_of_an_arm_are_in_order():
+    """The mean over worlds decides; a trial without a run in one of them is not there."""
+    made = {("a m1", "x"): 0.2, ("a m1", "y"): 0.4, ("a m2", "x"): 0.9, ("a m2", "y"): 0.1}
+    made |= {("b m1", "x"): 0.7}
+    curves = [curve((v,), (0, 10), ("t", w, 1, arm, 1)) for (arm, w), v in made.items()]
+    assert trials_table(curves).splitlines()[2:] == [
+        "| a | t | m2 | 0.900 | 0.100 | 0.500 |",
+        "| a | t | m1 | 0.200 | 0.400 | 0.300 |",
+    ]
 
 
 def test_seconds_are_sampled_tokens_at_the_measured_pace(tmp_path, monkeypatch, capsys):
@@ -284,6 +302,24 @@ def test_every_arm_is_a_run_that_train_py_accepts():
     ours = read_settings(runs.flags_of(COMMON | methods.arms["released"]))
     for name in PRESETS["released"].keys() - {"prompts", "max_tokens", "reward"}:
         assert getattr(ours, name) == getattr(released, name), name
+
+
+def test_a_language_model_has_a_world_of_its_own(tmp_path, monkeypatch):
+    """Fewer examples than the tiny model's, none to copy; its runs use the same questions."""
+    monkeypatch.setattr(runs, "WORLDS", tmp_path)
+    monkeypatch.setattr(runs, "smollm2_folder", lambda folder: tmp_path / "smollm2")
+    monkeypatch.setattr(runs, "cold_start", lambda world, cold: tmp_path / "cold")
+    before, after = (f("easy_smollm2", 3) for f in (runs.untrained, runs.from_cold))
+    assert before["model"] == tmp_path / "smollm2" and after["model"] == tmp_path / "cold"
+    assert len(before["cold_start"].read_text().splitlines()) == LANGUAGE["easy_smollm2"].traces
+    assert {before[name] == after[name] and before[name].is_file() for name in FILES} == {True}
+    made = before["cold_start"].stat().st_mtime_ns
+    given = read_settings(runs.flags_of(runs.common("easy_smollm2") | before))
+    assert given.cold_optimizer == "adamw" and not given.constant_rows
+    # it is made once
+    runs.untrained("easy_smollm2", 3)
+    assert before["cold_start"].stat().st_mtime_ns == made
+    assert runs.untrained("late", 3) == {"world": "late"}
 
 
 def test_the_runner_makes_what_is_missing_and_goes_on(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """`list` says what is missing of each table, `run TABLE` makes it, `show TABLE` prints it.
 
-`pace TABLE` measures the seconds that `show` counts; nothing else may run meanwhile.
+`pace TABLE` measures the seconds that `show` counts; nothing else may run meanwhile. `best` prints
+the trials of all tuning tables, the best of each arm first.
 """
 
 import argparse
@@ -11,13 +12,13 @@ from extras.study.curves import load
 from extras.study.figure import picture
 from extras.study.pace import at_pace, measure
 from extras.study.runs import make, missing
-from extras.study.tables import calls_table, difference_table, world_table
+from extras.study.tables import calls_table, difference_table, trials_table, world_table
 
 
 def main(argv: list[str] | None = None) -> None:
     """Read the flags and do what they say."""
     parser = argparse.ArgumentParser(prog="python -m extras.study", description=__doc__)
-    parser.add_argument("what", choices=("list", "run", "pace", "show"))
+    parser.add_argument("what", choices=("list", "run", "pace", "show", "best"))
     parser.add_argument("table", nargs="?", choices=TABLES)
     parser.add_argument("--workers", type=int, default=2, help="runs side by side (default 2)")
     parser.add_argument("--rounds", type=int, default=5, help="pace: of all arms (default 5)")
@@ -27,6 +28,9 @@ def main(argv: list[str] | None = None) -> None:
         for table in TABLES.values():
             every = len(table.arms) * len(table.worlds) * len(table.colds) * len(table.seeds)
             print(f"{table.name}: {len(missing(table))} of {every} runs missing; {table.about}")
+        return
+    if args.what == "best":
+        print(trials_table([c for c in load(CURVES) if c.table.startswith("tuning")]))
         return
     if not args.table:
         parser.error(f"{args.what} needs a table: {', '.join(TABLES)}")

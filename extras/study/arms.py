@@ -89,8 +89,10 @@ SIGNAL = ARMS | {
 }
 # prompts an update, learning rate
 TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (1, 8e-4))
-# prompts a step when every arm draws 64 rollouts in it, branches too; grpo_4 has them in "tuning"
-PROMPTS_64 = {"grpo_8": 8, "grpo_16": 4, "tree, B = 3": 8, "appo": 4}
+# rollouts of a prompt, branches too
+PER_PROMPT = {"grpo_4": 4, "grpo_8": 8, "tree, B = 3": 8, "appo": 16, "grpo_16": 16}
+# rollouts an update, learning rate
+TRIALS_32 = ((32, 4e-4), (16, 4e-4), (32, 8e-4), (16, 8e-4))
 # of each arm the trial with the best mean until 150,000 tokens in both worlds of the tuning table,
 # on design seed 1: chosen before any report seed ran. tree with B = 7 stands behind B = 3 there
 CHOSEN = {
@@ -171,14 +173,30 @@ TABLES = {
             ("late", "late_long"),
             {
                 f"{name} m{minibatch} lr{lr:g}": ARMS[name]
-                | {"prompts": prompts, "minibatch": minibatch, "lr": lr}
+                | {"prompts": 64 // drawn, "minibatch": minibatch, "lr": lr}
                 for minibatch, lr in TRIALS
-                for name, prompts in PROMPTS_64.items()
+                for name, drawn in PER_PROMPT.items()
+                if name != "grpo_4"
             },
             colds=(1,),
             seeds=(1,),
             budget=150_000,
-            about="the same trials with 64 rollouts a step, branches too, instead of 16 prompts",
+            about="as tuning, but 64 rollouts a step, as grpo_4 has there, instead of 16 prompts",
+            baselines=("grpo_8 m4 lr0.0004",),
+        ),
+        Table(
+            "tuning_32",
+            ("late", "late_long"),
+            {
+                f"{name} m{size // drawn} lr{lr:g}": ARMS[name]
+                | {"prompts": 32 // drawn, "minibatch": size // drawn, "lr": lr}
+                for size, lr in TRIALS_32
+                for name, drawn in PER_PROMPT.items()
+            },
+            colds=(1,),
+            seeds=(1,),
+            budget=150_000,
+            about="32 rollouts a step, 16 or 32 an update",
             baselines=("grpo_8 m4 lr0.0004",),
         ),
         Table(

@@ -5,6 +5,7 @@
 3. world_table       a row per arm: mean of the curve at equal budgets, held-out accuracy at the end
 4. difference_table  the same, less those of one arm
 5. calls_table       a row per arm: tool calls per right answer, and until an accuracy
+6. trials_table      tuning: the trials of each arm, the best first
 """
 
 import math
@@ -122,3 +123,29 @@ def calls_per_right(curve: Curve, axis: str, start: float, end: float) -> float:
     """Mean calls of an initial rollout over the share of them that is right; inf if none is."""
     right = curve.mean(axis, end, start)
     return curve.mean(axis, end, start, of="calls") / right if right else math.inf
+
+
+def trials_table(curves: list[Curve]) -> str:
+    """Runs of the tuning tables, arm after arm, the best trial first.
+
+    Columns: mean accuracy in each world until the sampled tokens that every run there has spent;
+    their mean. A trial's arm is named "ARM mMINIBATCH lrRATE".
+    """
+    first = next(iter(AXES))
+    worlds = list(dict.fromkeys(c.world for c in curves))
+    budgets = {w: budget_of([c for c in curves if c.world == w], first) for w in worlds}
+    trials: dict[tuple, dict] = {}
+    for c in curves:
+        levels = trials.setdefault((c.table, c.arm), {world: [] for world in worlds})
+        levels[c.world].append(c.mean(first, budgets[c.world]))
+    rows = []
+    for (table, trial), levels in trials.items():
+        if all(levels.values()):
+            means = [sum(x) / len(x) for x in levels.values()]
+            arm, settings = trial.split(" m")
+            rows.append((arm, -sum(means) / len(means), table, f"m{settings}", means))
+    cells = [
+        [arm, table, settings, *(f"{x:.3f}" for x in (*means, -level))]
+        for arm, level, table, settings, means in sorted(rows)
+    ]
+    return table_of(["arm", "table", "trial", *worlds, "mean"], cells)
