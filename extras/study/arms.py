@@ -89,8 +89,13 @@ SIGNAL = ARMS | {
 }
 # prompts an update, learning rate
 TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (1, 8e-4))
+# cheaper prompts, since those did well in "tuning"
+FEWER = {"grpo_2": grpo(2), "tree, B = 1": {"algo": "tree", "branches": 1}}
 # rollouts of a prompt, branches too
 PER_PROMPT = {"grpo_4": 4, "grpo_8": 8, "tree, B = 3": 8, "appo": 16, "grpo_16": 16}
+PER_PROMPT_32 = PER_PROMPT | {"grpo_2": 2, "tree, B = 1": 4}
+# a run's two evaluations would take a third of its time; its curve says more than they do
+SHORT = {"eval_questions": 100}
 # rollouts an update, learning rate
 TRIALS_32 = ((32, 4e-4), (16, 4e-4), (32, 8e-4), (16, 8e-4))
 # of each arm the trial with the best mean until 150,000 tokens in both worlds of the tuning table,
@@ -139,8 +144,6 @@ METHODS = {
         if name not in ("prompts", "max_tokens", "reward")
     },
 }
-# a run's two evaluations would take a third of its time; its curve says more than they do
-SHORT = {"eval_questions": 100}
 WORLDS = ("easy", "late", "late_long", "mixed", "spurious_off")
 TABLES = {
     table.name: table
@@ -188,10 +191,11 @@ TABLES = {
             "tuning_32",
             ("late", "late_long"),
             {
-                f"{name} m{size // drawn} lr{lr:g}": ARMS[name]
+                f"{name} m{size // drawn} lr{lr:g}": (ARMS | FEWER)[name]
+                | SHORT
                 | {"prompts": 32 // drawn, "minibatch": size // drawn, "lr": lr}
                 for size, lr in TRIALS_32
-                for name, drawn in PER_PROMPT.items()
+                for name, drawn in PER_PROMPT_32.items()
             },
             colds=(1,),
             seeds=(1,),
