@@ -42,6 +42,8 @@ NO_USE = {
     "tree_grpo": ("norm",),
     "tree": ("aggregate", "std_correction", "dual"),
 }
+# settings of one method alone; 1 is no use of them
+ONLY_OF = {"branch_ahead": "ahead", "depth": "deep", "fork_turn": "tree"}
 # settings of earlier versions: the value that is still meant, and what to do about any other
 RETIRED = {"surrogate": ("ppo", "begin a run of its own with --algo {}")}
 PRESETS = {
@@ -95,17 +97,13 @@ def method_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
             ("criterion", "algo"),
             f"--criterion {c.criterion} is for --algo appo, ahead and deep, got --algo {c.algo}",
         )
-    if c.branch_ahead > 1 and c.algo != "ahead":
-        told = f"--branch_ahead {c.branch_ahead} is for --algo ahead, got --algo {c.algo}"
-        yield ("branch_ahead", "algo"), told
+    for name, algo in ONLY_OF.items():
+        value = getattr(c, name)
+        if value > 1 and c.algo != algo:
+            yield (name, "algo"), f"--{name} {value} is for --algo {algo}, got --algo {c.algo}"
     if c.prompts % (c.minibatch * c.branch_ahead):
         yield (
             ("branch_ahead", "prompts", "minibatch"),
             f"--branch_ahead {c.branch_ahead} must divide the {c.prompts // c.minibatch} "
             "mini-batches of a step (--prompts / --minibatch)",
         )
-    if c.depth > 1 and c.algo != "deep":
-        yield ("depth", "algo"), f"--depth {c.depth} is for --algo deep, got --algo {c.algo}"
-    if c.fork_turn > 1 and c.algo != "tree":
-        told = f"--fork_turn {c.fork_turn} is for --algo tree, got --algo {c.algo}"
-        yield ("fork_turn", "algo"), told

@@ -105,7 +105,7 @@ def calls_table(curves: list[Curve]) -> str:
     first = next(iter(AXES))
     budget = budget_of(curves, first)
     edges = [budget * k / SHARES for k in range(SHARES + 1)]
-    heads = [f"calls per right answer, quarter {k + 1}" for k in range(SHARES)]
+    heads = [f"quarter {k + 1}" for k in range(SHARES)]
     rows = []
     for arm, own in arms_of(curves).items():
         cells = [arm, str(len(own))]
@@ -116,7 +116,7 @@ def calls_table(curves: list[Curve]) -> str:
         all_did = all(x is not None for seeds in made.values() for x in seeds.values())
         cells.append("{:,.0f} ({:,.0f} to {:,.0f})".format(*interval(made)) if all_did else "")
         rows.append(cells)
-    return table_of(["arm", "runs", *heads, f"calls made until {REACHED}"], rows)
+    return table_of(["arm", "runs", *heads, f"calls until {REACHED}"], rows)
 
 
 def calls_per_right(curve: Curve, axis: str, start: float, end: float) -> float:
