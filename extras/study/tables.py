@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from extras.study.curves import AXES, Curve
-from extras.study.intervals import Runs, interval, paired
+from extras.study.intervals import Runs, interval, mean, paired
 
 
 def budget_of(curves: list[Curve], axis: str) -> float:
@@ -29,9 +29,9 @@ def measured(curves: list[Curve], number) -> Runs:
     return runs
 
 
-def shown(mean: float, low: float, high: float) -> str:
+def shown(middle: float, low: float, high: float) -> str:
     """.534 (.512 to .556); differences keep their sign. One run has no interval."""
-    return f"{mean:.3f}" if low == high else f"{mean:.3f} ({low:.3f} to {high:.3f})"
+    return f"{middle:.3f}" if low == high else f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
 def arms_of(curves: list[Curve]) -> dict[str, list[Curve]]:
@@ -67,16 +67,22 @@ def world_table(curves: list[Curve]) -> str:
     """The table of one world.
 
     Columns: runs, how many of them end with a lower held-out accuracy than they began with, the
-    numbers of budgets_of, steps and updates made.
+    numbers of budgets_of; means of steps and updates made, and of the share of trained tokens.
     """
     numbers, rows = budgets_of(curves), []
     for arm, own in arms_of(curves).items():
         cells = [arm, str(len(own)), str(sum(c.after < c.before for c in own))]
         cells += [shown(*interval(measured(own, number))) for number in numbers.values()]
         made = (lambda c: len(c.accuracy), lambda c: c.spent["optimizer steps"][-1])
-        cells += [f"{interval(measured(own, number))[0]:,.0f}" for number in made]
+        cells += [f"{mean(measured(own, number)):,.0f}" for number in made]
+        cells.append(f"{mean(measured(own, trained_share)):.0%}")
         rows.append(cells)
-    return table_of(["arm", "runs", "lost", *numbers, "steps", "updates"], rows)
+    return table_of(["arm", "runs", "lost", *numbers, "steps", "updates", "trained"], rows)
+
+
+def trained_share(curve: Curve) -> float:
+    """Of the sampled tokens, by the end."""
+    return curve.spent["trained tokens"][-1] / curve.spent["sampled tokens"][-1]
 
 
 def difference_table(curves: list[Curve], baseline: str) -> str:
@@ -91,32 +97,32 @@ def difference_table(curves: list[Curve], baseline: str) -> str:
     return table_of([f"less {baseline}", *numbers], rows)
 
 
-# shares of the budget that calls are counted in; the accuracy that calls are counted up to
-SHARES, REACHED = 4, 0.8
+# share of the budget that calls are counted in; the accuracy that calls are counted up to
+SHARE, REACHED = 0.25, 0.8
 
 
 def calls_table(curves: list[Curve]) -> str:
     """Tool calls of one world.
 
-    Columns: calls of initial rollouts per right one, in each quarter of the sampled tokens; calls
-    of the whole training, branches too, until the mean accuracy of 15,000 sampled tokens is
-    REACHED, if all runs of the arm get there.
+    Columns: calls of initial rollouts per right one, in the first and the last quarter of the
+    sampled tokens; calls of the whole training, branches too, until the mean accuracy of 15,000
+    sampled tokens is REACHED, if all runs of the arm get there.
     """
     first = next(iter(AXES))
     budget = budget_of(curves, first)
-    edges = [budget * k / SHARES for k in range(SHARES + 1)]
-    heads = [f"quarter {k + 1}" for k in range(SHARES)]
-    rows = []
+    spans, rows = ((0, SHARE * budget), ((1 - SHARE) * budget, budget)), []
     for arm, own in arms_of(curves).items():
         cells = [arm, str(len(own))]
-        for low, high in zip(edges[:-1], edges[1:]):
+        for low, high in spans:
             per_right = measured(own, partial(calls_per_right, axis=first, start=low, end=high))
             cells.append(shown(*interval(per_right)))
         made = measured(own, lambda c: c.reached("tool calls", REACHED))
         all_did = all(x is not None for seeds in made.values() for x in seeds.values())
         cells.append("{:,.0f} ({:,.0f} to {:,.0f})".format(*interval(made)) if all_did else "")
         rows.append(cells)
-    return table_of(["arm", "runs", *heads, f"calls until {REACHED}"], rows)
+    return table_of(
+        ["arm", "runs", "first quarter", "last quarter", f"calls until {REACHED}"], rows
+    )
 
 
 def calls_per_right(curve: Curve, axis: str, start: float, end: float) -> float:
