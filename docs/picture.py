@@ -149,7 +149,7 @@ def question(prompt: str) -> str:
 
 
 def collect(runs: list[Path], seed: int, step: int, index: int) -> dict:
-    """All numbers of the picture. seed, step, index: the rollout that is shown.
+    """All numbers of picture.json. seed, step, index: the rollout that is shown.
 
     Raises: ValueError if no run has this seed.
     """
@@ -405,7 +405,7 @@ def draw(data: dict, colors: dict[str, str]) -> str:
     d = Drawing(colors)
     draw_curves(d)
     draw_tree(d, data["tree"])
-    return d.svg(summary(data))
+    return d.svg("Accuracy of APPO and GRPO over sampled tokens; a rollout and its branches")
 
 
 def main() -> None:

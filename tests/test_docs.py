@@ -18,6 +18,7 @@ import pytest
 import config
 from extras.study.arms import CURVES
 from extras.study.curves import load
+from extras.study.figure import picture as study_picture
 from extras.study.pace import at_pace
 from extras.study.tables import calls_table, world_table
 
@@ -242,7 +243,7 @@ def test_defaults_in_the_readme_are_the_defaults():
             assert kind(value) == kind(str(default).lower()), name
 
 
-def test_the_result_is_the_picture_s_and_names_its_script():
+def test_the_laptop_s_result_names_its_script():
     data = json.loads((HERE / "docs/picture.json").read_text())
     readme = " ".join(README.read_text().split())
     for number in re.findall(r"\d\.\d{3}", picture.summary(data)):
@@ -252,12 +253,17 @@ def test_the_result_is_the_picture_s_and_names_its_script():
     assert picture.table(data) in (HERE / "docs/evidence.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_study_are_those_of_its_curves():
-    text = (HERE / "docs/evidence.md").read_text()
+    text, readme = ((HERE / name).read_text() for name in ("docs/evidence.md", "README.md"))
     main = [curve for curve in load(CURVES) if curve.table == "main"]
     for world in ("late", "late_long"):
         own = at_pace([curve for curve in main if curve.world == world])
-        assert world_table(own) in text and calls_table(own) in text, world
+        table = world_table(own)
+        assert table in text and calls_table(own) in text, world
+        for arm in ("appo", "grpo_8"):
+            assert re.search(rf"\| {arm} \| 9 \| \d \| (\d\.\d+)", table)[1] in readme
+    assert study_picture(main) == (HERE / "docs/study-main.svg").read_text()
 
 
 @pytest.mark.parametrize("name, colors", [("picture", "LIGHT"), ("picture-dark", "DARK")])

@@ -10,10 +10,11 @@ import torch
 from conftest import SMALL
 
 from config import read_settings
+from extras.bench import runs as bench_runs
 from extras.study import pace, runs, signal
 from extras.study.arms import CHOSEN, COMMON, CURVES, LANGUAGE, TABLES, TRIALS, Table
 from extras.study.curves import AXES, Curve, load, read_run, row_of
-from extras.study.figure import picture
+from extras.study.figure import pen, picture
 from extras.study.intervals import interval, paired
 from extras.study.tables import (
     budget_of,
@@ -138,12 +139,12 @@ def test_the_table_compares_at_equal_budgets():
 
 def test_the_trials_of_an_arm_are_in_order():
     """The mean over worlds decides; a trial without a run in one of them is not there."""
-    made = {("a m1", "x"): 0.2, ("a m1", "y"): 0.4, ("a m2", "x"): 0.9, ("a m2", "y"): 0.1}
+    made = {("a m m1", "x"): 0.2, ("a m m1", "y"): 0.4, ("a m m2", "x"): 0.9, ("a m m2", "y"): 0.1}
     made |= {("b m1", "x"): 0.7}
     curves = [curve((v,), (0, 10), ("t", w, 1, arm, 1)) for (arm, w), v in made.items()]
     assert trials_table(curves).splitlines()[2:] == [
-        "| a | t | m2 | 0.900 | 0.100 | 0.500 |",
-        "| a | t | m1 | 0.200 | 0.400 | 0.300 |",
+        "| a m | t | m2 | 0.900 | 0.100 | 0.500 |",
+        "| a m | t | m1 | 0.200 | 0.400 | 0.300 |",
     ]
 
 
@@ -257,13 +258,7 @@ def test_the_picture_is_well_formed():
     # and the band of its interval, there and back
     bands = [x for x in root.iter() if x.tag.endswith("polygon")]
     assert [len(x.attrib["points"].split()) for x in bands] == [60, 60]
-    many = [dataclasses.replace(some_curves()[0], arm=str(n)) for n in range(16)]
-    pens = {
-        (x.attrib["stroke"], x.get("stroke-dasharray"))
-        for x in ET.fromstring(picture(many))
-        if x.tag.endswith("polyline")
-    }
-    assert len(pens) == 16
+    assert len({pen(n) for n in range(36)}) == 36
 
 
 def test_the_command_line(tmp_path, monkeypatch, capsys):
@@ -307,7 +302,7 @@ def test_every_arm_is_a_run_that_train_py_accepts():
 def test_a_language_model_has_a_world_of_its_own(tmp_path, monkeypatch):
     """Fewer examples than the tiny model's, none to copy; its runs use the same questions."""
     monkeypatch.setattr(runs, "WORLDS", tmp_path)
-    monkeypatch.setattr(runs, "smollm2_folder", lambda folder: tmp_path / "smollm2")
+    monkeypatch.setattr(bench_runs, "smollm2_folder", lambda folder: tmp_path / "smollm2")
     monkeypatch.setattr(runs, "cold_start", lambda world, cold: tmp_path / "cold")
     before, after = (f("easy_smollm2", 3) for f in (runs.untrained, runs.from_cold))
     assert before["model"] == tmp_path / "smollm2" and after["model"] == tmp_path / "cold"

@@ -9,14 +9,15 @@ from html import escape
 
 from extras.study.curves import Curve
 from extras.study.intervals import interval
-from extras.study.tables import measured
+from extras.study.tables import budget_of, measured
 
 # most panels in a row; sizes in pixels
 COLUMNS, PANEL, GAP, TOP, LEFT = 3, (250, 170), 46, 30, 40
 # of an arm's name in the legend
-NAME = 150
-# the second time they come dashed
+NAME = 170
+# once all are used, lines are dashed
 COLOURS = ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#cf222e", "#9a6700", "#bf3989", "#59636e")
+DASHES = ("", "5 3", "2 2", "9 3", "9 3 2 3")
 STYLE = (
     "<style>text{font:12px -apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fill:#1f2328}"
     ".line{stroke:#d1d9e0}.curve{fill:none;stroke-width:2}"
@@ -75,13 +76,14 @@ def colour(n: int) -> str:
 
 def pen(n: int) -> str:
     """How the n-th arm is drawn."""
-    return f'stroke="{colour(n)}"' + ' stroke-dasharray="5 3"' * (n >= len(COLOURS))
+    dashes = DASHES[n // len(COLOURS) % len(DASHES)]
+    return f'stroke="{colour(n)}"' + f' stroke-dasharray="{dashes}"' * bool(dashes)
 
 
 def panel(world: str, curves: list[Curve], arms: list[str], axis: str, corner) -> list[str]:
     """The curves of one world, accuracy 0 to 1."""
     (x0, y0), (width, height) = corner, PANEL
-    budget = min(c.spent[axis][-1] for c in curves)
+    budget = budget_of(curves, axis)
     parts = [f'<text x="{x0}" y="{y0 - 8}">{escape(world)}</text>']
     for level in (0, 0.5, 1):
         y = y0 + height * (1 - level)

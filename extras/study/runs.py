@@ -16,7 +16,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from extras.bench.runs import smollm2_folder
 from extras.study.arms import COMMON, CURVES, LANGUAGE, RUNS, WORLD_SETTINGS, Table
 from extras.study.curves import Curve, load, read_run, row_of
 from extras.world.prepare import WORLDS, made_as, prepare
@@ -75,6 +74,9 @@ def untrained(world: str, cold: int) -> dict:
     """What a cold start is made from; train.py makes the world itself unless it is in LANGUAGE."""
     if world not in LANGUAGE:
         return {"world": world}
+    # imports torch, which tables and pictures do without
+    from extras.bench.runs import smollm2_folder
+
     folder = WORLDS / f"{world}-{cold}"
     if made_as(folder) != (LANGUAGE[world], cold):
         prepare(LANGUAGE[world], cold, folder)

@@ -30,7 +30,7 @@ def measured(curves: list[Curve], number) -> Runs:
 
 
 def shown(middle: float, low: float, high: float) -> str:
-    """.534 (.512 to .556); differences keep their sign. One run has no interval."""
+    """0.534 (0.512 to 0.556); differences keep their sign. One run has no interval."""
     return f"{middle:.3f}" if low == high else f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
@@ -41,7 +41,7 @@ def arms_of(curves: list[Curve]) -> dict[str, list[Curve]]:
     arms = {c.arm: [x for x in curves if x.arm == c.arm] for c in curves}
 
     def level(arm):
-        return interval(measured(arms[arm], partial(Curve.mean, axis=first, budget=budget)))[0]
+        return mean(measured(arms[arm], partial(Curve.mean, axis=first, budget=budget)))
 
     return {arm: arms[arm] for arm in sorted(arms, key=level, reverse=True)}
 
@@ -148,7 +148,7 @@ def trials_table(curves: list[Curve]) -> str:
     for (table, trial), levels in trials.items():
         if all(levels.values()):
             means = [sum(x) / len(x) for x in levels.values()]
-            arm, settings = trial.split(" m")
+            arm, settings = trial.rsplit(" m", 1)
             rows.append((arm, -sum(means) / len(means), table, f"m{settings}", means))
     cells = [
         [arm, table, settings, *(f"{x:.3f}" for x in (*means, -level))]
