@@ -261,7 +261,7 @@ def draw_curves(d: Drawing, left=40, top=66, width=236, height=272) -> None:
         return left + width * tokens / budget, top + height * (1 - value)
 
     d.text(8, 20, "Does branching pay?", size=15, weight=600)
-    d.text(8, 38, f"accuracy in training, mean and 95% of {runs} runs", "faint")
+    d.text(8, 38, f"accuracy, 16 prompts a step; {runs} runs, 95%", "faint")
     for value in (0, 0.25, 0.5, 0.75, 1):
         y = at(0, value)[1]
         d.path(line([(left, y), (left + width, y)]), dash="" if value == 0 else "2 4")
