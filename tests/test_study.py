@@ -139,12 +139,13 @@ def test_the_table_compares_at_equal_budgets():
 
 def test_the_trials_of_an_arm_are_in_order():
     """The mean over worlds decides; a trial without a run in one of them is not there."""
-    made = {("a m m1", "x"): 0.2, ("a m m1", "y"): 0.4, ("a m m2", "x"): 0.9, ("a m m2", "y"): 0.1}
-    made |= {("b m1", "x"): 0.7}
+    first, second, third = "a m m1 lr0.1", "a m p2 m2 lr1e-05", "b m1 lr1"
+    made = {(first, "x"): 0.2, (first, "y"): 0.4, (second, "x"): 0.9, (second, "y"): 0.1}
+    made |= {(third, "x"): 0.7}
     curves = [curve((v,), (0, 10), ("t", w, 1, arm, 1)) for (arm, w), v in made.items()]
     assert trials_table(curves).splitlines()[2:] == [
-        "| a m | t | m2 | 0.900 | 0.100 | 0.500 |",
-        "| a m | t | m1 | 0.200 | 0.400 | 0.300 |",
+        "| a m | t | p2 m2 lr1e-05 | 0.900 | 0.100 | 0.500 |",
+        "| a m | t | m1 lr0.1 | 0.200 | 0.400 | 0.300 |",
     ]
 
 

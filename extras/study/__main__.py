@@ -1,7 +1,7 @@
 """`list` says what is missing of each table, `run TABLE` makes it, `show TABLE` prints it.
 
 `pace TABLE` measures the seconds that `show` counts; nothing else may run meanwhile. `best` prints
-the trials of all tuning tables, the best of each arm first.
+the trials of all tuning tables, the best of each arm first, or those of TABLE.
 """
 
 import argparse
@@ -30,7 +30,8 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{table.name}: {len(missing(table))} of {every} runs missing; {table.about}")
         return
     if args.what == "best":
-        print(trials_table([c for c in load(CURVES) if c.table.startswith("tuning")]))
+        start = args.table or "tuning"
+        print(trials_table([c for c in load(CURVES) if c.table.startswith(start)]))
         return
     if not args.table:
         parser.error(f"{args.what} needs a table: {', '.join(TABLES)}")

@@ -91,13 +91,39 @@ SIGNAL = ARMS | {
 TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (1, 8e-4))
 # cheaper prompts, since those did well in "tuning"
 FEWER = {"grpo_2": grpo(2), "tree, B = 1": {"algo": "tree", "branches": 1}}
-# rollouts of a prompt, branches too
+# sequences of a prompt, rollouts and branches
 PER_PROMPT = {"grpo_4": 4, "grpo_8": 8, "tree, B = 3": 8, "appo": 16, "grpo_16": 16}
 PER_PROMPT_32 = PER_PROMPT | {"grpo_2": 2, "tree, B = 1": 4}
 # a run's two evaluations would take a third of its time; its curve says more than they do
 SHORT = {"eval_questions": 100}
-# rollouts an update, learning rate
+# sequences an update, learning rate
 TRIALS_32 = ((32, 4e-4), (16, 4e-4), (32, 8e-4), (16, 8e-4))
+
+
+def tried(name: str, step: int, update: int, lr: float, **other) -> tuple[str, dict]:
+    """(name as `best` reads it, settings) of an arm with so many sequences a step and an update."""
+    drawn = PER_PROMPT_32[name]
+    minibatch = update // drawn
+    settings = {"prompts": step // drawn, "minibatch": minibatch, "lr": lr}
+    return f"{name} m{minibatch} lr{lr:g}", (ARMS | FEWER)[name] | other | settings
+
+
+def tuning(name: str, arms: dict[str, dict], about: str) -> "Table":
+    """Trials on design seed 1."""
+    baselines = ("grpo_8 m4 lr0.0004",)
+    worlds = ("late", "late_long")
+    return Table(name, worlds, arms, (1,), (1,), 150_000, about=about, baselines=baselines)
+
+
+# of each arm the three trials with the best mean until 150,000 tokens in both worlds of all tuning
+# tables: prompts a step, prompts an update, learning rate
+BEST = {
+    "appo": ((2, 1, 4e-4), (2, 2, 8e-4), (4, 2, 8e-4)),
+    "grpo_16": ((4, 1, 8e-4), (2, 1, 4e-4), (2, 2, 8e-4)),
+    "grpo_4": ((16, 4, 8e-4), (16, 2, 4e-4), (16, 1, 4e-4)),
+    "grpo_8": ((8, 2, 8e-4), (4, 4, 8e-4), (8, 1, 4e-4)),
+    "tree, B = 3": ((4, 2, 8e-4), (4, 2, 4e-4), (8, 1, 4e-4)),
+}
 # of each arm the trial with the best mean until 150,000 tokens in both worlds of the tuning table,
 # on design seed 1: chosen before any report seed ran. tree with B = 7 stands behind B = 3 there
 CHOSEN = {
@@ -157,51 +183,48 @@ TABLES = {
             budget=300_000,
             about="does plain GRPO learn in every world, from 0.1-0.3 to above 0.8?",
         ),
-        Table(
+        tuning(
             "tuning",
-            ("late", "late_long"),
             {
                 f"{name} m{minibatch} lr{lr:g}": arm | {"minibatch": minibatch, "lr": lr}
                 for minibatch, lr in TRIALS
                 for name, arm in ARMS.items()
             },
-            colds=(1,),
-            seeds=(1,),
-            budget=150_000,
-            about="prompts an update and learning rate, as many trials for each arm",
-            baselines=("grpo_8 m4 lr0.0004",),
+            "prompts an update and learning rate, as many trials for each arm",
         ),
-        Table(
+        tuning(
             "tuning_64",
-            ("late", "late_long"),
-            {
-                f"{name} m{minibatch} lr{lr:g}": ARMS[name]
-                | {"prompts": 64 // drawn, "minibatch": minibatch, "lr": lr}
+            dict(
+                tried(name, 64, minibatch * drawn, lr)
                 for minibatch, lr in TRIALS
                 for name, drawn in PER_PROMPT.items()
                 if name != "grpo_4"
-            },
-            colds=(1,),
-            seeds=(1,),
-            budget=150_000,
-            about="as tuning, but 64 rollouts a step, as grpo_4 has there, instead of 16 prompts",
-            baselines=("grpo_8 m4 lr0.0004",),
+            ),
+            "as tuning, but 64 rollouts a step, as grpo_4 has there, instead of 16 prompts",
+        ),
+        tuning(
+            "tuning_32",
+            dict(
+                tried(name, 32, size, lr, **SHORT)
+                for size, lr in TRIALS_32
+                for name in PER_PROMPT_32
+            ),
+            "32 sequences a step, 16 or 32 an update",
         ),
         Table(
-            "tuning_32",
+            "again",
             ("late", "late_long"),
             {
-                f"{name} m{size // drawn} lr{lr:g}": (ARMS | FEWER)[name]
-                | SHORT
-                | {"prompts": 32 // drawn, "minibatch": size // drawn, "lr": lr}
-                for size, lr in TRIALS_32
-                for name, drawn in PER_PROMPT_32.items()
+                f"{name} p{prompts} m{minibatch} lr{lr:g}": ARMS[name]
+                | {"eval_questions": 20, "prompts": prompts, "minibatch": minibatch, "lr": lr}
+                for name, trials in BEST.items()
+                for prompts, minibatch, lr in trials
             },
-            colds=(1,),
-            seeds=(1,),
+            colds=(2, 3),
+            seeds=(2,),
             budget=150_000,
-            about="32 rollouts a step, 16 or 32 an update",
-            baselines=("grpo_8 m4 lr0.0004",),
+            about="the best three trials of each arm again, from two other cold starts",
+            baselines=("grpo_8 p8 m2 lr0.0008",),
         ),
         Table(
             "language",

@@ -9,6 +9,7 @@
 """
 
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -131,11 +132,14 @@ def calls_per_right(curve: Curve, axis: str, start: float, end: float) -> float:
     return curve.mean(axis, end, start, of="calls") / right if right else math.inf
 
 
+TRIAL = re.compile(r"(.+?) ((?:p\d+ )?m\d+ lr\S+)")
+
+
 def trials_table(curves: list[Curve]) -> str:
     """Runs of the tuning tables, arm after arm, the best trial first.
 
     Columns: mean accuracy in each world until the sampled tokens that every run there has spent;
-    their mean. A trial's arm is named "ARM mMINIBATCH lrRATE".
+    their mean. A trial's arm is named "ARM mMINIBATCH lrRATE", or "ARM pPROMPTS mMINIBATCH lrRATE".
     """
     first = next(iter(AXES))
     worlds = list(dict.fromkeys(c.world for c in curves))
@@ -148,8 +152,8 @@ def trials_table(curves: list[Curve]) -> str:
     for (table, trial), levels in trials.items():
         if all(levels.values()):
             means = [sum(x) / len(x) for x in levels.values()]
-            arm, settings = trial.rsplit(" m", 1)
-            rows.append((arm, -sum(means) / len(means), table, f"m{settings}", means))
+            arm, settings = TRIAL.fullmatch(trial).groups()
+            rows.append((arm, -sum(means) / len(means), table, settings, means))
     cells = [
         [arm, table, settings, *(f"{x:.3f}" for x in (*means, -level))]
         for arm, level, table, settings, means in sorted(rows)
