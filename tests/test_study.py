@@ -12,7 +12,18 @@ from conftest import SMALL
 from config import read_settings
 from extras.bench import runs as bench_runs
 from extras.study import pace, runs, signal
-from extras.study.arms import CHOSEN, COMMON, CURVES, LANGUAGE, TABLES, TRIALS, Table
+from extras.study.arms import (
+    ARMS,
+    BEST,
+    CHOSEN,
+    COMMON,
+    CURVES,
+    FEWER,
+    LANGUAGE,
+    TABLES,
+    TRIALS,
+    Table,
+)
 from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import pen, picture
 from extras.study.intervals import interval, paired
@@ -185,22 +196,36 @@ def test_seconds_are_sampled_tokens_at_the_measured_pace(tmp_path, monkeypatch, 
     assert "seconds" not in pace.at_pace([*curves, other])[0].spent
 
 
+def levels_of(curves: list) -> dict:
+    """Arm, table and settings of each trial -> mean until 150,000 tokens over its worlds."""
+    first = next(iter(AXES))
+    runs_of: dict = {}
+    for c in curves:
+        settings = TABLES[c.table].arms[c.arm]
+        trial = settings.get("prompts", 16), settings["minibatch"], settings["lr"]
+        name = next(name for name in (ARMS | FEWER) if c.arm.startswith(f"{name} "))
+        budget = min(150_000, c.spent[first][-1])
+        runs_of.setdefault((name, c.table, trial), []).append(c.mean(first, budget))
+    return {key: (sum(x) / len(x), len(x)) for key, x in runs_of.items()}
+
+
 def test_each_arm_of_the_report_has_its_best_trial():
     """By the committed curves of the tuning table; as many trials for each arm."""
-    tuning = [c for c in load(CURVES) if c.table == "tuning"]
-    first = next(iter(AXES))
-    for name, (minibatch, lr) in CHOSEN.items():
-        means = {}
-        for c in tuning:
-            arm, _, trial = c.arm.rpartition(" m")
-            if arm == name:
-                budget = min(150_000, c.spent[first][-1])
-                means.setdefault(trial, []).append(c.mean(first, budget))
-        assert len(means) == len(TRIALS) and all(len(worlds) == 2 for worlds in means.values())
-        best = max(means, key=lambda trial: sum(means[trial]))
-        assert best == f"{minibatch} lr{lr:g}", (name, means)
+    levels = levels_of([c for c in load(CURVES) if c.table == "tuning"])
+    for name, trial in CHOSEN.items():
+        own = {key[2]: level for key, level in levels.items() if key[0] == name}
+        assert len(own) == len(TRIALS) and all(made == 2 for _, made in own.values())
+        assert max(own, key=own.get)[1:] == trial, (name, own)
     seeds = TABLES["main"].colds + TABLES["main"].seeds
     assert min(seeds) >= 1000 and TABLES["main"].arms.keys() == CHOSEN.keys()
+
+
+def test_the_best_three_trials_are_made_again():
+    levels = levels_of([c for c in load(CURVES) if c.table.startswith("tuning")])
+    for name, trials in BEST.items():
+        own = {key: level for key, level in levels.items() if key[0] == name}
+        best = sorted(own, key=own.get)[-len(trials) :]
+        assert {key[2] for key in best} == set(trials), (name, own)
 
 
 def test_calls_are_counted_per_right_answer():

@@ -118,10 +118,10 @@ def tuning(name: str, arms: dict[str, dict], about: str) -> "Table":
 # of each arm the three trials with the best mean until 150,000 tokens in both worlds of all tuning
 # tables: prompts a step, prompts an update, learning rate
 BEST = {
-    "appo": ((2, 1, 4e-4), (2, 2, 8e-4), (4, 2, 8e-4)),
-    "grpo_16": ((4, 1, 8e-4), (2, 1, 4e-4), (2, 2, 8e-4)),
+    "appo": ((2, 1, 4e-4), (2, 2, 8e-4), (2, 1, 8e-4)),
+    "grpo_16": ((2, 1, 8e-4), (4, 1, 8e-4), (2, 1, 4e-4)),
     "grpo_4": ((16, 4, 8e-4), (16, 2, 4e-4), (16, 1, 4e-4)),
-    "grpo_8": ((8, 2, 8e-4), (4, 4, 8e-4), (8, 1, 4e-4)),
+    "grpo_8": ((4, 2, 8e-4), (8, 2, 8e-4), (4, 4, 8e-4)),
     "tree, B = 3": ((4, 2, 8e-4), (4, 2, 4e-4), (8, 1, 4e-4)),
 }
 # of each arm the trial with the best mean until 150,000 tokens in both worlds of the tuning table,
@@ -224,7 +224,7 @@ TABLES = {
             seeds=(2,),
             budget=150_000,
             about="the best three trials of each arm again, from two other cold starts",
-            baselines=("grpo_8 p8 m2 lr0.0008",),
+            baselines=("grpo_8 p4 m2 lr0.0008",),
         ),
         Table(
             "language",
