@@ -43,6 +43,7 @@ FOREIGN_FLAGS = {
 
 sys.path.insert(0, str(HERE / "docs"))
 picture = __import__("picture")
+speed = __import__("speed")
 counts = __import__("counts")
 
 
@@ -271,6 +272,28 @@ def test_the_picture_is_drawn_from_its_numbers(name, colors):
     data = json.loads((HERE / "docs/picture.json").read_text())
     drawn = picture.draw(data, getattr(picture, colors))
     assert (HERE / f"docs/{name}.svg").read_text() == drawn
+
+
+def test_the_figures_of_speed_are_those_of_the_bench():
+    figures = json.loads((HERE / "docs/speed.json").read_text())
+    assert speed.picture(figures) == (HERE / "docs/growth.svg").read_text()
+    assert speed.table(figures) in (HERE / "docs/speed.md").read_text()
+
+
+def test_growth_is_drawn_where_its_numbers_are():
+    """Ten times as many tokens, ten times as long: from one corner of the panel to the other."""
+    sizes = {"1": (100, 0.1), "2": (1000, 1.0)}
+    figures = {
+        f"scaling: {axis} = {size}, {tokens:,} unique tokens, {what}": {"value": made}
+        for axis in speed.LINES
+        for size, (tokens, made) in sizes.items()
+        for what in speed.PANELS
+    }
+    left, top = speed.LEFT, speed.TOP
+    line = f'points="{left:.1f},{top + speed.HEIGHT:.1f} {left + speed.WIDTH:.1f},{top:.1f}"'
+    drawn = speed.picture(figures)
+    assert drawn.count(line) == 1 + len(speed.LINES)
+    assert speed.table({}).count("not measured") == len(speed.PEERS)
 
 
 def test_collecting_the_picture_s_numbers(tmp_path):

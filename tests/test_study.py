@@ -12,21 +12,11 @@ from conftest import SMALL
 from config import read_settings
 from extras.bench import runs as bench_runs
 from extras.study import pace, runs, signal
-from extras.study.arms import (
-    ARMS,
-    BEST,
-    CHOSEN,
-    COMMON,
-    CURVES,
-    FEWER,
-    LANGUAGE,
-    TABLES,
-    TRIALS,
-    Table,
-)
+from extras.study.arms import ARMS, COMMON, CURVES, FEWER, LANGUAGE, Table
 from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import pen, picture
 from extras.study.intervals import interval, paired
+from extras.study.plan import TABLES
 from extras.study.tables import (
     budget_of,
     calls_table,
@@ -34,6 +24,7 @@ from extras.study.tables import (
     trials_table,
     world_table,
 )
+from extras.study.trials import BEST, CHOSEN, TRIALS
 from methods import PRESETS
 
 KEY = ("table", "easy", 1, "grpo", 1)
@@ -315,10 +306,15 @@ def test_every_arm_is_a_run_that_train_py_accepts():
         assert len(set(table.seeds)) == len(table.seeds)
         settings = [read_settings(runs.flags_of(COMMON | arm)) for arm in table.arms.values()]
         assert len(set(map(str, settings))) == len(settings), "two arms are the same"
-    variants, methods, main = (TABLES[name] for name in ("variants", "methods", "main"))
+    variants, methods = TABLES["variants"], TABLES["methods"]
     assert min(variants.seeds + methods.seeds + variants.colds + methods.colds) >= 1000
-    less = {name: x for name, x in variants.arms["appo"].items() if name != "eval_questions"}
-    assert less == main.arms["appo"]
+    for table in (variants, methods):
+        for name, arm in table.arms.items():
+            settings = read_settings(runs.flags_of(COMMON | arm))
+            drawn = settings.initial * (settings.branches + 1)
+            # a branch has a branch of its own
+            drawn += settings.initial * settings.branches * (settings.depth - 1) * 2
+            assert 60 <= drawn * settings.prompts <= 64, (table.name, name, drawn)
     released = read_settings(["--preset", "released"])
     ours = read_settings(runs.flags_of(COMMON | methods.arms["released"]))
     for name in PRESETS["released"].keys() - {"prompts", "max_tokens", "reward"}:

@@ -120,6 +120,7 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
         default=[211, 212, 213, 214],
         help="laptop: world and training seeds (default 211 212 213 214)",
     )
+    add("--processes", type=int, default=1, help="laptop: by torchrun if more than 1 (default 1)")
     add("--data", nargs="+", help="smollm2, eval: questions, .jsonl or .parquet")
     add("--corpus", help="smollm2, eval: what search searches")
     args, args.flags = parser.parse_known_args(argv)

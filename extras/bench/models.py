@@ -44,7 +44,7 @@ def tiny_folder(args) -> Path:
                 num_attention_heads=8,
                 num_key_value_heads=4,
                 intermediate_size=512,
-                max_position_embeddings=4096,
+                max_position_embeddings=16_384,
                 tie_word_embeddings=True,
                 bos_token_id=None,
                 eos_token_id=tokenizer.eos_token_id,

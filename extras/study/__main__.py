@@ -7,10 +7,11 @@ the trials of all tuning tables, the best of each arm first, or those of TABLE.
 import argparse
 from pathlib import Path
 
-from extras.study.arms import CURVES, TABLES, Table
+from extras.study.arms import CURVES, Table
 from extras.study.curves import load
 from extras.study.figure import picture
 from extras.study.pace import at_pace, measure
+from extras.study.plan import TABLES
 from extras.study.runs import make, missing
 from extras.study.tables import calls_table, difference_table, trials_table, world_table
 

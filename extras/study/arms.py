@@ -1,8 +1,11 @@
-"""What the study compares: worlds, arms, seeds and budgets, decided before its report seeds ran.
+"""What the study compares: worlds, arms, and what all runs have in common.
 
-Design seeds are 1 to 99: every choice below is made on them. Report seeds are 1,000 and up, for a
-table that is made once, after the choices that its arms name. Arms hold what differs from
-configs/laptop.json, COMMON and WORLD_SETTINGS.
+    1. COMMON, WORLD_SETTINGS    of all runs, and of those in a world, above configs/laptop.json
+    2. Table                     runs that are compared
+    3. ARMS, VARIANTS, METHODS   arms hold what differs
+    4. sized                     prompts of a step and of an update, for so many sequences
+
+extras/study/trials.py holds the tables on design seeds, plan.py those of the report.
 """
 
 import dataclasses
@@ -87,54 +90,21 @@ SIGNAL = ARMS | {
     "tree_grpo": {"algo": "tree_grpo", "branches": 7},
     "tree, N = 4, B = 3": {"algo": "tree", "initial": 4, "branches": 3},
 }
-# prompts an update, learning rate
-TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (1, 8e-4))
 # cheaper prompts, since those did well in "tuning"
 FEWER = {"grpo_2": grpo(2), "tree, B = 1": {"algo": "tree", "branches": 1}}
-# sequences of a prompt, rollouts and branches
+# sequences of a prompt: rollouts and branches
 PER_PROMPT = {"grpo_4": 4, "grpo_8": 8, "tree, B = 3": 8, "appo": 16, "grpo_16": 16}
-PER_PROMPT_32 = PER_PROMPT | {"grpo_2": 2, "tree, B = 1": 4}
 # a run's two evaluations would take a third of its time; its curve says more than they do
 SHORT = {"eval_questions": 100}
-# sequences an update, learning rate
-TRIALS_32 = ((32, 4e-4), (16, 4e-4), (32, 8e-4), (16, 8e-4))
 
 
-def tried(name: str, step: int, update: int, lr: float, **other) -> tuple[str, dict]:
-    """(name as `best` reads it, settings) of an arm with so many sequences a step and an update."""
-    drawn = PER_PROMPT_32[name]
-    minibatch = update // drawn
-    settings = {"prompts": step // drawn, "minibatch": minibatch, "lr": lr}
-    return f"{name} m{minibatch} lr{lr:g}", (ARMS | FEWER)[name] | other | settings
+def sized(per_prompt: int, step: int = 64, update: int = 16) -> dict:
+    """Prompts for so many sequences a step and an update, or a few less."""
+    return {"prompts": step // per_prompt, "minibatch": update // per_prompt}
 
 
-def tuning(name: str, arms: dict[str, dict], about: str) -> "Table":
-    """Trials on design seed 1."""
-    baselines = ("grpo_8 m4 lr0.0004",)
-    worlds = ("late", "late_long")
-    return Table(name, worlds, arms, (1,), (1,), 150_000, about=about, baselines=baselines)
-
-
-# of each arm the three trials with the best mean until 150,000 tokens in both worlds of all tuning
-# tables: prompts a step, prompts an update, learning rate
-BEST = {
-    "appo": ((2, 1, 4e-4), (2, 2, 8e-4), (2, 1, 8e-4)),
-    "grpo_16": ((2, 1, 8e-4), (4, 1, 8e-4), (2, 1, 4e-4)),
-    "grpo_4": ((16, 4, 8e-4), (16, 2, 4e-4), (16, 1, 4e-4)),
-    "grpo_8": ((4, 2, 8e-4), (8, 2, 8e-4), (4, 4, 8e-4)),
-    "tree, B = 3": ((4, 2, 8e-4), (4, 2, 4e-4), (8, 1, 4e-4)),
-}
-# of each arm the trial with the best mean until 150,000 tokens in both worlds of the tuning table,
-# on design seed 1: chosen before any report seed ran. tree with B = 7 stands behind B = 3 there
-CHOSEN = {
-    "grpo_4": (4, 8e-4),
-    "grpo_8": (1, 4e-4),
-    "grpo_16": (1, 8e-4),
-    "appo": (1, 4e-4),
-    "tree, B = 3": (4, 8e-4),
-}
 # what the paper switches off (its Table 4), other criteria, other trees (its Table 3, appendix E):
-# M = 16 rollouts a prompt, the last two 8 and 12; all with the trial chosen for appo
+# M = 16 sequences a prompt, or those of FEWER_SEQUENCES
 VARIANTS = {
     "appo": {},
     "entropy alone": {"criterion": "entropy"},
@@ -152,6 +122,7 @@ VARIANTS = {
     "N = 2, B = 3": {"initial": 2, "branches": 3},
     "N = 3, B = 1, L = 2": {"algo": "deep", "initial": 3, "branches": 1, "depth": 2},
 }
+FEWER_SEQUENCES = {"N = 2, B = 3": 8, "N = 3, B = 1, L = 2": 12}
 # every method but ahead and deep as it comes, GRPO's kin with 8 rollouts a prompt: their number
 # matters, so GRPO has three; of --preset released all but prompts, budget and reward
 METHODS = {
@@ -170,113 +141,8 @@ METHODS = {
         if name not in ("prompts", "max_tokens", "reward")
     },
 }
-WORLDS = ("easy", "late", "late_long", "mixed", "spurious_off")
-TABLES = {
-    table.name: table
-    for table in (
-        Table(
-            "instruments",
-            WORLDS,
-            {"grpo_8": grpo(8)},
-            colds=(1,),
-            seeds=(1,),
-            budget=300_000,
-            about="does plain GRPO learn in every world, from 0.1-0.3 to above 0.8?",
-        ),
-        tuning(
-            "tuning",
-            {
-                f"{name} m{minibatch} lr{lr:g}": arm | {"minibatch": minibatch, "lr": lr}
-                for minibatch, lr in TRIALS
-                for name, arm in ARMS.items()
-            },
-            "prompts an update and learning rate, as many trials for each arm",
-        ),
-        tuning(
-            "tuning_64",
-            dict(
-                tried(name, 64, minibatch * drawn, lr)
-                for minibatch, lr in TRIALS
-                for name, drawn in PER_PROMPT.items()
-                if name != "grpo_4"
-            ),
-            "as tuning, but 64 rollouts a step, as grpo_4 has there, instead of 16 prompts",
-        ),
-        tuning(
-            "tuning_32",
-            dict(
-                tried(name, 32, size, lr, **SHORT)
-                for size, lr in TRIALS_32
-                for name in PER_PROMPT_32
-            ),
-            "32 sequences a step, 16 or 32 an update",
-        ),
-        Table(
-            "again",
-            ("late", "late_long"),
-            {
-                f"{name} p{prompts} m{minibatch} lr{lr:g}": ARMS[name]
-                | {"eval_questions": 20, "prompts": prompts, "minibatch": minibatch, "lr": lr}
-                for name, trials in BEST.items()
-                for prompts, minibatch, lr in trials
-            },
-            colds=(2, 3),
-            seeds=(2,),
-            budget=150_000,
-            about="the best three trials of each arm again, from two other cold starts",
-            baselines=("grpo_8 p4 m2 lr0.0008",),
-        ),
-        Table(
-            "language",
-            ("easy_smollm2",),
-            {
-                f"{name} lr{lr:g}": ARMS[name]
-                | {"prompts": 64 // PER_PROMPT[name], "minibatch": 16 // PER_PROMPT[name], "lr": lr}
-                for lr in (1e-5, 3e-5)
-                for name in ("grpo_8", "appo", "tree, B = 3")
-            },
-            colds=(1,),
-            seeds=(1,),
-            budget=60_000,
-            about="does SmolLM2-135M learn? 64 rollouts a step, 16 an update",
-            baselines=("grpo_8 lr1e-05",),
-        ),
-        Table(
-            "main",
-            ("late", "late_long"),
-            {
-                name: ARMS[name] | {"minibatch": minibatch, "lr": lr}
-                for name, (minibatch, lr) in CHOSEN.items()
-            },
-            colds=(1001, 1002, 1003),
-            seeds=(1001, 1002, 1003),
-            budget=150_000,
-            about="does branching pay? each arm as tuned, on seeds never used before",
-            baselines=("grpo_8", "grpo_4", "grpo_16"),
-        ),
-        Table(
-            "variants",
-            ("late",),
-            {
-                name: {"algo": "appo", "minibatch": CHOSEN["appo"][0], "lr": CHOSEN["appo"][1]}
-                | arm
-                for name, arm in VARIANTS.items()
-            },
-            colds=(1001, 1002, 1003),
-            seeds=(2001, 2002),
-            budget=150_000,
-            about="which parts of APPO matter? all as tuned for APPO, six runs an arm",
-            baselines=("appo",),
-        ),
-        Table(
-            "methods",
-            ("late",),
-            {name: arm | SHORT | {"minibatch": 4, "lr": 4e-4} for name, arm in METHODS.items()},
-            colds=(1001, 1002, 1003),
-            seeds=(2001, 2002),
-            budget=150_000,
-            about="every method at one setting, none tuned, six runs an arm",
-            baselines=("grpo",),
-        ),
-    )
-}
+# those that have not 8 sequences a prompt
+OTHER_SEQUENCES = {"grpo_4": 4, "tree_grpo": 6}
+OTHER_SEQUENCES |= dict.fromkeys(
+    ("grpo_16", "appo", "tree", "arpo", "arpo_released", "released"), 16
+)

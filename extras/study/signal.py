@@ -22,8 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 import train
-from extras.study.arms import SIGNAL, WORLDS
+from extras.study.arms import SIGNAL
 from extras.study.runs import common, flags_of
+from extras.study.trials import WORLDS
 from support.inputs import encode, read_run
 from support.models import load_tokenizer, positions_of
 from support.ranks import Ranks

@@ -1,0 +1,139 @@
+"""From docs/speed.json, which holds what the bench printed: a table of peers, and docs/growth.svg.
+
+    python -m extras.bench --json docs/speed.json    measure; vLLM in an environment of its own
+    python -m docs.speed                             print the table and draw the picture
+
+A ratio is seconds of the other / seconds of ours. Both axes of the picture are logarithmic: what
+is proportional to the tokens is as steep as the grey line.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+
+from extras.study.figure import STYLE, pen
+
+HERE = Path(__file__).resolve().parent
+FIGURES, PICTURE = HERE / "speed.json", HERE / "growth.svg"
+# (what, part of the bench, name of the ratio's figure)
+GENERATE = "decode: {}, batch {}, seconds of generate / ours"
+VLLM = "vllm: SmolLM2-135M, batch {}, {}"
+TRL = "trl: {}, {} x {} tokens, {}, seconds of TRL / ours"
+TURNS = (
+    "turns: 0.3 M agent, 16 x 4 rollouts of three turns, tools of {} ms, seconds in rounds / live"
+)
+PEERS = [
+    *(
+        (f"`generate`, {model}, {rows} row{'s' * (rows > 1)}", GENERATE.format(model, rows))
+        for model in ("2 M Llama", "SmolLM2-135M")
+        for rows in (1, 8, 32, 64)
+    ),
+    *(
+        (f"vLLM, SmolLM2-135M, {rows} row{'s' * (rows > 1)}{said}", VLLM.format(rows, name))
+        for said, name in (
+            ("", "seconds of vLLM / ours"),
+            (", new weights for every batch", "new weights for every batch"),
+        )
+        for rows in (1, 8, 32, 64)
+    ),
+    *(
+        (f"TRL's GRPOTrainer, {model}, {said}", TRL.format(model, size, new, what))
+        for what, said in (("whole step", "a step"), ("update alone", "its update alone"))
+        for model, size, new in (
+            ("2 M Llama", "8 prompts x 8 rollouts", 128),
+            ("SmolLM2-135M", "1 prompts x 8 rollouts", 32),
+        )
+    ),
+    *(
+        (f"rounds that wait and compute anew, tools of {tools} ms", TURNS.format(tools))
+        for tools in ("20 to 400", "5 to 50")
+    ),
+]
+NAME = re.compile(r"scaling: (\w+) = [\d,]+, ([\d,]+) unique tokens, (step|memory)")
+# setting that grows -> its name here
+LINES = {"initial": "rollouts", "branches": "branches", "max_tokens": "length, to 8,192"}
+PANELS = {"step": "seconds", "memory": "memory, MiB"}
+# sizes in pixels
+WIDTH, HEIGHT, LEFT, TOP, GAP = 270, 190, 60, 30, 80
+
+
+def points(figures: dict) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Panel -> setting -> (unique tokens, figure) of its sizes."""
+    found = {what: {line: [] for line in LINES} for what in PANELS}
+    for name, made in figures.items():
+        match = NAME.fullmatch(name)
+        if match:
+            axis, tokens, what = match.groups()
+            found[what][axis].append((int(tokens.replace(",", "")), made["value"]))
+    return found
+
+
+def picture(figures: dict) -> str:
+    """The text of the SVG."""
+    width, height = LEFT + 2 * (WIDTH + GAP), TOP + HEIGHT + 60
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">', STYLE]
+    for n, (what, lines) in enumerate(points(figures).items()):
+        parts += panel(PANELS[what], lines, LEFT + n * (WIDTH + GAP))
+    for n, name in enumerate(LINES.values()):
+        x, y = LEFT + 150 * n, height - 8
+        parts.append(f'<polyline class="curve" {pen(n)} points="{x},{y - 4} {x + 14},{y - 4}"/>')
+        parts.append(f'<text x="{x + 20}" y="{y}">{name}</text>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def panel(title: str, lines: dict[str, list[tuple[int, float]]], left: float) -> list[str]:
+    """Both axes from a power of ten to another."""
+    every = [pair for pairs in lines.values() for pair in pairs]
+    spans = [powers([pair[k] for pair in every]) for k in (0, 1)]
+
+    def place(x: float, y: float) -> str:
+        (low, high), (bottom, top) = spans
+        across = (math.log10(x) - low) / (high - low)
+        up = (math.log10(y) - bottom) / (top - bottom)
+        return f"{left + WIDTH * across:.1f},{TOP + HEIGHT * (1 - up):.1f}"
+
+    parts = [f'<text x="{left}" y="{TOP - 10}">{title}, of a step</text>']
+    (low, high), (bottom, top) = spans
+    for power in range(bottom, top + 1):
+        start, end = place(10**low, 10**power), place(10**high, 10**power)
+        parts.append(f'<polyline class="line" points="{start} {end}"/>')
+        y = float(start.split(",")[1]) + 4
+        parts.append(f'<text x="{left - 6}" y="{y:.1f}" text-anchor="end">{10.0**power:,g}</text>')
+    for power in range(low, high + 1):
+        x = place(10**power, 10**bottom).split(",")[0]
+        y = TOP + HEIGHT + 16
+        parts.append(f'<text x="{x}" y="{y}" text-anchor="middle">{10**power:,}</text>')
+    label = left + WIDTH / 2, TOP + HEIGHT + 32
+    parts.append(
+        f'<text x="{label[0]}" y="{label[1]}" text-anchor="middle">unique tokens of a step</text>'
+    )
+    # proportional, through the smallest point
+    x, y = min(every)
+    room = min(10**high / x, 10**top / y)
+    parts.append(f'<polyline class="line" points="{place(x, y)} {place(x * room, y * room)}"/>')
+    for n, pairs in enumerate(lines.values()):
+        spots = " ".join(place(*pair) for pair in pairs)
+        parts.append(f'<polyline class="curve" {pen(n)} points="{spots}"/>')
+    return parts
+
+
+def powers(values: list[float]) -> tuple[int, int]:
+    """Exponents of ten below and above."""
+    return math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+
+
+def table(figures: dict) -> str:
+    """The peers in Markdown: median and range of the ratio; "not measured" if it is not there."""
+    rows = ["| against | the other / ours |", "|---|---|"]
+    for what, name in PEERS:
+        made = figures.get(name)
+        cell = "{ratio:.2f} ({low:.2f} .. {high:.2f})".format(**made) if made else "not measured"
+        rows.append(f"| {what} | {cell} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    found = json.loads(FIGURES.read_text())
+    PICTURE.write_text(picture(found))
+    print(table(found))

@@ -1,0 +1,56 @@
+"""All tables of the study; here those of the report, on seeds from 1,000 up.
+
+Each is made once, after the choices that its arms name.
+"""
+
+from extras.study.arms import (
+    ARMS,
+    FEWER_SEQUENCES,
+    METHODS,
+    OTHER_SEQUENCES,
+    SHORT,
+    VARIANTS,
+    Table,
+    sized,
+)
+from extras.study.trials import CHOSEN, COMPARED, DESIGN
+
+REPORT = (
+    Table(
+        "main",
+        COMPARED,
+        {
+            name: ARMS[name] | {"minibatch": minibatch, "lr": lr}
+            for name, (minibatch, lr) in CHOSEN.items()
+        },
+        colds=(1001, 1002, 1003),
+        seeds=(1001, 1002, 1003),
+        budget=150_000,
+        about="does branching pay in steps of 16 prompts? each arm as tuned there",
+        baselines=("grpo_8", "grpo_4", "grpo_16"),
+    ),
+    Table(
+        "variants",
+        ("late_long",),
+        {
+            name: {"algo": "appo"} | sized(FEWER_SEQUENCES.get(name, 16)) | arm | SHORT
+            for name, arm in VARIANTS.items()
+        },
+        colds=(1011, 1012, 1013),
+        seeds=(2001, 2002),
+        budget=150_000,
+        about="which parts of APPO matter? six runs an arm",
+        baselines=("appo",),
+    ),
+    Table(
+        "methods",
+        ("late_long",),
+        {name: arm | sized(OTHER_SEQUENCES.get(name, 8)) | SHORT for name, arm in METHODS.items()},
+        colds=(1011, 1012, 1013),
+        seeds=(2001, 2002),
+        budget=150_000,
+        about="every method at one setting, none tuned, six runs an arm",
+        baselines=("grpo",),
+    ),
+)
+TABLES = {table.name: table for table in (*DESIGN, *REPORT)}

@@ -1,0 +1,129 @@
+"""Tables on design seeds, 1 to 99: every choice of the study is made on them.
+
+    1. instruments               does GRPO learn in every world?
+    2. tuning, _64, _32          trials from one cold start: 16 prompts, 64 or 32 sequences a step
+    3. again                     the best of them from another cold start
+    4. rates                     two learning rates from more cold starts, all else equal
+    5. language                  does SmolLM2-135M learn?
+
+A trial's arm is named "ARM mMINIBATCH lrRATE", with pPROMPTS before it where steps differ.
+"""
+
+from extras.study.arms import ARMS, FEWER, PER_PROMPT, SHORT, Table, grpo, sized
+
+WORLDS = ("easy", "late", "late_long", "mixed", "spurious_off")
+COMPARED = ("late", "late_long")
+# prompts an update, learning rate
+TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (1, 8e-4))
+# sequences an update, learning rate
+TRIALS_32 = ((32, 4e-4), (16, 4e-4), (32, 8e-4), (16, 8e-4))
+PER_PROMPT_32 = PER_PROMPT | {"grpo_2": 2, "tree, B = 1": 4}
+RATES = (4e-4, 8e-4)
+# its two evaluations are not read
+UNREAD = {"eval_questions": 20}
+
+
+def tried(name: str, step: int, update: int, lr: float, **other) -> tuple[str, dict]:
+    """(name, settings) of an arm with so many sequences a step and an update."""
+    size = sized(PER_PROMPT_32[name], step, update)
+    arm = (ARMS | FEWER)[name] | other | size | {"lr": lr}
+    return f"{name} m{size['minibatch']} lr{lr:g}", arm
+
+
+def trials(
+    name: str, arms: dict[str, dict], about: str, colds: tuple[int, ...] = (1,), seed: int = 1
+) -> Table:
+    """A table of trials until 150,000 sampled tokens."""
+    first = next(name for name in arms if name.startswith("grpo_8"))
+    return Table(name, COMPARED, arms, colds, (seed,), 150_000, about, baselines=(first,))
+
+
+# of each arm the three trials with the best mean until 150,000 tokens in both worlds of the tuning
+# tables: prompts a step, prompts an update, learning rate
+BEST = {
+    "appo": ((2, 1, 4e-4), (2, 2, 8e-4), (2, 1, 8e-4)),
+    "grpo_16": ((2, 1, 8e-4), (4, 1, 8e-4), (2, 1, 4e-4)),
+    "grpo_4": ((16, 4, 8e-4), (16, 2, 4e-4), (16, 1, 4e-4)),
+    "grpo_8": ((4, 2, 8e-4), (8, 2, 8e-4), (4, 4, 8e-4)),
+    "tree, B = 3": ((4, 2, 8e-4), (4, 2, 4e-4), (8, 1, 4e-4)),
+}
+# of each arm the best trial of "tuning", for "main": chosen before any report seed ran. tree with
+# B = 7 stands behind B = 3 there
+CHOSEN = {
+    "grpo_4": (4, 8e-4),
+    "grpo_8": (1, 4e-4),
+    "grpo_16": (1, 8e-4),
+    "appo": (1, 4e-4),
+    "tree, B = 3": (4, 8e-4),
+}
+DESIGN = (
+    Table(
+        "instruments",
+        WORLDS,
+        {"grpo_8": grpo(8)},
+        colds=(1,),
+        seeds=(1,),
+        budget=300_000,
+        about="does plain GRPO learn in every world, from 0.1-0.3 to above 0.8?",
+    ),
+    trials(
+        "tuning",
+        {
+            f"{name} m{minibatch} lr{lr:g}": arm | {"minibatch": minibatch, "lr": lr}
+            for minibatch, lr in TRIALS
+            for name, arm in ARMS.items()
+        },
+        "16 prompts a step: prompts an update and learning rate",
+    ),
+    trials(
+        "tuning_64",
+        dict(
+            tried(name, 64, minibatch * drawn, lr)
+            for minibatch, lr in TRIALS
+            for name, drawn in PER_PROMPT.items()
+            if name != "grpo_4"
+        ),
+        "the same with 64 sequences a step, as grpo_4 has in tuning",
+    ),
+    trials(
+        "tuning_32",
+        dict(
+            tried(name, 32, size, lr, **SHORT) for size, lr in TRIALS_32 for name in PER_PROMPT_32
+        ),
+        "32 sequences a step, 16 or 32 an update",
+    ),
+    trials(
+        "again",
+        {
+            f"{name} p{prompts} m{minibatch} lr{lr:g}": ARMS[name]
+            | UNREAD
+            | {"prompts": prompts, "minibatch": minibatch, "lr": lr}
+            for name, best in BEST.items()
+            for prompts, minibatch, lr in best
+        },
+        "the best three trials of each arm again, from another cold start",
+        colds=(2,),
+        seed=2,
+    ),
+    trials(
+        "rates",
+        dict(tried(name, 64, 16, lr, **UNREAD) for lr in RATES for name in PER_PROMPT),
+        "64 sequences a step and 16 an update for all: which learning rate?",
+        colds=(2, 3, 4),
+        seed=2,
+    ),
+    Table(
+        "language",
+        ("easy_smollm2",),
+        {
+            f"{name} lr{lr:g}": ARMS[name] | sized(PER_PROMPT[name]) | {"lr": lr}
+            for lr in (1e-5, 3e-5)
+            for name in ("grpo_8", "appo", "tree, B = 3")
+        },
+        colds=(1,),
+        seeds=(1,),
+        budget=60_000,
+        about="does SmolLM2-135M learn? 64 sequences a step, 16 an update",
+        baselines=("grpo_8 lr1e-05",),
+    ),
+)
