@@ -50,10 +50,14 @@ def lengths(args, name: str) -> tuple[int, int]:
 def pairs_with(
     theirs, policy: Policy, prompts: list[list[int]], new: int, *, n: int
 ) -> list[tuple[float, ...]]:
-    """(seconds of a peer, of ours) in turn, one rollout of `new` tokens per prompt."""
+    """(seconds of a peer, of ours) in turn, one rollout of `new` tokens per prompt.
+
+    The weights do not change, and are laid out once.
+    """
     sampler = models.make_sampler(policy, len(prompts), new)
     ours = partial(sampler.initial, prompts, 1, range(len(prompts)))
-    return in_turn(theirs, ours, times=n)
+    with policy.unsharded():
+        return in_turn(theirs, ours, times=n)
 
 
 def tokens_per_second(pairs: list[tuple[float, ...]], tokens: int) -> dict:

