@@ -38,7 +38,7 @@ PEERS = [
                 "new weights for every batch, seconds of vLLM / ours",
             ),
         )
-        for rows in (1, 8, 32, 64)
+        for rows in (1, 32, 64)
     ),
     *(
         (f"TRL's GRPOTrainer, {model}, {said}", TRL.format(model, size, new, what))

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import shutil
+import sys
 import types
 
 import pytest
@@ -25,6 +26,7 @@ from extras.bench import (
     models,
     peers,
     runs,
+    scaling,
     search,
 )
 from extras.memory import GIB, PHASES, memory, peaks
@@ -370,6 +372,17 @@ def test_scaling_figures(light):
     assert len(unique) == 9 and all(
         a < b < c for a, b, c in zip(unique[::3], unique[1::3], unique[2::3])
     ), "a step grows along each axis"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_that_was_resident_only_for_a_while():
+    """Blocks of 1 MiB, small enough that their memory would be kept for later."""
+
+    def work():
+        assert len([torch.ones(2**18) for _ in range(80)]) == 80
+
+    for _ in range(2):
+        assert 78 <= scaling.most_resident(work) / 2**20 < 84
 
 
 def test_vllm_is_handed_all_weights_before_a_batch(light, agent_folder):

@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     print(machine(), flush=True)
     for what in args.what or SPEED:
         parts = PARTS[what](args)
-        # gpu yields one after another
+        # gpu and vllm yield one after another
         for part in [parts] if isinstance(parts, dict) else parts:
             show(part)
             figures |= part

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
 # ---- vLLM
 
 
-def vllm(args) -> dict:
+def vllm(args) -> dict | Iterator[dict]:
     """New tokens per second against vLLM's CPU build in this process, compiled as by default.
 
     vLLM gives the log-prob of every sampled token too. With new weights for every batch: it is
@@ -42,15 +43,20 @@ def vllm(args) -> dict:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
+    return vllm_batches(args)
+
+
+def vllm_batches(args) -> Iterator[dict]:
+    """The figures of one batch after another."""
     from vllm import SamplingParams
 
     folder = models.smollm2_folder(Path(args.out) / "smollm2-135m")
     prompt, new = (8, 8) if args.light else (16, 128)
-    engine, policy, figures = vllm_engine(folder), models.endless_policy(folder), {}
+    engine, policy = vllm_engine(folder), models.endless_policy(folder)
     exactly = SamplingParams(
         temperature=1.0, max_tokens=new, ignore_eos=True, logprobs=0, detokenize=False
     )
-    for rows in (2,) if args.light else (1, 8, 32, 64):
+    for rows in (2,) if args.light else (1, 32, 64):
         prompts = [models.random_ids(policy, k, prompt) for k in range(rows)]
         asked = [{"prompt_token_ids": ids} for ids in prompts]
         theirs = partial(engine.generate, asked, exactly, use_tqdm=False)
@@ -61,12 +67,12 @@ def vllm(args) -> dict:
         with policy.unsharded():
             steady = in_turn(theirs, ours, times=repeats(args))
         anew = in_turn(partial(renewed, engine, policy, theirs), ours, times=repeats(args))
-        figures |= {
+        yield {
             f"{title}, seconds of vLLM / ours": ratio(steady),
             f"{title}, new weights for every batch, seconds of vLLM / ours": ratio(anew),
             f"{title}, ours": tokens_per_second(steady, rows * new),
         }
-    return figures | longest(theirs, f"{title}, vLLM") | longest(ours, f"{title}, ours")
+    yield longest(theirs, f"{title}, vLLM") | longest(ours, f"{title}, ours")
 
 
 def renewed(engine, policy, generate) -> None:

@@ -1,6 +1,8 @@
 """Scaling: seconds and memory of a whole step as rollouts, branches and length grow."""
 
+import ctypes
 import statistics
+from pathlib import Path
 
 from appo import Prompt, step
 from config import Config
@@ -11,15 +13,15 @@ from support.metrics import Meter
 from support.optimizers import adamw
 
 MIB = 2**20
-BASE = dict(initial=4, branches=3, max_tokens=64, rows=16)
-LONG = dict(initial=2, branches=1, rows=8)
+BASE = dict(prompts=2, initial=4, branches=3, max_tokens=64, rows=16)
+LONG = dict(prompts=1, initial=2, branches=1, rows=8)
 # what grows -> its sizes, and the rest of the step
 GROWTH = {
     "initial": ((4, 8, 16), BASE),
     "branches": ((1, 3, 6), BASE),
     "max_tokens": ((512, 2048, 8192), LONG),
 }
-LIGHT_BASE = dict(initial=2, branches=1, max_tokens=12, rows=8)
+LIGHT_BASE = dict(prompts=2, initial=2, branches=1, max_tokens=12, rows=8)
 LIGHT_GROWTH = {
     "initial": ((1, 2, 3), LIGHT_BASE),
     "branches": ((1, 2, 3), LIGHT_BASE),
@@ -40,7 +42,7 @@ def scaling(args) -> dict:
                 f"{title}, per 1,000 unique tokens": figure(
                     [1000 * seconds / one.unique for seconds in taken], "s"
                 ),
-                f"{title}, memory": figure([models.most_allocated(one) / MIB], "MiB"),
+                f"{title}, memory": figure([most_resident(one) / MIB], "MiB"),
             }
         off = off_line([one.unique for one in steps], [statistics.median(t) for t in times])
         name = f"scaling: {axis}, largest distance from a straight line"
@@ -49,14 +51,16 @@ def scaling(args) -> dict:
 
 
 class OneStep:
-    """A whole step on two prompts of 16 tokens; every rollout takes its budget.
+    """A whole step on prompts of 16 tokens; every rollout takes its budget.
 
     unique: tokens of its trees, known after it was called.
     """
 
-    def __init__(self, policy, rows: int, **sizes):
-        self.policy, self.rows, self.config = policy, rows, Config(prompts=2, minibatch=2, **sizes)
-        self.prompts = [Prompt(models.random_ids(policy, k, 16), k, reward_of) for k in range(2)]
+    def __init__(self, policy, rows: int, prompts: int, **sizes):
+        self.policy, self.rows = policy, rows
+        self.config = Config(prompts=prompts, minibatch=prompts, **sizes)
+        ids = (models.random_ids(policy, k, 16) for k in range(prompts))
+        self.prompts = [Prompt(x, k, reward_of) for k, x in enumerate(ids)]
         self.optimizer = adamw(policy.model.parameters(), lr=1e-6, weight_decay=0.01)
 
     def __call__(self) -> None:
@@ -65,6 +69,25 @@ class OneStep:
         meter = Meter(sampler)
         rollouts = step(self.policy, self.optimizer, sampler, self.prompts, self.config, meter)
         self.unique = meter.numbers(rollouts, self.policy.ranks)["tokens_unique"]
+
+
+def most_resident(work) -> int:
+    """Most bytes of memory that `work` took beyond what the process had before, as Linux says.
+
+    A record of every allocation, as models.most_allocated keeps it, does not fit for long runs.
+    """
+    ctypes.CDLL(None).malloc_trim(0)
+    # the largest so far becomes that of now
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    work()
+    return resident("VmHWM") - before
+
+
+def resident(what: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(what))
 
 
 def off_line(x: list[float], y: list[float]) -> float:
