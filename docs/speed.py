@@ -1,7 +1,8 @@
 """From docs/speed.json, which holds what the bench printed: a table of peers, and docs/growth.svg.
 
-    python -m extras.bench --json docs/speed.json    measure; vLLM in an environment of its own
-    python -m docs.speed                             print the table and draw the picture
+    python -m extras.bench decode trl turns scaling --json docs/speed.json
+    python -m extras.bench vllm --json docs/speed.json    in an environment of its own
+    python -m docs.speed                                  print the tables and draw the picture
 
 A ratio is seconds of the other / seconds of ours. Both axes of the picture are logarithmic: what
 is proportional to the tokens is as steep as the grey line.
@@ -16,13 +17,13 @@ from extras.study.figure import STYLE, pen
 
 HERE = Path(__file__).resolve().parent
 FIGURES, PICTURE = HERE / "speed.json", HERE / "growth.svg"
-# (what, part of the bench, name of the ratio's figure)
 GENERATE = "decode: {}, batch {}, seconds of generate / ours"
 VLLM = "vllm: SmolLM2-135M, batch {}, {}"
 TRL = "trl: {}, {} x {} tokens, {}, seconds of TRL / ours"
 TURNS = (
     "turns: 0.3 M agent, 16 x 4 rollouts of three turns, tools of {} ms, seconds in rounds / live"
 )
+# (what, name of the ratio's figure)
 PEERS = [
     *(
         (f"`generate`, {model}, {rows} row{'s' * (rows > 1)}", GENERATE.format(model, rows))
@@ -55,7 +56,8 @@ PEERS = [
 ]
 NAME = re.compile(r"scaling: (\w+) = [\d,]+, ([\d,]+) unique tokens, (step|memory)")
 # setting that grows -> its name here
-LINES = {"initial": "rollouts", "branches": "branches", "max_tokens": "length, to 8,192"}
+LINES = {"initial": "rollouts", "branches": "branches", "max_tokens": "length"}
+SIZES = {"initial": "4, 8, 16", "branches": "1, 3, 6", "max_tokens": "512; 2,048; 8,192 tokens"}
 PANELS = {"step": "seconds", "memory": "memory, MiB"}
 # sizes in pixels
 WIDTH, HEIGHT, LEFT, TOP, GAP = 270, 190, 60, 30, 80
@@ -127,16 +129,36 @@ def powers(values: list[float]) -> tuple[int, int]:
 
 
 def table(figures: dict) -> str:
-    """The peers in Markdown: median and range of the ratio; "not measured" if it is not there."""
-    rows = ["| against | the other / ours |", "|---|---|"]
+    """The peers in Markdown: median and range of the ratio, "not measured" if it is not there; new
+    tokens a second of ours where they are counted."""
+    rows = ["| against | the other / ours | ours, tokens/s |", "|---|---|---|"]
     for what, name in PEERS:
         made = figures.get(name)
         cell = "{ratio:.2f} ({low:.2f} .. {high:.2f})".format(**made) if made else "not measured"
-        rows.append(f"| {what} | {cell} |")
+        speed = figures.get(re.sub(r", seconds of (generate|vLLM) / ours", ", ours", name))
+        counted = speed and speed["unit"] == "tokens/s"
+        rows.append(f"| {what} | {cell} | {format(speed['value'], ',.0f') if counted else ''} |")
+    return "\n".join(rows)
+
+
+def growth(figures: dict) -> str:
+    """The sizes in Markdown: mean seconds for 1,000 unique tokens, memory."""
+    rows = [
+        "| grows | unique tokens | seconds for 1,000 of them | memory, MiB |",
+        "|---|---|---|---|",
+    ]
+    found = points(figures)
+    for axis, name in LINES.items():
+        times, memory = (found[what][axis] for what in ("step", "memory"))
+        tokens = "; ".join(f"{n:,}" for n, _ in times)
+        pace = ", ".join(f"{1000 * seconds / n:.2f}" for n, seconds in times)
+        most = "; ".join(f"{mib:,.0f}" for _, mib in memory)
+        sizes = f"{name}: {SIZES[axis]}"
+        rows.append(" | ".join([f"| {sizes}", tokens, pace, f"{most} |"]))
     return "\n".join(rows)
 
 
 if __name__ == "__main__":
     found = json.loads(FIGURES.read_text())
     PICTURE.write_text(picture(found))
-    print(table(found))
+    print(table(found), growth(found), sep="\n\n")

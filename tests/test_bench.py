@@ -252,6 +252,7 @@ def light(world, agent_folder, tmp_path_factory):
     shutil.copytree(world, out / "world"), shutil.copytree(agent_folder, out / "agent")
 
     def run(what: str) -> dict:
+        (out / "f.json").unlink(missing_ok=True)
         bench.main([what, "--light", "--out", str(out), "--json", str(out / "f.json")])
         figures = json.loads((out / "f.json").read_text())
         for f in figures.values():
@@ -374,7 +375,7 @@ def test_scaling_figures(light):
     ), "a step grows along each axis"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(not scaling.watches_memory(), reason="needs Linux and glibc")
 def test_memory_that_was_resident_only_for_a_while():
     """Blocks of 1 MiB, small enough that their memory would be kept for later."""
 
@@ -385,7 +386,7 @@ def test_memory_that_was_resident_only_for_a_while():
         assert 78 <= scaling.most_resident(work) / 2**20 < 84
 
 
-def test_vllm_is_handed_all_weights_before_a_batch(light, agent_folder):
+def test_vllm_is_handed_all_weights_before_a_batch(agent_folder):
     """Under their names in the checkpoint; then it generates."""
     said = []
 

@@ -277,7 +277,8 @@ def test_the_picture_is_drawn_from_its_numbers(name, colors):
 def test_the_figures_of_speed_are_those_of_the_bench():
     figures = json.loads((HERE / "docs/speed.json").read_text())
     assert speed.picture(figures) == (HERE / "docs/growth.svg").read_text()
-    assert speed.table(figures) in (HERE / "docs/speed.md").read_text()
+    text = (HERE / "docs/speed.md").read_text()
+    assert speed.table(figures) in text and speed.growth(figures) in text
 
 
 def test_growth_is_drawn_where_its_numbers_are():
@@ -289,10 +290,10 @@ def test_growth_is_drawn_where_its_numbers_are():
         for size, (tokens, made) in sizes.items()
         for what in speed.PANELS
     }
-    left, top = speed.LEFT, speed.TOP
-    line = f'points="{left:.1f},{top + speed.HEIGHT:.1f} {left + speed.WIDTH:.1f},{top:.1f}"'
-    drawn = speed.picture(figures)
-    assert drawn.count(line) == 1 + len(speed.LINES)
+    top, drawn = speed.TOP, speed.picture(figures)
+    for left in (speed.LEFT, speed.LEFT + speed.WIDTH + speed.GAP):
+        line = f'points="{left:.1f},{top + speed.HEIGHT:.1f} {left + speed.WIDTH:.1f},{top:.1f}"'
+        assert drawn.count(line) == 1 + len(speed.LINES)
     assert speed.table({}).count("not measured") == len(speed.PEERS)
 
 

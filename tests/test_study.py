@@ -16,7 +16,7 @@ from extras.study.arms import ARMS, COMMON, CURVES, FEWER, LANGUAGE, Table
 from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import pen, picture
 from extras.study.intervals import interval, paired
-from extras.study.plan import TABLES
+from extras.study.planned import TABLES
 from extras.study.tables import (
     budget_of,
     calls_table,
@@ -217,6 +217,7 @@ def test_the_best_three_trials_are_made_again():
         own = {key: level for key, level in levels.items() if key[0] == name}
         best = sorted(own, key=own.get)[-len(trials) :]
         assert {key[2] for key in best} == set(trials), (name, own)
+        assert all(made == 2 for _, made in own.values())
 
 
 def test_calls_are_counted_per_right_answer():
@@ -292,6 +293,9 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "curves.jsonl").write_text("".join(map(row_of, some_curves()[:6])))
     study.main(["list"])
     assert "t: 2 of 8 runs missing" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        study.main(["best", "t"])
+    assert "t has arms that are no trials: " in capsys.readouterr().err
     study.main(["show", "t", "--picture", str(tmp_path / "x.svg")])
     shown = capsys.readouterr().out
     assert "no seconds: python -m extras.study pace t" in shown and " seconds |" not in shown

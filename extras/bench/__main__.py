@@ -12,7 +12,7 @@
     smollm2 --data F --corpus C       three steps of SmolLM2-135M-Instruct on real questions
     eval --data F1 F2 --corpus C      SmolLM2-135M-Instruct, untrained, on files of questions
 
-A ratio is of two things run in turn in one process, median and range. --json FILE stores what was
+A ratio is of two things run in turn in one process, median and range. --json FILE adds what was
 printed: {name: {"ratio" or "value", "low", "high", "n", "unit"}}. --light: small sizes, seconds,
 for the tests. A figure that does not keep the bound in its name makes the bench fail at its end.
 """
@@ -72,6 +72,9 @@ def main(argv: list[str]) -> None:
     args = read_flags(argv)
     transformers.utils.logging.disable_progress_bar()
     figures, args.failed = {}, []
+    if args.json and os.path.exists(args.json):
+        # those of other parts stay
+        figures = json.loads(Path(args.json).read_text())
     print(machine(), flush=True)
     for what in args.what or SPEED:
         parts = PARTS[what](args)

@@ -1,6 +1,7 @@
 """Scaling: seconds and memory of a whole step as rollouts, branches and length grow."""
 
 import ctypes
+import os
 import statistics
 from pathlib import Path
 
@@ -30,7 +31,10 @@ LIGHT_GROWTH = {
 
 
 def scaling(args) -> dict:
-    """A step of a 2 M Llama, one size at a time, against the step's unique tokens."""
+    """A step of a 2 M Llama, one size at a time, against the step's unique tokens.
+
+    Memory is what becomes resident beyond weights and optimizer, where that can be measured.
+    """
     policy, figures = models.endless_policy(models.tiny_folder(args)), {}
     for axis, (values, base) in (LIGHT_GROWTH if args.light else GROWTH).items():
         steps = [OneStep(policy, **base | {axis: value}) for value in values]
@@ -42,8 +46,9 @@ def scaling(args) -> dict:
                 f"{title}, per 1,000 unique tokens": figure(
                     [1000 * seconds / one.unique for seconds in taken], "s"
                 ),
-                f"{title}, memory": figure([most_resident(one) / MIB], "MiB"),
             }
+            if watches_memory():
+                figures[f"{title}, memory"] = figure([most_resident(one) / MIB], "MiB")
         off = off_line([one.unique for one in steps], [statistics.median(t) for t in times])
         name = f"scaling: {axis}, largest distance from a straight line"
         figures[name] = figure([off], "of the step")
@@ -69,6 +74,12 @@ class OneStep:
         meter = Meter(sampler)
         rollouts = step(self.policy, self.optimizer, sampler, self.prompts, self.config, meter)
         self.unique = meter.numbers(rollouts, self.policy.ranks)["tokens_unique"]
+
+
+def watches_memory() -> bool:
+    """Whether most_resident can be measured: on Linux with glibc."""
+    linux = os.access("/proc/self/clear_refs", os.W_OK)
+    return linux and hasattr(ctypes.CDLL(None), "malloc_trim")
 
 
 def most_resident(work) -> int:

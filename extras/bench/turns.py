@@ -21,13 +21,13 @@ from support.questions import load_questions
 from support.seeds import mix_seed
 from tools import ToolResult
 
-# milliseconds: long-tailed, as of a search server; quick, as of the tools in this repository
+# milliseconds: long-tailed, as of a search server; quick, a few times those of tools.py
 SLOW = (20, 20, 30, 30, 30, 40, 40, 50, 50, 60, 80, 100, 130, 180, 270, 400)
 QUICK = (5, 5, 6, 6, 7, 8, 9, 10, 12, 14, 17, 20, 25, 31, 40, 50)
 
 
 @dataclass
-class SlowTool:
+class DelayedTool:
     """Answers every call with the same text, after a delay that the call's argument decides."""
 
     # in ms
@@ -55,7 +55,7 @@ class Given:
 
     def sampler(self, max_calls: int) -> Sampler:
         """A sampler with a row for every rollout."""
-        tools = dict.fromkeys(("python", "search"), SlowTool(self.delays))
+        tools = dict.fromkeys(("python", "search"), DelayedTool(self.delays))
         rows = len(self.prompts) * self.n
         return models.make_sampler(self.policy, rows, self.budget, tools, max_calls=max_calls)
 

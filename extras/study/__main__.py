@@ -11,7 +11,7 @@ from extras.study.arms import CURVES, Table
 from extras.study.curves import load
 from extras.study.figure import picture
 from extras.study.pace import at_pace, measure
-from extras.study.plan import TABLES
+from extras.study.planned import TABLES
 from extras.study.runs import make, missing
 from extras.study.tables import calls_table, difference_table, trials_table, world_table
 
@@ -31,8 +31,12 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{table.name}: {len(missing(table))} of {every} runs missing; {table.about}")
         return
     if args.what == "best":
-        start = args.table or "tuning"
-        print(trials_table([c for c in load(CURVES) if c.table.startswith(start)]))
+        tuning = {name for name in TABLES if name.startswith("tuning")}
+        names = {args.table} if args.table else tuning
+        try:
+            print(trials_table([c for c in load(CURVES) if c.table in names]))
+        except ValueError as problem:
+            parser.error(str(problem))
         return
     if not args.table:
         parser.error(f"{args.what} needs a table: {', '.join(TABLES)}")

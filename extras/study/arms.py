@@ -5,7 +5,7 @@
     3. ARMS, VARIANTS, METHODS   arms hold what differs
     4. sized                     prompts of a step and of an update, for so many sequences
 
-extras/study/trials.py holds the tables on design seeds, plan.py those of the report.
+extras/study/trials.py holds the tables on design seeds, planned.py those of the report.
 """
 
 import dataclasses

@@ -139,7 +139,9 @@ def trials_table(curves: list[Curve]) -> str:
     """Runs of the tuning tables, arm after arm, the best trial first.
 
     Columns: mean accuracy in each world until the sampled tokens that every run there has spent;
-    their mean. A trial's arm is named "ARM mMINIBATCH lrRATE", or "ARM pPROMPTS mMINIBATCH lrRATE".
+    their mean. A trial's arm is named "ARM mMINIBATCH lrRATE" or "ARM pPROMPTS mMINIBATCH lrRATE".
+
+    Raises: ValueError for other arms.
     """
     first = next(iter(AXES))
     worlds = list(dict.fromkeys(c.world for c in curves))
@@ -152,7 +154,10 @@ def trials_table(curves: list[Curve]) -> str:
     for (table, trial), levels in trials.items():
         if all(levels.values()):
             means = [sum(x) / len(x) for x in levels.values()]
-            arm, settings = TRIAL.fullmatch(trial).groups()
+            match = TRIAL.fullmatch(trial)
+            if not match:
+                raise ValueError(f"{table} has arms that are no trials: {trial}")
+            arm, settings = match.groups()
             rows.append((arm, -sum(means) / len(means), table, settings, means))
     cells = [
         [arm, table, settings, *(f"{x:.3f}" for x in (*means, -level))]

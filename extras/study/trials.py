@@ -6,7 +6,8 @@
     4. rates                     two learning rates from more cold starts, all else equal
     5. language                  does SmolLM2-135M learn?
 
-A trial's arm is named "ARM mMINIBATCH lrRATE", with pPROMPTS before it where steps differ.
+A trial's arm is named "ARM mMINIBATCH lrRATE", or "ARM pPROMPTS mMINIBATCH lrRATE" where steps
+differ: tables.trials_table reads it.
 """
 
 from extras.study.arms import ARMS, FEWER, PER_PROMPT, SHORT, Table, grpo, sized
@@ -19,8 +20,8 @@ TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (1, 8e-4))
 TRIALS_32 = ((32, 4e-4), (16, 4e-4), (32, 8e-4), (16, 8e-4))
 PER_PROMPT_32 = PER_PROMPT | {"grpo_2": 2, "tree, B = 1": 4}
 RATES = (4e-4, 8e-4)
-# its two evaluations are not read
-UNREAD = {"eval_questions": 20}
+# curves are compared; held-out accuracy only tells a run that broke
+FEW_QUESTIONS = {"eval_questions": 20}
 
 
 def tried(name: str, step: int, update: int, lr: float, **other) -> tuple[str, dict]:
@@ -30,11 +31,11 @@ def tried(name: str, step: int, update: int, lr: float, **other) -> tuple[str, d
     return f"{name} m{size['minibatch']} lr{lr:g}", arm
 
 
-def trials(
+def trial_table(
     name: str, arms: dict[str, dict], about: str, colds: tuple[int, ...] = (1,), seed: int = 1
 ) -> Table:
     """A table of trials until 150,000 sampled tokens."""
-    first = next(name for name in arms if name.startswith("grpo_8"))
+    first = next(arm for arm in arms if arm.startswith("grpo_8"))
     return Table(name, COMPARED, arms, colds, (seed,), 150_000, about, baselines=(first,))
 
 
@@ -66,7 +67,7 @@ DESIGN = (
         budget=300_000,
         about="does plain GRPO learn in every world, from 0.1-0.3 to above 0.8?",
     ),
-    trials(
+    trial_table(
         "tuning",
         {
             f"{name} m{minibatch} lr{lr:g}": arm | {"minibatch": minibatch, "lr": lr}
@@ -75,7 +76,7 @@ DESIGN = (
         },
         "16 prompts a step: prompts an update and learning rate",
     ),
-    trials(
+    trial_table(
         "tuning_64",
         dict(
             tried(name, 64, minibatch * drawn, lr)
@@ -85,18 +86,18 @@ DESIGN = (
         ),
         "the same with 64 sequences a step, as grpo_4 has in tuning",
     ),
-    trials(
+    trial_table(
         "tuning_32",
         dict(
             tried(name, 32, size, lr, **SHORT) for size, lr in TRIALS_32 for name in PER_PROMPT_32
         ),
         "32 sequences a step, 16 or 32 an update",
     ),
-    trials(
+    trial_table(
         "again",
         {
             f"{name} p{prompts} m{minibatch} lr{lr:g}": ARMS[name]
-            | UNREAD
+            | FEW_QUESTIONS
             | {"prompts": prompts, "minibatch": minibatch, "lr": lr}
             for name, best in BEST.items()
             for prompts, minibatch, lr in best
@@ -105,9 +106,9 @@ DESIGN = (
         colds=(2,),
         seed=2,
     ),
-    trials(
+    trial_table(
         "rates",
-        dict(tried(name, 64, 16, lr, **UNREAD) for lr in RATES for name in PER_PROMPT),
+        dict(tried(name, 64, 16, lr, **FEW_QUESTIONS) for lr in RATES for name in PER_PROMPT),
         "64 sequences a step and 16 an update for all: which learning rate?",
         colds=(2, 3, 4),
         seed=2,

@@ -1,6 +1,6 @@
-"""All tables of the study; here those of the report, on seeds from 1,000 up.
+"""All tables of the study; here those of the report, on seeds from 1,000 up, each made once.
 
-Each is made once, after the choices that its arms name.
+The settings of "main" are those of trials.CHOSEN. "variants" and "methods" are not tuned.
 """
 
 from extras.study.arms import (
