@@ -5,7 +5,6 @@ import dataclasses
 import json
 import math
 import shutil
-import sys
 import types
 
 import pytest
