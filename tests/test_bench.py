@@ -63,6 +63,23 @@ def test_laptop_figures(tmp_path, capfd, monkeypatch):
     )
 
 
+def test_a_run_of_two_processes_is_one_of_torchrun(tmp_path, monkeypatch):
+    commands = []
+
+    def run(command, check):
+        commands.append(command[1:])
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/metrics.jsonl").write_text('{"step": 1}\n')
+
+    monkeypatch.setattr(runs, "subprocess", types.SimpleNamespace(run=run))
+    for processes in (1, 2):
+        lines, _ = runs.run_training(tmp_path / "out", "--seed", "3", processes=processes)
+        assert lines == [{"step": 1}]
+    one, two = commands
+    assert one[0].endswith("train.py") and one[-2:] == ["--seed", "3"]
+    assert two == ["-m", "torch.distributed.run", "--nproc_per_node=2", *one]
+
+
 def test_figure():
     assert measure.figure([1.0, 2.0, 6.0], "s") == {
         "value": 3.0,
@@ -89,7 +106,9 @@ def test_tool_figures(tmp_path, capfd):
         figures = json.loads((tmp_path / "f.json").read_text())
         assert all(
             f["low"] <= f.get("ratio", f.get("value")) <= f["high"] for f in figures.values()
-        ) and all(name in capfd.readouterr().out for name in list(figures)[:1])
+        ) and all(name in capfd.readouterr().out for name in list(figures)[-1:])
+    # those of the part before are kept
+    assert {name.split(":")[0] for name in figures} == {"python", "search"}
     assert figures["search: 2,000 documents, query p95"]["value"] < 500
 
 
