@@ -57,7 +57,6 @@ PEERS = [
 NAME = re.compile(r"scaling: (\w+) = [\d,]+, ([\d,]+) unique tokens, (step|memory)")
 # setting that grows -> its name here
 LINES = {"initial": "rollouts", "branches": "branches", "max_tokens": "length"}
-SIZES = {"initial": "4, 8, 16", "branches": "1, 3, 6", "max_tokens": "512; 2,048; 8,192 tokens"}
 PANELS = {"step": "seconds", "memory": "memory, MiB"}
 # sizes in pixels
 WIDTH, HEIGHT, LEFT, TOP, GAP = 270, 190, 60, 30, 80
@@ -153,7 +152,8 @@ def growth(figures: dict) -> str:
         tokens = "; ".join(f"{n:,}" for n, _ in times)
         pace = ", ".join(f"{1000 * seconds / n:.2f}" for n, seconds in times)
         most = "; ".join(f"{mib:,.0f}" for _, mib in memory)
-        sizes = f"{name}: {SIZES[axis]}"
+        made = re.findall(rf"scaling: {axis} = (\d+), .* step\n", "\n".join(figures) + "\n")
+        sizes = f"{name}: {'; '.join(format(int(size), ',') for size in made)}"
         rows.append(" | ".join([f"| {sizes}", tokens, pace, f"{most} |"]))
     return "\n".join(rows)
 
