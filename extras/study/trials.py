@@ -20,6 +20,8 @@ TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (1, 8e-4))
 TRIALS_32 = ((32, 4e-4), (16, 4e-4), (32, 8e-4), (16, 8e-4))
 PER_PROMPT_32 = PER_PROMPT | {"grpo_2": 2, "tree, B = 1": 4}
 RATES = (4e-4, 8e-4)
+# more trials of APPO, whose updates train on only 4 of their 16 sequences: sequences an update, rate
+MORE_OF_APPO = ((16, 2e-4), (32, 4e-4), (32, 8e-4))
 # curves are compared; held-out accuracy only tells a run that broke
 FEW_QUESTIONS = {"eval_questions": 20}
 
@@ -108,7 +110,8 @@ DESIGN = (
     ),
     trial_table(
         "rates",
-        dict(tried(name, 64, 16, lr, **FEW_QUESTIONS) for lr in RATES for name in PER_PROMPT),
+        dict(tried(name, 64, 16, lr, **FEW_QUESTIONS) for lr in RATES for name in PER_PROMPT)
+        | dict(tried("appo", 64, size, lr, **FEW_QUESTIONS) for size, lr in MORE_OF_APPO),
         "64 sequences a step and 16 an update for all: which learning rate?",
         colds=(2, 3, 4),
         seed=2,
