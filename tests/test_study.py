@@ -11,7 +11,7 @@ from conftest import SMALL
 
 from config import read_settings
 from extras.bench import runs as bench_runs
-from extras.study import pace, runs, signal
+from extras.study import choices, pace, runs, signal
 from extras.study.arms import ARMS, COMMON, CURVES, FEWER, LANGUAGE, Table
 from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import pen, picture
@@ -266,6 +266,34 @@ def test_gradients_of_a_policy_that_does_not_move(world, agent_folder):
     first, tokens = signal.gradients(settings, 2)
     again, same = signal.gradients(settings, 2)
     assert first.shape[0] == 4 and tokens == same > 0 and torch.equal(first, again)
+
+
+def test_what_a_run_chose_is_read_from_its_rollouts(tmp_path):
+    """A rollout for each version asked for: one searches the other version, one computes."""
+
+    def rollout(question: str, version: str, *python: str, **other) -> dict:
+        searched = [("search", "port of Kex"), ("search", f"{version} height of Nor")]
+        calls = [*searched, *(("python", line) for line in python)]
+        row = {"step": 1, "parent": None, "prompt": question, "reward": 0.0}
+        return row | {"calls": [{"name": name, "argument": x} for name, x in calls]} | other
+
+    asked = "What is the {}height of the port of Kex {} 2?"
+    rows = [
+        rollout(asked.format("old ", "plus"), "new", "7 + 2", reward=1.1),
+        rollout(asked.format("old ", "times"), "old"),
+        rollout(asked.format("", "times"), "new", "7 - 2", "7 * 2", step=2),
+        rollout(asked.format("", "times"), "old", "7 * 2", step=2, parent=0),
+    ]
+    assert choices.asked_for(rows[1]["prompt"]) == ("old", "times")
+    assert choices.chosen(rows[2]) == {"version": "new", "operator": "times"}
+    (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = choices.read_rollouts(tmp_path)
+    assert len(read) == 3
+    first, second = choices.table(read, 2).splitlines()[2:]
+    assert first == "| 1 to 1 |  | 0.50 | 1.00 |  |  | 0.50 | 0.50 |"
+    assert second == "| 2 to 2 | 0.00 |  |  |  | 1.00 | 1.00 | 0.00 |"
+    with pytest.raises(ValueError, match="holds no rollout: train with --log_trees"):
+        choices.read_rollouts(tmp_path / "nowhere")
 
 
 def test_the_picture_is_well_formed():

@@ -96,7 +96,7 @@ def anatomy(args) -> dict:
     for name, folder in models.model_folders(args, "anatomy").items():
         policy, plain = models.endless_policy(folder), models.plain_model(folder)
         prompt, new = lengths(args, name)
-        for rows in (2,) if args.light else (32, 64):
+        for rows in (2,) if args.light else (1, 32, 64):
             prompts = [models.random_ids(policy, k, prompt) for k in range(rows)]
             theirs = partial(generate, plain, prompts, new)
             sampler = models.make_sampler(policy, rows, new)

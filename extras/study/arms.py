@@ -20,9 +20,13 @@ HERE = Path(__file__).parents[2]
 RUNS = HERE / "runs" / "study"
 CURVES = Path(__file__).with_name("curves.jsonl")
 
-# one thread a run; cold starts as when the first runs were made; logs that are not read are off
+# one thread a run; steps and cold starts as when the first runs were made, unless an arm says
+# otherwise; logs that are not read are off
 COMMON = {
     "threads": 1,
+    "prompts": 16,
+    "minibatch": 8,
+    "decode_rows": 96,
     # only rows with a token to draw are decoded: half the time of APPO, whose branches are few
     "constant_rows": False,
     "cold_batch": 8,

@@ -126,8 +126,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=12, help="of 16 prompts, 2 an update")
     parser.add_argument("--out", type=Path, default=Path("runs/drift"))
     args = parser.parse_args(argv)
-    given = {"model": args.start, "data": args.data / "train.jsonl", "seed": 1, "minibatch": 2}
+    given = {"model": args.start, "data": args.data / "train.jsonl", "seed": 1}
     given |= {"corpus": args.data / "corpus.jsonl", "eval_data": "", "eval_questions": 0}
+    given |= {"prompts": 16, "minibatch": 2}
     try:
         run, rows = read_run(flags_of(given | {"out": args.out}))
         with closing(rows):

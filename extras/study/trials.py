@@ -20,7 +20,9 @@ TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (1, 8e-4))
 TRIALS_32 = ((32, 4e-4), (16, 4e-4), (32, 8e-4), (16, 8e-4))
 PER_PROMPT_32 = PER_PROMPT | {"grpo_2": 2, "tree, B = 1": 4}
 RATES = (4e-4, 8e-4)
-# more trials of APPO, whose updates train on only 4 of their 16 sequences: sequences an update, rate
+# GRPO has three numbers of rollouts and two rates: six trials. So has ours. APPO, whose updates
+# train on 4 of 16 sequences, has five: sequences an update, rate
+PER_PROMPT_64 = PER_PROMPT | {"tree": 16, "tree, B = 1": 4}
 MORE_OF_APPO = ((16, 2e-4), (32, 4e-4), (32, 8e-4))
 # curves are compared; held-out accuracy only tells a run that broke
 FEW_QUESTIONS = {"eval_questions": 20}
@@ -28,7 +30,7 @@ FEW_QUESTIONS = {"eval_questions": 20}
 
 def tried(name: str, step: int, update: int, lr: float, **other) -> tuple[str, dict]:
     """(name, settings) of an arm with so many sequences a step and an update."""
-    size = sized(PER_PROMPT_32[name], step, update)
+    size = sized((PER_PROMPT_32 | PER_PROMPT_64)[name], step, update)
     arm = (ARMS | FEWER)[name] | other | size | {"lr": lr}
     return f"{name} m{size['minibatch']} lr{lr:g}", arm
 
@@ -110,9 +112,9 @@ DESIGN = (
     ),
     trial_table(
         "rates",
-        dict(tried(name, 64, 16, lr, **FEW_QUESTIONS) for lr in RATES for name in PER_PROMPT)
+        dict(tried(name, 64, 16, lr, **FEW_QUESTIONS) for lr in RATES for name in PER_PROMPT_64)
         | dict(tried("appo", 64, size, lr, **FEW_QUESTIONS) for size, lr in MORE_OF_APPO),
-        "64 sequences a step and 16 an update for all: which learning rate?",
+        "64 sequences a step: which learning rate, which number of branches?",
         colds=(2, 3, 4),
         seed=2,
     ),
