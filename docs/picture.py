@@ -6,7 +6,7 @@
 
 The learning curves are the study's (extras/study/curves.jsonl), the rollout is picture.json's.
 picture.json also holds the laptop runs' numbers that README and docs/evidence.md quote.
-A run is `python train.py --seed S --eval_every 5 --eval_samples 4 --out runs/S`.
+Such runs are left by `python -m extras.bench laptop --seeds 241 242 243` in runs/bench.
 --tree SEED STEP ROLLOUT chooses the rollout that is shown, among those that run logged. Standard
 library only.
 """

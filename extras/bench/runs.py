@@ -32,8 +32,6 @@ LAPTOP_UNITS = {
     "seconds of the cold start": "s",
     "seconds of all steps": "s",
 } | {f"seconds of all steps, {phase}": "s" for phase in PHASES}
-# a question's samples in an evaluation; the run itself takes fewer, to be short
-SAMPLES = ("--eval_samples", "4")
 LAPTOP_UNITS |= {
     "sampled tokens": "tokens",
     "trained tokens": "tokens",
@@ -73,12 +71,12 @@ def run_training(
 
 
 def laptop(args) -> dict:
-    """The laptop run for every seed, world and model made anew, evaluated with SAMPLES."""
+    """The laptop run for every seed, world and model made anew."""
     found = []
     for seed in args.seeds:
         shutil.rmtree(WORLDS / f"easy-{seed}", ignore_errors=True)
         out = Path(args.out) / f"laptop-{seed}"
-        flags = "--seed", str(seed), *SAMPLES, *args.flags
+        flags = "--seed", str(seed), *args.flags
         lines, seconds = run_training(out, *flags, processes=args.processes)
         cold = sum(json.loads(line)["seconds"] for line in open(out / "cold_start.jsonl"))
         whole = {"seconds": seconds, "seconds of the cold start": cold}
