@@ -1,7 +1,7 @@
 """Draw the README's picture: learning curves, and a rollout with decision points and branches.
 
     python -m docs.picture                draw picture.svg and picture-dark.svg
-    python -m docs.picture runs/211 runs/212 runs/213 runs/214 --tree 214 9 0
+    python -m docs.picture runs/bench/laptop-24? --tree 241 2 1
                                           make picture.json of these runs, then draw them
 
 The learning curves are the study's (extras/study/curves.jsonl), the rollout is picture.json's.
@@ -413,7 +413,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="*", type=Path, help="finished runs, one per seed")
     names = ("SEED", "STEP", "ROLLOUT")
-    parser.add_argument("--tree", nargs=3, type=int, metavar=names, default=(214, 9, 0))
+    parser.add_argument("--tree", nargs=3, type=int, metavar=names, default=(241, 2, 1))
     args = parser.parse_args()
     if args.runs:
         try:

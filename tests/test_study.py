@@ -12,7 +12,7 @@ from conftest import SMALL
 from config import read_settings
 from extras.bench import runs as bench_runs
 from extras.study import choices, pace, runs, signal
-from extras.study.arms import ARMS, COMMON, CURVES, FEWER, LANGUAGE, Table
+from extras.study.arms import ARMS, COMMON, CURVES, FEWER, LANGUAGE, Table, sized
 from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import pen, picture
 from extras.study.intervals import interval, paired
@@ -24,7 +24,7 @@ from extras.study.tables import (
     trials_table,
     world_table,
 )
-from extras.study.trials import BEST, CHOSEN, TRIALS
+from extras.study.trials import BEST, CHOSEN, CHOSEN_64, PER_PROMPT_64, TRIALS
 from methods import PRESETS
 
 KEY = ("table", "easy", 1, "grpo", 1)
@@ -218,6 +218,23 @@ def test_the_best_three_trials_are_made_again():
         best = sorted(own, key=own.get)[-len(trials) :]
         assert {key[2] for key in best} == set(trials), (name, own)
         assert all(made == 2 for _, made in own.values())
+
+
+def test_each_arm_of_a_world_has_the_best_trial_of_its_rates():
+    """By the committed curves: means over three cold starts. Ours has one number of branches."""
+    curves = [c for c in load(CURVES) if c.table == "rates"]
+    for world, chosen in CHOSEN_64.items():
+        levels = levels_of([c for c in curves if c.world == world])
+        assert all(made == 3 for _, made in levels.values())
+        assert chosen.keys() - PER_PROMPT_64.keys() == set() and "appo" in chosen
+        for name, (update, lr) in chosen.items():
+            trees = name.startswith("tree")
+            own = {k: v for k, v in levels.items() if k[0].startswith("tree" if trees else name)}
+            best = max(own, key=own.get)
+            size = sized(PER_PROMPT_64[name], 64, update)
+            assert best == (name, "rates", (size["prompts"], size["minibatch"], lr)), own
+        table = TABLES[f"{world}_64"]
+        assert min(table.colds + table.seeds) >= 1000 and table.arms.keys() == chosen.keys()
 
 
 def test_calls_are_counted_per_right_answer():

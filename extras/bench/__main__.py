@@ -8,7 +8,7 @@
     trl, vllm                         against TRL's GRPOTrainer and vLLM, where they are installed
     ranks, resume                     two processes against one; seconds until a run goes on
     gpu                               one GPU, the real model's shape with random weights
-    laptop --seeds 211 212 213 214    the laptop run, cold start included, once per seed
+    laptop --seeds 241 242 243        the laptop run, cold start included, once per seed
     smollm2 --data F --corpus C       three steps of SmolLM2-135M-Instruct on real questions
     eval --data F1 F2 --corpus C      SmolLM2-135M-Instruct, untrained, on files of questions
 
@@ -120,8 +120,8 @@ def read_flags(argv: list[str]) -> argparse.Namespace:
         "--seeds",
         type=int,
         nargs="+",
-        default=[211, 212, 213, 214],
-        help="laptop: world and training seeds (default 211 212 213 214)",
+        default=[241, 242, 243],
+        help="laptop: world and training seeds (default 241 242 243)",
     )
     add("--processes", type=int, default=1, help="laptop: by torchrun if more than 1 (default 1)")
     add("--data", nargs="+", help="smollm2, eval: questions, .jsonl or .parquet")
