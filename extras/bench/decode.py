@@ -87,6 +87,8 @@ PARTS = {
     "attention": (cpu_decoder, "folded_attention"),
     "decoder and cache": (KVCache, "append"),
     "drawing": (sampling, "draw"),
+    "laying out weights": (Policy, "for_sampling"),
+    "making the cache": (Policy, "cache"),
 }
 
 

@@ -38,6 +38,7 @@ LAPTOP_UNITS |= {
     "optimizer steps": "steps",
     "degenerate share": "share",
     "computed / unique": "ratio",
+    "padding of an update": "share",
 }
 SMOLLM2_UNITS = {
     "computed_per_unique": "ratio",
@@ -111,6 +112,7 @@ def laptop_numbers(lines: list[dict]) -> dict[str, float]:
         "optimizer steps": total("optimizer_steps"),
         "degenerate share": statistics.mean(line["degenerate"] for line in steps),
         "computed / unique": total("tokens_computed") / total("tokens_unique"),
+        "padding of an update": statistics.mean(line["padding"] for line in steps),
     }
 
 

@@ -61,8 +61,9 @@ CHOSEN = {
     "appo": (1, 4e-4),
     "tree, B = 3": (4, 8e-4),
 }
-# of each method and world the best trial of "rates", by its mean over cold starts 2 to 4; GRPO with
-# each number of rollouts: sequences an update, rate. Chosen before any of these report seeds ran
+# of each arm and world the best trial of "rates", by its mean over cold starts 2 to 4; ours with the
+# number of branches whose best rates have the best mean over both worlds. Chosen before any of these
+# report seeds ran: sequences an update, rate
 CHOSEN_64 = {
     "late": {
         "grpo_4": (16, 4e-4),
