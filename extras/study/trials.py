@@ -3,7 +3,7 @@
     1. instruments               does GRPO learn in every world?
     2. tuning, _64, _32          trials from one cold start: 16 prompts, 64 or 32 sequences a step
     3. again                     the best of them from another cold start
-    4. rates                     two learning rates from more cold starts, all else equal
+    4. rates, _32                learning rates from more cold starts: 64 or 32 sequences a step
     5. language                  does SmolLM2-135M learn?
 
 A trial's arm is named "ARM mMINIBATCH lrRATE", or "ARM pPROMPTS mMINIBATCH lrRATE" where steps
@@ -61,9 +61,9 @@ CHOSEN = {
     "appo": (1, 4e-4),
     "tree, B = 3": (4, 8e-4),
 }
-# of each arm and world the best trial of "rates", by its mean over cold starts 2 to 4; ours with the
-# number of branches whose best rates have the best mean over both worlds. Chosen before any of these
-# report seeds ran: sequences an update, rate
+# of each arm and world the best trial of "rates", by its mean over cold starts 2 to 4; ours with
+# the number of branches whose best rates have the best mean over both worlds. Chosen before any of
+# these report seeds ran: sequences an update, rate
 CHOSEN_64 = {
     "late": {
         "grpo_4": (16, 4e-4),
@@ -134,6 +134,13 @@ DESIGN = (
         dict(tried(name, 64, 16, lr, **FEW_QUESTIONS) for lr in RATES for name in PER_PROMPT_64)
         | dict(tried("appo", 64, size, lr, **FEW_QUESTIONS) for size, lr in MORE_OF_APPO),
         "64 sequences a step: which learning rate, which number of branches?",
+        colds=(2, 3, 4),
+        seed=2,
+    ),
+    trial_table(
+        "rates_32",
+        dict(tried(name, 32, 16, lr, **FEW_QUESTIONS) for lr in RATES for name in PER_PROMPT),
+        "32 sequences a step: which learning rate?",
         colds=(2, 3, 4),
         seed=2,
     ),
