@@ -42,8 +42,8 @@ PEERS = [
     (f"vLLM, {SMOLLM2}, 64 rows, {NEW}", VLLM.format(64, f"{NEW}, "), 1.3),
     (f"TRL's GRPOTrainer, {LLAMA}, a step", TRL.format(LLAMA, 8, 128, "whole step"), 1.8),
     (f"TRL's GRPOTrainer, {SMOLLM2}, a step", TRL.format(SMOLLM2, 1, 32, "whole step"), 1.6),
-    (f"TRL's, {LLAMA}, its update alone", TRL.format(LLAMA, 8, 128, "update alone"), None),
-    (f"TRL's, {SMOLLM2}, its update alone", TRL.format(SMOLLM2, 1, 32, "update alone"), None),
+    (f"TRL's update alone, {LLAMA}", TRL.format(LLAMA, 8, 128, "update alone"), None),
+    (f"TRL's update alone, {SMOLLM2}", TRL.format(SMOLLM2, 1, 32, "update alone"), None),
     ("rounds that wait, tools of 20 to 400 ms", TURNS.format("20 to 400"), None),
     ("rounds that wait, tools of 5 to 50 ms", TURNS.format("5 to 50"), 1.6),
 ]
@@ -130,7 +130,8 @@ def table(figures: dict) -> str:
         speed = figures.get(re.sub(r", seconds of (generate|vLLM) / ours", ", ours", name))
         counted = speed and speed["unit"] == "tokens/s"
         told = format(speed["value"], ",.0f") if counted else ""
-        rows.append(f"| {what} | {cell} | {aim or ''} | {told} |")
+        aimed = f"{aim:.2f}" if aim else ""
+        rows.append(f"| {what} | {cell} | {aimed} | {told} |")
     return "\n".join(rows)
 
 

@@ -12,16 +12,7 @@ from conftest import SMALL
 from config import read_settings
 from extras.bench import runs as bench_runs
 from extras.study import choices, pace, runs, signal
-from extras.study.arms import (
-    ARMS,
-    COMMON,
-    CURVES,
-    FEWER,
-    LANGUAGE,
-    PER_PROMPT,
-    Table,
-    sized,
-)
+from extras.study.arms import ARMS, COMMON, CURVES, FEWER, LANGUAGE, Table
 from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import pen, picture
 from extras.study.intervals import interval, paired
@@ -33,7 +24,7 @@ from extras.study.tables import (
     trials_table,
     world_table,
 )
-from extras.study.trials import BEST, CHOSEN, CHOSEN_64, PER_PROMPT_64, TRIALS
+from extras.study.trials import BEST, CHOSEN, TRIALS
 from methods import PRESETS
 
 KEY = ("table", "easy", 1, "grpo", 1)
@@ -229,27 +220,15 @@ def test_the_best_three_trials_are_made_again():
         assert all(made == 2 for _, made in own.values())
 
 
-def test_each_arm_of_a_world_has_the_best_rate():
-    """By the committed curves, means over three cold starts; ours has the best B of both worlds."""
-    curves = [c for c in load(CURVES) if c.table == "rates"]
-    best: dict[tuple, float] = {}
-    for world, chosen in CHOSEN_64.items():
-        levels = levels_of([c for c in curves if c.world == world])
-        assert all(made == 3 for _, made in levels.values()) and len(levels) == 17
-        for name, per_prompt in PER_PROMPT_64.items():
-            own = {trial: level for (arm, _, trial), level in levels.items() if arm == name}
-            first = max(own, key=own.get)
-            best[name, world] = own[first][0]
-            if name in chosen:
-                update, lr = chosen[name]
-                size = sized(per_prompt, 64, update)
-                assert first == (size["prompts"], size["minibatch"], lr), (name, world, own)
-        table = TABLES[f"{world}_64"]
-        assert min(table.colds + table.seeds) >= 1000 and table.arms.keys() == chosen.keys()
-        assert chosen.keys() == PER_PROMPT.keys(), "one tree"
-    trees = [name for name in PER_PROMPT_64 if name.startswith("tree")]
-    mean = {name: sum(best[name, world] for world in CHOSEN_64) for name in trees}
-    assert max(mean, key=mean.get) == "tree, B = 3"
+def test_the_study_keeps_its_settings():
+    """They stand above the laptop run's, which may change: this says what they are."""
+    study = read_settings(runs.flags_of(COMMON))
+    assert (study.prompts, study.minibatch, study.lr, study.temperature) == (16, 8, 4e-4, 1.0)
+    assert (study.decode_rows, study.prefill_chunk, study.micro_tokens) == (96, 16, 4096)
+    assert (study.max_prompt, study.max_tokens, study.max_calls) == (64, 192, 4)
+    assert (study.topk, study.max_result_tokens, study.threads) == (1, 64, 1)
+    cold = study.cold_batch, study.cold_lr, study.cold_optimizer, study.cold_shuffle
+    assert cold == (8, 0.015, "muon", False)
 
 
 def test_calls_are_counted_per_right_answer():
@@ -324,8 +303,12 @@ def test_what_a_run_chose_is_read_from_its_rollouts(tmp_path):
     first, second = choices.table(read, 2).splitlines()[2:]
     assert first == "| 1 to 1 |  | 0.50 | 1.00 |  |  | 0.50 | 0.50 |"
     assert second == "| 2 to 2 | 0.00 |  |  |  | 1.00 | 1.00 | 0.00 |"
+    # no more parts than steps
+    assert choices.table(read, 5) == choices.table(read, 2)
     with pytest.raises(ValueError, match="holds no rollout: train with --log_trees"):
         choices.read_rollouts(tmp_path / "nowhere")
+    with pytest.raises(SystemExit):
+        choices.main([str(tmp_path), "--parts", "0"])
 
 
 def test_the_picture_is_well_formed():

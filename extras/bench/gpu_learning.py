@@ -35,7 +35,7 @@ def laptop(args, sizes: Sizes, device: str, world: Path) -> dict:
     flags = ["--config", str(LAPTOP), "--device", device]
     for name, file in FILES.items():
         flags += [f"--{name}", str(world / file)]
-    flags += SMALL_RUN if args.light else ["--steps", "10", "--eval_questions", "100"]
+    flags += SMALL_RUN if args.light else ["--steps", "20", "--eval_questions", "100"]
     lines, total = run_training(Path(args.out) / "gpu-laptop", *flags, *args.flags)
     return learning_figures(args, f"laptop run on {device}", lines, total)
 

@@ -5,10 +5,10 @@
 
 A question asks for a version, new or old (new where it names none), and an operator; what a rollout
 chose stands in its calls. Reads the rollouts that a run has logged, branches left out, and prints
-for equal parts of its steps: how often "old" is searched where "old" and where "new" is asked for;
-how often each operator is right where it is asked for; how often Python computes.
-A choice that a policy always makes alike can no longer be learned: its rollouts differ in it no
-more, so no method that compares rollouts gives it a gradient.
+for equal parts of its steps: how often "old" is searched where "old" and where "new" is asked for,
+of the rollouts that search a version; how often Python computes in these; how often an operator is
+right where it is asked for, of the rollouts that compute.
+Once a policy always makes the same choice, a method that compares rollouts cannot change it.
 """
 
 import argparse
@@ -46,8 +46,9 @@ def asked_for(prompt: str) -> tuple[str, str]:
     return version, operator
 
 
-def shares(rows: list[dict]) -> dict[str, str]:
-    """Column -> share of the rollouts that could choose so; empty if there is none."""
+def shares_of_choices(rows: list[dict]) -> dict[str, str]:
+    """Column -> share, empty if there is none. "old" and Python: of the rollouts that searched a
+    version; an operator: of those that computed; right: of all."""
     chose: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
         (version, operator), made = asked_for(row["prompt"]), chosen(row)
@@ -72,14 +73,14 @@ def read_rollouts(run: Path) -> list[dict]:
 
 
 def table(rows: list[dict], parts: int) -> str:
-    """A row for each of so many parts of the steps."""
+    """A row for each of so many parts of the steps, or for each step if they are fewer."""
     last = max(row["step"] for row in rows)
-    cells = []
+    parts, cells = min(parts, last), []
     for part in range(parts):
         first, end = part * last // parts + 1, (part + 1) * last // parts
-        own = shares([row for row in rows if first <= row["step"] <= end])
+        own = shares_of_choices([row for row in rows if first <= row["step"] <= end])
         cells.append([f"{first} to {end}", *own.values()])
-    return table_of(["steps", *own], cells)
+    return table_of(["steps", *shares_of_choices([])], cells)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -88,6 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="folders of training runs")
     parser.add_argument("--parts", type=int, default=6, help="of a run's steps (default 6)")
     args = parser.parse_args(argv)
+    if args.parts < 1:
+        parser.error(f"--parts must be >= 1, got {args.parts}")
     for run in args.runs:
         try:
             print(f"\n{run.name}\n\n{table(read_rollouts(run), args.parts)}")

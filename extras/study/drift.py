@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     given = {"model": args.start, "data": args.data / "train.jsonl", "seed": 1}
     given |= {"corpus": args.data / "corpus.jsonl", "eval_data": "", "eval_questions": 0}
-    given |= {"prompts": 16, "minibatch": 2}
+    given |= {"prompts": 16, "minibatch": 2, "decode_rows": 96}
     try:
         run, rows = read_run(flags_of(given | {"out": args.out}))
         with closing(rows):

@@ -1,7 +1,6 @@
 """All tables of the study; here those of the report, on seeds from 1,000 up, each made once.
 
-The settings of "main" are those of trials.CHOSEN, those of "late_64" and "late_long_64" of
-trials.CHOSEN_64. "variants" and "methods" are not tuned.
+The settings of "main" are those of trials.CHOSEN. "variants" and "methods" are not tuned.
 """
 
 from extras.study.arms import (
@@ -14,7 +13,7 @@ from extras.study.arms import (
     Table,
     sized,
 )
-from extras.study.trials import CHOSEN, CHOSEN_64, COMPARED, DESIGN, tried
+from extras.study.trials import CHOSEN, COMPARED, DESIGN
 
 REPORT = (
     Table(
@@ -29,19 +28,6 @@ REPORT = (
         budget=150_000,
         about="does branching pay in steps of 16 prompts? each arm as tuned there",
         baselines=("grpo_8", "grpo_4", "grpo_16"),
-    ),
-    *(
-        Table(
-            f"{world}_64",
-            (world,),
-            {name: tried(name, 64, *trial)[1] | SHORT for name, trial in chosen.items()},
-            colds=(1011, 1012, 1013, 1014, 1015),
-            seeds=(1011, 1012, 1013),
-            budget=150_000,
-            about="does branching pay in steps of 64 sequences? each arm as tuned in this world",
-            baselines=("grpo_8", "grpo_4", "grpo_16"),
-        )
-        for world, chosen in CHOSEN_64.items()
     ),
     Table(
         "variants",

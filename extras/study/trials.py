@@ -3,7 +3,7 @@
     1. instruments               does GRPO learn in every world?
     2. tuning, _64, _32          trials from one cold start: 16 prompts, 64 or 32 sequences a step
     3. again                     the best of them from another cold start
-    4. rates, _32                learning rates from more cold starts: 64 or 32 sequences a step
+    4. rates, rates_32           learning rates from more cold starts, 64 or 32 sequences a step
     5. language                  does SmolLM2-135M learn?
 
 A trial's arm is named "ARM mMINIBATCH lrRATE", or "ARM pPROMPTS mMINIBATCH lrRATE" where steps
@@ -18,19 +18,20 @@ COMPARED = ("late", "late_long")
 TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (1, 8e-4))
 # sequences an update, learning rate
 TRIALS_32 = ((32, 4e-4), (16, 4e-4), (32, 8e-4), (16, 8e-4))
-PER_PROMPT_32 = PER_PROMPT | {"grpo_2": 2, "tree, B = 1": 4}
-RATES = (4e-4, 8e-4)
-# GRPO has three numbers of rollouts and two rates: six trials. So has ours. APPO, whose updates
-# train on 4 of 16 sequences, has five: sequences an update, rate
-PER_PROMPT_64 = PER_PROMPT | {"tree": 16, "tree, B = 1": 4}
-MORE_OF_APPO = ((16, 2e-4), (32, 4e-4), (32, 8e-4))
+# sequences of a prompt, also of arms that only have trials
+SEQUENCES = PER_PROMPT | {"grpo_2": 2, "tree": 16, "tree, B = 1": 4}
+RATES = (2e-4, 4e-4, 8e-4)
+# with 64 sequences a step GRPO has three numbers of rollouts and three rates; ours also has other
+# trees, APPO other updates: sequences an update, rate
+OTHER_TREES = (("tree", 4e-4), ("tree", 8e-4), ("tree, B = 1", 4e-4), ("tree, B = 1", 8e-4))
+MORE_OF_APPO = ((16, 1e-4), (32, 4e-4), (32, 8e-4))
 # curves are compared; held-out accuracy only tells a run that broke
 FEW_QUESTIONS = {"eval_questions": 20}
 
 
 def tried(name: str, step: int, update: int, lr: float, **other) -> tuple[str, dict]:
     """(name, settings) of an arm with so many sequences a step and an update."""
-    size = sized((PER_PROMPT_32 | PER_PROMPT_64)[name], step, update)
+    size = sized(SEQUENCES[name], step, update)
     arm = (ARMS | FEWER)[name] | other | size | {"lr": lr}
     return f"{name} m{size['minibatch']} lr{lr:g}", arm
 
@@ -60,25 +61,6 @@ CHOSEN = {
     "grpo_16": (1, 8e-4),
     "appo": (1, 4e-4),
     "tree, B = 3": (4, 8e-4),
-}
-# of each arm and world the best trial of "rates", by its mean over cold starts 2 to 4; ours with
-# the number of branches whose best rates have the best mean over both worlds. Chosen before any of
-# these report seeds ran: sequences an update, rate
-CHOSEN_64 = {
-    "late": {
-        "grpo_4": (16, 4e-4),
-        "grpo_8": (16, 4e-4),
-        "grpo_16": (16, 8e-4),
-        "appo": (16, 2e-4),
-        "tree, B = 3": (16, 4e-4),
-    },
-    "late_long": {
-        "grpo_4": (16, 8e-4),
-        "grpo_8": (16, 8e-4),
-        "grpo_16": (16, 8e-4),
-        "appo": (16, 4e-4),
-        "tree, B = 3": (16, 4e-4),
-    },
 }
 DESIGN = (
     Table(
@@ -112,7 +94,9 @@ DESIGN = (
     trial_table(
         "tuning_32",
         dict(
-            tried(name, 32, size, lr, **SHORT) for size, lr in TRIALS_32 for name in PER_PROMPT_32
+            tried(name, 32, size, lr, **SHORT)
+            for size, lr in TRIALS_32
+            for name in (*PER_PROMPT, "grpo_2", "tree, B = 1")
         ),
         "32 sequences a step, 16 or 32 an update",
     ),
@@ -131,7 +115,8 @@ DESIGN = (
     ),
     trial_table(
         "rates",
-        dict(tried(name, 64, 16, lr, **FEW_QUESTIONS) for lr in RATES for name in PER_PROMPT_64)
+        dict(tried(name, 64, 16, lr, **FEW_QUESTIONS) for lr in RATES for name in PER_PROMPT)
+        | dict(tried(name, 64, 16, lr, **FEW_QUESTIONS) for name, lr in OTHER_TREES)
         | dict(tried("appo", 64, size, lr, **FEW_QUESTIONS) for size, lr in MORE_OF_APPO),
         "64 sequences a step: which learning rate, which number of branches?",
         colds=(2, 3, 4),
