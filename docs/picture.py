@@ -1,7 +1,7 @@
 """Draw the README's picture: learning curves, and a rollout with decision points and branches.
 
     python -m docs.picture                draw picture.svg and picture-dark.svg
-    python -m docs.picture runs/bench/laptop-241 runs/bench/laptop-242 --tree 241 2 1
+    python -m docs.picture RUN [RUN ...] --tree 241 2 1
                                           make picture.json of these runs, then draw them
 
 The learning curves are the study's (extras/study/curves.jsonl), the rollout is picture.json's.

@@ -1,7 +1,7 @@
 """Decoding: our loop against Hugging Face's generate, and where the time of a step goes.
 
 decode     new tokens per second: log-probs, entropies and stop checks included
-anatomy    shares of matrix products, attention, cache, drawing
+anatomy    shares of matrix products, attention, cache, drawing, laying out weights
 """
 
 import time
