@@ -12,7 +12,7 @@ from conftest import SMALL
 from config import read_settings
 from extras.bench import runs as bench_runs
 from extras.study import choices, pace, runs, signal
-from extras.study.arms import ARMS, COMMON, CURVES, FEWER, LANGUAGE, Table
+from extras.study.arms import ARMS, COMMON, CURVES, FEWER, LANGUAGE, PER_PROMPT, Table, sized
 from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import pen, picture
 from extras.study.intervals import interval, paired
@@ -24,7 +24,7 @@ from extras.study.tables import (
     trials_table,
     world_table,
 )
-from extras.study.trials import BEST, CHOSEN, TRIALS
+from extras.study.trials import BEST, CHOSEN, RATES, RETUNED, SEQUENCES, TRIALS
 from methods import PRESETS
 
 KEY = ("table", "easy", 1, "grpo", 1)
@@ -220,6 +220,30 @@ def test_the_best_three_trials_are_made_again():
         assert all(made == 2 for _, made in own.values())
 
 
+def test_each_arm_has_its_best_step_and_rate_in_each_world():
+    """By the committed curves, means over three cold starts; ours has the best B of both worlds."""
+    curves = [c for c in load(CURVES) if c.table in ("rates", "rates_32")]
+    trees = [name for name in SEQUENCES if name.startswith("tree")]
+    best: dict = {}
+    for world, chosen in RETUNED.items():
+        levels = levels_of([c for c in curves if c.world == world])
+        assert all(made == 3 for _, made in levels.values())
+        assert chosen.keys() == PER_PROMPT.keys()
+        for name in (*PER_PROMPT, *trees):
+            own = {trial: level for (arm, _, trial), level in levels.items() if arm == name}
+            assert len(own) >= 2 * len(RATES) or name not in PER_PROMPT
+            first = max(own, key=own.get)
+            best[name, world] = own[first][0]
+            if name in chosen:
+                step, update, lr = chosen[name]
+                assert (*sized(SEQUENCES[name], step, update).values(), lr) == first, (name, own)
+    mean = {name: sum(best[name, world] for world in RETUNED) for name in trees}
+    assert max(mean, key=mean.get) in PER_PROMPT
+    table = TABLES["retuned"]
+    assert min(table.colds + table.seeds) >= 1000
+    assert not set(table.colds + table.seeds) & set(TABLES["main"].colds + TABLES["main"].seeds)
+
+
 def test_the_study_keeps_its_settings():
     """They stand above the laptop run's, which may change: this says what they are."""
     study = read_settings(runs.flags_of(COMMON))
@@ -351,8 +375,10 @@ def test_every_arm_is_a_run_that_train_py_accepts():
         for arm in table.arms.values():
             assert read_settings(runs.flags_of(COMMON | arm)).max_sampled == 0
         assert len(set(table.seeds)) == len(table.seeds)
-        settings = [read_settings(runs.flags_of(COMMON | arm)) for arm in table.arms.values()]
-        assert len(set(map(str, settings))) == len(settings), "two arms are the same"
+        for world in table.worlds:
+            arms = [COMMON | table.settings(world, arm) for arm in table.arms]
+            settings = {str(read_settings(runs.flags_of(arm))) for arm in arms}
+            assert len(settings) == len(arms), "two arms are the same"
     variants, methods = TABLES["variants"], TABLES["methods"]
     assert min(variants.seeds + methods.seeds + variants.colds + methods.colds) >= 1000
     for table in (variants, methods):

@@ -9,7 +9,7 @@ extras/study/trials.py holds the tables on design seeds, planned.py those of the
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from extras.world.modes import MODES
@@ -59,6 +59,7 @@ class Table:
 
     budget: sampled tokens of a run; it ends with the step that reaches them. about: the question.
     baselines: the arms that all others are compared with; `pace` takes the first.
+    tuned: world -> arm -> what it has there alone.
     """
 
     name: str
@@ -69,6 +70,11 @@ class Table:
     budget: int
     about: str = ""
     baselines: tuple[str, ...] = ("grpo_8",)
+    tuned: dict[str, dict[str, dict]] = field(default_factory=dict)
+
+    def settings(self, world: str, arm: str) -> dict:
+        """Of an arm in a world."""
+        return self.arms[arm] | self.tuned.get(world, {}).get(arm, {})
 
 
 def grpo(initial: int, **other) -> dict:

@@ -46,7 +46,8 @@ def measure(table: Table, rounds: int) -> None:
         found = {arm: [] for arm in table.arms}
         for k in range(rounds):
             for arm in list(table.arms)[:: (-1) ** k]:
-                found[arm].append(seconds_per_1000(world, table.colds[0], table.arms[arm]))
+                settings = table.settings(world, arm)
+                found[arm].append(seconds_per_1000(world, table.colds[0], settings))
         kept.setdefault(table.name, {})[world] = {
             arm: round(statistics.median(values), 4) for arm, values in found.items()
         }

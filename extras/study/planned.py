@@ -1,6 +1,7 @@
 """All tables of the study; here those of the report, on seeds from 1,000 up, each made once.
 
-The settings of "main" are those of trials.CHOSEN. "variants" and "methods" are not tuned.
+The settings of "main" are those of trials.CHOSEN, of "retuned" those of trials.RETUNED. "variants"
+and "methods" are not tuned.
 """
 
 from extras.study.arms import (
@@ -8,12 +9,13 @@ from extras.study.arms import (
     FEWER_SEQUENCES,
     METHODS,
     OTHER_SEQUENCES,
+    PER_PROMPT,
     SHORT,
     VARIANTS,
     Table,
     sized,
 )
-from extras.study.trials import CHOSEN, COMPARED, DESIGN
+from extras.study.trials import CHOSEN, COMPARED, DESIGN, RETUNED
 
 REPORT = (
     Table(
@@ -28,6 +30,23 @@ REPORT = (
         budget=150_000,
         about="does branching pay in steps of 16 prompts? each arm as tuned there",
         baselines=("grpo_8", "grpo_4", "grpo_16"),
+    ),
+    Table(
+        "retuned",
+        COMPARED,
+        {name: ARMS[name] | SHORT for name in PER_PROMPT},
+        colds=(1011, 1012, 1013, 1014, 1015),
+        seeds=(1011, 1012, 1013),
+        budget=150_000,
+        about="does branching pay? each arm with its best step, update and rate in each world",
+        baselines=("grpo_8", "grpo_4", "grpo_16"),
+        tuned={
+            world: {
+                name: sized(PER_PROMPT[name], step, update) | {"lr": lr}
+                for name, (step, update, lr) in arms.items()
+            }
+            for world, arms in RETUNED.items()
+        },
     ),
     Table(
         "variants",

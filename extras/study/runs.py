@@ -102,7 +102,7 @@ def one_run(key: tuple, table: Table) -> Curve:
     _, world, cold, arm, seed = key
     out = folder_of(key)
     length = {"max_sampled": table.budget, "steps": 100_000, "save_every": 20}
-    train(from_cold(world, cold) | {"seed": seed} | length | table.arms[arm], out)
+    train(from_cold(world, cold) | {"seed": seed} | length | table.settings(world, arm), out)
     return read_run(out, key)
 
 
