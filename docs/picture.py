@@ -63,7 +63,7 @@ DARK = {
 # keys of rollouts.jsonl
 OMEGA, SCORE = "future_value", "branching_score"
 # the study's table and world, sampled tokens and points of a line; its arms, and their names here
-SHOWN_TABLE = ("main", "late", 150_000, 15)
+SHOWN_TABLE = ("retuned", "late", 150_000, 15)
 SHOWN_ARMS = {"grpo_8": "GRPO, N = 8", "appo": "APPO, N = 4, B = 3", "grpo_16": "GRPO, N = 16"}
 WIDTH, HEIGHT = 840, 386
 FONT = "-apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif"

@@ -20,7 +20,8 @@ from extras.study.arms import CURVES
 from extras.study.curves import load
 from extras.study.figure import picture as study_picture
 from extras.study.pace import at_pace
-from extras.study.tables import calls_table, world_table
+from extras.study.tables import calls_table, trials_table, world_table
+from extras.study.trials import SEQUENCES
 
 HERE = Path(__file__).resolve().parent.parent
 README = HERE / "README.md"
@@ -254,17 +255,53 @@ def test_the_laptop_s_result_names_its_script():
     assert picture.table(data) in (HERE / "docs/evidence.md").read_text()
 
 
+def test_the_rates_of_the_page_are_those_of_its_curves():
+    """Every trial of `best rates` and `best rates_32` is a cell, and every cell a trial."""
+    printed = {}
+    for table, step in (("rates", 64), ("rates_32", 32)):
+        rows = trials_table([c for c in load(CURVES) if c.table == table]).splitlines()[2:]
+        for arm, _, trial, late, late_long, _ in (row.strip("| ").split(" | ") for row in rows):
+            minibatch, rate = re.fullmatch(r"m(\d+) lr(\S+)", trial).groups()
+            update = int(minibatch) * SEQUENCES[arm]
+            printed[arm, update, step, float(rate)] = f"{late}, {late_long}"
+    head, _, *rows = (HERE / "docs/evidence.md").read_text().split("| arm | 64, ")[1].splitlines()
+    columns = [cell.split(", ") for cell in f"64, {head}".strip("| ").split(" | ")]
+    names = {"ours: `tree`, B = 1": "tree, B = 1", "ours: `tree`, B = 7": "tree"}
+    names |= {"ours: `tree`, B = 3": "tree, B = 3", "`appo`, 32 sequences an update": "appo"}
+    shown = {}
+    for row in takewhile(lambda row: row.startswith("|"), rows):
+        name, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        arm, update = names.get(name, name.strip("`")), 32 if "32" in name else 16
+        for (step, rate), cell in zip(columns, cells, strict=True):
+            if cell:
+                shown[arm, update, int(step), float(rate)] = cell.replace("**", "")
+    assert shown == printed
+
+
 @pytest.mark.slow
 def test_the_tables_of_the_study_are_those_of_its_curves():
     text, readme = ((HERE / name).read_text() for name in ("docs/evidence.md", "README.md"))
-    main = [curve for curve in load(CURVES) if curve.table == "main"]
+    curves = [curve for curve in load(CURVES) if curve.table == "retuned"]
     for world in ("late", "late_long"):
-        own = at_pace([curve for curve in main if curve.world == world])
+        own = at_pace([curve for curve in curves if curve.world == world])
         table = world_table(own)
         assert table in text and calls_table(own) in text, world
-        for arm in ("appo", "grpo_8"):
-            assert re.search(rf"\| {arm} \| 9 \| \d \| (\d\.\d+)", table)[1] in readme
-    assert study_picture(main) == (HERE / "docs/study-main.svg").read_text()
+        for arm in ("appo", "grpo_4"):
+            assert re.search(rf"\| {arm} \| \d+ \| \d \| (\d\.\d+)", table)[1] in readme
+    assert study_picture(curves) == (HERE / "docs/study-retuned.svg").read_text()
+
+
+@pytest.mark.slow
+def test_the_table_with_steps_of_16_prompts_is_that_of_its_curves():
+    """Means at equal sampled and trained tokens in late, then in late_long."""
+    text, cells = (HERE / "docs/evidence.md").read_text(), {}
+    for world in ("late", "late_long"):
+        own = [c for c in load(CURVES) if c.table == "main" and c.world == world]
+        for row in world_table(at_pace(own)).splitlines()[2:]:
+            arm, _, _, sampled, trained, *_ = row.strip("| ").split(" | ")
+            cells.setdefault(arm, []).extend((sampled, trained))
+    for arm, numbers in cells.items():
+        assert f"\n| {' | '.join([arm, *numbers])} |\n" in text, arm
 
 
 @pytest.mark.parametrize("name, colors", [("picture", "LIGHT"), ("picture-dark", "DARK")])
@@ -314,7 +351,7 @@ def test_collecting_the_picture_s_numbers(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     for name, rows in (("metrics", metrics), ("rollouts", [parent, branch])):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(ValueError, match="names seed 6, the runs have \[5\]"):
+    with pytest.raises(ValueError, match=r"names seed 6, the runs have \[5\]"):
         picture.collect([tmp_path], 6, 1, 0)
     data = picture.collect([tmp_path], 5, 1, 0)
     numbers = {"step": [0, 1], "sampled": [0.25, 0.75], "greedy": [0.5, 1.0]}

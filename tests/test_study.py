@@ -387,7 +387,7 @@ def test_every_arm_is_a_run_that_train_py_accepts():
             drawn = settings.initial * (settings.branches + 1)
             # a branch has a branch of its own
             drawn += settings.initial * settings.branches * (settings.depth - 1) * 2
-            assert 60 <= drawn * settings.prompts <= 64, (table.name, name, drawn)
+            assert 24 <= drawn * settings.prompts <= 32, (table.name, name, drawn)
     released = read_settings(["--preset", "released"])
     ours = read_settings(runs.flags_of(COMMON | methods.arms["released"]))
     for name in PRESETS["released"].keys() - {"prompts", "max_tokens", "reward"}:

@@ -109,8 +109,9 @@ SHORT = {"eval_questions": 100}
 
 
 def sized(per_prompt: int, step: int = 64, update: int = 16) -> dict:
-    """Prompts for so many sequences a step and an update, or a few less."""
-    return {"prompts": step // per_prompt, "minibatch": update // per_prompt}
+    """Prompts for so many sequences a step and an update, or a few less: whole updates."""
+    minibatch = update // per_prompt
+    return {"prompts": step // per_prompt // minibatch * minibatch, "minibatch": minibatch}
 
 
 # what the paper switches off (its Table 4), other criteria, other trees (its Table 3, appendix E):
