@@ -29,7 +29,7 @@ LIGHT = {
     "faint": "#59636e",
     "line": "#d1d9e0",
     "appo": "#0969da",
-    "grpo_8": "#bc4c00",
+    "grpo_4": "#bc4c00",
     "grpo_16": "#59636e",
     "think": "#b6bfc9",
     "call": "#0969da",
@@ -47,7 +47,7 @@ DARK = {
     "faint": "#9198a1",
     "line": "#3d444d",
     "appo": "#4493f8",
-    "grpo_8": "#db6d28",
+    "grpo_4": "#db6d28",
     "grpo_16": "#9198a1",
     "think": "#656c76",
     "call": "#4493f8",
@@ -64,7 +64,7 @@ DARK = {
 OMEGA, SCORE = "future_value", "branching_score"
 # the study's table and world, sampled tokens and points of a line; its arms, and their names here
 SHOWN_TABLE = ("retuned", "late", 150_000, 15)
-SHOWN_ARMS = {"grpo_8": "GRPO, N = 8", "appo": "APPO, N = 4, B = 3", "grpo_16": "GRPO, N = 16"}
+SHOWN_ARMS = {"grpo_4": "GRPO, N = 4", "appo": "APPO, N = 4, B = 3", "grpo_16": "GRPO, N = 16"}
 WIDTH, HEIGHT = 840, 386
 FONT = "-apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif"
 CODE = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'Liberation Mono', monospace"
@@ -261,7 +261,7 @@ def draw_curves(d: Drawing, left=40, top=66, width=236, height=272) -> None:
         return left + width * tokens / budget, top + height * (1 - value)
 
     d.text(8, 20, "Does branching pay?", size=15, weight=600)
-    d.text(8, 38, f"accuracy, 16 prompts a step; {runs} runs, 95%", "faint")
+    d.text(8, 38, f"accuracy, best steps of each; {runs} runs, 95%", "faint")
     for value in (0, 0.25, 0.5, 0.75, 1):
         y = at(0, value)[1]
         d.path(line([(left, y), (left + width, y)]), dash="" if value == 0 else "2 4")
