@@ -30,7 +30,7 @@ LIGHT = {
     "line": "#d1d9e0",
     "appo": "#0969da",
     "grpo_4": "#bc4c00",
-    "grpo_16": "#59636e",
+    "grpo_8": "#59636e",
     "think": "#b6bfc9",
     "call": "#0969da",
     "result": "#e8ebef",
@@ -48,7 +48,7 @@ DARK = {
     "line": "#3d444d",
     "appo": "#4493f8",
     "grpo_4": "#db6d28",
-    "grpo_16": "#9198a1",
+    "grpo_8": "#9198a1",
     "think": "#656c76",
     "call": "#4493f8",
     "result": "#2a313c",
@@ -64,7 +64,7 @@ DARK = {
 OMEGA, SCORE = "future_value", "branching_score"
 # the study's table and world, sampled tokens and points of a line; its arms, and their names here
 SHOWN_TABLE = ("retuned", "late", 150_000, 15)
-SHOWN_ARMS = {"grpo_4": "GRPO, N = 4", "appo": "APPO, N = 4, B = 3", "grpo_16": "GRPO, N = 16"}
+SHOWN_ARMS = {"grpo_4": "GRPO, N = 4", "grpo_8": "GRPO, N = 8", "appo": "APPO, N = 4, B = 3"}
 WIDTH, HEIGHT = 840, 386
 FONT = "-apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif"
 CODE = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'Liberation Mono', monospace"
@@ -254,14 +254,16 @@ def draw_curves(d: Drawing, left=40, top=66, width=236, height=272) -> None:
     """Accuracy of training over sampled tokens: mean of an arm's runs, and its 95% interval."""
     table, world, budget, points = SHOWN_TABLE
     own = [c for c in load(CURVES) if (c.table, c.world) == (table, world)]
-    runs = sum(c.arm == "appo" for c in own)
+    runs, *other = (sum(c.arm == arm for c in own) for arm in SHOWN_ARMS)
+    if set(other) != {runs}:
+        raise ValueError(f"the arms of {table} have {runs} and {other} runs")
 
     def at(tokens, value):
         """Where a point of a curve is."""
         return left + width * tokens / budget, top + height * (1 - value)
 
     d.text(8, 20, "Does branching pay?", size=15, weight=600)
-    d.text(8, 38, f"accuracy, best steps of each; {runs} runs, 95%", "faint")
+    d.text(8, 38, f"accuracy, each tuned; {runs} runs, 95%", "faint")
     for value in (0, 0.25, 0.5, 0.75, 1):
         y = at(0, value)[1]
         d.path(line([(left, y), (left + width, y)]), dash="" if value == 0 else "2 4")

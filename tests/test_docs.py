@@ -20,8 +20,8 @@ from extras.study.arms import CURVES
 from extras.study.curves import load
 from extras.study.figure import picture as study_picture
 from extras.study.pace import at_pace
-from extras.study.tables import calls_table, trials_table, world_table
-from extras.study.trials import SEQUENCES
+from extras.study.tables import calls_table, difference_table, trials_table, world_table
+from extras.study.trials import CHOSEN, RETUNED, SEQUENCES
 
 HERE = Path(__file__).resolve().parent.parent
 README = HERE / "README.md"
@@ -274,8 +274,26 @@ def test_the_rates_of_the_page_are_those_of_its_curves():
         arm, update = names.get(name, name.strip("`")), 32 if "32" in name else 16
         for (step, rate), cell in zip(columns, cells, strict=True):
             if cell:
-                shown[arm, update, int(step), float(rate)] = cell.replace("**", "")
-    assert shown == printed
+                shown[arm, update, int(step), float(rate)] = cell
+    assert {key: cell.replace("**", "") for key, cell in shown.items()} == printed
+    # bold is the best of an arm in a world
+    for arm in {key[0] for key in shown}:
+        for n in range(2):
+            cells = [cell.split(", ")[n] for key, cell in shown.items() if key[0] == arm]
+            best = max(cell.strip("*") for cell in cells)
+            assert [cell for cell in cells if "*" in cell] == [f"**{best}**"], arm
+
+
+def test_the_settings_of_the_page_are_those_of_the_runs():
+    """Sequences a step and rate of each arm, in late and in late_long."""
+    text = (HERE / "docs/evidence.md").read_text()
+    for arm in RETUNED["late"]:
+        cells = [
+            f"{step}, {lr:.0e}".replace("e-0", "e-")
+            for step, lr in (RETUNED[world][arm] for world in ("late", "late_long"))
+        ]
+        sep = r" \| "
+        assert re.search(rf"\n\| `{arm}`.* \| {sep.join(cells)} \|\n", text), arm
 
 
 @pytest.mark.slow
@@ -287,7 +305,9 @@ def test_the_tables_of_the_study_are_those_of_its_curves():
         table = world_table(own)
         assert table in text and calls_table(own) in text, world
         for arm in ("appo", "grpo_4"):
-            assert re.search(rf"\| {arm} \| \d+ \| \d \| (\d\.\d+)", table)[1] in readme
+            mean = re.search(rf"\| {arm} \| \d+ \| \d \| (\d\.\d+)", table)[1]
+            assert f"{float(mean):.2f}" in readme
+    assert "show retuned" in readme
     assert study_picture(curves) == (HERE / "docs/study-retuned.svg").read_text()
 
 
@@ -300,8 +320,34 @@ def test_the_table_with_steps_of_16_prompts_is_that_of_its_curves():
         for row in world_table(at_pace(own)).splitlines()[2:]:
             arm, _, _, sampled, trained, *_ = row.strip("| ").split(" | ")
             cells.setdefault(arm, []).extend((sampled, trained))
+    assert cells.keys() == CHOSEN.keys()
     for arm, numbers in cells.items():
         assert f"\n| {' | '.join([arm, *numbers])} |\n" in text, arm
+
+
+INTERVAL = re.compile(r"(−?\d+\.\d+) \((−?\d+\.\d+) to (−?\d+\.\d+)\)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "title, table", [("Does branching pay?", "retuned"), ("With steps of 16 prompts", "main")]
+)
+def test_the_differences_in_the_text_are_those_of_the_curves(title, table):
+    """Every interval of a sentence is one of difference_table, or the same the other way round."""
+    prose = [x for x in section((HERE / "docs/evidence.md").read_text(), title).splitlines()]
+    named = [m.groups() for x in prose if not x.startswith("|") for m in INTERVAL.finditer(x)]
+    found = set()
+    for world in ("late", "late_long"):
+        curves = at_pace([c for c in load(CURVES) if (c.table, c.world) == (table, world)])
+        for baseline in ("appo", "grpo_4"):
+            text = difference_table(curves, baseline).replace("-", "−")
+            found |= {m.groups() for m in INTERVAL.finditer(text)}
+
+    def turned(number: str) -> str:
+        return number[1:] if number.startswith("−") else f"−{number}"
+
+    other = {(turned(mean), turned(high), turned(low)) for mean, low, high in found}
+    assert len(named) > 5 and [x for x in named if x not in found | other] == []
 
 
 @pytest.mark.parametrize("name, colors", [("picture", "LIGHT"), ("picture-dark", "DARK")])

@@ -73,7 +73,7 @@ class Table:
     tuned: dict[str, dict[str, dict]] = field(default_factory=dict)
 
     def settings(self, world: str, arm: str) -> dict:
-        """Of an arm in a world."""
+        """Of an arm in a world: its own, then those it has there alone."""
         return self.arms[arm] | self.tuned.get(world, {}).get(arm, {})
 
 

@@ -1,6 +1,6 @@
 """Seconds that a sampled token costs each arm, measured in turn on an otherwise idle machine.
 
-    1. measure    the first steps of every arm of a table, in turn -> seconds for 1,000 tokens
+    1. measure    a few steps of every arm of a table, in turn -> seconds for 1,000 tokens
     2. at_pace    curves whose seconds are their sampled tokens at that pace
 
 The runs of the study are made side by side, so the seconds in their logs are not compared.
@@ -17,18 +17,18 @@ from extras.study.curves import Curve
 from extras.study.runs import from_cold, train
 
 PACE = Path(__file__).with_name("pace.json")
-# steps of a measurement
-STEPS = 2
+# sampled tokens of a measurement
+TOKENS = 10_000
 
 
 def seconds_per_1000(world: str, cold: int, arm: dict) -> float:
-    """Of sampled tokens, branches too, in the first STEPS steps from a cold start.
+    """Of sampled tokens, branches too, until the step that reaches TOKENS from a cold start.
 
     arm: its settings. The cold start is made if it is not there. RuntimeError if a run fails.
     """
-    out, length = RUNS / "pace", {"seed": cold, "steps": STEPS, "eval_questions": 0}
+    out, length = RUNS / "pace", {"seed": cold, "steps": 1000, "max_sampled": TOKENS}
     shutil.rmtree(out, ignore_errors=True)
-    train(from_cold(world, cold) | arm | length, out)
+    train(from_cold(world, cold) | arm | length | {"eval_questions": 0}, out)
     lines = [json.loads(line) for line in open(out / "metrics.jsonl")]
     steps = [line for line in lines if "tokens_sampled" in line]
     seconds, tokens = (sum(s[name] for s in steps) for name in ("seconds", "tokens_sampled"))

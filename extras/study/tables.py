@@ -4,8 +4,9 @@
 2. measured          an arm's runs in a world -> cold start -> seed -> one number
 3. world_table       a row per arm: mean of the curve at equal budgets, held-out accuracy at the end
 4. difference_table  the same, less those of one arm
-5. calls_table       a row per arm: tool calls per right answer, and until an accuracy
-6. trials_table      tuning: the trials of each arm, the best first
+5. colds_table       a row per arm, a column per cold start: mean of the curve
+6. calls_table       a row per arm: tool calls per right answer, and until an accuracy
+7. trials_table      tuning: the trials of each arm, the best first
 """
 
 import math
@@ -96,6 +97,17 @@ def difference_table(curves: list[Curve], baseline: str) -> str:
         pairs = ((measured(own, x), measured(arms[baseline], x)) for x in numbers.values())
         rows.append([arm, *(shown(*paired(*pair)) for pair in pairs)])
     return table_of([f"less {baseline}", *numbers], rows)
+
+
+def colds_table(curves: list[Curve]) -> str:
+    """Mean of the curve at equal sampled tokens, and over the seeds of each cold start."""
+    first = next(iter(AXES))
+    number = partial(Curve.mean, axis=first, budget=budget_of(curves, first))
+    colds, rows = sorted({c.cold for c in curves}), []
+    for arm, own in arms_of(curves).items():
+        runs = measured(own, number)
+        rows.append([arm, *(f"{mean({0: runs[c]}):.3f}" if c in runs else "" for c in colds)])
+    return table_of(["cold start", *map(str, colds)], rows)
 
 
 # share of the budget that calls are counted in; the accuracy that calls are counted up to
