@@ -325,7 +325,7 @@ def test_the_table_with_steps_of_16_prompts_is_that_of_its_curves():
         assert f"\n| {' | '.join([arm, *numbers])} |\n" in text, arm
 
 
-INTERVAL = re.compile(r"(−?\d+\.\d+) \((−?\d+\.\d+) to (−?\d+\.\d+)\)")
+INTERVAL = re.compile(r"(−?\d+\.\d{3}) \((−?\d+\.\d{3}) to (−?\d+\.\d{3})\)")
 
 
 @pytest.mark.slow
