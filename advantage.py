@@ -11,7 +11,7 @@ averaged, not summed; a group without variance gets exactly 0; every rollout wei
 whatever its length and whichever micro-batch it falls in.
 
 Pure functions on tensors; imports torch and the standard library. Axes: N initial rollouts of a
-prompt, K branches, R rollouts of a batch, T response tokens.
+prompt, or of a batch with `group`; K branches, G rewards, R rollouts of a batch, T response tokens.
 mask: True (or 1) where the policy chose the token; False for tool results and padding.
 """
 
@@ -57,12 +57,13 @@ def dual_group_advantage(
 
         "avg"      A_nt = ( z_init(n) + mean_{k in S} z_branch(k) ) / 2,  z_init(n) if S is empty
         "sum"      A_nt =   z_init(n) + mean_{k in S} z_branch(k)         (the released code)
-        "literal"  A_nt = ( z(R_n; initial) + z(R_n; branch) ) / 2        for every token
+        "literal"  A_nt = ( z(R_n; initial) + z(R_n; branch) ) / 2,  z_init(n) without branches
         "off"      as "avg", one group of all N + K supplies mean and std (ablation "w/o dual")
 
     z: group_advantage within a group. S(n,t): branches of rollout n with t < fork_at.
 
     Args:    rewards: (N,). branch_rewards, parent (index of the initial rollout), fork_at: (K,).
+             mask: (N, T). correction: as group_advantage.
              group: (N,) integers that tell the prompts of a batch apart; None: one prompt.
     Returns: (N, T) float; 0 under mask == False.
     Raises:  ValueError for an unknown `how`, or shapes or parents that do not fit.
@@ -202,7 +203,7 @@ def _token_means(values: dict[str, Tensor], mask: Tensor) -> dict[str, float]:
 def low_variance_kl(logp: Tensor, logp_ref: Tensor) -> Tensor:
     """KL(policy || reference) from one sampled token: exp(d) - d - 1 with d = logp_ref - logp.
 
-    Never negative, unbiased, nats.
+    Never negative, nats. Unbiased where the policy is the one that drew the token.
     """
     d = (logp_ref.detach() - logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return d.exp() - d - 1
@@ -219,21 +220,21 @@ def _group_of(rewards: Tensor, group: Tensor | None) -> Tensor:
 
 def _standardized(
     judged: tuple[Tensor, Tensor],
-    others: tuple[Tensor, Tensor],
+    reference: tuple[Tensor, Tensor],
     correction: int,
     scale: bool = True,
 ) -> Tensor:
-    """Rewards in standard deviations of the others of their group; 0 where those do not vary.
+    """(R - mean) / (std + 1e-6), mean and std of the reference rewards of the same group.
 
-    judged, others: (rewards, group) each.
+    0 where those do not vary. judged, reference: (rewards, group) each; they may be the same.
     """
     rewards, group = _float(judged[0]), judged[1]
     z = torch.zeros_like(rewards)
     for g in group.unique():
-        mine, theirs = group == g, _float(others[0])[others[1] == g]
-        if len(theirs) > 1 and theirs.max() != theirs.min():
-            unit = theirs.std(correction=correction) + STD_EPS if scale else 1.0
-            z[mine] = (rewards[mine] - theirs.mean()) / unit
+        mine, known = group == g, _float(reference[0])[reference[1] == g]
+        if len(known) > 1 and known.max() != known.min():
+            unit = known.std(correction=correction) + STD_EPS if scale else 1.0
+            z[mine] = (rewards[mine] - known.mean()) / unit
     return z
 
 

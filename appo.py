@@ -16,6 +16,7 @@ Every number of a token lives on its Rollout (rollout.py). Branches never enter 
     credit       the advantage of a token
     unsharded    every process holds the whole weights, as sampling needs
     part         a mini-batch, or what of it --fork_tokens lets one cache hold
+    pass         one call of the model, on a micro-batch: --micro_tokens tokens at most
     in_phase     what the time of a function counts for (support/phases.py)
 
 Differs from the paper in: README's five departures. A gap filled here: before the first update of a
@@ -104,7 +105,7 @@ def step(
         assign_credit(batch, branches, config)
         # 8. one optimizer step on the initial rollouts
         stats = update(policy, optimizer, batch, config)
-        meter.add(batch, branches, stats)
+        meter.add(batch, stats)
         rollouts += branches
     return rollouts
 
@@ -221,9 +222,11 @@ def decision_points(policy: Policy, rollouts: list[Rollout], config: Config) -> 
 def rank_tokens(
     policy: Policy, rollouts: list[Rollout], config: Config
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """What `choose_branch_points` takes, (R, T) each: score, preferred, top_up.
+    """What `choose_branch_points` takes, (R, T) each, for Eq. 5.
 
-    By Eq. 5, or as --criterion says (support/criteria.py). Sets r.branching_score and r.degenerate.
+    scores: branching_score. preferred: both_above_average. top_up: entropy. Where Omega is constant
+    the score is z(H); where entropy is constant too, a uniform draw. For another --criterion see
+    support/criteria.py. Sets r.branching_score and r.degenerate.
     """
     tokens = Tokens.of(policy, rollouts)
     scores, preferred, top_up = ranked(tokens, config)
@@ -243,8 +246,8 @@ def hand_out(rollouts: list[Rollout], name: str, rows: Tensor) -> None:
 def candidates(policy: Policy, rollout: Rollout, config: Config) -> list[bool]:
     """Where a branch of this rollout may start, (T,).
 
-    Not the first token that it drew: its siblings draw that one anew; not an end of turn; and at
-    least min_new tokens of the budget must be left.
+    Not the first token that it drew itself: every sibling draws that one anyway. Not an end of turn
+    or padding. At least min_new tokens of the budget must be left.
     """
     texts = [policy.text[i] for i in rollout.ids]
     fit = branch_candidates(texts, rollout.mask, rollout.family.protocol.tags, config.exclude_punct)
@@ -312,9 +315,10 @@ def update(
         total *= config.branches + 1
 
     def losses() -> Iterator[tuple[Tensor, dict, int]]:
-        for part in equal_passes(rollouts, config.micro_tokens, ranks):
-            logp = policy.logp(part, config.temperature)  # (R, T)
-            yield *loss_of(part, logp, total, config, loss), len(part) * padded_width(part)
+        for micro_batch in equal_passes(rollouts, config.micro_tokens, ranks):
+            logp = policy.logp(micro_batch, config.temperature)  # (R, T)
+            value, stats = loss_of(micro_batch, logp, total, config, loss)
+            yield value, stats, len(micro_batch) * padded_width(micro_batch)
 
     unpadded = sum(len(r.prompt) + len(r.ids) for r in rollouts)
     return descend(policy, optimizer, losses(), unpadded, config)

@@ -5,7 +5,7 @@
     3. branching_score        zscore(clipped Omega) * zscore(entropy), inside one rollout    (Eq. 5)
     4. branch_candidates      the tokens that may be chosen at all, by their texts
     5. choose_branch_points   the k best candidates of each rollout
-    6. fork_points            3 to 5 in one call, or the check of points chosen by hand
+    6. fork_points            for other trainers: 3 and 5 in one call; checks points chosen by hand
 
 Differs from the released code in: the future sum decays in the score as it does in the credit; a
 rollout whose Omega is constant is ranked by entropy alone, instead of branching at its first
@@ -167,8 +167,9 @@ def branch_candidates(
 ) -> list[bool]:
     """Tokens where a branch may start, by their texts; Eq. 5 takes any, this rule is ours.
 
-    A policy token that is not white space and, with skip_punctuation, not punctuation alone. The
-    "<" that opens or closes one of `tags` counts: which tag comes is a decision.
+    A policy token that is not white space and, with skip_punctuation, not punctuation alone. Signs
+    of mathematics (+-*/=^%\\$) and symbols beyond ASCII are no punctuation. The "<" that opens or
+    closes one of `tags` counts: which tag comes is a decision.
 
     Args:    texts: of each token alone, such as tokenizer.decode([i]); no tokenizer is needed here.
              mask: True where the policy chose it; padding may follow. tags: names such as "search".
@@ -217,10 +218,11 @@ def fork_points(
     candidates: Tensor | None = None,
     points: list[list[int]] | None = None,
 ) -> list[list[int]]:
-    """Where to fork each row: the whole choice in one call, or the check of one made by hand.
+    """Where to fork each row: score and choice in one call, or the check of points given by hand.
 
     First the best by branching_score among candidates that are both_above_average, then the best
-    of the others by entropy.
+    of the others by entropy; the first ones where entropy is constant. Which tokens may fork is
+    the caller's choice: branch_candidates.
 
     Args:    mask, entropy, omega, candidates: (R, T). omega: by default 1, as before any update.
              candidates: by default every policy token. points: by hand, token indices per row;

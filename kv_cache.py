@@ -4,7 +4,8 @@
     2. KVCache.copy        a row becomes the first tokens of a row of another cache: the fork
     3. folded_attention    the attention function of every layer: grouped heads, keys not copied
 
-Works with every Hugging Face causal language model with full attention. Imports no sibling.
+For Hugging Face causal language models with full attention, whose keys and values have one size and
+whose configuration names num_key_value_heads: Llama, Qwen2, Qwen3. Imports no sibling.
 Axes: R rows of the cache, C rows of a call, S new tokens per row, L keys that are seen, D hidden,
 G query heads per key head.
 """
@@ -27,7 +28,8 @@ class KVCache:
 
     Row r holds length[r] tokens, `capacity` at most; its next one goes to place length[r]. There is
     no left padding. Places beyond a row's length hold anything finite: no query sees them before
-    they are written. One row more than asked for, `scratch`, takes the padding rows of a call.
+    they are written. A scoring pass leaves length 0: `copy` is told how many tokens there are. One
+    row more than asked for, `scratch`, takes the padding rows of a call.
 
     rows, end, places, place_rows: of the call of `append` at hand: its rows, L, and where its new
     tokens go, (C, S) with their rows (C, 1). used: (C,) keys of each row, of a step by lengths.
@@ -111,7 +113,7 @@ class KVCache:
 
     def update(self, k: Tensor, v: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Store new keys and values (C, heads, S, dim); return those that the queries may see."""
-        new = torch.stack([k, v], 1).permute(0, 3, 1, 2, 4)
+        new = torch.stack([k, v], 1).permute(0, 3, 1, 2, 4)  # (C, S, 2, heads, dim)
         if self.whole_rows is not None:
             # a pass over whole rows attends to what it has just computed
             self.kv[layer, self.whole_rows, : k.shape[2]] = new
@@ -119,7 +121,10 @@ class KVCache:
         return self.store(new, layer)
 
     def store(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """The same for keys and values in one tensor (C, S, 2, heads, dim)."""
+        """The same for keys and values in one tensor, (C, S, 2, heads, dim).
+
+        Returns: keys and values that the queries may see, (C, heads, L, dim) each.
+        """
         self.kv[layer, self.place_rows, self.places] = new
         seen = self.kv[layer, self.rows, : self.end]
         return seen.permute(2, 0, 3, 1, 4).unbind()

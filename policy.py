@@ -52,6 +52,7 @@ class Policy:
 
     text: the text of each id. stop_ids: they end a turn. closing: ids that may close a tag.
     ranks: the processes that train it. reference: the frozen policy of the KL term, or None.
+    call: runs a function that uses the weights; where they are split, they are gathered for it.
 
     Args:    model: from AutoModelForCausalLM; its attention becomes kv_cache.folded_attention.
     Raises:  ValueError if its logits are more than head(hidden state): soft caps, scaled logits.

@@ -17,7 +17,7 @@ from support.math_equal import last_boxed, math_equal
 from support.words import exact_match, f1_of_words, normalize_answer, token_f1
 
 REWARDS = ("auto", "f1", "math", "released")
-# for an answer with a score above 0 that used both tools (paper 0.1)
+# for an answer with a score above 0 that used both tools (released code 0.1)
 BONUS = 0.1
 
 

@@ -59,7 +59,7 @@ class Family:
 
 
 def close_all(rollouts: list["Rollout"]) -> None:
-    """Nobody asks for the tools' states of these rollouts and their branches any more."""
+    """Close the states that tools hold for these rollouts and their branches."""
     for r in rollouts:
         r.family.close()
 
@@ -68,9 +68,10 @@ def close_all(rollouts: list["Rollout"]) -> None:
 class Rollout:
     """One prompt and everything after it, with the numbers of every token.
 
-    ids, mask, sampled_logp and sampled_entropy grow together and always have the same length; a
-    tool's tokens have mask False and 0 for the other two. The tensors are (T,), on the CPU, and
-    come later: see appo.py. A branch has a parent and shares ids[:fork_at] with it.
+    ids: the response, T tokens, without the prompt. ids, mask, sampled_logp and sampled_entropy
+    grow together and always have the same length; a tool's tokens have mask False and 0 for the
+    other two. The tensors are (T,), on the CPU, and come later: see appo.py. A branch has a parent
+    and shares ids[:fork_at] with it.
 
     finish: "stop" (end of turn), "length" (budget), "calls" (one call too many), "forged" (the
     policy wrote <result> itself). group: index of its prompt; one prompt's rollouts are compared.

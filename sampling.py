@@ -7,8 +7,8 @@
     5. _look           the tokens join their rollouts; a turn ends, a closed tag calls a tool
     `Sampler.run` is this loop. `Sampler.initial` and `Sampler.branches` say where rollouts start.
 
-While sampling, every token goes through the model once: a prompt for all its rollouts, a prefix
-for all its forks.
+While sampling, every token that stays goes through the model once: a prompt for all its rollouts, a
+prefix for all its forks.
 A slow tool holds up its own row only.
 
 Differs from the released code in: nothing is prefilled anew, neither after a tool result nor for a
@@ -53,7 +53,7 @@ NOT_FINITE = (
 
 
 def ignore(rollout: Rollout) -> None:
-    """Nobody asks for complete rollouts one by one."""
+    """The default of `finished`: do nothing."""
 
 
 @dataclass
@@ -79,15 +79,17 @@ class Sampler:
     first slots, and only those are decoded. lag: decode steps launched before the tokens of an
     earlier one are looked at, 1 on a GPU, so that it never waits for the host.
 
-    A row is in one of these: waiting (a start without a slot), running (slot -> row), in_tool
-    (future -> row), ready (its result has come). A slot is a row of the live cache. launched:
-    decode steps whose tokens were not looked at yet. free: slots without a row. bucket: number of
-    slots that are decoded. marks: which of them run, 0 or 1. prefilled: number of a prompt ->
-    (its row in prompt_cache, hidden state).
+    A rollout is in one of these: waiting (a start without a slot), running (slot -> Row), in_tool
+    (future -> Row), ready (its result has come). A slot is a row of the live cache; a Row can move
+    to another. launched: decode steps whose tokens were not looked at yet. A drawn token counts
+    only if its Row still runs, in the turn in which the step was launched. The others are dropped,
+    and the length of the row in the cache is set back before anything else is read into it.
+    free: slots without a Row. bucket: number of slots that are decoded. marks: which of them run,
+    0 or 1. prefilled: number of a prompt -> (its row in prompt_cache, hidden state).
 
     Args: tools: name -> object with run(argument) -> ToolResult. protocol: how calls are written.
-    count: computed (tokens put through the model), sampled (of them, drawn), row_calls (rows
-           decoded, running or not).
+    count: computed (tokens put through the model), sampled (of them, drawn and kept), row_calls
+           (rows decoded, running or not).
     """
 
     def __init__(self, policy: Policy, tools: dict, params: SamplingParams, protocol: Tags = PAPER):
@@ -158,7 +160,7 @@ class Sampler:
     def run(
         self, starts: list[Start], temperature: float | None = None, finished: Finished = ignore
     ) -> None:
-        """Complete the rollouts of all starts, in place and in the order given.
+        """Complete the rollouts of all starts, in place. They begin in the order given.
 
         All starts have the same cache, or none has one. Without a cache, those of one prompt
         follow each other. A start waits until a row is free. While this runs it holds memory for
@@ -269,7 +271,7 @@ class Sampler:
             return
         rows, self.ready = self.ready, []
         held, slots = [row.held for row in rows], [row.slot for row in rows]
-        # on a GPU a row has drawn `lag` tokens that are not on its rollout; they are forgotten
+        # on a GPU a row has drawn `lag` tokens that are not on its rollout: they are dropped
         self.live.cache.length[self.policy.tensor(slots)] = self.policy.tensor(held)
         unread = [row.unread for row in rows]
         hidden = self._extend(self.live.cache, slots, held, unread, self.shapes.result_rows)
@@ -327,9 +329,9 @@ class Sampler:
             if arrived:
                 arrived.synchronize()
             ids, logp, entropy = drawn.tolist()
-            for row, slot, turn in rows:
-                # a later turn, or another row in the slot: the token is a forgotten one
-                if self.running.get(row.slot) is row and len(row.rollout.calls) == turn:
+            for row, slot, calls_then in rows:
+                # a later turn, or another row in the slot: the token was drawn after a turn's end
+                if self.running.get(row.slot) is row and len(row.rollout.calls) == calls_then:
                     if not math.isfinite(logp[slot]):
                         raise ValueError(NOT_FINITE)
                     token = int(ids[slot])

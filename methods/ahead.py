@@ -50,7 +50,7 @@ def step(
                 score_anew(policy, batch, config)
             own = [x for x in branches if any(x.parent is r for r in batch)]
             appo.assign_credit(batch, own, config)
-            meter.add(batch, own, appo.update(policy, optimizer, batch, config))
+            meter.add(batch, appo.update(policy, optimizer, batch, config))
         rollouts += branches
     return rollouts
 

@@ -56,7 +56,7 @@ def step(
     start_log_probs(policy, batches, config)
     shaped_credit([r for batch in batches for r in batch], config)
     for batch in in_epochs(batches, prompts, config):
-        meter.add(batch, [], update(policy, optimizer, batch, config))
+        meter.add(batch, update(policy, optimizer, batch, config))
     return rollouts
 
 

@@ -42,7 +42,7 @@ def step(
                 branches += grow(policy, sampler, part, config, rewards.begin)
         rewards.set(branches)
         appo.assign_credit(batch, [as_from_root(x) for x in branches], config)
-        meter.add(batch, branches, appo.update(policy, optimizer, batch, whole))
+        meter.add(batch, appo.update(policy, optimizer, batch, whole))
         rollouts += branches
     return rollouts
 

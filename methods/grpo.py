@@ -35,7 +35,7 @@ Credit = Callable[[list[Rollout], Config, Ranks], None]
 
 @in_phase("update")
 def group_credit(rollouts: list[Rollout], config: Config, ranks: Ranks) -> None:
-    """Every token of a rollout earns its reward's distance from its group, in its deviations."""
+    """Every token of a rollout gets (R - mean) / std of the rollouts of its prompt."""
     rewards, group = rewards_by_group(rollouts)
     spread_over_tokens(rollouts, group_advantage(rewards, config.std_correction, group))
 
@@ -77,7 +77,7 @@ def step(
     credit(rollouts, config, policy.ranks)
     # 6. an optimizer step for every mini-batch
     for batch in in_epochs(batches, prompts, config):
-        meter.add(batch, [], update(policy, optimizer, batch, config, loss))
+        meter.add(batch, update(policy, optimizer, batch, config, loss))
     return rollouts
 
 

@@ -48,7 +48,7 @@ def step(
     for batch, branches in zip(batches, grown):
         score_again(policy, batch, config)
         guarded_credit(batch, branches, config)
-        meter.add(batch, branches, appo.update(policy, optimizer, batch, config, guarded_loss))
+        meter.add(batch, appo.update(policy, optimizer, batch, config, guarded_loss))
     return [r for rollouts in (*batches, *grown) for r in rollouts]
 
 

@@ -11,11 +11,12 @@ Credit of token t of rollout m; a and b are rollouts of the prompt, s(a, b) the 
     g    = max{ s(m, b) : s(m, b) <= t }                    the last fork before t
     A_mt = mean{ R_b : s(m, b) > t } - mean{ R_b : s(m, b) = g }
 
-The first mean estimates the value of the prefix that ends with t; the second the value of the
-prefix before the last fork, without the rollouts that share t. Without forks it is the
-leave-one-out baseline. No standard deviation, no future term.
-A fork depends on its prefix alone, so the estimate has no bias. A branch costs its suffix: many are
-cheap where the turns before the fork are long.
+The first mean estimates the value of the prefix that ends with t. The second is a baseline: of the
+rollouts that parted at the last fork, none of which shares t. Without forks it is leave-one-out.
+No standard deviation, no future term.
+Where a tree forks depends on the prefix alone, so the credit of a token has no bias, given its
+prefix. What follows a fork is met once per branch. A branch costs its suffix: many are cheap where
+the turns before the fork are long.
 """
 
 from collections.abc import Iterator
@@ -112,7 +113,7 @@ def update_trees(policy: Policy, optimizer, rollouts: list[Rollout], config: Con
 
 
 def as_trained(grown: list[list[Rollout]]) -> list[Rollout]:
-    """Copies of their rollouts, whose masks hold own policy tokens alone; parents stay the old."""
+    """Copies whose mask is True only at policy tokens from fork_at on; `parent` is the original."""
     return [replace(r, mask=own_mask(r)) for tree in grown for r in tree]
 
 

@@ -67,7 +67,7 @@ def step(
     credit(rollouts, config, policy.ranks)
     for batch in in_epochs(batches, prompts, config):
         trained, stats = learn(policy, optimizer, batch, config)
-        meter.add(trained, [], stats)
+        meter.add(trained, stats)
     return rollouts
 
 

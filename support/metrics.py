@@ -1,7 +1,7 @@
 """The numbers of one step: what happened, over all ranks. docs/metrics.md defines each of them.
 
     1. Meter.phase     seconds per phase; tells who watches that a phase begins
-    2. Meter.add       a mini-batch after its update: rollouts, branches, the loss' statistics
+    2. Meter.add       a mini-batch after its update: rollouts, the loss' statistics
     3. Meter.numbers   one number per name, over all ranks
     4. over_passes     the statistics of one update from those of its passes
 
@@ -36,7 +36,7 @@ class Meter:
         self.sampler, self.before = sampler, Counter(sampler.count)
         self.minibatches: list[dict] = []
 
-    def add(self, batch: list, branches: list, stats: dict) -> None:
+    def add(self, batch: list, stats: dict) -> None:
         """A mini-batch whose rollouts still hold the numbers from before its update."""
         own = [torch.tensor(r.mask, dtype=torch.bool) for r in batch]
 

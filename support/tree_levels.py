@@ -218,4 +218,4 @@ def logp_of_trees(policy: Policy, trees: list[list[Rollout]], temperature: float
 
 def own_mask(r: Rollout) -> list[bool]:
     """Policy tokens behind the fork: what is trained of a rollout."""
-    return [own and t >= r.fork_at for t, own in enumerate(r.mask)]
+    return [chosen and t >= r.fork_at for t, chosen in enumerate(r.mask)]

@@ -36,7 +36,7 @@ def test_numbers_of_a_tree():
     sampler = SimpleNamespace(count=Counter(computed=5))
     meter = Meter(sampler)
     sampler.count = Counter(computed=5 + 16, sampled=13, row_calls=26)
-    meter.add(initial, [branch], {"loss": 2.0, "ratio_max": 3.0})
+    meter.add(initial, {"loss": 2.0, "ratio_max": 3.0})
     numbers = meter.numbers([*initial, branch], Ranks())
     expected = {
         "reward": 0.0,
@@ -76,7 +76,7 @@ def test_the_spread_of_omega_is_over_all_policy_tokens_of_the_step():
         r = Rollout([1], 0, ids=[1, 1, 1], mask=mask, sampled_logp=[0.0] * 3, finish="stop")
         r.omega = torch.tensor(omega)
         r.logp = r.logp_old = r.entropy = torch.zeros(3)
-        meter.add([r], [], {"loss": 0.0, "ratio_max": 1.0})
+        meter.add([r], {"loss": 0.0, "ratio_max": 1.0})
         sampler.count += Counter(computed=3)
     tokens = torch.tensor([1.0, 1.0, 1.5, 1.5, 1.25], dtype=torch.float64)
     assert meter.numbers([r], Ranks())["omega_std"] == pytest.approx(
@@ -94,7 +94,7 @@ def test_a_prompt_without_an_update_was_dropped():
         rollouts.append(r)
     # two PPO epochs
     for _ in range(2):
-        meter.add(rollouts[:2], [], {"loss": 0.0, "ratio_max": 1.0})
+        meter.add(rollouts[:2], {"loss": 0.0, "ratio_max": 1.0})
     numbers = meter.numbers(rollouts, Ranks())
     assert (numbers["prompts_drawn"], numbers["prompts_dropped"]) == (3, 2)
     assert numbers["reward"] == 0.25, "of all that were sampled"
@@ -105,7 +105,7 @@ def test_a_tiny_spread_of_omega_keeps_its_digits():
     r = Rollout([1], 0, ids=[1] * 4, mask=[True] * 4, sampled_logp=[0.0] * 4, finish="stop")
     r.omega = 1 + torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64) * 1e-6
     r.logp = r.logp_old = r.entropy = torch.zeros(4)
-    meter.add([r], [], {"loss": 0.0, "ratio_max": 1.0})
+    meter.add([r], {"loss": 0.0, "ratio_max": 1.0})
     assert meter.numbers([r], Ranks())["omega_std"] == pytest.approx(1e-6, rel=1e-6)
 
 
@@ -129,7 +129,7 @@ def test_the_spread_of_omega_is_that_of_one_process():
         r = Rollout([1], 0, k, ids=[1] * n, mask=[True] * n, sampled_logp=[0.0] * n, finish="stop")
         r.omega, r.logp = torch.tensor(omega), torch.zeros(n)
         r.logp_old = r.entropy = r.logp
-        meters[k].add([r], [], {"loss": 0.0, "ratio_max": 1.0})
+        meters[k].add([r], {"loss": 0.0, "ratio_max": 1.0})
         sampler.count += Counter(computed=3)
         meters[k].numbers([r], SimpleNamespace(gather=lambda part: parts.append(part) or [part]))
     numbers = meters[0].numbers([], SimpleNamespace(gather=lambda part: parts))

@@ -4,7 +4,7 @@
 2. measured          an arm's runs in a world -> cold start -> seed -> one number
 3. world_table       a row per arm: mean of the curve at equal budgets, held-out accuracy at the end
 4. difference_table  the same, less those of one arm
-5. colds_table       a row per arm, a column per cold start: mean of the curve
+5. colds_table       a row per arm, a column per cold start: mean of the curve; accuracy before
 6. calls_table       a row per arm: tool calls per right answer, and until an accuracy
 7. trials_table      tuning: the trials of each arm, the best first
 """
@@ -100,10 +100,15 @@ def difference_table(curves: list[Curve], baseline: str) -> str:
 
 
 def colds_table(curves: list[Curve]) -> str:
-    """Mean of the curve at equal sampled tokens, and over the seeds of each cold start."""
+    """Mean of the curve at equal sampled tokens, and over the seeds of each cold start.
+
+    Above it held-out accuracy before the first step.
+    """
     first = next(iter(AXES))
     number = partial(Curve.mean, axis=first, budget=budget_of(curves, first))
-    colds, rows = sorted({c.cold for c in curves}), []
+    colds = sorted({c.cold for c in curves})
+    before = measured(curves, lambda c: c.before)
+    rows = [["held-out before", *(f"{mean({0: before[c]}):.3f}" for c in colds)]]
     for arm, own in arms_of(curves).items():
         runs = measured(own, number)
         rows.append([arm, *(f"{mean({0: runs[c]}):.3f}" if c in runs else "" for c in colds)])
