@@ -325,6 +325,32 @@ def test_the_table_with_steps_of_16_prompts_is_that_of_its_curves():
         assert f"\n| {' | '.join([arm, *numbers])} |\n" in text, arm
 
 
+@pytest.mark.slow
+def test_the_table_of_every_method_is_that_of_its_curves():
+    """Of each method five cells of the table by budgets, and the first of the differences."""
+    text = section((HERE / "docs/evidence.md").read_text(), "Every method at one setting")
+    own = at_pace([c for c in load(CURVES) if c.table == "methods"])
+
+    def cells(table: str) -> dict[str, list[str]]:
+        rows = [row.strip("| ").split(" | ") for row in table.splitlines()[2:]]
+        return {arm: numbers for arm, *numbers in rows}
+
+    less = cells(difference_table(own, "grpo"))
+    assert len(less) == 16
+    for arm, found in cells(world_table(own)).items():
+        first = less[arm][0].replace("-", "−") if arm in less else ""
+        row = [f"`{arm}`", found[1], found[2], first, found[3], found[7], found[9], found[10]]
+        assert f"\n| {' | '.join(row)} |\n" in text, arm
+
+
+@pytest.mark.slow
+def test_the_table_of_worlds_is_that_of_its_curves():
+    text = section((HERE / "docs/evidence.md").read_text(), "Do the worlds teach?")
+    curves = [c for c in load(CURVES) if c.table == "instruments"]
+    rows = [f"| `{c.world}` | {c.before:.3f} | {c.after:.3f} |" for c in curves]
+    assert len(rows) == 5 and all(f"\n{row}\n" in text for row in rows)
+
+
 INTERVAL = re.compile(r"(−?\d+\.\d{3}) \((−?\d+\.\d{3}) to (−?\d+\.\d{3})\)")
 
 
