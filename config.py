@@ -1,7 +1,8 @@
 """Every setting of a training run: meaning, unit, source, range. Imports no torch.
 
-Values come from, each overriding the one before: the defaults, --preset, --config, --algo, flags.
-Without --model and --config they are those of the laptop run, configs/laptop.json.
+Values come from, each overriding the one before: the defaults, the run of --from, --preset, what
+--algo usually has, --config, what --algo leaves no choice in, flags. Without --model, --config and
+--from they are those of the laptop run, configs/laptop.json.
 Brackets: the paper's value, or the released code's; a default without them is ours.
 A `fixed` setting makes another run; a `free` one may change when a run goes on.
 """

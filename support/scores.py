@@ -120,7 +120,9 @@ def _graded(q: Question, sample: dict) -> dict:
 
 # what to do about it
 BROKEN = (
-    "Give worked examples (--cold_start), a --protocol that the model knows, or more --max_tokens"
+    "The prompt must ask for the format: a question that is a chat is sent as it is. Else give a "
+    "--protocol that the model knows, more --max_tokens or, to train with tags, worked examples "
+    "(--cold_start)"
 )
 
 
