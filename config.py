@@ -162,7 +162,7 @@ class AgentConfig:
 
     tools: str = fixed("python,search", "tools of the agent: python, search, FILE.py:NAME")
     protocol: Literal["tags", "hermes", "llama3"] = fixed(
-        "tags", "how calls are written: tags (paper), or as chat templates do: Qwen, SmolLM2; Llama"
+        "tags", "how calls are written: tags (paper), hermes (Qwen, SmolLM2), llama3 (Llama 3)"
     )
     chat_template_kwargs: str = fixed(
         "", 'JSON object for the chat template, such as {"enable_thinking": false}'

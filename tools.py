@@ -171,7 +171,10 @@ def open_tools(
     lines = []
     for name, count in Counter(known + places).items():
         if name not in make:
-            lines.append(f"unknown tool {name!r}: --tools takes python, search and FILE.py:NAME")
+            lines.append(
+                f'unknown tool {name!r}: --tools takes python, search and FILE.py:NAME, or "" '
+                "for no tool"
+            )
         elif count > 1:
             lines.append(f"--tools names {name} twice")
         else:
@@ -214,7 +217,7 @@ def _search_tool(corpus: str, topk: int, cache: str) -> SearchTool:
     if not corpus:
         raise ValueError(
             "the search tool needs --corpus: a .jsonl, .json or folder of documents, "
-            "http://host:port/retrieve, or serper"
+            "http://host:port/retrieve, or serper; --tools python does without it"
         )
     return SearchTool(corpus, topk, cache=cache)
 
@@ -244,7 +247,7 @@ def question_at(row: str) -> Question | None:
         return None
     if not file or not number.isdecimal():
         raise ValueError(f"--row must be FILE:N, such as questions.jsonl:3, got {row}")
-    questions = load_questions(file, answered=False)
+    questions = load_questions(file, skip_bad=True, answered=False)
     found = [q for q in questions if q.meta["row"] == int(number)]
     if not found:
         raise ValueError(f"--row {row}: the file has {len(questions)} questions and no such row")
@@ -269,6 +272,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.tool == "search" and not args.source:
         parser.error("search needs --source")
+    if "," in args.tool or not args.tool.strip():
+        parser.error(f"give one tool: python, search or FILE.py:NAME, got {args.tool!r}")
     question = question_at(args.row)
     how = args.source, args.topk, args.timeout, args.sandbox, args.cache
     ((name, tool),) = open_tools(args.tool, *how).items()

@@ -101,7 +101,7 @@ def method_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
         value = getattr(c, name)
         if value > 1 and c.algo != algo:
             yield (name, "algo"), f"--{name} {value} is for --algo {algo}, got --algo {c.algo}"
-    if c.prompts % (c.minibatch * c.branch_ahead):
+    if c.prompts % c.minibatch == 0 and c.prompts // c.minibatch % c.branch_ahead:
         yield (
             ("branch_ahead", "prompts", "minibatch"),
             f"--branch_ahead {c.branch_ahead} must divide the {c.prompts // c.minibatch} "

@@ -227,9 +227,9 @@ class Jailed:
         if missing and self.kind == "require":
             self._stop()
             raise ValueError(
-                "sandbox 'require': model code cannot be jailed here, for want of "
-                f"{' and '.join(missing)}. Take sandbox 'best-effort' in a container that holds "
-                "nothing you cannot lose, or the URL of a SandboxFusion server"
+                "--sandbox require: model code cannot be jailed here, for want of "
+                f"{' and '.join(missing)}. Give --sandbox best-effort in a container that holds "
+                "nothing you cannot lose, or --sandbox URL of a SandboxFusion server"
             )
 
     def _popen(self, channel: socket.socket, errors) -> subprocess.Popen:

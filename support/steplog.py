@@ -45,7 +45,8 @@ def give_up(path: Path, policy, rollouts: list, step: int, skipped: int) -> None
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     raise ValueError(
         f"the gradients of {skipped} steps in a row were not finite; the last step's rollouts are "
-        f"in {path}, the weights are those before"
+        f"in {path}. None of these updates was made: go on from an earlier checkpoint with a "
+        "lower --lr, by --from"
     )
 
 
@@ -105,7 +106,7 @@ def branch_line(policy, x) -> str:
 # what to do about an alarm
 ADVICE = {
     "entropy has collapsed": "lower --lr, and go on from an earlier checkpoint with --from",
-    "more than 90% of the prompts give no credit: all their rewards are equal": (
+    "more than 90% of the prompts give no credit but by branches: their rewards are equal": (
         "raise --initial, or take questions that the model sometimes answers"
     ),
     "more than half of the rollouts are cut off": "raise --max_tokens, or --max_calls",
