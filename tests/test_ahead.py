@@ -70,6 +70,9 @@ def test_its_settings():
         read_settings(["--branch_ahead", "4"])
     with pytest.raises(ValueError, match="--branch_ahead 3 must divide the 2 mini-batches"):
         read_settings(["--algo", "ahead", "--branch_ahead", "3"])
+    with pytest.raises(ValueError) as told:
+        read_settings(["--prompts", "6", "--minibatch", "4"])
+    assert str(told.value) == "--prompts must be a multiple of --minibatch, got 6 and 4"
 
 
 def test_the_plan_knows_it():

@@ -152,6 +152,12 @@ def test_by_hand(capsys):
     with pytest.raises(SystemExit):
         main([f"{EXAMPLE}:Guess", "many"])
     assert "invalid literal" in capsys.readouterr().out
+    for tool in ("python,search", " "):
+        with pytest.raises(SystemExit):
+            main([tool, "50"])
+        assert f"give one tool: python, search or FILE.py:NAME, got {tool!r}" in (
+            capsys.readouterr().err
+        )
 
 
 def test_by_hand_on_the_question_of_a_row(place, tmp_path, capsys):
@@ -169,6 +175,10 @@ def test_by_hand_on_the_question_of_a_row(place, tmp_path, capsys):
             main([f"{EXAMPLE}:{tool}", "50", "--row", row])
     with pytest.raises(FileNotFoundError, match="no.jsonl does not exist"):
         main([f"{EXAMPLE}:Guess", "50", "--row", f"{tmp_path}/no.jsonl:1"])
+    # a bad row before it does not matter
+    data.write_text('{"number": 40}\n{"question": "b?", "number": 60}\n')
+    main([f"{EXAMPLE}:Guess", "50", "--row", f"{data}:2"])
+    assert capsys.readouterr().out.endswith("higher\n")
 
 
 def test_ctrl_c_of_a_call_by_hand(tmp_path):
