@@ -1,7 +1,7 @@
 """Evaluate a model with tools on files of questions; one self-describing JSON file for each.
 
-1. load_file   the questions of a file, and a warning for answers that cannot be right
-2. sampling    the tools, and the model or the server that has it
+1. load_file   the questions of a file, graded as its benchmark is
+2. sampling    tools and prompts, then the model or the server that has it
 3. evaluate    every question sampled and graded (support/scores.py, rewards.py)
 4. run_file    what is left of a file; a kill costs one batch (support/results.py)
 5. table       avg@k, pass@k, F1 with standard errors
@@ -31,23 +31,22 @@ from sampling import Sampler
 from support.benchmarks import benchmark_of, benchmark_table, name_of
 from support.compare import compare, regrade_all
 from support.files import newest_in, write_aside
-from support.inputs import probed_tools
+from support.inputs import probed_tools, prompts_of, read_questions
 from support.judge import Judge, judge_rows
 from support.math_equal import last_boxed, math_equal
-from support.models import load_tokenizer, pick_device
+from support.models import load_tokenizer, pick_device, positions_of
 from support.native_calls import protocol_of
 from support.plugins import open_reward
 from support.questions import Question, load_questions, overlap_lines
 from support.result_page import result_page
 from support.results import Job, date_of, open_job, weights_of, write_result
 from support.runfiles import complete, end_now, sha256, shown_settings, step_folder
-from support.sampling_params import SamplingParams, budgets_of, short_results
+from support.sampling_params import SamplingParams, beyond_positions, budgets_of, short_results
 from support.scores import (
     Sample,
     broken_format,
     evaluate,
     faults_of,
-    lost_answers,
     numbers_of,
     pass_at_k,
     table,
@@ -167,21 +166,12 @@ def load_file(run: EvalConfig, path: str) -> list[Question]:
     """The questions of a file, graded as its benchmark is unless --task says otherwise."""
     known = benchmark_of(path)
     task = known.task if known and run.task == "auto" else run.task
-    answered = not run.reward_fn
-    system = protocol_of(run).system_prompt()
-    questions = load_questions(path, run.skip_bad, task, run.dedupe, system, answered)
-    questions = questions[: run.questions or None]
-    repaired = sum(q.meta["repaired"] for q in questions)
-    if repaired:
-        where = f"{repaired} of {len(questions)} prompts"
-        print(f"{path}: repaired the backspace in \\boxed in {where}")
+    questions = read_questions(run, path, task, run.dedupe, run.questions)
     if known and known.metric == "judge" and not run.judge:
         print(
             f"{path}: the paper has a model judge these answers (--judge); without one, avg@k is "
             "exact match or math_equal"
         )
-    for warning in lost_answers(path, questions):
-        print(warning)
     return questions
 
 
@@ -190,27 +180,27 @@ def sampling(
 ) -> tuple[Sample, dict[str, list[list[int]]]]:
     """The function that samples, and path -> prompts; tools and model (or server) are ready.
 
-    opened: closes the tools.
+    What does not fit the model's tokenizer is refused before a weight is read. opened: closes the
+    tools.
     """
     tools = probed_tools(run, run.tools)
     for tool in tools.values():
         opened.callback(tool.close)
     for name in budgets_of(run.max_tool_calls).keys() - tools.keys():
         raise ValueError(f"--max_tool_calls: {name!r} is no tool here, only {', '.join(tools)}")
-    policy = None if run.served else Policy.load(model, run.dtype, pick_device(run.device))
-    tokenizer = policy.tokenizer if policy else load_tokenizer(model)
-    protocol, prompts = protocol_of(run), {}
+    tokenizer, protocol, prompts = load_tokenizer(model), protocol_of(run), {}
+    for job in jobs:
+        dated = dataclasses.replace(run, date=job.settings["date"])
+        prompts[job.path] = prompts_of(dated, job.path, job.questions, tokenizer)
     if short := short_results(run, protocol, tokenizer):
         raise ValueError(short)
-    for job in jobs:
-        date = job.settings["date"]
-        prompts[job.path] = [
-            protocol.encode_prompt(tokenizer, q.messages, date) for q in job.questions
-        ]
     if run.served:
         return Served(run.served, run.served_name or run.model, tokenizer, tools, run), prompts
-    sampler = Sampler(policy, tools, SamplingParams.of(run), protocol)
-    return sampler.initial, prompts
+    longest = max(len(prompt) for asked in prompts.values() for prompt in asked)
+    if beyond := beyond_positions(longest, run.max_tokens, positions_of(model)):
+        raise ValueError(beyond)
+    policy = Policy.load(model, run.dtype, pick_device(run.device))
+    return Sampler(policy, tools, SamplingParams.of(run), protocol).initial, prompts
 
 
 def run_files(run: EvalConfig) -> dict[str, dict]:

@@ -3,7 +3,7 @@
     1. format_fault      which rule of the format the policy broke
     2. answer_of         the answer, if it broke none
     3. reward            -1 without an answer, else its score, and a bonus for using both tools
-    4. is_correct        what an evaluation counts: right or wrong
+    4. is_correct        what an evaluation counts: right or wrong; is_gold: of an answer
     5. released_reward   the reward of the released code, bug for bug
 
 Words are compared in support/words.py, mathematics in support/math_equal.py.
@@ -69,10 +69,13 @@ def _boxed_answer(rollout) -> str | None:
 
 
 def is_correct(rollout, question) -> bool:
-    """Accuracy: the format is kept and the answer is a gold, by math_equal or exact_match."""
+    """Accuracy: the format is kept and the answer is a gold."""
     answer = answer_of(rollout)
-    if answer is None:
-        return False
+    return answer is not None and is_gold(answer, question)
+
+
+def is_gold(answer: str, question) -> bool:
+    """Is an answer a gold of the question, by math_equal (task "math") or exact_match?"""
     if question.task == "math":
         return any(math_equal(answer, gold) for gold in question.answers)
     return exact_match(answer, question.answers)

@@ -4,7 +4,9 @@
 2. Unencoded            questions and examples as read, tools ready to run
 3. fitted               prompts and mini-batch, where not given, as few questions allow
 4. encode               the same with prompts and examples as ids, once a tokenizer is there
-5. only_rank_0_prints   of several processes the first one speaks
+5. read_questions       a file of them; what may surprise is said
+6. prompts_of           their prompts as ids
+7. only_rank_0_prints   of several processes the first one speaks
 """
 
 import dataclasses
@@ -18,8 +20,10 @@ from pathlib import Path
 from jinja2.exceptions import TemplateError
 
 from config import AgentConfig, Config, read_settings
-from protocol import own_tools
+from protocol import own_tools, split_tools
+from rewards import is_gold
 from support.examples import Chat, Example, encode_chats, read_chats
+from support.latex import last_boxed
 from support.native_calls import protocol_of
 from support.plugins import open_reward
 from support.questions import Question, load_questions
@@ -29,6 +33,8 @@ from support.trackers import missing_trackers
 from tools import open_tools
 
 Questions = tuple[list[Question], list[list[int]]]
+# answers that cannot be right and are named one by one
+SHOWN = 10
 
 
 @dataclass
@@ -69,7 +75,8 @@ class Unencoded:
         if Path(run.data).is_file():
             self.train = _tried(lines, lambda: read_questions(run, run.data), [])
         if run.eval_questions and Path(run.eval_data).is_file():
-            self.test = _tried(lines, lambda: read_questions(run, run.eval_data), [])
+            held_out = partial(read_questions, run, run.eval_data, first=run.eval_questions)
+            self.test = _tried(lines, held_out, [])
         # a run that has begun needs no examples
         if Path(run.cold_start).is_file() and not newest(run.out):
             chats = partial(read_chats, run.cold_start, run.skip_bad)
@@ -115,7 +122,10 @@ def read_run(argv: list[str]) -> tuple[Config, Unencoded]:
         return lines + few_questions(c, rows.train, given)
 
     try:
-        return fitted(read_settings(argv, wrong), rows.train), rows
+        run = fitted(read_settings(argv, wrong), rows.train)
+        if run.data and not run.eval_data:
+            print("no --eval_data: nothing held out is evaluated", flush=True)
+        return run, rows
     # SystemExit of --help too
     except BaseException:
         rows.close()
@@ -142,17 +152,17 @@ def encode(run: Config, rows: Unencoded, tokenizer, positions: int | None = None
     Raises: ValueError with all that does not fit, a line each.
     """
     lines: list[str] = []
-    train = _tried(lines, lambda: prompts_of(run, run.data, rows.train, tokenizer), [])
-    test = rows.test[: run.eval_questions]
-    test_prompts = _tried(lines, lambda: prompts_of(run, run.eval_data, test, tokenizer), [])
+    train = _tried(lines, lambda: short_prompts(run, run.data, rows.train, tokenizer), [])
+    test = _tried(lines, lambda: short_prompts(run, run.eval_data, rows.test, tokenizer), [])
     examples = _tried(lines, lambda: examples_of(run, rows, tokenizer), [])
-    longest = max(map(len, [*train, *test_prompts]), default=0)
+    longest = max(map(len, [*train, *test]), default=0)
     short = _tried(lines, lambda: short_results(run, protocol_of(run), tokenizer), "")
     lines += filter(None, [short, beyond_positions(longest, run.max_tokens, positions)])
     if lines:
         # a template that cannot be used is met more than once
         raise ValueError("\n".join(dict.fromkeys(lines)))
-    return Inputs((rows.train, train), (test, test_prompts), examples, rows.tools, rows.reward_fn)
+    asked = (rows.train, train), (rows.test, test)
+    return Inputs(*asked, examples, rows.tools, rows.reward_fn)
 
 
 def _tried(lines: list[str], work: Callable, otherwise):
@@ -209,37 +219,72 @@ def fitted(run: Config, questions: list[Question]) -> Config:
     return dataclasses.replace(run, prompts=prompts, minibatch=minibatch)
 
 
-def read_questions(run: Config, path: str) -> list[Question]:
-    """The questions of a file; what was repaired is printed."""
-    answered, system = not run.reward_fn, protocol_of(run).system_prompt()
-    questions = load_questions(path, run.skip_bad, run.task, system=system, answered=answered)
-    for tool in untold(run, questions):
-        print(
-            f"{path}: no question tells of <{tool}>: one that is a chat is asked as it is, so the "
-            "model does not know the tool"
-        )
+def read_questions(
+    run: AgentConfig, path: str, task: str = "", dedupe: bool = False, first: int = 0
+) -> list[Question]:
+    """The first so many questions of a file, 0: all. What may surprise is printed.
+
+    run: the settings of train.py or of eval.py. task: theirs, if empty.
+    """
+    system, answered = protocol_of(run).system_prompt(), not run.reward_fn
+    questions = load_questions(path, run.skip_bad, task or run.task, dedupe, system, answered)
+    questions = questions[: first or None]
     repaired = sum(q.meta["repaired"] for q in questions)
     if repaired:
-        what = f"{repaired} of {len(questions)} prompts"
-        print(f"{path}: repaired the backspace in \\boxed in {what}")
+        where = f"{repaired} of {len(questions)} prompts"
+        print(f"{path}: repaired the backspace in \\boxed in {where}")
+    for line in [*untold(run, path, questions), *lost_answers(path, questions)]:
+        print(line)
     return questions
 
 
-def untold(run: Config, questions: list[Question]) -> list[str]:
-    """Tools of one's own that no question mentions, where calls are written in tags."""
-    own = own_tools(run.tools) if run.protocol == "tags" else []
-    said = "".join(m["content"] for q in questions for m in q.messages if own)
-    return [tool.name for tool in own if f"<{tool.name}>" not in said]
+def untold(run: AgentConfig, path: str, questions: list[Question]) -> list[str]:
+    """A line about tools that no question mentions, where calls are written in tags.
+
+    Of python and search only where no worked examples show them.
+    """
+    tools = run.tools if run.protocol == "tags" else ""
+    names = [] if getattr(run, "cold_start", "") else split_tools(tools)[0]
+    said = "".join(m["content"] for q in questions for m in q.messages)
+    tags = [f"<{name}>" for name in [*names, *(tool.name for tool in own_tools(tools))]]
+    missing = ", ".join(tag for tag in tags if tag not in said)
+    taught = "a chat is asked as it is, so only a model that was taught the tags knows them"
+    return [f"{path}: no question tells of {missing}: {taught}"] if missing else []
 
 
-def prompts_of(run: Config, path: str, questions: list[Question], tokenizer) -> list[list[int]]:
-    """Their prompts as ids. ValueError naming the row if one is longer than --max_prompt."""
+def lost_answers(path: str, questions: list[Question]) -> list[str]:
+    """A warning for each gold that is not graded as right, even where a model gives it."""
+    lost = []
+    for q in questions:
+        for gold in q.answers:
+            answer = last_boxed(f"\\boxed{{{gold}}}")
+            if answer is None or not is_gold(answer, q):
+                wrong = f"its answer {gold!r} is not graded as right, whoever gives it"
+                lost.append(f"{path}, row {q.meta['row']}: warning: {wrong}")
+    more = [f"{path}: warning: ... and {len(lost) - SHOWN} answers more"] * (len(lost) > SHOWN)
+    return lost[:SHOWN] + more
+
+
+def prompts_of(
+    run: AgentConfig, path: str, questions: list[Question], tokenizer
+) -> list[list[int]]:
+    """Their prompts as ids. ValueError if the model's chat template does not take them."""
+    if questions and not tokenizer.chat_template:
+        raise ValueError(
+            f"--model {run.model} has no chat template, which writes a question as a prompt: give "
+            "an instruct or chat model"
+        )
+    protocol = protocol_of(run)
     try:
-        protocol = protocol_of(run)
-        prompts = [protocol.encode_prompt(tokenizer, q.messages, run.date) for q in questions]
+        return [protocol.encode_prompt(tokenizer, q.messages, run.date) for q in questions]
     except TemplateError as problem:
-        template = f"the chat template of {run.model} does not take these messages"
+        template = f"the chat template of --model {run.model} does not take these messages"
         raise ValueError(f"{path}: {template}: {problem}") from None
+
+
+def short_prompts(run: Config, path: str, questions: list[Question], tokenizer) -> list[list[int]]:
+    """The same. ValueError that names the row, too, if one is longer than --max_prompt."""
+    prompts = prompts_of(run, path, questions, tokenizer)
     for q, prompt in zip(questions, prompts):
         if len(prompt) > run.max_prompt:
             limit = f"{len(prompt)} tokens, --max_prompt is {run.max_prompt}: raise it"

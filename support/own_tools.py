@@ -117,7 +117,7 @@ class OwnTool:
     def __init__(self, made: Any, name: str, described: str, place: str):
         self.made, self.name, self.place = made, name, place
         self.summary = " ".join(described.strip().split("\n\n")[0].split())
-        self.problem = ""
+        self.file, self.problem = str(Path(place.rpartition(":")[0]).resolve()), ""
         self.states: set[Held] = set()
         self.lock = threading.Lock()
         if hasattr(made, "open"):
@@ -226,6 +226,8 @@ class OwnTool:
         except BaseException as problem:
             if is_ctrl_c(problem):
                 raise
+            # for `python tools.py`
+            self.problem = told(problem, self.file)
             said = f"Error: {type(problem).__name__}: {message_of(problem)}"
             return ToolResult("error", said.strip().removesuffix(":"), time.monotonic() - begun)
 

@@ -113,11 +113,11 @@ def message_of(problem: BaseException) -> str:
 
 
 def told(problem: BaseException, path: str = "") -> str:
-    """An exception in one line: kind, message, file and line; of `path` if it passed there."""
+    """An exception in one line: kind, message, file and line. path: only of this file, or none."""
     frames = traceback.extract_tb(problem.__traceback__)
     if isinstance(problem, SyntaxError) and problem.filename:
         return f"SyntaxError: {problem.msg} ({Path(problem.filename).name}, line {problem.lineno})"
-    inside = [frame for frame in frames if frame.filename == path] or frames
+    inside = [frame for frame in frames if not path or frame.filename == path]
     where = f" ({Path(inside[-1].filename).name}, line {inside[-1].lineno})" if inside else ""
     return f"{type(problem).__name__}: {' '.join(message_of(problem).split())}{where}"
 

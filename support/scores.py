@@ -27,8 +27,6 @@ from support.words import token_f1
 Sample = Callable[..., list[Rollout]]
 # questions that are sampled at once
 BATCH = 64
-# answers that cannot be right and are named one by one
-SHOWN = 10
 # of a bootstrap: elements drawn at once, 16 MB
 DRAWN = 2**20
 
@@ -146,20 +144,6 @@ def faults_of(rows: list[dict]) -> list[tuple[str, str]]:
         for row in rows
         for s in row["samples"]
     ]
-
-
-def lost_answers(path: str, questions: list[Question]) -> list[str]:
-    """A warning for each gold that is not graded as right, even where a model gives it."""
-    lost = []
-    for q in questions:
-        for gold in q.answers:
-            text = f"<think> </think><answer> \\boxed{{{gold}}} </answer>"
-            perfect = Rollout(prompt=[0], seed=0, finish="stop", pieces=[(True, text)])
-            if not is_correct(perfect, q):
-                wrong = f"its answer {gold!r} is not graded as right, whoever gives it"
-                lost.append(f"{path}, row {q.meta['row']}: warning: {wrong}")
-    more = [f"{path}: warning: ... and {len(lost) - SHOWN} answers more"] * (len(lost) > SHOWN)
-    return lost[:SHOWN] + more
 
 
 def numbers_of(rows: list[dict]) -> dict[str, float]:

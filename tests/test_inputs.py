@@ -1,5 +1,7 @@
 """support/inputs.py: what is refused before a model is loaded, all of it at once."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 import transformers
 from conftest import arguments
 
+import eval as evaluation
 import policy
 import train
 from support.examples import read_chats
@@ -211,6 +214,72 @@ def test_a_step_falls_to_what_few_questions_allow(tmp_path, capsys, count, flags
     assert all(
         f"mine.jsonl holds {count} questions: --prompts {fits[0]} instead" in x for x in said
     )
+
+
+def test_a_model_without_a_chat_template_is_refused_before_its_weights(world, tmp_path, no_model):
+    """By a run and by an evaluation, which also asks whether prompt and answer fit the model."""
+    model = tmp_path / "base"
+    shutil.copytree(world / "model", model)
+    evaluated = ["--data", str(world / "test.jsonl"), "--model", str(model)]
+    evaluated += ["--corpus", str(world / "corpus.jsonl"), "--sandbox", "best-effort"]
+    with pytest.raises(ValueError, match="more than the model's \\d+ positions"):
+        evaluation.main([*evaluated, "--max_tokens", "1000000", "--out", str(tmp_path / "long")])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = None
+    shutil.rmtree(model)
+    shutil.copytree(world / "model", model, ignore=shutil.ignore_patterns("*token*", "*jinja"))
+    tokenizer.save_pretrained(model)
+    for main, flags in (
+        (train.main, arguments(world, tmp_path, model=model)),
+        (evaluation.main, [*evaluated, "--out", str(tmp_path / "out")]),
+    ):
+        with pytest.raises(ValueError, match="--model .*base has no chat template, which writes"):
+            main(flags)
+
+
+def said_of(world, tmp_path, capsys, rows, **other) -> list[str]:
+    """What a start says of questions like these."""
+    data = tmp_path / "asked.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, unencoded = read_run(arguments(world, tmp_path, data=data, **other))
+    unencoded.close()
+    return capsys.readouterr().out.splitlines()
+
+
+def test_tools_that_no_question_tells_of_are_named(world, tmp_path, capsys):
+    chat = [{"role": "user", "content": "Use <python> print(6 * 7) </python>. What is 6 * 7?"}]
+    rows = [{"prompt": chat, "answer": "42"}] * 16
+    asked = dict(prompts=16, minibatch=16, sandbox="best-effort", eval_data="", cold_start="")
+    said = [line for line in said_of(world, tmp_path, capsys, rows, **asked) if "tells of" in line]
+    assert len(said) == 1 and "asked.jsonl: no question tells of <search>: a chat is" in said[0]
+    # a question that is text comes with the tools; a native format has them in its template
+    rows[3] = {"question": "What is 6 * 7?", "answer": "42"}
+    assert not [x for x in said_of(world, tmp_path, capsys, rows, **asked) if "tells of" in x]
+    rows = rows[:1] * 16
+    said = said_of(world, tmp_path, capsys, rows, protocol="hermes", **asked)
+    assert not [x for x in said if "tells of" in x]
+    examples = asked | {"cold_start": world / "traces.jsonl"}
+    assert not [x for x in said_of(world, tmp_path, capsys, rows, **examples) if "tells of" in x]
+
+
+def test_answers_that_their_grader_rejects_are_named_by_a_run_too(world, tmp_path, capsys):
+    answers = ["5", "1}^N", "1/2"] * 6
+    rows = [{"question": "?", "answer": answer, "task": "math"} for answer in answers]
+    asked = dict(prompts=16, minibatch=16, sandbox="best-effort")
+    said = [line for line in said_of(world, tmp_path, capsys, rows, **asked) if "warning" in line]
+    assert [line.split(":")[0].rpartition(", ")[2] for line in said] == [
+        f"row {row}" for row in range(2, 19, 3)
+    ]
+    assert all("its answer '1}^N' is not graded as right, whoever gives it" in x for x in said)
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_a_run_without_held_out_questions_says_so(world, tmp_path, capsys, held_out):
+    rows = [{"question": "?", "answer": "5"}] * 16
+    asked = dict(prompts=16, minibatch=16, sandbox="best-effort")
+    asked |= {} if held_out else {"eval_data": ""}
+    said = said_of(world, tmp_path, capsys, rows, **asked)
+    assert ("no --eval_data: nothing held out is evaluated" in said) is not held_out
 
 
 @pytest.mark.parametrize("flags", [["--prompts", "64"], ["--minibatch", "64"]])

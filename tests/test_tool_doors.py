@@ -181,6 +181,21 @@ def test_by_hand_on_the_question_of_a_row(place, tmp_path, capsys):
     assert capsys.readouterr().out.endswith("higher\n")
 
 
+def test_a_call_by_hand_that_raises_names_the_line(tmp_path, capsys):
+    """Of the tool's own file, though the error comes from another; none for wrong arguments."""
+    (tmp_path / "own.py").write_text(
+        "import json\ndef read(text: str) -> dict:\n    'Read JSON.'\n    return json.loads(text)\n"
+        "def add(a: int, b: int) -> int:\n    'Add.'\n    return a + b\n"
+    )
+    with pytest.raises(SystemExit, match="JSONDecodeError: Expecting value.* .own.py, line 4.$"):
+        main([f"{tmp_path}/own.py:read", "x"])
+    assert capsys.readouterr().out.startswith("Error: JSONDecodeError: Expecting value")
+    with pytest.raises(
+        SystemExit, match="ValueError: the argument .b. is missing; known are a, b$"
+    ):
+        main([f"{tmp_path}/own.py:add", '{"a": 1}'])
+
+
 def test_ctrl_c_of_a_call_by_hand(tmp_path):
     """One line, the exit status of a shell; the first state and the call's are closed."""
     (tmp_path / "own.py").write_text(

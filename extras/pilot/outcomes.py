@@ -65,7 +65,7 @@ class Lab:
         """The first `count` held-out questions of a run's settings. ValueError for bad input."""
         config = dataclasses.replace(config, algo="appo", branches=MOST, model=str(older))
         old, new = (Policy.load(str(path), device=config.device) for path in (older, newer))
-        questions = read_questions(config, config.eval_data)[:count]
+        questions = read_questions(config, config.eval_data, first=count)
         prompts = prompts_of(config, config.eval_data, questions, old.tokenizer)
         return cls(config, old, new, questions, prompts, probed_tools(config, config.tools))
 
