@@ -264,7 +264,7 @@ def test_the_rates_of_the_page_are_those_of_its_curves():
             minibatch, rate = re.fullmatch(r"m(\d+) lr(\S+)", trial).groups()
             update = int(minibatch) * SEQUENCES[arm]
             printed[arm, update, step, float(rate)] = f"{late}, {late_long}"
-    head, _, *rows = (HERE / "docs/evidence.md").read_text().split("| arm | 64, ")[1].splitlines()
+    head, _, *rows = (HERE / "docs/study.md").read_text().split("| arm | 64, ")[1].splitlines()
     columns = [cell.split(", ") for cell in f"64, {head}".strip("| ").split(" | ")]
     names = {"ours: `tree`, B = 1": "tree, B = 1", "ours: `tree`, B = 7": "tree"}
     names |= {"ours: `tree`, B = 3": "tree, B = 3", "`appo`, 32 sequences an update": "appo"}
@@ -314,7 +314,7 @@ def test_the_tables_of_the_study_are_those_of_its_curves():
 @pytest.mark.slow
 def test_the_table_with_steps_of_16_prompts_is_that_of_its_curves():
     """Means at equal sampled and trained tokens in late, then in late_long."""
-    text, cells = (HERE / "docs/evidence.md").read_text(), {}
+    text, cells = (HERE / "docs/study.md").read_text(), {}
     for world in ("late", "late_long"):
         own = [c for c in load(CURVES) if c.table == "main" and c.world == world]
         for row in world_table(at_pace(own)).splitlines()[2:]:
@@ -345,7 +345,7 @@ def test_the_table_of_every_method_is_that_of_its_curves():
 
 @pytest.mark.slow
 def test_the_table_of_worlds_is_that_of_its_curves():
-    text = section((HERE / "docs/evidence.md").read_text(), "Do the worlds teach?")
+    text = section((HERE / "docs/study.md").read_text(), "Do the worlds teach?")
     curves = [c for c in load(CURVES) if c.table == "instruments"]
     rows = [f"| `{c.world}` | {c.before:.3f} | {c.after:.3f} |" for c in curves]
     assert len(rows) == 5 and all(f"\n{row}\n" in text for row in rows)
@@ -356,11 +356,15 @@ INTERVAL = re.compile(r"(−?\d+\.\d{3}) \((−?\d+\.\d{3}) to (−?\d+\.\d{3})\
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "title, table", [("Does branching pay?", "retuned"), ("With steps of 16 prompts", "main")]
+    "page, title, table",
+    [
+        ("evidence", "Does branching pay?", "retuned"),
+        ("study", "With steps of 16 prompts", "main"),
+    ],
 )
-def test_the_differences_in_the_text_are_those_of_the_curves(title, table):
+def test_the_differences_in_the_text_are_those_of_the_curves(page, title, table):
     """Every interval of a sentence is one of difference_table, or the same the other way round."""
-    prose = [x for x in section((HERE / "docs/evidence.md").read_text(), title).splitlines()]
+    prose = section((HERE / f"docs/{page}.md").read_text(), title).splitlines()
     named = [m.groups() for x in prose if not x.startswith("|") for m in INTERVAL.finditer(x)]
     found = set()
     for world in ("late", "late_long"):
