@@ -166,7 +166,7 @@ def load_file(run: EvalConfig, path: str) -> list[Question]:
     """The questions of a file, graded as its benchmark is unless --task says otherwise."""
     known = benchmark_of(path)
     task = known.task if known and run.task == "auto" else run.task
-    questions = read_questions(run, path, task, run.dedupe, run.questions)
+    questions = read_questions(run, path, task=task, dedupe=run.dedupe, first=run.questions)
     if known and known.metric == "judge" and not run.judge:
         print(
             f"{path}: the paper has a model judge these answers (--judge); without one, avg@k is "
@@ -180,14 +180,14 @@ def sampling(
 ) -> tuple[Sample, dict[str, list[list[int]]]]:
     """The function that samples, and path -> prompts; tools and model (or server) are ready.
 
-    What does not fit the model's tokenizer is refused before a weight is read. opened: closes the
-    tools.
+    What does not fit the model is refused before a weight is read. opened: closes the tools.
     """
     tools = probed_tools(run, run.tools)
     for tool in tools.values():
         opened.callback(tool.close)
     for name in budgets_of(run.max_tool_calls).keys() - tools.keys():
         raise ValueError(f"--max_tool_calls: {name!r} is no tool here, only {', '.join(tools)}")
+    device = "" if run.served else pick_device(run.device)
     tokenizer, protocol, prompts = load_tokenizer(model), protocol_of(run), {}
     for job in jobs:
         dated = dataclasses.replace(run, date=job.settings["date"])
@@ -199,7 +199,7 @@ def sampling(
     longest = max(len(prompt) for asked in prompts.values() for prompt in asked)
     if beyond := beyond_positions(longest, run.max_tokens, positions_of(model)):
         raise ValueError(beyond)
-    policy = Policy.load(model, run.dtype, pick_device(run.device))
+    policy = Policy.load(model, run.dtype, device)
     return Sampler(policy, tools, SamplingParams.of(run), protocol).initial, prompts
 
 

@@ -3,7 +3,8 @@
     1. format_fault      which rule of the format the policy broke
     2. answer_of         the answer, if it broke none
     3. reward            -1 without an answer, else its score, and a bonus for using both tools
-    4. is_correct        what an evaluation counts: right or wrong; is_gold: of an answer
+    4. is_correct        format kept and answer right: what an evaluation counts
+       is_gold           the answer alone
     5. released_reward   the reward of the released code, bug for bug
 
 Words are compared in support/words.py, mathematics in support/math_equal.py.

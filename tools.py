@@ -282,13 +282,14 @@ def main(argv: list[str]) -> None:
         if question and not hasattr(tool, "run_for"):
             raise ValueError(f"--row: {name} has no state, only a class with open(question) has")
         result = one_call(name, tool, args.argument, question)
+        problem = tool.problem
     finally:
         tool.close()
     print(result.text)
     where = getattr(getattr(tool, backend), "name", getattr(tool, backend))
     print(f"[{result.status}, {1000 * result.seconds:.1f} ms, {where}]", file=sys.stderr)
     if result.status != "ok":
-        sys.exit(tool.problem or 1)
+        sys.exit(problem or 1)
 
 
 if __name__ == "__main__":

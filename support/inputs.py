@@ -5,7 +5,7 @@
 3. fitted               prompts and mini-batch, where not given, as few questions allow
 4. encode               the same with prompts and examples as ids, once a tokenizer is there
 5. read_questions       a file of them; what may surprise is said
-6. prompts_of           their prompts as ids
+6. prompts_of           their prompts as ids; checked_prompts: none too long
 7. only_rank_0_prints   of several processes the first one speaks
 """
 
@@ -20,9 +20,10 @@ from pathlib import Path
 from jinja2.exceptions import TemplateError
 
 from config import AgentConfig, Config, read_settings
-from protocol import own_tools, split_tools
+from protocol import INSTRUCTIONS, own_tools, split_tools
 from rewards import is_gold
 from support.examples import Chat, Example, encode_chats, read_chats
+from support.files import newest_in
 from support.latex import last_boxed
 from support.native_calls import protocol_of
 from support.plugins import open_reward
@@ -74,7 +75,7 @@ class Unencoded:
         _tried(lines, lambda: protocol_of(run), None)
         if Path(run.data).is_file():
             self.train = _tried(lines, lambda: read_questions(run, run.data), [])
-        if run.eval_questions and Path(run.eval_data).is_file():
+        if run.eval_questions and Path(run.eval_data).is_file() and not self.test:
             held_out = partial(read_questions, run, run.eval_data, first=run.eval_questions)
             self.test = _tried(lines, held_out, [])
         # a run that has begun needs no examples
@@ -123,7 +124,7 @@ def read_run(argv: list[str]) -> tuple[Config, Unencoded]:
 
     try:
         run = fitted(read_settings(argv, wrong), rows.train)
-        if run.data and not run.eval_data:
+        if run.data and run.eval_questions and not run.eval_data:
             print("no --eval_data: nothing held out is evaluated", flush=True)
         return run, rows
     # SystemExit of --help too
@@ -151,9 +152,10 @@ def encode(run: Config, rows: Unencoded, tokenizer, positions: int | None = None
 
     Raises: ValueError with all that does not fit, a line each.
     """
+    need_template(run, tokenizer)
     lines: list[str] = []
-    train = _tried(lines, lambda: short_prompts(run, run.data, rows.train, tokenizer), [])
-    test = _tried(lines, lambda: short_prompts(run, run.eval_data, rows.test, tokenizer), [])
+    train = _tried(lines, lambda: checked_prompts(run, run.data, rows.train, tokenizer), [])
+    test = _tried(lines, lambda: checked_prompts(run, run.eval_data, rows.test, tokenizer), [])
     examples = _tried(lines, lambda: examples_of(run, rows, tokenizer), [])
     longest = max(map(len, [*train, *test]), default=0)
     short = _tried(lines, lambda: short_results(run, protocol_of(run), tokenizer), "")
@@ -169,7 +171,7 @@ def _tried(lines: list[str], work: Callable, otherwise):
     """What `work` returns; if it fails, the reason goes to `lines`."""
     try:
         return work()
-    except (ValueError, OSError) as problem:
+    except (ValueError, OSError, TemplateError) as problem:
         lines.append(str(problem))
         return otherwise
 
@@ -220,36 +222,48 @@ def fitted(run: Config, questions: list[Question]) -> Config:
 
 
 def read_questions(
-    run: AgentConfig, path: str, task: str = "", dedupe: bool = False, first: int = 0
+    run: AgentConfig, path: str, *, task: str = "", dedupe: bool = False, first: int = 0
 ) -> list[Question]:
-    """The first so many questions of a file, 0: all. What may surprise is printed.
+    """The questions of a file. What may surprise is printed.
 
-    run: the settings of train.py or of eval.py. task: theirs, if empty.
+    Args: run: the settings of train.py or of eval.py. task: how to grade; empty: run.task.
+          first: only so many; 0: all.
     """
-    system, answered = protocol_of(run).system_prompt(), not run.reward_fn
-    questions = load_questions(path, run.skip_bad, task or run.task, dedupe, system, answered)
-    questions = questions[: first or None]
+    questions = load_questions(
+        path,
+        run.skip_bad,
+        task=task or run.task,
+        dedupe=dedupe,
+        system=protocol_of(run).system_prompt(),
+        answered=not run.reward_fn,
+    )[: first or None]
     repaired = sum(q.meta["repaired"] for q in questions)
     if repaired:
         where = f"{repaired} of {len(questions)} prompts"
         print(f"{path}: repaired the backspace in \\boxed in {where}")
-    for line in [*untold(run, path, questions), *lost_answers(path, questions)]:
+    # a reward of one's own decides itself what is right
+    lost = [] if run.reward_fn else lost_answers(path, questions)
+    for line in [*untold(run, path, questions), *lost]:
         print(line)
     return questions
 
 
 def untold(run: AgentConfig, path: str, questions: list[Question]) -> list[str]:
-    """A line about tools that no question mentions, where calls are written in tags.
+    """A line about tools that no question of a file mentions, where calls are written in tags.
 
-    Of python and search only where no worked examples show them.
+    Of python and search only if nothing has taught them: no worked examples, and the model is
+    neither the bundled world's nor a checkpoint of a run.
     """
-    tools = run.tools if run.protocol == "tags" else ""
-    names = [] if getattr(run, "cold_start", "") else split_tools(tools)[0]
+    if run.protocol != "tags":
+        return []
+    taught = getattr(run, "cold_start", "") or not run.model
+    taught = taught or (Path(newest_in(run.model)) / "manifest.json").is_file()
+    names = [] if taught else [name for name in split_tools(run.tools)[0] if name in INSTRUCTIONS]
     said = "".join(m["content"] for q in questions for m in q.messages)
-    tags = [f"<{name}>" for name in [*names, *(tool.name for tool in own_tools(tools))]]
+    tags = [f"<{name}>" for name in [*names, *(tool.name for tool in own_tools(run.tools))]]
     missing = ", ".join(tag for tag in tags if tag not in said)
-    taught = "a chat is asked as it is, so only a model that was taught the tags knows them"
-    return [f"{path}: no question tells of {missing}: {taught}"] if missing else []
+    known = "a chat is asked as it is, so only a model that was taught the tags knows them"
+    return [f"{path}: no question tells of {missing}: {known}"] if missing else []
 
 
 def lost_answers(path: str, questions: list[Question]) -> list[str]:
@@ -258,7 +272,9 @@ def lost_answers(path: str, questions: list[Question]) -> list[str]:
     for q in questions:
         for gold in q.answers:
             answer = last_boxed(f"\\boxed{{{gold}}}")
-            if answer is None or not is_gold(answer, q):
+            # as this gold first: a row may have many
+            alone = dataclasses.replace(q, answers=[gold])
+            if answer is None or not (is_gold(answer, alone) or is_gold(answer, q)):
                 wrong = f"its answer {gold!r} is not graded as right, whoever gives it"
                 lost.append(f"{path}, row {q.meta['row']}: warning: {wrong}")
     more = [f"{path}: warning: ... and {len(lost) - SHOWN} answers more"] * (len(lost) > SHOWN)
@@ -269,11 +285,7 @@ def prompts_of(
     run: AgentConfig, path: str, questions: list[Question], tokenizer
 ) -> list[list[int]]:
     """Their prompts as ids. ValueError if the model's chat template does not take them."""
-    if questions and not tokenizer.chat_template:
-        raise ValueError(
-            f"--model {run.model} has no chat template, which writes a question as a prompt: give "
-            "an instruct or chat model"
-        )
+    need_template(run, tokenizer)
     protocol = protocol_of(run)
     try:
         return [protocol.encode_prompt(tokenizer, q.messages, run.date) for q in questions]
@@ -282,8 +294,19 @@ def prompts_of(
         raise ValueError(f"{path}: {template}: {problem}") from None
 
 
-def short_prompts(run: Config, path: str, questions: list[Question], tokenizer) -> list[list[int]]:
-    """The same. ValueError that names the row, too, if one is longer than --max_prompt."""
+def need_template(run: AgentConfig, tokenizer) -> None:
+    """ValueError if a model has no chat template."""
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"--model {run.model} has no chat template, which writes a question as a prompt: give "
+            "an instruct or chat model"
+        )
+
+
+def checked_prompts(
+    run: Config, path: str, questions: list[Question], tokenizer
+) -> list[list[int]]:
+    """Prompts as ids. ValueError that names the row of one longer than --max_prompt."""
     prompts = prompts_of(run, path, questions, tokenizer)
     for q, prompt in zip(questions, prompts):
         if len(prompt) > run.max_prompt:

@@ -162,7 +162,7 @@ class OwnTool:
         except BaseException as problem:
             if is_ctrl_c(problem):
                 raise
-            self.problem = told(problem)
+            self.problem = told(problem, self.file)
             return ToolResult("infra", f"Error: the {self.name} tool is not available", 0.0)
         call.ran = True
         return self._timed(lambda: self.made.run(call.argument, held.state))
@@ -214,7 +214,7 @@ class OwnTool:
             except BaseException as problem:
                 if is_ctrl_c(problem):
                     raise
-                self.problem = told(problem)
+                self.problem = told(problem, self.file)
 
     def _timed(self, work: Callable) -> ToolResult:
         """What a call gives, as text with a status."""

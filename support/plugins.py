@@ -16,6 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# frames of these files say nothing to the user
+HERE = Path(__file__).parent
+
 
 def load_name(place: str, flag: str) -> Any:
     """The object NAME of a Python file, given as FILE.py:NAME.
@@ -113,11 +116,15 @@ def message_of(problem: BaseException) -> str:
 
 
 def told(problem: BaseException, path: str = "") -> str:
-    """An exception in one line: kind, message, file and line. path: only of this file, or none."""
+    """An exception in one line: kind, message, file and line.
+
+    The place: of the file `path` if it passed there, else the last one that is none of ours.
+    """
     frames = traceback.extract_tb(problem.__traceback__)
-    if isinstance(problem, SyntaxError) and problem.filename:
+    if isinstance(problem, SyntaxError) and Path(str(problem.filename)).is_file():
         return f"SyntaxError: {problem.msg} ({Path(problem.filename).name}, line {problem.lineno})"
-    inside = [frame for frame in frames if not path or frame.filename == path]
+    inside = [frame for frame in frames if frame.filename == path]
+    inside = inside or [frame for frame in frames if Path(frame.filename).parent != HERE]
     where = f" ({Path(inside[-1].filename).name}, line {inside[-1].lineno})" if inside else ""
     return f"{type(problem).__name__}: {' '.join(message_of(problem).split())}{where}"
 

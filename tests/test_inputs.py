@@ -229,12 +229,14 @@ def test_a_model_without_a_chat_template_is_refused_before_its_weights(world, tm
     shutil.rmtree(model)
     shutil.copytree(world / "model", model, ignore=shutil.ignore_patterns("*token*", "*jinja"))
     tokenizer.save_pretrained(model)
+    examples = dict(model=model, cold_start=world / "traces.jsonl")
     for main, flags in (
-        (train.main, arguments(world, tmp_path, model=model)),
+        (train.main, arguments(world, tmp_path, **examples)),
         (evaluation.main, [*evaluated, "--out", str(tmp_path / "out")]),
     ):
-        with pytest.raises(ValueError, match="--model .*base has no chat template, which writes"):
+        with pytest.raises(ValueError, match="--model .*base has no chat template, which") as said:
             main(flags)
+        assert "\n" not in str(said.value)
 
 
 def said_of(world, tmp_path, capsys, rows, **other) -> list[str]:
@@ -271,6 +273,24 @@ def test_answers_that_their_grader_rejects_are_named_by_a_run_too(world, tmp_pat
         f"row {row}" for row in range(2, 19, 3)
     ]
     assert all("its answer '1}^N' is not graded as right, whoever gives it" in x for x in said)
+    # a reward of one's own decides itself
+    own = tmp_path / "own.py"
+    own.write_text("def mine(rollout, question):\n    return 1.0\n")
+    asked |= {"reward_fn": f"{own}:mine"}
+    assert not [x for x in said_of(world, tmp_path, capsys, rows, **asked) if "warning" in x]
+
+
+def test_a_checkpoint_of_a_run_was_taught_the_tags(world, finished, tmp_path, capsys):
+    """So neither a run that begins with it nor its evaluation speaks of them."""
+    chat = [{"role": "user", "content": "What is 6 * 7?"}]
+    rows = [{"prompt": chat, "answer": "42"}] * 16
+    asked = dict(prompts=16, minibatch=16, sandbox="best-effort", eval_data="")
+    for model, told in ((world / "model", 1), (finished, 0), (finished / "step_000004", 0)):
+        said = said_of(world, tmp_path, capsys, rows, model=model, cold_start="", **asked)
+        assert sum("no question tells of <python>, <search>: " in x for x in said) == told, model
+        run = evaluation.EvalConfig(model=str(model), data=(str(tmp_path / "asked.jsonl"),))
+        evaluation.load_file(run, run.data[0])
+        assert capsys.readouterr().out.count("no question tells of <python>, <search>") == told
 
 
 @pytest.mark.parametrize("held_out", [True, False])
