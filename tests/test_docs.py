@@ -20,7 +20,7 @@ from extras.study.arms import CURVES
 from extras.study.curves import load
 from extras.study.figure import picture as study_picture
 from extras.study.pace import at_pace
-from extras.study.tables import calls_table, difference_table, trials_table, world_table
+from extras.study.tables import difference_table, ends_table, trials_table, world_table
 from extras.study.trials import CHOSEN, RETUNED, SEQUENCES
 
 HERE = Path(__file__).resolve().parent.parent
@@ -255,6 +255,12 @@ def test_the_laptop_s_result_names_its_script():
     assert picture.table(data) in (HERE / "docs/evidence.md").read_text()
 
 
+def cells_of(table: str) -> dict[str, list[str]]:
+    """First cell of each row -> the others."""
+    rows = [row.strip("| ").split(" | ") for row in table.splitlines()[2:]]
+    return {name: cells for name, *cells in rows}
+
+
 def test_the_rates_of_the_page_are_those_of_its_curves():
     """Every trial of `best rates` and `best rates_32` is a cell, and every cell a trial."""
     printed = {}
@@ -303,7 +309,12 @@ def test_the_tables_of_the_study_are_those_of_its_curves():
     for world in ("late", "late_long"):
         own = at_pace([curve for curve in curves if curve.world == world])
         table = world_table(own)
-        assert table in text and calls_table(own) in text, world
+        assert table in text and ends_table(own) in text, world
+        for baseline in ("grpo_4", "grpo_8", "grpo_16"):
+            cells = cells_of(difference_table(own, baseline))["appo"]
+            # all but that of equal steps
+            row = " | ".join([f"`{baseline}`", *cells[:5], cells[6]]).replace("-", "−")
+            assert f"\n| {row} |\n" in text, (world, baseline)
         for arm in ("appo", "grpo_4"):
             mean = re.search(rf"\| {arm} \| \d+ \| \d \| (\d\.\d+)", table)[1]
             assert f"{float(mean):.2f}" in readme
@@ -327,19 +338,14 @@ def test_the_table_with_steps_of_16_prompts_is_that_of_its_curves():
 
 @pytest.mark.slow
 def test_the_table_of_every_method_is_that_of_its_curves():
-    """Of each method five cells of the table by budgets, and the first of the differences."""
+    """Of each method cells of the tables by budgets and of ends, and the first difference."""
     text = section((HERE / "docs/evidence.md").read_text(), "Every method at one setting")
     own = at_pace([c for c in load(CURVES) if c.table == "methods"])
-
-    def cells(table: str) -> dict[str, list[str]]:
-        rows = [row.strip("| ").split(" | ") for row in table.splitlines()[2:]]
-        return {arm: numbers for arm, *numbers in rows}
-
-    less = cells(difference_table(own, "grpo"))
+    less, ends = cells_of(difference_table(own, "grpo")), cells_of(ends_table(own))
     assert len(less) == 16
-    for arm, found in cells(world_table(own)).items():
+    for arm, found in cells_of(world_table(own)).items():
         first = less[arm][0].replace("-", "−") if arm in less else ""
-        row = [f"`{arm}`", found[1], found[2], first, found[3], found[7], found[9], found[10]]
+        row = [f"`{arm}`", *found[1:3], first, found[3], found[7], ends[arm][4], *found[9:11]]
         assert f"\n| {' | '.join(row)} |\n" in text, arm
 
 

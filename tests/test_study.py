@@ -19,9 +19,9 @@ from extras.study.intervals import interval, paired
 from extras.study.planned import TABLES
 from extras.study.tables import (
     budget_of,
-    calls_table,
     colds_table,
     difference_table,
+    ends_table,
     trials_table,
     world_table,
 )
@@ -277,12 +277,23 @@ def test_the_study_keeps_its_settings():
 def test_calls_are_counted_per_right_answer():
     """Two steps of 10 and 30 tokens, 3 calls a rollout, 0.2 and then 0.8 of them right."""
     both = [curve((0.2, 0.8), (0, 10, 40)), curve((0.2, 0.8), (0, 10, 40), KEY[:4] + (2,))]
-    table = calls_table(both).splitlines()
-    assert "| 15.000 | 3.750 |" in table[2]
     # 15,000 tokens are not there
-    assert table[2].endswith("|  |")
-    long = curve((0.2, 0.7, 0.8, 0.95), [10_000 * k for k in range(5)])
-    assert calls_table([long]).splitlines()[2].endswith("| 30,000 (30,000 to 30,000) |")
+    assert ends_table(both).splitlines()[2].endswith("| 0 | never | never | 15.00 | 3.75 |")
+
+
+def test_how_runs_end_and_what_they_need():
+    """Medians: of three runs two reach 0.8, after 30,000 and 20,000 tokens; one ends low."""
+    edges = [10_000 * k for k in range(5)]
+    levels = (0.2, 0.7, 0.8, 0.95), (0.3, 0.9, 0.9, 0.9), (0.1, 0.1, 0.1, 0.1)
+    ends = (0.9, 0.7, 0.4)
+    arms = [
+        curve(level, edges, KEY[:4] + (seed,), after=end)
+        for seed, (level, end) in enumerate(zip(levels, ends))
+    ]
+    cells = ends_table(arms).splitlines()[2].split(" | ")
+    assert cells[1:7] == ["3", "0.700", "1", "2", "30,000", "30,000"]
+    assert ends_table(arms[:2]).splitlines()[2].split(" | ")[5] == "25,000"
+    assert ends_table(arms[1:]).splitlines()[2].split(" | ")[4:6] == ["1", "never"]
 
 
 def test_signal_and_noise_have_no_bias(monkeypatch):

@@ -14,9 +14,9 @@ from extras.study.pace import at_pace, measure
 from extras.study.planned import TABLES
 from extras.study.runs import make, missing
 from extras.study.tables import (
-    calls_table,
     colds_table,
     difference_table,
+    ends_table,
     trials_table,
     world_table,
 )
@@ -65,7 +65,7 @@ def show(table: Table, file: Path | None) -> None:
             print(f"\nno seconds: python -m extras.study pace {table.name}")
         parts = [world, world_table(own)]
         parts += [difference_table(own, b) for b in table.baselines if b in {c.arm for c in own}]
-        print("", *parts, colds_table(own), calls_table(own), sep="\n\n")
+        print("", *parts, colds_table(own), ends_table(own), sep="\n\n")
     if file:
         file.write_text(picture(curves))
 

@@ -39,7 +39,7 @@ REPORT = (
         seeds=(1011, 1012, 1013),
         budget=150_000,
         about="does branching pay? each arm with its best step and rate in each world",
-        baselines=("grpo_4", "grpo_8", "grpo_16"),
+        baselines=("grpo_4", "grpo_8", "grpo_16", "appo"),
         tuned={
             world: {
                 name: sized(PER_PROMPT[name], step) | {"lr": lr}

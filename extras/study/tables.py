@@ -5,7 +5,7 @@
 3. world_table       a row per arm: mean of the curve at equal budgets, held-out accuracy at the end
 4. difference_table  the same, less those of one arm
 5. colds_table       a row per arm, a column per cold start: mean of the curve; accuracy before
-6. calls_table       a row per arm: tool calls per right answer, and until an accuracy
+6. ends_table        a row per arm: how runs end, tokens and tool calls they need
 7. trials_table      tuning: the trials of each arm, the best first
 """
 
@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable
 from functools import partial
+from statistics import median
 
 from extras.study.curves import AXES, Curve
 from extras.study.intervals import Runs, interval, mean, paired
@@ -115,32 +116,36 @@ def colds_table(curves: list[Curve]) -> str:
     return table_of(["cold start", *map(str, colds)], rows)
 
 
-# share of the budget that calls are counted in; the accuracy that calls are counted up to
+# share of the budget that calls are counted in; the accuracy that is waited for
 SHARE, REACHED = 0.25, 0.8
 
 
-def calls_table(curves: list[Curve]) -> str:
-    """Tool calls of one world.
+def ends_table(curves: list[Curve]) -> str:
+    """How the runs of one world end, and what they need. Numbers of several runs are medians.
 
-    Columns: calls of initial rollouts per right one, in the first and the last quarter of the
-    sampled tokens; calls of the whole training, branches too, until the mean accuracy of 15,000
-    sampled tokens is REACHED, if all runs of the arm get there.
+    Columns: held-out accuracy at the end; runs that end below 0.5; runs in which the mean accuracy
+    of 15,000 sampled tokens was REACHED; sampled tokens, and tool calls of the whole training,
+    branches too, until then: "never" if half of the runs do not get there; calls of an initial
+    rollout per right one, in the first and the last quarter of the sampled tokens.
     """
     first = next(iter(AXES))
-    budget = budget_of(curves, first)
-    spans, rows = ((0, SHARE * budget), ((1 - SHARE) * budget, budget)), []
+    budget, rows = budget_of(curves, first), []
     for arm, own in arms_of(curves).items():
-        cells = [arm, str(len(own))]
-        for low, high in spans:
-            per_right = measured(own, partial(calls_per_right, axis=first, start=low, end=high))
-            cells.append(shown(*interval(per_right)))
-        made = measured(own, lambda c: c.reached("tool calls", REACHED))
-        all_did = all(x is not None for seeds in made.values() for x in seeds.values())
-        cells.append("{:,.0f} ({:,.0f} to {:,.0f})".format(*interval(made)) if all_did else "")
+        ends = [c.after for c in own]
+        cells = [arm, str(len(own)), f"{median(ends):.3f}", str(sum(x < 0.5 for x in ends))]
+        for axis in (first, "tool calls"):
+            needed = [c.reached(axis, REACHED) for c in own]
+            middle = median(math.inf if x is None else x for x in needed)
+            cells.append("never" if middle == math.inf else f"{middle:,.0f}")
+        cells.insert(4, str(len(own) - needed.count(None)))
+        for start, end in ((0.0, SHARE * budget), ((1 - SHARE) * budget, budget)):
+            each = median(calls_per_right(c, first, start, end) for c in own)
+            cells.append(f"{each:.2f}")
         rows.append(cells)
-    return table_of(
-        ["arm", "runs", "first quarter", "last quarter", f"calls until {REACHED}"], rows
-    )
+    heads = ["arm", "runs", "held-out at the end", "below 0.5", f"reached {REACHED}"]
+    heads += [f"{axis} until then" for axis in (first, "tool calls")]
+    heads += [f"calls a right answer, {quarter} quarter" for quarter in ("first", "last")]
+    return table_of(heads, rows)
 
 
 def calls_per_right(curve: Curve, axis: str, start: float, end: float) -> float:
