@@ -152,6 +152,8 @@ def settings_of_run(model: str) -> dict:
     """
     path = Path(model) / "config.json"
     if not (model and (Path(model) / "latest").is_file() and path.is_file()):
+        if model and (Path(model).parent / "latest").is_file():
+            print(f"--model {model}: weights alone, without the run's tools and limits")
         return {}
     shared = {f.name for f in dataclasses.fields(AgentConfig)} - {"decode_rows", "device"}
     shared |= {"max_tokens", "max_calls", "max_result_tokens"}

@@ -94,7 +94,7 @@ time.sleep(60)
         holder.kill(), holder.wait()
 
 
-def test_an_evaluation_takes_over_the_runs_tools_and_limits(finished, world):
+def test_an_evaluation_takes_over_the_runs_tools_and_limits(finished, world, capsys):
     inherited = evaluation.settings_of_run(str(finished))
     assert (
         inherited["corpus"] == str(world / "corpus.jsonl")
@@ -107,6 +107,8 @@ def test_an_evaluation_takes_over_the_runs_tools_and_limits(finished, world):
         == {}
         == evaluation.settings_of_run("")
     )
+    told = f"--model {finished}/step_000004: weights alone, without the run's tools and limits\n"
+    assert capsys.readouterr().out == told
 
 
 @pytest.mark.slow
