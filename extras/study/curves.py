@@ -17,7 +17,7 @@ AXES = {
     "sampled tokens": "tokens_sampled",
     "trained tokens": "tokens_trained",
     "tool calls": "calls_made",
-    "optimizer steps": "optimizer_steps",
+    "updates": "optimizer_steps",
     "seconds": "seconds",
 }
 

@@ -51,12 +51,11 @@ def arms_of(curves: list[Curve]) -> dict[str, list[Curve]]:
 
 def budgets_of(curves: list[Curve]) -> dict[str, Callable[[Curve], float]]:
     """Heading -> the number of a run that is compared: mean of the curve at equal budget of each
-    axis, and of as many steps as every run has made; held-out accuracy after the last step."""
-    numbers, steps = {}, min(len(curve.accuracy) for curve in curves)
+    axis; held-out accuracy after the last step."""
+    numbers = {}
     for axis in curves[0].spent:
         budget = budget_of(curves, axis)
         numbers[f"{budget:,.0f} {axis}"] = partial(Curve.mean, axis=axis, budget=budget)
-    numbers[f"first {steps} steps"] = lambda curve: sum(curve.accuracy[:steps]) / steps
     return numbers | {"held-out at the end": lambda curve: curve.after}
 
 
@@ -76,7 +75,7 @@ def world_table(curves: list[Curve]) -> str:
     for arm, own in arms_of(curves).items():
         cells = [arm, str(len(own)), str(sum(c.after < c.before for c in own))]
         cells += [shown(*interval(measured(own, number))) for number in numbers.values()]
-        made = (lambda c: len(c.accuracy), lambda c: c.spent["optimizer steps"][-1])
+        made = (lambda c: len(c.accuracy), lambda c: c.spent["updates"][-1])
         cells += [f"{mean(measured(own, number)):,.0f}" for number in made]
         cells.append(f"{mean(measured(own, trained_share)):.0%}")
         rows.append(cells)
