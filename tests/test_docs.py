@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import config
+from extras.pilot.tables import tables as pilot_tables
 from extras.study.arms import CURVES
 from extras.study.curves import load
 from extras.study.figure import picture as study_picture
@@ -383,6 +384,16 @@ def test_the_differences_in_the_text_are_those_of_the_curves(page, title, table)
 
     other = {(turned(mean), turned(high), turned(low)) for mean, low, high in found}
     assert len(named) > 5 and [x for x in named if x not in found | other] == []
+
+
+def test_the_intervals_of_the_pilot_study_are_those_of_its_results():
+    """Each is in the tables of one world, in the same order of bounds."""
+    files = sorted((HERE / "extras/pilot/results").glob("*.json"))
+    printed = "\n".join(pilot_tables({x.stem: json.loads(x.read_text()) for x in files}))
+    found = {m.groups() for m in INTERVAL.finditer(printed.replace("-", "−"))}
+    text = section((HERE / "docs/evidence.md").read_text(), "The pilot study")
+    named = [m.groups() for m in INTERVAL.finditer(text)]
+    assert len(named) > 40 and [x for x in named if x not in found] == []
 
 
 @pytest.mark.parametrize("name, colors", [("picture", "LIGHT"), ("picture-dark", "DARK")])
