@@ -350,6 +350,19 @@ def test_the_table_of_every_method_is_that_of_its_curves():
 
 
 @pytest.mark.slow
+def test_the_table_of_variants_is_that_of_its_curves():
+    """The same of APPO's variants; the differences from equal sampled tokens and updates."""
+    text = section((HERE / "docs/evidence.md").read_text(), "Which parts of APPO matter?")
+    own = at_pace([c for c in load(CURVES) if c.table == "variants"])
+    less, ends = cells_of(difference_table(own, "appo")), cells_of(ends_table(own))
+    assert len(less) == 17
+    for arm, found in cells_of(world_table(own)).items():
+        gained = [less[arm][k].replace("-", "−") if arm in less else "" for k in (0, 3)]
+        row = [arm, *found[1:3], *gained, found[6], ends[arm][4], *found[8:10]]
+        assert f"\n| {' | '.join(row)} |\n" in text, arm
+
+
+@pytest.mark.slow
 def test_the_table_of_worlds_is_that_of_its_curves():
     text = section((HERE / "docs/study.md").read_text(), "Do the worlds teach?")
     curves = [c for c in load(CURVES) if c.table == "instruments"]
@@ -365,6 +378,7 @@ INTERVAL = re.compile(r"(−?\d+\.\d{3}) \((−?\d+\.\d{3}) to (−?\d+\.\d{3})\
     "page, title, table",
     [
         ("evidence", "Does branching pay?", "retuned"),
+        ("evidence", "Which parts of APPO matter?", "variants"),
         ("study", "With steps of 16 prompts", "main"),
     ],
 )
@@ -375,7 +389,7 @@ def test_the_differences_in_the_text_are_those_of_the_curves(page, title, table)
     found = set()
     for world in ("late", "late_long"):
         curves = at_pace([c for c in load(CURVES) if (c.table, c.world) == (table, world)])
-        for baseline in ("appo", "grpo_4"):
+        for baseline in {"appo", "grpo_4"} & {c.arm for c in curves}:
             text = difference_table(curves, baseline).replace("-", "−")
             found |= {m.groups() for m in INTERVAL.finditer(text)}
 
