@@ -28,7 +28,8 @@ def test_one_level_is_appo_bit_for_bit(agent_folder, tools, prompts, changes):
 
 @pytest.mark.slow
 def test_a_step_of_two_levels(agent, tools, prompts, monkeypatch):
-    """Every rollout is forked at B points, twice over: N (B + 1)^2 of a prompt."""
+    """Every rollout is forked at B points, twice over: N (B + 1)^2 of a prompt, or a few less,
+    where a branch is so short that it has no two tokens to fork at."""
     divided, update = [], appo.update
 
     def watched(*given):
@@ -44,20 +45,25 @@ def test_a_step_of_two_levels(agent, tools, prompts, monkeypatch):
     for group in range(2):
         rows = [r for r in tree if r.group == group]
         initial = [r for r in rows if r.parent is None]
-        assert len(rows) == 2 * (2 + 1) ** 2 and len(initial) == 2
+        assert len(initial) == 2
         for r in initial:
             first = [x for x in rows if x.parent is r]
             assert len({x.fork_at for x in first}) == len(first) == 4
-            assert [sum(y.parent is x for y in rows) for x in first] == [2, 2, 0, 0]
+            forked = [sum(y.parent is x for y in rows) for x in first]
+            own = [sum(x.mask[x.fork_at :]) for x in first]
+            assert forked[2:] == [0, 0] and all(
+                n == 2 or n < 2 and tokens < 6 for n, tokens in zip(forked[:2], own)
+            )
     for x in (x for x in tree if x.parent):
         assert x.fork_at > x.parent.fork_at and x.ids[: x.fork_at] == x.parent.ids[: x.fork_at]
         assert x.advantage is None, "only initial rollouts are trained on"
     assert len({r.seed for r in tree}) == len(tree)
-    assert numbers["branches"] == work(DEEP, 100, 0.5)["branches"] == 32
+    made = len(tree) - 4
+    assert numbers["branches"] == made and 28 < made <= work(DEEP, 100, 0.5)["branches"] == 32
     assert numbers["tokens_trained"] == sum(sum(r.mask) for r in tree if r.parent is None)
     rows = tree_rows(agent, 1, tree, 2)
     assert all(row["parent"] is None or row["parent"] < row["index"] for row in rows)
-    assert len(branch_lines(agent, tree, 32)) == 32
+    assert len(branch_lines(agent, tree, 32)) == made
 
 
 def grown(parent, at, reward):

@@ -85,7 +85,5 @@ def test_a_step(agent, tools, prompts):
     # the ratios of the only update are 1
     total = sum(float(r.advantage.sum()) for r in rollouts)
     assert numbers["optimizer_steps"] == 1
-    assert (
-        numbers["loss"] == pytest.approx(-total / (16 * CONFIG.max_tokens), abs=1e-6)
-        and abs(total) > 0.1
-    )
+    assert numbers["loss"] == pytest.approx(-total / (16 * CONFIG.max_tokens), rel=1e-3, abs=1e-8)
+    assert abs(total) > 1e-3

@@ -117,7 +117,7 @@ def test_the_study_on_a_small_agent(world, agent_folder, tmp_path, monkeypatch, 
         "def odd(rollout, question):\n    return sum(rollout.ids) % 2\n"
     )
     flags = SMALL | dict(
-        steps=2, reward_fn=f"{tmp_path}/odd.py:odd", save_every=1, max_tokens=64, lr=1e-3
+        steps=2, reward_fn=f"{tmp_path}/odd.py:odd", save_every=1, max_tokens=64, lr=1e-4
     )
     given = dict(model=agent_folder, data=world / "train.jsonl", eval_data=world / "test.jsonl")
     given |= dict(corpus=world / "corpus.jsonl", out=tmp_path / "run")
