@@ -205,17 +205,22 @@ def sampling(
     return Sampler(policy, tools, SamplingParams.of(run), protocol).initial, prompts
 
 
-def run_files(run: EvalConfig) -> dict[str, dict]:
+def load_files(run: EvalConfig) -> dict[str, list[Question]]:
+    """The questions of every file: path -> questions."""
+    # refused before anything is read
+    open_reward(run.reward_fn), protocol_of(run)
+    return {path: load_file(run, path) for path in run.data}
+
+
+def run_files(run: EvalConfig, data: dict[str, list[Question]]) -> dict[str, dict]:
     """Evaluate the model on every file: name -> result.
 
     What can be wrong without a model is checked before one is loaded, if one is needed.
     """
     model = newest_in(run.model)
-    # refused before anything is read
-    open_reward(run.reward_fn), protocol_of(run)
     folder = result_file(run, "", "").parent
     folder.mkdir(parents=True, exist_ok=True)
-    data, weights = {path: load_file(run, path) for path in run.data}, weights_of(model)
+    weights = weights_of(model)
     with contextlib.ExitStack() as opened:
         jobs = []
         for path, questions in data.items():
@@ -236,11 +241,11 @@ def run_files(run: EvalConfig) -> dict[str, dict]:
 
 def run_steps(run: EvalConfig) -> tuple[dict[str, dict], list[str]]:
     """Evaluate two steps of a run: results, and the paired difference for each file."""
-    results, files = {}, {}
+    results, files, data = {}, {}, load_files(run)
     for step in run.steps:
         folder = step_folder(run.model, step)
         of_step = dataclasses.replace(run, model=str(folder), out=run.out or run.model, steps=())
-        for name, result in run_files(of_step).items():
+        for name, result in run_files(of_step, data).items():
             results[f"{name}, step {step}"] = result
             files.setdefault(name, []).append(str(result_file(of_step, name, folder.name)))
     return results, [compare(*pair) for pair in files.values()]
@@ -322,7 +327,7 @@ def main(argv: list[str]) -> None:
     else:
         transformers.utils.logging.disable_progress_bar()
         run = EvalConfig(**(settings_of_run(flags.get("model", "")) | whole_budget(flags)))
-        results, differences = run_steps(run) if run.steps else (run_files(run), [])
+        results, differences = run_steps(run) if run.steps else (run_files(run, load_files(run)), [])
         show(results, differences, run.html)
 
 

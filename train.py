@@ -51,7 +51,7 @@ from rollout import Rollout, close_all
 from sampling import Sampler
 from support import checkpoints, heldout, runfiles, sft
 from support.config_file import write_config
-from support.heartbeat import Heartbeat, Stop
+from support.heartbeat import Heartbeat, Stop, signals_kept
 from support.http import Unavailable
 from support.metrics import Meter
 from support.models import load_tokenizer, positions_of, recompute_activations
@@ -69,8 +69,9 @@ from support.trackers import open_trackers
 
 
 def main(argv: list[str]) -> None:
-    """The command line."""
-    start(*read_run(argv))
+    """The command line, for a caller in this process: Ctrl-C is the caller's again afterwards."""
+    with signals_kept():
+        start(*read_run(argv))
 
 
 def start(run: Config, unencoded: Unencoded) -> None:

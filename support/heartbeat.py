@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -37,6 +38,18 @@ class Stop:
             # a handler may not print: it may have come amid another print
             os.write(2, f"\nasked to stop: {self.then}, then the run ends\n{again}".encode())
         self.asked, self.since = True, self.since or time.monotonic()
+
+
+@contextlib.contextmanager
+def signals_kept() -> Iterator[None]:
+    """Afterwards SIGTERM and SIGINT do what they did before, in a notebook for instance."""
+    here = threading.current_thread() is threading.main_thread()
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)} if here else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Heartbeat:

@@ -32,7 +32,9 @@ def test_two_steps_of_a_run_are_compared(run, fake, tmp_path, monkeypatch, capsy
         return fake.sampling(run, model, jobs, opened)
 
     monkeypatch.setattr(evaluation, "sampling", sampling)
-    rows = [{"question": f"q{k}", "answer": "5" if k == 0 else "6"} for k in range(4)]
+    rows = [{"question": f"q{k}", "answer": "5" if k == 0 else "6"} for k in range(3)]
+    # a gold that no answer matches is warned of, once for both steps
+    rows.append({"question": "q3", "answer": ["6", "a}"]})
     data = write(tmp_path / "a.jsonl", *rows)
     page = tmp_path / "page.html"
     flags = ["--model", str(run), "--data", data, "--html", str(page)]
@@ -41,6 +43,7 @@ def test_two_steps_of_a_run_are_compared(run, fake, tmp_path, monkeypatch, capsy
     assert "| a, step 0 | 4 x 1 | 25.0 " in said and "| a, step 40 | 4 x 1 | 75.0 " in said
     assert re.search(r"eval_a_step_000040.json - .*eval_a_step_000000.json: 4 questions in", said)
     assert "correct  +0.5000" in said
+    assert said.count("row 4: warning: its answer 'a}' is not graded as right") == 1
     assert "<td>a, step 40</td>" in page.read_text() and "correct  +0.5000" in page.read_text()
     saved = json.loads((run / "eval_a_step_000040.json").read_text())
     assert saved["settings"]["checkpoint"] == str(run / "step_000040")

@@ -2,10 +2,11 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support.heartbeat import Stop
+from support.heartbeat import Stop, signals_kept
 
 
 def test_signals():
@@ -36,6 +37,19 @@ def handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+def test_handlers_of_before_come_back(handlers):
+    """After a run that was called, and one that failed; in a thread there are none to keep."""
+    numbers = signal.SIGTERM, signal.SIGINT
+    before = [signal.getsignal(number) for number in numbers]
+    with pytest.raises(ValueError), signals_kept():
+        stop = Stop()
+        assert [signal.getsignal(number) for number in numbers] == [stop.ask, stop.ask]
+        raise ValueError
+    assert [signal.getsignal(number) for number in numbers] == before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: signals_kept().__enter__()).result() is None
 
 
 @pytest.mark.parametrize("number, again", [(signal.SIGINT, True), (signal.SIGTERM, False)])

@@ -389,7 +389,9 @@ def test_stopped_amid_skipped_updates_a_run_goes_on_counting(
         model=agent_folder,
         **SMALL | dict(max_skipped=2, eval_questions=0, save_every=9),
     )
+    before = signal.getsignal(signal.SIGINT)
     train.main(flags + ["--steps", "1"])
+    assert signal.getsignal(signal.SIGINT) == before
     with pytest.raises(
         ValueError, match="the gradients of 2 steps in a row were not finite.*skipped_000002"
     ):
