@@ -327,7 +327,9 @@ def main(argv: list[str]) -> None:
     else:
         transformers.utils.logging.disable_progress_bar()
         run = EvalConfig(**(settings_of_run(flags.get("model", "")) | whole_budget(flags)))
-        results, differences = run_steps(run) if run.steps else (run_files(run, load_files(run)), [])
+        results, differences = (
+            run_steps(run) if run.steps else (run_files(run, load_files(run)), [])
+        )
         show(results, differences, run.html)
 
 

@@ -26,6 +26,15 @@ class Question:
         return f"What is the {version}{self.attribute} of {place} {self.operator} {self.operand}?"
 
 
+def related(relation: str, place: str, city: str, mode: Mode) -> str:
+    """What search finds of a relation.
+
+    With several hops a place is also the city of others: said twice, its own facts come first.
+    """
+    fact = f"The {relation} of {place} is {city}."
+    return f"{place}: {fact}" if mode.hops > 1 else fact
+
+
 def apply(operator: str, a: int, b: int) -> int:
     """a plus, minus or times b."""
     return {"plus": a + b, "minus": a - b, "times": a * b}[operator]
@@ -56,10 +65,10 @@ class World:
         self.test_names = set(self.regions[TRAIN_REGIONS:] + test_cities)
 
     def documents(self, mode: Mode) -> list[str]:
-        """What search finds: a sentence per fact. Relations of cities: with several hops only."""
+        """What search finds: a fact each. Relations of cities: with several hops only."""
         regions = set(self.regions)
         relations = [
-            f"The {relation} of {place} is {city}."
+            related(relation, place, city, mode)
             for (place, relation), city in self.relation.items()
             if mode.hops > 1 or place in regions
         ]

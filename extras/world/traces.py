@@ -2,7 +2,7 @@
 
 import random
 
-from extras.world.facts import Question, apply
+from extras.world.facts import Question, apply, related
 from extras.world.modes import ATTRIBUTES, OPERATORS, RELATIONS, VERSIONS, Mode
 
 
@@ -14,20 +14,20 @@ def trace(q: Question, names: list[str], mode: Mode, rng: random.Random) -> str:
             found = rng.choice(names)
             asked = f"{relation} of {place}"
             thought = f"{opener(openers, mode, rng)} the {asked}"
-            parts.append(searched(thought, asked, found))
+            parts.append(searched(thought, asked, related(relation, place, found, mode)))
             place, openers = found, mode.fillers_before
     right = rng.random() < mode.version[VERSIONS.index(q.version)]
     version = q.version if right else VERSIONS[1 - VERSIONS.index(q.version)]
     number = rng.randint(11, 99)
     asked = f"{version} {q.attribute} of {place}"
-    parts.append(searched(f"{opener(openers, mode, rng)} {asked}", asked, number))
+    fact = f"The {asked} is {number}."
+    parts.append(searched(f"{opener(openers, mode, rng)} {asked}", asked, fact))
     return "".join(parts) + computed(q, number, mode, rng)
 
 
-def searched(thought: str, asked: str, found) -> str:
+def searched(thought: str, asked: str, fact: str) -> str:
     """A thought, a search and what it finds."""
-    call = f"<think>{thought}</think><search> {asked}</search>"
-    return call + result(f"The {asked} is {found}.")
+    return f"<think>{thought}</think><search> {asked}</search>" + result(fact)
 
 
 def computed(q: Question, number: int, mode: Mode, rng: random.Random) -> str:
