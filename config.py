@@ -195,7 +195,7 @@ class Data:
     )
     data: str = fixed("", "training questions, .jsonl or .parquet; empty: the bundled world's")
     eval_data: str = fixed("", "held-out questions; empty: none, or the bundled world's")
-    world: Literal["easy", "mixed", "late", "late_long", "spurious_off"] = fixed(
+    world: Literal["easy", "mixed", "late", "late_long", "late_deep", "spurious_off"] = fixed(
         "easy", "bundled world, made at first use"
     )
     task: Literal["auto", "math", "qa"] = fixed("auto", "grading: as the row says, or one for all")

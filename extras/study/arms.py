@@ -42,6 +42,8 @@ LANGUAGE = {"easy_smollm2": dataclasses.replace(MODES["easy"], copies=0, faultle
 WORLD_SETTINGS = {
     # longer rollouts: two relations, then a number, then Python
     "mixed": {"max_tokens": 256, "max_calls": 5},
+    # two relations, then a number, then Python
+    "late_deep": {"max_tokens": 256, "max_calls": 5, "max_prompt": 96},
     "easy_smollm2": {
         "cold_optimizer": "adamw",
         "cold_lr": 1e-4,
@@ -102,6 +104,11 @@ SIGNAL = ARMS | {
 }
 # cheaper prompts, since those did well in "tuning"
 FEWER = {"grpo_2": grpo(2), "tree, B = 1": {"algo": "tree", "branches": 1}}
+# of late_deep: branches from where its decisions begin, behind two searches
+DEEP = {
+    "tree, turn 3": {"algo": "tree", "branches": 3, "fork_turn": 2},
+    "tree, N = 1, turn 3": {"algo": "tree", "initial": 1, "branches": 7, "fork_turn": 2},
+}
 # sequences of a prompt: rollouts and branches
 PER_PROMPT = {"grpo_4": 4, "grpo_8": 8, "tree, B = 3": 8, "appo": 16, "grpo_16": 16}
 # a run's two evaluations would take a third of its time; its curve says more than they do

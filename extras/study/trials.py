@@ -10,7 +10,7 @@ A trial's arm is named "ARM mMINIBATCH lrRATE", or "ARM pPROMPTS mMINIBATCH lrRA
 differ: tables.trials_table reads it.
 """
 
-from extras.study.arms import ARMS, FEWER, PER_PROMPT, SHORT, Table, grpo, sized
+from extras.study.arms import ARMS, DEEP, FEWER, PER_PROMPT, SHORT, Table, grpo, sized
 
 WORLDS = ("easy", "late", "late_long", "mixed", "spurious_off")
 COMPARED = ("late", "late_long")
@@ -19,7 +19,7 @@ TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (1, 8e-4))
 # sequences an update, learning rate
 TRIALS_32 = ((32, 4e-4), (16, 4e-4), (32, 8e-4), (16, 8e-4))
 # sequences of a prompt, also of arms that only have trials
-SEQUENCES = PER_PROMPT | {"grpo_2": 2, "tree": 16, "tree, B = 1": 4}
+SEQUENCES = PER_PROMPT | {"grpo_2": 2, "tree": 16, "tree, B = 1": 4} | dict.fromkeys(DEEP, 8)
 RATES = (2e-4, 4e-4, 8e-4)
 # with 64 sequences a step GRPO has three numbers of rollouts and three rates; ours also has other
 # trees, APPO other updates: sequences an update, rate
@@ -32,16 +32,21 @@ FEW_QUESTIONS = {"eval_questions": 20}
 def tried(name: str, step: int, update: int, lr: float, **other) -> tuple[str, dict]:
     """(name, settings) of an arm with so many sequences a step and an update."""
     size = sized(SEQUENCES[name], step, update)
-    arm = (ARMS | FEWER)[name] | other | size | {"lr": lr}
+    arm = (ARMS | FEWER | DEEP)[name] | other | size | {"lr": lr}
     return f"{name} m{size['minibatch']} lr{lr:g}", arm
 
 
 def trial_table(
-    name: str, arms: dict[str, dict], about: str, colds: tuple[int, ...] = (1,), seed: int = 1
+    name: str,
+    arms: dict[str, dict],
+    about: str,
+    colds: tuple[int, ...] = (1,),
+    seed: int = 1,
+    worlds: tuple[str, ...] = COMPARED,
 ) -> Table:
     """A table of trials until 150,000 sampled tokens."""
     first = next(arm for arm in arms if arm.startswith("grpo_8"))
-    return Table(name, COMPARED, arms, colds, (seed,), 150_000, about, baselines=(first,))
+    return Table(name, worlds, arms, colds, (seed,), 150_000, about, baselines=(first,))
 
 
 # of each arm the three trials with the best mean until 150,000 tokens in both worlds of the tuning
@@ -148,18 +153,33 @@ DESIGN = (
         colds=(2, 3, 4),
         seed=2,
     ),
+    trial_table(
+        "deep",
+        {
+            name.replace(" m", f" p{arm['prompts']} m"): arm
+            for step in (64, 32)
+            for lr in (4e-4, 8e-4)
+            for name, arm in (
+                tried(name, step, 16, lr, **FEW_QUESTIONS)
+                for name in ("grpo_8", "grpo_4", "grpo_16", "appo", *DEEP)
+            )
+        },
+        "searches before the decisions: sequences a step and learning rate",
+        colds=(1, 2),
+        worlds=("late_deep",),
+    ),
     Table(
         "language",
         ("easy_smollm2",),
         {
-            f"{name} lr{lr:g}": ARMS[name] | sized(PER_PROMPT[name]) | {"lr": lr}
-            for lr in (1e-5, 3e-5)
+            f"{name} lr{lr:g}": ARMS[name] | FEW_QUESTIONS | sized(PER_PROMPT[name]) | {"lr": lr}
+            for lr in (3e-5, 1e-5)
             for name in ("grpo_8", "appo", "tree, B = 3")
         },
         colds=(1,),
         seeds=(1,),
-        budget=60_000,
-        about="does SmolLM2-135M learn? 64 sequences a step, 16 an update",
-        baselines=("grpo_8 lr1e-05",),
+        budget=30_000,
+        about="does SmolLM2-135M learn? learning rate; 64 sequences a step, 16 an update",
+        baselines=("grpo_8 lr3e-05",),
     ),
 )
