@@ -21,6 +21,8 @@ TRIALS_32 = ((32, 4e-4), (16, 4e-4), (32, 8e-4), (16, 8e-4))
 # sequences of a prompt, also of arms that only have trials
 SEQUENCES = PER_PROMPT | {"grpo_2": 2, "tree": 16, "tree, B = 1": 4} | dict.fromkeys(DEEP, 8)
 RATES = (2e-4, 4e-4, 8e-4)
+# of SmolLM2: one rate for all its arms, the first that was tried
+LEARNERS, LANGUAGE_RATE = ("grpo_8", "appo", "tree, B = 3"), 3e-5
 # with 64 sequences a step GRPO has three numbers of rollouts and three rates; ours also has other
 # trees, APPO other updates: sequences an update, rate
 OTHER_TREES = (("tree", 4e-4), ("tree", 8e-4), ("tree, B = 1", 4e-4), ("tree, B = 1", 8e-4))
@@ -173,13 +175,13 @@ DESIGN = (
         ("easy_smollm2",),
         {
             f"{name} lr{lr:g}": ARMS[name] | FEW_QUESTIONS | sized(PER_PROMPT[name]) | {"lr": lr}
-            for lr in (3e-5, 1e-5)
-            for name in ("grpo_8", "appo", "tree, B = 3")
+            for lr in (LANGUAGE_RATE,)
+            for name in LEARNERS
         },
         colds=(1,),
         seeds=(1,),
         budget=30_000,
-        about="does SmolLM2-135M learn? learning rate; 64 sequences a step, 16 an update",
+        about="does SmolLM2-135M learn at this rate? 64 sequences a step, 16 an update",
         baselines=("grpo_8 lr3e-05",),
     ),
 )
