@@ -22,6 +22,7 @@ from extras.study.tables import (
     colds_table,
     difference_table,
     ends_table,
+    questions_table,
     trials_table,
     world_table,
 )
@@ -67,10 +68,10 @@ def test_what_was_spent_when_an_accuracy_was_reached():
 def test_a_run_is_read_from_its_log(tmp_path):
     step = dict(tokens_sampled=5, tokens_trained=3, calls_made=2, optimizer_steps=1, seconds=0.5)
     lines = [
-        {"step": 0, "eval_avg@2": 0.25, "eval_greedy": 0.3},
+        {"step": 0, "eval_avg@2": 0.25, "eval_avg@2_se": 0.04, "eval_greedy": 0.3},
         {"step": 1, "accuracy": 0.5, "calls": 2.5} | step,
         {"step": 2, "accuracy": 0.75, "calls": 3} | step,
-        {"step": 2, "eval_avg@2": 0.8, "eval_greedy": 0.9},
+        {"step": 2, "eval_avg@2": 0.8, "eval_avg@2_se": 0.01, "eval_greedy": 0.9},
     ]
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -78,12 +79,21 @@ def test_a_run_is_read_from_its_log(tmp_path):
     assert (
         read.accuracy == [0.5, 0.75]
         and read.calls == [2.5, 3]
-        and (read.before, read.after) == (0.25, 0.8)
+        and (read.before, read.after, read.errors) == (0.25, 0.8, [0.04, 0.01])
     )
     assert read.spent["sampled tokens"] == [0, 5, 10] and read.spent["seconds"] == [0, 0.5, 1.0]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
     with pytest.raises(ValueError, match="no evaluation after its last step, 2"):
         read_run(tmp_path, KEY)
+
+
+def test_a_run_has_intervals_over_its_questions():
+    """1.96 standard errors, within 0 to 1."""
+    one = dataclasses.replace(curve(after=0.99), errors=[0.05, 0.01])
+    [row] = questions_table([one]).splitlines()[2:]
+    name, cold, seed = one.arm, one.cold, one.seed
+    ends = "0.100 (0.002 to 0.198) | 0.990 (0.970 to 1.000)"
+    assert row == f"| {name} | {cold} | {seed} | {ends} | 2 |"
 
 
 def test_curves_survive_their_file(tmp_path):

@@ -17,9 +17,13 @@ from extras.study.tables import (
     colds_table,
     difference_table,
     ends_table,
+    questions_table,
     trials_table,
     world_table,
 )
+
+# runs of a world that each have a row of their own
+MANY = 12
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,7 +69,10 @@ def show(table: Table, file: Path | None) -> None:
             print(f"\nno seconds: python -m extras.study pace {table.name}")
         parts = [world, world_table(own)]
         parts += [difference_table(own, b) for b in table.baselines if b in {c.arm for c in own}]
-        print("", *parts, colds_table(own), ends_table(own), sep="\n\n")
+        parts += [colds_table(own), ends_table(own)]
+        # a row per run where runs are few
+        parts += [questions_table(own)] * (len(own) <= MANY and all(c.errors for c in own))
+        print("", *parts, sep="\n\n")
     if file:
         file.write_text(picture(curves))
 

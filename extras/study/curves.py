@@ -9,7 +9,7 @@ updates, and what had been spent by then.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 # what a budget may be counted in -> its number in a step's line of metrics.jsonl
@@ -29,7 +29,8 @@ class Curve:
     table, world, arm: names. cold: seed of world and cold start. seed: of the run.
     accuracy, calls: (S,), one number a step; calls: mean tool calls of an initial rollout.
     spent: axis -> (S + 1,), before each step and at the end.
-    before, after: held-out accuracy, sampled at the temperature of training.
+    before, after: held-out accuracy, sampled at the temperature of training. errors: the standard
+    errors of both, over questions; [] in older rows.
     """
 
     table: str
@@ -42,6 +43,7 @@ class Curve:
     spent: dict[str, list[float]]
     before: float
     after: float
+    errors: list[float] = field(default_factory=list)
 
     @property
     def key(self) -> tuple:
@@ -90,13 +92,13 @@ def read_run(folder: Path, key: tuple) -> Curve:
             edges.append(round(edges[-1] + line[name], 3))
         spent[axis] = edges
 
-    def accuracy_after(step: int) -> float:
-        name = next(name for name in held_out[step] if name.startswith("eval_avg@"))
-        return held_out[step][name]
+    name = next(name for name in held_out[last] if name.startswith("eval_avg@"))
+    before, after = (held_out[step][name] for step in (0, last))
+    errors = [round(held_out[step][f"{name}_se"], 5) for step in (0, last)]
 
     accuracy = [round(line["accuracy"], 5) for line in steps]
     calls = [round(line["calls"], 4) for line in steps]
-    return Curve(*key, accuracy, calls, spent, accuracy_after(0), accuracy_after(last))
+    return Curve(*key, accuracy, calls, spent, before, after, errors)
 
 
 def row_of(curve: Curve) -> str:

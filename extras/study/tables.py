@@ -6,7 +6,8 @@
 4. difference_table  the same, less those of one arm
 5. colds_table       a row per arm, a column per cold start: mean of the curve; accuracy before
 6. ends_table        a row per arm: how runs end, tokens and tool calls they need
-7. trials_table      tuning: the trials of each arm, the best first
+7. questions_table   a row per run: held-out accuracy, intervals over questions
+8. trials_table      tuning: the trials of each arm, the best first
 """
 
 import math
@@ -151,6 +152,22 @@ def calls_per_right(curve: Curve, axis: str, start: float, end: float) -> float:
     """Mean calls of an initial rollout over the share of them that is right; inf if none is."""
     right = curve.mean(axis, end, start)
     return curve.mean(axis, end, start, of="calls") / right if right else math.inf
+
+
+def questions_table(curves: list[Curve]) -> str:
+    """Held-out accuracy of each run before its first step and after its last.
+
+    Intervals over questions hold 95%: 1.96 standard errors, within 0 to 1.
+    """
+    rows = []
+    for arm, own in arms_of(curves).items():
+        for c in sorted(own, key=lambda c: (c.cold, c.seed)):
+            ends = [
+                shown(p, max(0.0, p - 1.96 * error), min(1.0, p + 1.96 * error))
+                for p, error in zip((c.before, c.after), c.errors, strict=True)
+            ]
+            rows.append([arm, str(c.cold), str(c.seed), *ends, f"{len(c.accuracy)}"])
+    return table_of(["arm", "cold start", "seed", "held-out before", "after", "steps"], rows)
 
 
 TRIAL = re.compile(r"(.+?) ((?:p\d+ )?m\d+ lr\S+)")
