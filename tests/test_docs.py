@@ -338,14 +338,14 @@ def test_the_table_with_steps_of_16_prompts_is_that_of_its_curves():
 
 @pytest.mark.slow
 def test_the_table_of_every_method_is_that_of_its_curves():
-    """Of each method cells of the tables by budgets and of ends, and the first difference."""
+    """Of each method cells of the table by budgets, and the first difference."""
     text = section((HERE / "docs/evidence.md").read_text(), "Every method at one setting")
     own = at_pace([c for c in load(CURVES) if c.table == "methods"])
-    less, ends = cells_of(difference_table(own, "grpo")), cells_of(ends_table(own))
+    less = cells_of(difference_table(own, "grpo"))
     assert len(less) == 16
     for arm, found in cells_of(world_table(own)).items():
         first = less[arm][0].replace("-", "−") if arm in less else ""
-        row = [f"`{arm}`", *found[1:3], first, found[3], found[6], ends[arm][4], *found[8:10]]
+        row = [f"`{arm}`", found[2], first, found[3], *found[8:10]]
         assert f"\n| {' | '.join(row)} |\n" in text, arm
 
 
@@ -354,11 +354,11 @@ def test_the_table_of_variants_is_that_of_its_curves():
     """The same of APPO's variants; the differences from equal sampled tokens and updates."""
     text = section((HERE / "docs/evidence.md").read_text(), "Which parts of APPO matter?")
     own = at_pace([c for c in load(CURVES) if c.table == "variants"])
-    less, ends = cells_of(difference_table(own, "appo")), cells_of(ends_table(own))
+    less = cells_of(difference_table(own, "appo"))
     assert len(less) == 17
     for arm, found in cells_of(world_table(own)).items():
         gained = [less[arm][k].replace("-", "−") if arm in less else "" for k in (0, 3)]
-        row = [arm, *found[1:3], *gained, found[6], ends[arm][4], *found[8:10]]
+        row = [arm, found[2], *gained, *found[8:10]]
         assert f"\n| {' | '.join(row)} |\n" in text, arm
 
 
@@ -401,14 +401,16 @@ def test_the_differences_in_the_text_are_those_of_the_curves(page, title, table)
     assert len(named) > 5 and [x for x in named if x not in found | other] == []
 
 
-def test_the_intervals_of_the_pilot_study_are_those_of_its_results():
+@pytest.mark.parametrize("page, most", [("evidence", 20), ("study", 40)])
+def test_the_intervals_of_the_pilot_study_are_those_of_its_results(page, most):
     """Each is in the tables of one world, in the same order of bounds."""
     files = sorted((HERE / "extras/pilot/results").glob("*.json"))
     printed = "\n".join(pilot_tables({x.stem: json.loads(x.read_text()) for x in files}))
     found = {m.groups() for m in INTERVAL.finditer(printed.replace("-", "−"))}
-    text = section((HERE / "docs/evidence.md").read_text(), "The pilot study")
+    title = {"evidence": "The pilot study", "study": "The pilot study in full"}[page]
+    text = section((HERE / f"docs/{page}.md").read_text(), title)
     named = [m.groups() for m in INTERVAL.finditer(text)]
-    assert len(named) > 40 and [x for x in named if x not in found] == []
+    assert len(named) > most and [x for x in named if x not in found] == []
 
 
 @pytest.mark.parametrize("name, colors", [("picture", "LIGHT"), ("picture-dark", "DARK")])
