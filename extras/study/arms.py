@@ -141,6 +141,18 @@ VARIANTS = {
     "N = 3, B = 1, L = 2": {"algo": "deep", "initial": 3, "branches": 1, "depth": 2},
 }
 FEWER_SEQUENCES = {"N = 2, B = 3": 8, "N = 3, B = 1, L = 2": 12}
+# APPO without README's five departures, the first of them or all
+AS_WRITTEN = {
+    "appo": {},
+    "appo, Eq. 5 alone": {"prefer_positive": False},
+    "appo, as written": {
+        "prefer_positive": False,
+        "exclude_punct": False,
+        "min_new": 1,
+        "score_clip": (1.0, 1.2),
+        "norm": "budget",
+    },
+}
 # every method but ahead and deep as it comes, GRPO's kin with 8 rollouts a prompt: their number
 # matters, so GRPO has three; of --preset released all but prompts, budget and reward
 METHODS = {

@@ -1,12 +1,14 @@
 """All tables of the study; here those of the report, on seeds from 1,000 up, each made once.
 
-The settings of "main" are those of trials.CHOSEN, of "retuned" those of trials.RETUNED. "variants",
-"methods" and "smollm2" are not tuned: all arms have 64 sequences a step, 16 an update and one rate,
-4e-4; of "smollm2" 3e-5, with which GRPO learned from design seed 1 (table "language").
+The settings of "main" are those of trials.CHOSEN, of "retuned" and "departures" those of
+trials.RETUNED; all forms of APPO have APPO's there. "variants", "methods" and "smollm2" are not
+tuned: all arms have 64 sequences a step, 16 an update and one rate, 4e-4; of "smollm2" 3e-5, with
+which GRPO learned from design seed 1 (table "language").
 """
 
 from extras.study.arms import (
     ARMS,
+    AS_WRITTEN,
     FEWER_SEQUENCES,
     METHODS,
     OTHER_SEQUENCES,
@@ -17,6 +19,18 @@ from extras.study.arms import (
     sized,
 )
 from extras.study.trials import CHOSEN, COMPARED, DESIGN, LANGUAGE_RATE, LEARNERS, RETUNED
+
+
+def tuned(names: dict[str, str]) -> dict[str, dict[str, dict]]:
+    """World -> arm -> what trials.RETUNED says there. names: of each arm in RETUNED."""
+    return {
+        world: {
+            arm: sized(PER_PROMPT[name], chosen[name][0]) | {"lr": chosen[name][1]}
+            for arm, name in names.items()
+        }
+        for world, chosen in RETUNED.items()
+    }
+
 
 REPORT = (
     Table(
@@ -41,13 +55,19 @@ REPORT = (
         budget=150_000,
         about="does branching pay? each arm with its best step and rate in each world",
         baselines=("grpo_4", "grpo_8", "grpo_16", "appo"),
-        tuned={
-            world: {
-                name: sized(PER_PROMPT[name], step) | {"lr": lr}
-                for name, (step, lr) in arms.items()
-            }
-            for world, arms in RETUNED.items()
-        },
+        tuned=tuned({name: name for name in PER_PROMPT}),
+    ),
+    Table(
+        "departures",
+        COMPARED,
+        {"grpo_4": ARMS["grpo_4"] | SHORT}
+        | {name: ARMS["appo"] | arm | SHORT for name, arm in AS_WRITTEN.items()},
+        colds=(1031, 1032, 1033, 1034, 1035),
+        seeds=(1031, 1032),
+        budget=150_000,
+        about="do our departures from the paper cost APPO? each arm as tuned",
+        baselines=("appo", "grpo_4"),
+        tuned=tuned({"grpo_4": "grpo_4"} | dict.fromkeys(AS_WRITTEN, "appo")),
     ),
     Table(
         "variants",
