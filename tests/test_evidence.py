@@ -121,6 +121,20 @@ def test_the_table_of_an_untuned_comparison_is_that_of_its_curves(title, table, 
         assert f"\n| {' | '.join(row)} |\n".replace("-", "−") in text.replace("-", "−"), arm
 
 
+def test_the_first_trials_in_late_deep_are_those_of_the_curves():
+    """The best trial of each arm: its mean, sequences a step, rate."""
+    text = section((HERE / "docs/study.md").read_text(), "More calls before the branch")
+    trials = trials_table([c for c in load(CURVES) if c.table == "deep"]).splitlines()[2:]
+    best = {}
+    for arm, _, trial, mean, _ in (row.strip("| ").split(" | ") for row in trials):
+        prompts, rate = re.fullmatch(r"p(\d+) m\d+ lr0.000(\d)", trial).groups()
+        best.setdefault(arm, f"{mean} | {int(prompts) * SEQUENCES[arm]}, {rate}e-4 |")
+    names = {"tree, turn 3": "`tree`, N = 2, B = 3", "tree, N = 1, turn 3": "`tree`, N = 1, B = 7"}
+    for arm, cells in best.items():
+        name = f"ours: {names[arm]}, behind two results" if arm in names else f"`{arm}`"
+        assert f"\n| {name} | {cells}\n" in text, arm
+
+
 @pytest.mark.slow
 def test_the_table_of_worlds_is_that_of_its_curves():
     text = section((HERE / "docs/study.md").read_text(), "Do the worlds teach?")
