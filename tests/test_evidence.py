@@ -13,7 +13,13 @@ from extras.study.arms import CURVES
 from extras.study.curves import load
 from extras.study.figure import picture as study_picture
 from extras.study.pace import at_pace
-from extras.study.tables import difference_table, ends_table, trials_table, world_table
+from extras.study.tables import (
+    difference_table,
+    ends_table,
+    questions_table,
+    trials_table,
+    world_table,
+)
 from extras.study.trials import CHOSEN, RETUNED, SEQUENCES
 
 HERE = Path(__file__).resolve().parent.parent
@@ -133,6 +139,11 @@ def test_the_first_trials_in_late_deep_are_those_of_the_curves():
     for arm, cells in best.items():
         name = f"ours: {names[arm]}, behind two results" if arm in names else f"`{arm}`"
         assert f"\n| {name} | {cells}\n" in text, arm
+
+
+def test_the_runs_of_a_language_model_are_those_of_the_curves():
+    own = [c for c in load(CURVES) if c.table == "smollm2"]
+    assert questions_table(own) in (HERE / "docs/evidence.md").read_text()
 
 
 @pytest.mark.slow
