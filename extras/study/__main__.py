@@ -70,8 +70,8 @@ def show(table: Table, file: Path | None) -> None:
         parts = [world, world_table(own)]
         parts += [difference_table(own, b) for b in table.baselines if b in {c.arm for c in own}]
         parts += [colds_table(own), ends_table(own)]
-        # a row per run where runs are few
-        parts += [questions_table(own)] * (len(own) <= MANY and all(c.errors for c in own))
+        if len(own) <= MANY and all(c.errors for c in own):
+            parts.append(questions_table(own))
         print("", *parts, sep="\n\n")
     if file:
         file.write_text(picture(curves))
