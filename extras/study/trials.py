@@ -174,8 +174,10 @@ DESIGN = (
         "language",
         ("easy_smollm2",),
         {
-            f"{name} lr{lr:g}": ARMS[name] | FEW_QUESTIONS | sized(PER_PROMPT[name]) | {"lr": lr}
-            for lr in (LANGUAGE_RATE,)
+            f"{name} lr{LANGUAGE_RATE:g}": ARMS[name]
+            | FEW_QUESTIONS
+            | sized(PER_PROMPT[name])
+            | {"lr": LANGUAGE_RATE}
             for name in LEARNERS
         },
         colds=(1,),

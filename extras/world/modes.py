@@ -1,6 +1,6 @@
 """What a bundled world can be: its words, and the modes that say how hard it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 RELATIONS = ("capital", "port", "fort")
 ATTRIBUTES = ("height", "population")
@@ -77,18 +77,7 @@ MODES = {
         fillers_after=4,
         openers=EIGHT_OPENERS,
     ),
-    # late_long, but two searches come before its decisions
-    "late_deep": Mode(
-        hops=2,
-        copies=1600,
-        hop=(0.97, 0.97, 0.97),
-        version=(0.70, 0.50),
-        operator=(0.75, 0.60, 0.50),
-        python=0.70,
-        version_cue=False,
-        fillers_first=60,
-        fillers_after=4,
-        openers=EIGHT_OPENERS,
-    ),
     "spurious_off": Mode(version=(0.75, 0.30), skew=0.955),
 }
+# late_long, but two searches come before its decisions
+MODES["late_deep"] = replace(MODES["late_long"], hops=2, copies=1600)
