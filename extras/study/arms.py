@@ -109,6 +109,18 @@ DEEP = {
     "tree, turn 3": {"algo": "tree", "branches": 3, "fork_turn": 2},
     "tree, N = 1, turn 3": {"algo": "tree", "initial": 1, "branches": 7, "fork_turn": 2},
 }
+# ours with another choice than N = 2, B = 3, a branch behind the first result, one epoch
+OURS = {
+    f"tree, {name}": {"algo": "tree", "initial": 2, "branches": 3} | choice
+    for name, choice in {
+        "N = 1, B = 3": {"initial": 1},
+        "N = 1, B = 7": {"initial": 1, "branches": 7},
+        "N = 4, B = 1": {"initial": 4, "branches": 1},
+        "N = 4, B = 3": {"initial": 4},
+        "turn 3": {"fork_turn": 2},
+        "two epochs": {"ppo_epochs": 2},
+    }.items()
+}
 # sequences of a prompt: rollouts and branches
 PER_PROMPT = {"grpo_4": 4, "grpo_8": 8, "tree, B = 3": 8, "appo": 16, "grpo_16": 16}
 # a run's two evaluations would take a third of its time; its curve says more than they do

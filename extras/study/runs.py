@@ -11,6 +11,7 @@ The model is the bundled world's, or SmolLM2-135M in the worlds of LANGUAGE.
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from extras.study.curves import Curve, load, read_run, row_of
 from extras.world.prepare import WORLDS, made_as, prepare
 
 ROOT = Path(__file__).parents[2]
+# cold starts are made side by side; the language model's folder is written once
+ONE_AT_A_TIME = threading.Lock()
 
 
 def missing(table: Table) -> list[tuple]:
@@ -80,7 +83,8 @@ def untrained(world: str, cold: int) -> dict:
     folder = WORLDS / f"{world}-{cold}"
     if made_as(folder) != (LANGUAGE[world], cold):
         prepare(LANGUAGE[world], cold, folder)
-    model = smollm2_folder(RUNS / "smollm2-135m")
+    with ONE_AT_A_TIME:
+        model = smollm2_folder(RUNS / "smollm2-135m")
     return files_of(world, cold) | {"model": model, "cold_start": folder / "traces.jsonl"}
 
 
@@ -113,30 +117,32 @@ def folder_of(key: tuple) -> Path:
 
 
 def make(table: Table, workers: int) -> None:
-    """All runs that are missing. A run that fails is named at the end; the others go on."""
+    """All runs that are missing. What fails is named at the end; the others go on."""
     keys, failed = missing(table), []
-    for world, cold in tqdm(dict.fromkeys(key[1:3] for key in keys), desc="cold starts"):
-        try:
-            cold_start(world, cold)
-        except RuntimeError as problem:
-            failed.append(f"the cold start {world}-{cold}: {problem}")
-            keys = [key for key in keys if key[1:3] != (world, cold)]
     CURVES.parent.mkdir(parents=True, exist_ok=True)
     pool = ThreadPoolExecutor(workers)
     try:
-        jobs = {pool.submit(one_run, key, table): key for key in keys}
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc=table.name):
-            try:
-                row = row_of(job.result())
-            except (RuntimeError, ValueError) as problem:
-                failed.append(f"{jobs[job]}: {problem}")
-                continue
+        starts = [key[1:3] for key in keys]
+        have = [x for x, _ in ended(pool, lambda x: cold_start(*x), starts, "cold starts", failed)]
+        keys = [key for key in keys if key[1:3] in have]
+        rows = ended(pool, lambda key: row_of(one_run(key, table)), keys, table.name, failed)
+        for key, row in rows:
             with open(CURVES, "a") as file:
                 file.write(row)
             # its curve is kept: an interrupt before loses nothing
-            shutil.rmtree(folder_of(jobs[job]), ignore_errors=True)
+            shutil.rmtree(folder_of(key), ignore_errors=True)
     finally:
         # on Ctrl-C those that have not begun are left for the next time
         pool.shutdown(cancel_futures=True)
     if failed:
         raise SystemExit("\n".join([f"{len(failed)} failed:", *failed]))
+
+
+def ended(pool: ThreadPoolExecutor, work, keys: list[tuple], what: str, failed: list[str]):
+    """(key, work(key)) as they end, side by side; those that raise are added to `failed`."""
+    jobs = {pool.submit(work, key): key for key in dict.fromkeys(keys)}
+    for job in tqdm(as_completed(jobs), total=len(jobs), desc=what):
+        try:
+            yield jobs[job], job.result()
+        except (RuntimeError, ValueError) as problem:
+            failed.append(f"{what}, {jobs[job]}: {problem}")

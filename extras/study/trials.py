@@ -4,13 +4,14 @@
     2. tuning, _64, _32          trials from one cold start: 16 prompts, 64 or 32 sequences a step
     3. again                     the best of them from another cold start
     4. rates, rates_32           learning rates from more cold starts, 64 or 32 sequences a step
-    5. language                  does SmolLM2-135M learn?
+    5. ours                      trees of other sizes and places, a second epoch
+    6. language                  does SmolLM2-135M learn, at which rate?
 
 A trial's arm is named "ARM mMINIBATCH lrRATE", or "ARM pPROMPTS mMINIBATCH lrRATE" where steps
 differ: tables.trials_table reads it.
 """
 
-from extras.study.arms import ARMS, DEEP, FEWER, PER_PROMPT, SHORT, Table, grpo, sized
+from extras.study.arms import ARMS, DEEP, FEWER, OURS, PER_PROMPT, SHORT, Table, grpo, sized
 
 WORLDS = ("easy", "late", "late_long", "mixed", "spurious_off")
 COMPARED = ("late", "late_long")
@@ -20,9 +21,11 @@ TRIALS = ((4, 4e-4), (2, 4e-4), (4, 8e-4), (2, 8e-4), (1, 4e-4), (1, 8e-4))
 TRIALS_32 = ((32, 4e-4), (16, 4e-4), (32, 8e-4), (16, 8e-4))
 # sequences of a prompt, also of arms that only have trials
 SEQUENCES = PER_PROMPT | {"grpo_2": 2, "tree": 16, "tree, B = 1": 4} | dict.fromkeys(DEEP, 8)
+SEQUENCES |= {name: arm["initial"] * (1 + arm["branches"]) for name, arm in OURS.items()}
 RATES = (2e-4, 4e-4, 8e-4)
-# of SmolLM2: one rate for all its arms, the first that was tried
-LEARNERS, LANGUAGE_RATE = ("grpo_8", "appo", "tree, B = 3"), 3e-5
+# of SmolLM2: LANGUAGE_RATE is that of "smollm2", the first that was tried; the lower one was tried
+# after its runs broke
+LEARNERS, LANGUAGE_RATE, LANGUAGE_RATES = ("grpo_8", "appo", "tree, B = 3"), 3e-5, (1e-5, 3e-5)
 # with 64 sequences a step GRPO has three numbers of rollouts and three rates; ours also has other
 # trees, APPO other updates: sequences an update, rate
 OTHER_TREES = (("tree", 4e-4), ("tree", 8e-4), ("tree, B = 1", 4e-4), ("tree, B = 1", 8e-4))
@@ -34,7 +37,7 @@ FEW_QUESTIONS = {"eval_questions": 20}
 def tried(name: str, step: int, update: int, lr: float, **other) -> tuple[str, dict]:
     """(name, settings) of an arm with so many sequences a step and an update."""
     size = sized(SEQUENCES[name], step, update)
-    arm = (ARMS | FEWER | DEEP)[name] | other | size | {"lr": lr}
+    arm = (ARMS | FEWER | DEEP | OURS)[name] | other | size | {"lr": lr}
     return f"{name} m{size['minibatch']} lr{lr:g}", arm
 
 
@@ -170,20 +173,26 @@ DESIGN = (
         colds=(1, 2),
         worlds=("late_deep",),
     ),
+    trial_table(
+        "ours",
+        dict(tried(name, 64, 16, 4e-4, **FEW_QUESTIONS) for name in ("grpo_8", "tree, B = 3"))
+        | dict(tried(name, 64, 16, 4e-4, **FEW_QUESTIONS) for name in OURS),
+        "ours with one choice changed, 64 sequences a step",
+        colds=(2, 3, 4),
+        seed=2,
+    ),
     Table(
         "language",
         ("easy_smollm2",),
         {
-            f"{name} lr{LANGUAGE_RATE:g}": ARMS[name]
-            | FEW_QUESTIONS
-            | sized(PER_PROMPT[name])
-            | {"lr": LANGUAGE_RATE}
+            f"{name} lr{lr:g}": ARMS[name] | FEW_QUESTIONS | sized(PER_PROMPT[name]) | {"lr": lr}
+            for lr in LANGUAGE_RATES
             for name in LEARNERS
         },
         colds=(1,),
         seeds=(1,),
         budget=30_000,
-        about="does SmolLM2-135M learn at this rate? 64 sequences a step, 16 an update",
+        about="at which rate does SmolLM2-135M learn? 64 sequences a step, 16 an update",
         baselines=("grpo_8 lr3e-05",),
     ),
 )
