@@ -151,8 +151,8 @@ def policy_loss(
     Args:    logp: (R, T) with gradient; logp_old, adv, logp_ref: (R, T) without; mask: (R, T).
              clip_c: >= 1, inf for none. surrogate: gives l instead.
              kl_coef * low_variance_kl(logp, logp_ref) is added to every token.
-    Returns: (loss, stats): a scalar; means over the policy tokens, and "tokens", their number.
-    Raises:  ValueError for other shapes or names than these.
+    Returns: (loss, stats): a scalar; means over the policy tokens, "ratio_max", and "tokens".
+    Raises:  ValueError for other shapes or names than these; for kl_coef without logp_ref.
     """
     if aggregate not in ("seq-mean", "token-mean"):
         raise ValueError(f"aggregate must be 'seq-mean' or 'token-mean', got {aggregate!r}")

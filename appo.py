@@ -15,15 +15,16 @@ Every number of a token lives on its Rollout (rollout.py). Branches never enter 
     two groups   of a prompt: its initial rollouts, its branches; each is compared within itself
     credit       the advantage of a token
     unsharded    every process holds the whole weights, as sampling needs
-    part         a mini-batch, or what of it --fork_tokens lets one cache hold
+    part         a mini-batch, or a piece of it whose cache fits into --fork_tokens
     pass         one call of the model, on a micro-batch: --micro_tokens tokens at most
     in_phase     what the time of a function counts for (support/phases.py)
 
 Differs from the paper in: README's five departures. A gap filled here: before the first update of a
 step Omega is 1 everywhere and Eq. 5 is undefined; there entropy alone chooses.
-Differs from the released code in: branches are drawn before every update with the current policy,
-not once per step with the old one (methods/released.py does that); closing tags in the prompt do
-not count as calls; no token that the policy did not sample is trained on.
+Differs from the released code in: the chosen token is drawn anew, not kept; every rollout has B
+branches, not every prompt N B; branches are drawn before every update with the current policy, not
+once per step with the old one (methods/released.py does all three its way); closing tags in the
+prompt do not count as calls; no token that the policy did not sample is trained on.
 
 Axes: R rollouts of a mini-batch or of a pass, N of them of one prompt, T response tokens.
 """
@@ -80,7 +81,8 @@ def step(
 
     Returns: this rank's initial rollouts, then its branches. The numbers are in `meter`.
     Raises:  ValueError if the sampler or the reference does not fit the configuration;
-             Unavailable, before any update, if most tool calls or most rewards failed.
+             Unavailable, before any update, if more than half of the initial rollouts' tool calls
+             or rewards failed. Of branches that is only logged.
     """
     # 1-3. initial rollouts, tools inside the loop, rewards
     with policy.unsharded():
@@ -185,7 +187,7 @@ def score_reference(policy: Policy, batches: list[list[Rollout]], config: Config
 
 @in_phase("score")
 def score_now(policy: Policy, rollouts: list[Rollout], config: Config):
-    """Set r.logp and r.entropy (Eq. 3); returns the cache that branches fork from, if any will."""
+    """Set r.logp and r.entropy (Eq. 3); returns the cache that branches fork from, if B > 0."""
     keep = config.branches > 0
     return policy.score(rollouts, config.temperature, config.micro_tokens, keep_cache=keep)
 
@@ -225,8 +227,8 @@ def rank_tokens(
     """What `choose_branch_points` takes, (R, T) each, for Eq. 5.
 
     scores: branching_score. preferred: both_above_average. top_up: entropy. Where Omega is constant
-    the score is z(H); where entropy is constant too, a uniform draw. For another --criterion see
-    support/criteria.py. Sets r.branching_score and r.degenerate.
+    the score is z(H); where entropy is constant too, a uniform draw. support/criteria.py calls
+    these functions, or another --criterion. Sets r.branching_score and r.degenerate.
     """
     tokens = Tokens.of(policy, rollouts)
     scores, preferred, top_up = ranked(tokens, config)
@@ -304,7 +306,8 @@ def update(
     however rollouts are split into passes. A gradient that is not finite changes nothing.
 
     Args:    rollouts: this rank's, with logp_old, advantage and, for a KL term, logp_ref.
-             loss: takes what policy_loss takes and returns (loss, stats) as it does.
+             loss: takes what policy_loss takes and returns (loss, stats) as it does, with "tokens"
+             and "ratio_max".
     Returns: the loss' statistics over all ranks; "loss", "padding", "skipped" (0 or 1), and
              "grad_norm" before clipping.
     """

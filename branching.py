@@ -7,11 +7,14 @@
     5. choose_branch_points   the k best candidates of each rollout
     6. fork_points            for other trainers: 3 and 5 in one call; checks points chosen by hand
 
+appo.py makes that call through support/criteria.py.
+Differs from the paper in: README's departures 1 (both_above_average), 2 (branch_candidates) and 4
+(the default clip).
 Differs from the released code in: the future sum decays in the score as it does in the credit; a
 rollout whose Omega is constant is ranked by entropy alone, instead of branching at its first
 tokens; the standard score of a constant row is exactly 0.
 
-Pure functions; this file imports torch only. Axes: R rollouts, T response tokens, V vocabulary.
+Pure functions of torch and the standard library. Axes: R rollouts, T response tokens, V vocabulary.
 mask: True (or 1) where the policy chose the token; False for tool results and padding.
 """
 
@@ -221,8 +224,8 @@ def fork_points(
     """Where to fork each row: score and choice in one call, or the check of points given by hand.
 
     First the best by branching_score among candidates that are both_above_average, then the best
-    of the others by entropy; the first ones where entropy is constant. Which tokens may fork is
-    the caller's choice: branch_candidates.
+    of the others by entropy. Where entropy is constant it takes the earliest tokens; appo.py draws
+    there at random. Which tokens may fork is the caller's choice: branch_candidates.
 
     Args:    mask, entropy, omega, candidates: (R, T). omega: by default 1, as before any update.
              candidates: by default every policy token. points: by hand, token indices per row;

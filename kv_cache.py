@@ -68,8 +68,8 @@ class KVCache:
         """Put tokens behind the rows' last ones and read them. Nothing here waits for the device.
 
         Args:    ids: (C, S) long, right-padded. n: (C,) how many of each count, 0 for none.
-                 rows: (C,) long or a slice. end: L, beyond the last new token of every row; None
-                 for a step by lengths, of the first rows (support/gpu_decoder.py).
+                 rows: (C,) long or a slice. end: L, keys that are looked at: those of the longest
+                 row or more; None for a step by lengths, of the first rows (gpu_decoder.py).
         Returns: (C, D) hidden state of each row's last token; rubbish where n is 0.
         Raises:  ValueError if the cache has no room.
         """
@@ -140,13 +140,14 @@ class KVCache:
 
 
 def folded_attention(
-    module, query, key, value, attention_mask, scaling=None, dropout=0.0, paths=None, **kwargs
+    module, query, key, value, attention_mask, scaling=None, dropout=None, paths=None, **kwargs
 ):
     """Grouped-query attention: the G heads with one key head become G times as many queries.
 
-    Without a mask the rows are fresh and attention is causal. Shapes: query (C, heads, S, dim);
-    mask (C, 1, G S, L) from KVCache, or (C, 1, S, L) from transformers. paths: puts keys and values
-    of a prefix before the rows' own (support/tree_levels.py).
+    That is with a mask. Without one the rows are fresh and attention is causal. Shapes: query (C,
+    heads, S, dim); mask (C, 1, G S, L) from KVCache, or (C, 1, S, L) from transformers. dropout: of
+    transformers, left out: logp_old has none. paths: puts keys and values of a prefix before the
+    rows' own (support/tree_levels.py).
     """
     if paths is not None:
         key, value = paths.extended(module.layer_idx, key, value)
@@ -160,7 +161,7 @@ def folded_attention(
         return causal_repeated(query, key, value, scaling), None
     if attention_mask is None:
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
-        return sdpa(module, query, key, value, None, scaling=scaling, dropout=dropout, **kwargs)
+        return sdpa(module, query, key, value, None, scaling=scaling, **kwargs)
     C, heads, S, dim = query.shape
     per_key = heads // key.shape[1]
     folded = query.reshape(C, -1, per_key * S, dim)

@@ -133,7 +133,7 @@ class Policy:
         """Whole weights, gradients off: sampling and scoring need no other process.
 
         FSDP2's hooks are off meanwhile: what is called is the plain model. On one process nothing
-        is gathered. Who samples for the first time in here copies weights for it: `for_sampling`.
+        is gathered. The first sampling in here copies weights to a faster decoder: `for_sampling`.
         Inside another `unsharded` it does nothing.
         """
         if self._whole:

@@ -145,11 +145,11 @@ class Rollout:
         return held.state if held else None
 
     def inherits(self, call: Call) -> bool:
-        """Is a call the parent's? Of a turn with several calls the last result ends them all."""
+        """Is a call the parent's? All calls of a turn end where its last result does."""
         return self.parent is not None and call.end <= self.fork_at
 
     def answered(self, results: list) -> None:
-        """The results of the last calls have been appended: all behind the first of these."""
+        """Note how the last calls ended. Their results are one block, which is the first call's."""
         first, *others = self.calls[-len(results) :]
         for call, result in zip((first, *others), results):
             call.status, call.seconds, call.end = result.status, result.seconds, len(self.ids)

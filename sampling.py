@@ -74,10 +74,10 @@ class Start:
 class Sampler:
     """Decodes many rollouts in lockstep; see `run`.
 
-    On a CPU in float32 every call has a constant shape, so the tokens of a row do not depend on
-    what else is being sampled (support/shapes.py). Elsewhere the running rows are moved into the
-    first slots, and only those are decoded. lag: decode steps launched before the tokens of an
-    earlier one are looked at, 1 on a GPU, so that it never waits for the host.
+    With constant_rows, on a CPU in float32, every call has a constant shape: the tokens of a row do
+    not depend on what else is being sampled (support/shapes.py). Elsewhere the running rows are
+    moved into the first slots, and only those are decoded. lag: decode steps launched before the
+    tokens of an earlier one are looked at, 1 on a GPU, so that it never waits for the host.
 
     A rollout is in one of these: waiting (a start without a slot), running (slot -> Row), in_tool
     (future -> Row), ready (its result has come). A slot is a row of the live cache; a Row can move
@@ -145,8 +145,8 @@ class Sampler:
     ) -> list[Rollout]:
         """A branch from every branch point, in order: token t of its parent is drawn anew.
 
-        Args: points: token indices per rollout. cache: of a scoring pass over these rollouts, row n
-              for rollouts[n]. finished: see run.
+        Args: points: indices of policy tokens per rollout, not checked here. cache: of a scoring
+              pass over these rollouts, row n for rollouts[n]. finished: see run.
         """
         starts = []
         for row, (rollout, places) in enumerate(zip(rollouts, points, strict=True)):
@@ -164,8 +164,8 @@ class Sampler:
 
         All starts have the same cache, or none has one. Without a cache, those of one prompt
         follow each other. A start waits until a row is free. While this runs it holds memory for
-        decode_rows rows of the longest prompt and budget; without constant rows, for no more rows
-        than starts. finished: told each rollout when it is complete, while others go on.
+        decode_rows rows of the longest prompt and budget; without constant rows for fewer if starts
+        are few. finished: told each rollout when it is complete, while others go on.
         """
         if not starts:
             return
@@ -189,7 +189,7 @@ class Sampler:
             self._forget()
 
     def _open(self, starts: list[Start]) -> None:
-        """Memory for these starts: only as many rows, and tokens in them, as they can use."""
+        """Memory for these starts: rows, and tokens in them, as support/shapes.py says."""
         self.waiting = deque(starts)
         self.decode_steps = 0
         longest = max(len(start.rollout.prompt) for start in starts)

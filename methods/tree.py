@@ -6,17 +6,18 @@
     6.   tree_credit: leaves that share a token against those that parted at the fork before it
     7.   update_trees: one pass over each tree, shared prefixes once
 
-Credit of token t of rollout m; a and b are rollouts of the prompt, s(a, b) the tokens they share:
+Credit of token t of rollout m; a and b are rollouts of the prompt. s(a, b) is how many first tokens
+they share by their forks, s(m, m) the length of m:
 
-    g    = max{ s(m, b) : s(m, b) <= t }                    the last fork before t
+    g    = max{ s(m, b) : s(m, b) <= t }                    the last fork before t; none: credit 0
     A_mt = mean{ R_b : s(m, b) > t } - mean{ R_b : s(m, b) = g }
 
 The first mean estimates the value of the prefix that ends with t. The second is a baseline: of the
 rollouts that parted at the last fork, none of which shares t. Without forks it is leave-one-out.
 No standard deviation, no future term.
 Where a tree forks depends on the prefix alone, so the credit of a token has no bias, given its
-prefix. What follows a fork is met once per branch. A branch costs its suffix: many are cheap where
-the turns before the fork are long.
+prefix. Behind a fork there are B + 1 rows of tokens, before it one: the endings weigh more in an
+update. A branch costs its suffix: many are cheap where the turns before the fork are long.
 """
 
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ def at_a_turn(policy: Policy, rollouts: list[Rollout], config: Config, grow: Gro
     Siblings from one place are compared with each other, and with their parent.
     """
     began = [after_results(r, config)[config.fork_turn - 1 : config.fork_turn] for r in rollouts]
+    # [t] or []
     return grow(rollouts, [turn * config.branches for turn in began])
 
 
@@ -113,7 +115,7 @@ def update_trees(policy: Policy, optimizer, rollouts: list[Rollout], config: Con
 
 
 def as_trained(grown: list[list[Rollout]]) -> list[Rollout]:
-    """Copies whose mask is True only at policy tokens from fork_at on; `parent` is the original."""
+    """Copies whose mask is True only at policy tokens from fork_at on; a parent is no copy."""
     return [replace(r, mask=own_mask(r)) for tree in grown for r in tree]
 
 

@@ -32,7 +32,7 @@ Expand = Callable[[Policy, list[Rollout], Config, Grow], list[Rollout]]
 
 def whole_members(policy, optimizer, rollouts: list[Rollout], config: Config):
     """An update on all members of a mini-batch's trees: (what was trained, its statistics)."""
-    return rollouts, update(policy, optimizer, rollouts, replace(config, norm="init"))
+    return rollouts, update(policy, optimizer, rollouts, config)
 
 
 def step(
@@ -46,8 +46,9 @@ def step(
     credit=group_credit,
     learn=whole_members,
 ) -> list[Rollout]:
-    """One step of a method with trees; arguments and result as in appo.step and grpo.step.
+    """One step of a method with trees; arguments as in appo.step and grpo.step.
 
+    Returns: mini-batch by mini-batch, initial rollouts before their branches.
     learn: the update of a mini-batch, as whole_members.
     """
     rewards = rewards_of(prompts)
@@ -79,16 +80,18 @@ def grow(
     config: Config,
     rewards: Rewards,
 ) -> list[Rollout]:
-    """A branch from every point, rollout by rollout; one scoring pass keeps what they fork from."""
-    parents = [r for r, places in zip(rollouts, points, strict=True) if places]
-    places = filter(None, points)
+    """A branch from every point, rollout by rollout; scoring passes keep what they fork from."""
+    places = {id(r): row for r, row in zip(rollouts, points, strict=True) if row}
+    parents = [r for r in rollouts if id(r) in places]
     # a cache of fork_tokens tokens; where that is not said, of a mini-batch's initial rollouts
     usual = config.minibatch * config.initial
-    most, branches = (max(1, len(parents)) if config.fork_tokens else usual), []
+    most = max(1, len(parents)) if config.fork_tokens else usual
+    branches = []
     for start in range(0, len(parents), most):
         for part in cache_parts(parents[start : start + most], replace(config, initial=1)):
             cache = score_now(policy, part, config)
-            branches += sampler.branches(part, [next(places) for _ in part], cache, rewards.begin)
+            chosen = [places[id(r)] for r in part]
+            branches += sampler.branches(part, chosen, cache, rewards.begin)
             del cache
     return branches
 

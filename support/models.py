@@ -62,7 +62,13 @@ def positions_of(path: str) -> int | None:
 
 
 def recompute_activations(model) -> None:
-    """Compute every layer's activations again in the backward pass, while model.train() is on."""
+    """Compute every layer's activations again in the backward pass, while model.train() is on.
+
+    Dropout stays off there: logp_old was taken without.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     # its name from transformers 5.23 on
     newer = getattr(model, "activation_checkpointing_enable", None)
     if newer:
