@@ -202,13 +202,13 @@ class Policy:
         """
         cache = self._cache_for(rollouts) if keep_cache and rollouts else None
         for rows in micro_batches(rollouts, micro_tokens):
-            part = [rollouts[n] for n in rows]
+            micro_batch = [rollouts[n] for n in rows]
             if cache is not None:
                 cache.whole_rows = self.tensor(rows)
             work = partial(stats_in_chunks, self.head, temperature=temperature)
-            (logp, entropy), hidden = self._whole_pass(part, work, cache)
+            (logp, entropy), hidden = self._whole_pass(micro_batch, work, cache)
             logp, entropy = logp.float().cpu(), entropy.float().cpu()
-            for row, (n, r) in enumerate(zip(rows, part)):
+            for row, (n, r) in enumerate(zip(rows, micro_batch)):
                 T, first = len(r.ids), len(r.prompt) - 1
                 # copies: a view would keep the whole pass alive
                 r.logp, r.entropy = logp[row, :T].clone(), entropy[row, :T].clone()

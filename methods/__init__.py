@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 INF = float("inf")
 PLAIN = {"branches": 0, "future_weight": 0.0}
-# methods/trees.py: branches are trained like initial rollouts
+# methods/trained_branches.py: branches are trained like initial rollouts
 TREES = {"future_weight": 0.0, "clip_high": 0.2, "aggregate": "token-mean", "norm": "init"}
 PACKED = {"future_weight": 0.0, "aggregate": "token-mean", "std_correction": 0, "dual": "avg"}
 # what a method has no choice in, or another default for

@@ -26,8 +26,8 @@ from itertools import takewhile
 
 import torch
 
-from methods import trees
-from methods.trees import after_results
+from methods import trained_branches
+from methods.trained_branches import after_results
 from rollout import Rollout
 from support.seeds import BRANCHES, mix_seed, uniform
 
@@ -77,4 +77,4 @@ def branch_after_results(policy, rollouts, config, grow, rule) -> list[Rollout]:
     return members[len(rollouts) :]
 
 
-step = partial(trees.step, expand=partial(branch_after_results, rule=above_threshold))
+step = partial(trained_branches.step, expand=partial(branch_after_results, rule=above_threshold))

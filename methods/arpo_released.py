@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from methods import trees
+from methods import trained_branches
 from methods.arpo import branch_after_results, by_chance
 
-step = partial(trees.step, expand=partial(branch_after_results, rule=by_chance))
+step = partial(trained_branches.step, expand=partial(branch_after_results, rule=by_chance))

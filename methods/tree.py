@@ -30,8 +30,8 @@ from torch import Tensor
 from advantage import policy_loss
 from appo import descend, hand_out, loss_of
 from config import Config
-from methods import trees
-from methods.trees import Grow, after_results
+from methods import trained_branches
+from methods.trained_branches import Grow, after_results
 from policy import Policy
 from rollout import Rollout
 from support.phases import in_phase
@@ -119,4 +119,6 @@ def as_trained(grown: list[list[Rollout]]) -> list[Rollout]:
     return [replace(r, mask=own_mask(r)) for tree in grown for r in tree]
 
 
-step = partial(trees.step, expand=at_a_turn, credit=assign_tree_credit, learn=update_trees)
+step = partial(
+    trained_branches.step, expand=at_a_turn, credit=assign_tree_credit, learn=update_trees
+)

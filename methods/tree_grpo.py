@@ -23,9 +23,9 @@ import torch
 
 from advantage import group_advantage
 from config import Config
-from methods import trees
+from methods import trained_branches
 from methods.grpo import rewards_by_group, spread_over_tokens
-from methods.trees import Grow, after_results
+from methods.trained_branches import Grow, after_results
 from policy import Policy
 from rollout import Rollout
 from support.phases import in_phase
@@ -62,4 +62,4 @@ def root_of(r: Rollout) -> Rollout:
     return r if r.parent is None else root_of(r.parent)
 
 
-step = partial(trees.step, expand=random_nodes, credit=leaf_credit)
+step = partial(trained_branches.step, expand=random_nodes, credit=leaf_credit)

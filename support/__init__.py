@@ -10,5 +10,5 @@ what comes in questions examples messages cells benchmarks plugins plain_code
 the tools     tool_result own_tools native_calls jail python_worker sandbox search corpus http
 evaluation    heldout scores results result_page compare judge words
 mathematics   math_equal phrases latex characters names algebra same_values decimals units sets
-              trees matrices
+              answer_trees matrices
 """

@@ -2,7 +2,7 @@
 
     1. plain_math    one spelling of each (latex.py, characters.py); equal strings are equal.
                      What is said around an answer goes first (phrases.py)
-    2. answer_tree   tuples, sets, inequalities and matrices as trees (trees.py)
+    2. answer_tree   tuples, sets, inequalities and matrices as trees (answer_trees.py)
     3. leaf_equal    their elements by strings, units (units.py) and rationals (decimals.py)
     4. algebra       what is left as numbers at a few points: code_of (algebra.py) translates an
                      expression into Python of a fixed vocabulary, which the sandbox runs with
@@ -19,12 +19,12 @@ import re
 from pathlib import Path
 
 from support.algebra import WORDS, code_of, is_constant
+from support.answer_trees import answer_tree, leaves_of, match_trees
 from support.characters import GREEK
 from support.decimals import is_rough, same_number
 from support.latex import FUNCTIONS, TEXT, last_boxed, number, plain_math
 from support.names import CALLED, bound_letters, has_equals, names_itself, names_value
 from support.phrases import without_phrases, without_side
-from support.trees import answer_tree, leaves_of, match_trees
 from support.units import size_of, split_leaf
 from tools import PythonTool
 

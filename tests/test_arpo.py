@@ -1,4 +1,4 @@
-"""methods/arpo.py, trees.py: where and when a rollout branches, who is trained, what it earns."""
+"""methods/arpo.py, trained_branches.py: where a rollout branches, who is trained, what it earns."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from conftest import CONFIG, judge, one_step, sampler_for, snapshot
 
 from appo import rewards_of
 from config import ALGOS, Config
-from methods import arpo, arpo_released, trees
+from methods import arpo, arpo_released, trained_branches
 from policy import Policy
 from rollout import Call, Rollout
 from support.seeds import BRANCHES, mix_seed, uniform
@@ -57,7 +57,7 @@ class Script:
 def test_rise_of_entropy_worked_out_by_hand():
     """The first 20 tokens count, of a shorter turn its mean 20 times; a result's tokens do not."""
     r = member(0, 0, [[1.0] * 20 + [7.0] * 5, [3.0] * 4, [0.5] * 30])
-    second, third = trees.after_results(r, ARPO)
+    second, third = trained_branches.after_results(r, ARPO)
     assert (second, third) == (27, 33)
     assert arpo.entropy_rise(r, 27, 256) == pytest.approx(20 * (3.0 - 1.0) / math.log(256))
     assert arpo.entropy_rise(r, 33, 256) == pytest.approx(20 * (0.5 - 1.0) / math.log(256))
@@ -73,19 +73,19 @@ def test_the_two_rules(rise, chance):
 
 def test_no_fork_beyond_the_budget():
     r = member(0, 0, [[1.0] * 3, [1.0] * 3, [1.0] * 3])
-    assert trees.after_results(r, ARPO) == [5, 10]
+    assert trained_branches.after_results(r, ARPO) == [5, 10]
     for most, places in ((14, [5, 10]), (13, [5]), (8, [])):
         short = dataclasses.replace(ARPO, max_tokens=most, min_new=4)
-        assert trees.after_results(r, short) == places
+        assert trained_branches.after_results(r, short) == places
 
 
 def test_no_fork_where_no_turn_follows():
     """A native call whose result did not fit ends its rollout; two of tags may share one end."""
     r = member(0, 0, [[1.0] * 3, [1.0] * 2])
     r.calls.append(Call("python", "", "ok", 0.0, len(r.ids) - 1, len(r.ids), True))
-    assert trees.after_results(r, ARPO) == [5]
+    assert trained_branches.after_results(r, ARPO) == [5]
     r.calls.append(Call("python", "", "ok", 0.0, 2, 4, True))
-    assert trees.after_results(r, ARPO) == [5], "token 4 is a result's"
+    assert trained_branches.after_results(r, ARPO) == [5], "token 4 is a result's"
 
 
 def test_the_budget_is_spent_round_by_round():
@@ -125,7 +125,7 @@ def test_a_branch_may_branch_and_the_chance_is_its_own():
     assert len(everyone) == 82 and any(x.fork_at and x.parent.fork_at for x in branches)
     drawn = {(seed, t) for asked in grow.asked for _, seed, t in asked}
     for r in everyone[:40]:
-        for t in (t for t in trees.after_results(r, config) if t > r.fork_at):
+        for t in (t for t in trained_branches.after_results(r, config) if t > r.fork_at):
             u = uniform(torch.tensor([mix_seed(r.seed, BRANCHES)]), torch.tensor([t]))
             assert ((r.seed, t) in drawn) == (float(u) < 0.5)
     assert len({r.seed for r in everyone}) == 82
@@ -166,11 +166,11 @@ def test_a_step(agent_folder, tools, prompts, algo):
 def test_growth_in_parts(agent, tools, rollouts, monkeypatch, fork_tokens, most):
     """Parents of a pass: a mini-batch's, or one by one. The recorded log-probs are the policy's."""
     _, mine = rollouts
-    points = [[0, 0], []] + [trees.after_results(r, ARPO)[:1] for r in mine[2:]]
+    points = [[0, 0], []] + [trained_branches.after_results(r, ARPO)[:1] for r in mine[2:]]
     config = dataclasses.replace(ARPO, fork_tokens=fork_tokens, minibatch=2)
     rewards, sizes, score = rewards_of([SimpleNamespace(reward=judge)] * 8), [], Policy.score
     monkeypatch.setattr(Policy, "score", lambda *a, **k: sizes.append(len(a[1])) or score(*a, **k))
-    grown = trees.grow(agent, sampler_for(agent, tools), mine, points, config, rewards)
+    grown = trained_branches.grow(agent, sampler_for(agent, tools), mine, points, config, rewards)
     rewards.set(grown)
     assert max(sizes) == most and sum(sizes) == sum(map(bool, points)) > 8
     asked = [(r, t) for r, places in zip(mine, points) for t in places]

@@ -10,7 +10,7 @@ from conftest import CONFIG, one_step, snapshot
 from test_arpo import member
 
 from config import ALGOS
-from methods import tree_grpo, trees
+from methods import trained_branches, tree_grpo
 from policy import Policy
 from rollout import Rollout
 from support.ranks import Ranks
@@ -62,7 +62,7 @@ def test_a_step(agent_folder, tools, prompts):
     assert metrics["tokens_trained"] == sum(sum(r.mask) for r in rollouts)
     for x in (r for r in rollouts if r.parent is not None):
         assert x.parent.parent is None and len(x.ids) > x.fork_at
-        assert x.fork_at in {0, *trees.after_results(x.parent, TREE)}
+        assert x.fork_at in {0, *trained_branches.after_results(x.parent, TREE)}
     assert any(x.fork_at for x in rollouts) and any(x.parent and not x.fork_at for x in rollouts)
     again, same = one_step(
         Policy.load(str(agent_folder)), tools, prompts, TREE, step=tree_grpo.step

@@ -1,10 +1,10 @@
-"""support/trees.py: answers as trees, and trees compared."""
+"""support/answer_trees.py: answers as trees, and trees compared."""
 
 import itertools
 
 import pytest
 
-from support.trees import answer_tree, leaves_of, match_trees
+from support.answer_trees import answer_tree, leaves_of, match_trees
 
 
 @pytest.mark.parametrize(
