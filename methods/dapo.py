@@ -16,8 +16,6 @@ trains on what it has sampled.
 In the log, rewards are those of all sampled rollouts, before the penalty: they describe the policy.
 """
 
-from dataclasses import replace
-
 import torch
 
 from advantage import group_advantage
@@ -40,7 +38,6 @@ def step(
     policy: Policy, optimizer, sampler: Sampler, prompts: Prompts, config: Config, meter: Meter
 ) -> list[Rollout]:
     """One step of DAPO; arguments and result as in appo.step. Dropped prompts are returned too."""
-    config = replace(config, branches=0, future_weight=0.0)
     check_step(policy, sampler, prompts, config)
     wanted, rollouts = len(prompts), []
     with policy.unsharded():

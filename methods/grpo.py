@@ -14,7 +14,6 @@ term the log-probs recorded while sampling serve as logp_old and no scoring pass
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
@@ -67,7 +66,6 @@ def step(
     credit, loss: what other methods bring instead of GRPO's; loss as in appo.update.
     """
     # 1-3. initial rollouts, tools, rewards
-    config = replace(config, branches=0, future_weight=0.0)
     with policy.unsharded():
         batches = sample_initial(policy, sampler, prompts, config)
     # 4. log-probs at the start of the step
