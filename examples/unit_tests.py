@@ -8,7 +8,8 @@ A row of --data: {"prompt": "Write double(x).", "tests": ["assert double(2) == 4
 
 from tools import PythonTool
 
-# made when the file is read, before CUDA: it forks
+# made when the file is read, before CUDA: it forks. --sandbox does not reach it: where the whole
+# jail is missing, add sandbox="best-effort"
 JAIL = PythonTool(timeout=5.0)
 
 
