@@ -21,10 +21,10 @@ Every number of a token lives on its Rollout (rollout.py). Branches never enter 
 
 Differs from the paper in: README's five departures. A gap filled here: before the first update of a
 step Omega is 1 everywhere and Eq. 5 is undefined; there entropy alone chooses.
-Differs from the released code in: the chosen token is drawn anew, not kept; every rollout has B
-branches, not every prompt N B; branches are drawn before every update with the current policy, not
-once per step with the old one (methods/released.py does all three its way); closing tags in the
-prompt do not count as calls; no token that the policy did not sample is trained on.
+Differs from the released code in: the chosen token is drawn anew, not kept; the B best points of
+every rollout, not the N B best of a prompt; branches are drawn before every update with the current
+policy, not once per step with the old one (methods/released.py does all three its way); closing
+tags in the prompt do not count as calls; no token that the policy did not sample is trained on.
 
 Axes: R rollouts of a mini-batch or of a pass, N of them of one prompt, T response tokens.
 """
@@ -227,8 +227,8 @@ def rank_tokens(
     """What `choose_branch_points` takes, (R, T) each, for Eq. 5.
 
     scores: branching_score. preferred: both_above_average. top_up: entropy. Where Omega is constant
-    the score is z(H); where entropy is constant too, a uniform draw. support/criteria.py calls
-    these functions, or another --criterion. Sets r.branching_score and r.degenerate.
+    the score is z(H); where entropy is constant too, a uniform draw. Which criterion:
+    support/criteria.py. Sets r.branching_score and r.degenerate.
     """
     tokens = Tokens.of(policy, rollouts)
     scores, preferred, top_up = ranked(tokens, config)

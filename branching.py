@@ -7,7 +7,7 @@
     5. choose_branch_points   the k best candidates of each rollout
     6. fork_points            for other trainers: 3 and 5 in one call; checks points chosen by hand
 
-appo.py makes that call through support/criteria.py.
+appo.py takes 3 through support/criteria.py, and calls 4 and 5 itself.
 Differs from the paper in: README's departures 1 (both_above_average), 2 (branch_candidates) and 4
 (the default clip).
 Differs from the released code in: the future sum decays in the score as it does in the credit; a

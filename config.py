@@ -235,7 +235,7 @@ class Run:
     out: str = free("", "the run's folder; goes on from its newest checkpoint; empty: runs/NAME")
     from_run: str = fixed(
         "",
-        "a new run with the weights of RUN/step_000040, or of RUN's newest step, and its settings "
+        "a new run with the weights of RUN/step_000050, or of RUN's newest step, and its settings "
         "where nothing else is said: step 0, no cold start, a fresh optimizer; not with --model",
         old="from",
     )

@@ -7,7 +7,7 @@
 5. table       avg@k, pass@k, F1 with standard errors
 
 python eval.py --model runs/x --data bench.jsonl --samples 5
-python eval.py --model runs/x --data bench.jsonl --steps 0 40    two steps, compared
+python eval.py --model runs/x --data bench.jsonl --steps 0 50    two steps, compared
 python eval.py --benchmarks, --overlap, --regrade, --compare        need no model
 """
 

@@ -68,8 +68,9 @@ class KVCache:
         """Put tokens behind the rows' last ones and read them. Nothing here waits for the device.
 
         Args:    ids: (C, S) long, right-padded. n: (C,) how many of each count, 0 for none.
-                 rows: (C,) long or a slice. end: L, keys that are looked at: those of the longest
-                 row or more; None for a step by lengths, of the first rows (gpu_decoder.py).
+                 rows: (C,) long or a slice. end: L, keys that are looked at: at least the longest
+                 row's, new ones included; None for a step by lengths, of the first rows
+                 (support/gpu_decoder.py).
         Returns: (C, D) hidden state of each row's last token; rubbish where n is 0.
         Raises:  ValueError if the cache has no room.
         """

@@ -55,7 +55,7 @@ def entropy_rise(r: Rollout, t: int, vocabulary: int) -> float:
 
 
 def branch_after_results(policy, rollouts, config, grow, rule) -> list[Rollout]:
-    """trees.Expand by a rule: dH -> how likely a branch is."""
+    """trained_branches.Expand by a rule: dH -> how likely a branch is."""
     members, now, born = list(rollouts), 0, {id(r): 0 for r in rollouts}
     groups, budget = {r.group for r in rollouts}, config.initial * (config.branches + 1)
 

@@ -22,7 +22,7 @@ from extras.study.curves import Curve, load, read_run, row_of
 from extras.world.prepare import WORLDS, made_as, prepare
 
 ROOT = Path(__file__).parents[2]
-# cold starts are made side by side; the language model's folder is written once
+# cold starts are made side by side; folders of the language model are written by one
 ONE_AT_A_TIME = threading.Lock()
 
 
@@ -81,9 +81,9 @@ def untrained(world: str, cold: int) -> dict:
     from extras.bench.runs import smollm2_folder
 
     folder = WORLDS / f"{world}-{cold}"
-    if made_as(folder) != (LANGUAGE[world], cold):
-        prepare(LANGUAGE[world], cold, folder)
     with ONE_AT_A_TIME:
+        if made_as(folder) != (LANGUAGE[world], cold):
+            prepare(LANGUAGE[world], cold, folder)
         model = smollm2_folder(RUNS / "smollm2-135m")
     return files_of(world, cold) | {"model": model, "cold_start": folder / "traces.jsonl"}
 

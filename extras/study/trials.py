@@ -4,8 +4,9 @@
     2. tuning, _64, _32          trials from one cold start: 16 prompts, 64 or 32 sequences a step
     3. again                     the best of them from another cold start
     4. rates, rates_32           learning rates from more cold starts, 64 or 32 sequences a step
-    5. ours                      trees of other sizes and places, a second epoch
-    6. language                  does SmolLM2-135M learn, at which rate?
+    5. deep                      trials in late_deep
+    6. ours                      trees of other sizes and places, a second epoch
+    7. language                  does SmolLM2-135M learn, at which rate?
 
 A trial's arm is named "ARM mMINIBATCH lrRATE", or "ARM pPROMPTS mMINIBATCH lrRATE" where steps
 differ: tables.trials_table reads it.
