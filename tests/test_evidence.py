@@ -86,7 +86,7 @@ def test_the_tables_of_the_study_are_those_of_its_curves():
             assert f"\n| {row} |\n" in text, (world, baseline)
         for arm in ("appo", "grpo_4", "tree, B = 3"):
             mean = re.search(rf"\| {arm} \| \d+ \| \d \| (\d\.\d+)", table)[1]
-            # half a unit of the last digit shown: 0.705 is rounded up
+            # a row shows three digits: 0.705 may be above
             assert f"{float(mean) + 1e-4:.2f}" in readme
     assert "show retuned" in readme
     assert study_picture(curves) == (HERE / "docs/study-retuned.svg").read_text()
@@ -158,9 +158,31 @@ def test_the_first_trials_in_late_deep_are_those_of_the_curves():
         assert f"\n| {name} | {cells}\n" in text, arm
 
 
+def test_the_choices_of_ours_are_those_of_the_curves():
+    """Both worlds and their mean, the best first; all trials have one rate."""
+    text = section((HERE / "docs/study.md").read_text(), "Ours with one choice changed")
+    trials = trials_table([c for c in load(CURVES) if c.table == "ours"]).splitlines()[2:]
+    rows = [row.strip("| ").split(" | ") for row in trials]
+    assert len(rows) == 8 and {trial.split(" ")[-1] for _, _, trial, *_ in rows} == {"lr0.0004"}
+    rows = sorted(([arm, *means] for arm, _, _, *means in rows), key=lambda row: -float(row[-1]))
+    assert "\n".join(f"| {' | '.join(row)} |" for row in rows) in text
+
+
 def test_the_runs_of_a_language_model_are_those_of_the_curves():
     own = [c for c in load(CURVES) if c.table == "smollm2"]
     assert questions_table(own) in (HERE / "docs/evidence.md").read_text()
+
+
+def test_the_rates_of_a_language_model_are_those_of_the_curves():
+    """On a design seed: held-out accuracy before and after, mean of the curve."""
+    text = section((HERE / "docs/study.md").read_text(), "SmolLM2's rate")
+    curves = [c for c in load(CURVES) if c.table == "language"]
+    assert len(curves) >= 5
+    for c in curves:
+        arm, rate = c.arm.split(" lr")
+        mean = c.mean("sampled tokens", 30_000)
+        cells = [f"`{arm}`", rate.replace("e-0", "e-"), f"{c.before:.3f}", f"{c.after:.3f}"]
+        assert f"\n| {' | '.join(cells)} | {mean:.3f} |\n" in text, c.arm
 
 
 @pytest.mark.slow
