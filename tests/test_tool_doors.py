@@ -206,6 +206,8 @@ def test_ctrl_c_of_a_call_by_hand(tmp_path):
     )
     command = [sys.executable, "tools.py", f"{tmp_path}/own.py:Slow", "x"]
     how = dict(cwd=EXAMPLE.parent.parent, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # a shell that runs the tests in the background has SIGINT ignored, and a child inherits that
+    how["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, **how) as process:
         assert process.stdout.readline() == "running\n"
         process.send_signal(signal.SIGINT)
