@@ -104,11 +104,6 @@ SIGNAL = ARMS | {
 }
 # cheaper prompts, since those did well in "tuning"
 FEWER = {"grpo_2": grpo(2), "tree, B = 1": {"algo": "tree", "branches": 1}}
-# of late_deep: branches from where its decisions begin, behind two searches
-DEEP = {
-    "tree, turn 3": {"algo": "tree", "branches": 3, "fork_turn": 2},
-    "tree, N = 1, turn 3": {"algo": "tree", "initial": 1, "branches": 7, "fork_turn": 2},
-}
 # ours with another choice than N = 2, B = 3, a branch behind the first result, one epoch
 OURS = {
     f"tree, {name}": {"algo": "tree", "initial": 2, "branches": 3} | choice
@@ -120,6 +115,11 @@ OURS = {
         "turn 3": {"fork_turn": 2},
         "two epochs": {"ppo_epochs": 2},
     }.items()
+}
+# of late_deep: branches from where its decisions begin, behind two searches
+DEEP = {
+    "tree, turn 3": OURS["tree, turn 3"],
+    "tree, N = 1, turn 3": OURS["tree, N = 1, B = 7"] | {"fork_turn": 2},
 }
 # sequences of a prompt: rollouts and branches
 PER_PROMPT = {"grpo_4": 4, "grpo_8": 8, "tree, B = 3": 8, "appo": 16, "grpo_16": 16}

@@ -176,8 +176,9 @@ DESIGN = (
     ),
     trial_table(
         "ours",
-        dict(tried(name, 64, 16, 4e-4, **FEW_QUESTIONS) for name in ("grpo_8", "tree, B = 3"))
-        | dict(tried(name, 64, 16, 4e-4, **FEW_QUESTIONS) for name in OURS),
+        dict(
+            tried(name, 64, 16, 4e-4, **FEW_QUESTIONS) for name in ("grpo_8", "tree, B = 3", *OURS)
+        ),
         "ours with one choice changed, 64 sequences a step",
         colds=(2, 3, 4),
         seed=2,
