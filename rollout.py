@@ -20,7 +20,7 @@ from support.seeds import BRANCHES, mix_seed
 class Call:
     """A tool call: ids[start:end] of its rollout are the result (mask False).
 
-    ran: did the tool see it? held: the state after it, of a tool with state (support/own_tools.py).
+    ran: did the tool see it? state_after: of a tool with state (support/own_tools.py).
     """
 
     name: str
@@ -31,7 +31,7 @@ class Call:
     start: int
     end: int
     ran: bool = False
-    held: Any = field(default=None, repr=False, compare=False)
+    state_after: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass
@@ -141,8 +141,8 @@ class Rollout:
         """The state of a tool after the last call of it. None without one, and where the tool
         replays and the rollout that made that call has gone on."""
         calls = [call for call in self.calls if call.name == tool and call.ran]
-        held = calls[-1].held if calls else self.family.first.get(tool)
-        return held.state if held else None
+        after = calls[-1].state_after if calls else self.family.first.get(tool)
+        return after.state if after else None
 
     def inherits(self, call: Call) -> bool:
         """Is a call the parent's? All calls of a turn end where its last result does."""

@@ -223,7 +223,7 @@ class Sampler:
                 self._finish(row, "length")
                 continue
             self.free.pop()
-            self.live.cache.copy(row.slot, cache, source, row.held)
+            self.live.cache.copy(row.slot, cache, source, row.cached)
             rows.append(row)
             hidden.append(state)
         if rows:
@@ -270,11 +270,11 @@ class Sampler:
         if not self.ready or not (enough or self.decode_steps - self.ready[0].since >= RESULT_WAIT):
             return
         rows, self.ready = self.ready, []
-        held, slots = [row.held for row in rows], [row.slot for row in rows]
+        cached, slots = [row.cached for row in rows], [row.slot for row in rows]
         # on a GPU a row has drawn `lag` tokens that are not on its rollout: they are dropped
-        self.live.cache.length[self.policy.tensor(slots)] = self.policy.tensor(held)
+        self.live.cache.length[self.policy.tensor(slots)] = self.policy.tensor(cached)
         unread = [row.unread for row in rows]
-        hidden = self._extend(self.live.cache, slots, held, unread, self.shapes.result_rows)
+        hidden = self._extend(self.live.cache, slots, cached, unread, self.shapes.result_rows)
         for row in rows:
             row.unread = []
         self._set_running(rows, hidden)
@@ -288,7 +288,7 @@ class Sampler:
         if marks != self.marks:
             self.marks = marks
             self.live.running[: self.bucket] = self.policy.tensor(marks)
-        longest = max(row.held for row in self.running.values()) + len(self.launched) + 1
+        longest = max(row.cached for row in self.running.values()) + len(self.launched) + 1
         by_lengths = isinstance(self.policy.for_sampling()[0], FlashDecoder)
         end = None if by_lengths else self.shapes.keys_for(longest)
         self.graphs((self.bucket, end), partial(self._draw_and_read, end))
@@ -393,7 +393,7 @@ class Sampler:
         self.running.update({row.slot: row for row in rows})
         live.hidden[at] = hidden
         live.mark(rows)
-        live.cache.length[at] = tensor([row.held for row in rows])
+        live.cache.length[at] = tensor([row.cached for row in rows])
         live.seed[at] = tensor([row.rollout.seed for row in rows])
         live.position[at] = tensor([len(row.rollout.ids) for row in rows])
 
@@ -409,7 +409,7 @@ class Sampler:
         slots = sorted(inside, key=lambda slot: slot in idle)[: len(outside)]
         moves = list(zip(outside, slots))
         moves += [(idle[slot], row.slot) for row, slot in zip(outside, slots) if slot in idle]
-        length = max(row.held for row, _ in moves) + self.lag
+        length = max(row.cached for row, _ in moves) + self.lag
         self.live.move([row.slot for row, _ in moves], [slot for _, slot in moves], length)
         for row, slot in moves:
             row.slot = slot
@@ -431,16 +431,16 @@ class Sampler:
             cache = self.policy.cache(len(prompts), capacity)
         cache.length.zero_()
         with self.policy.unsharded():
-            held = [0] * len(prompts)
-            hidden = self._extend(cache, rows, held, prompts, self.shapes.prompt_rows)
+            cached = [0] * len(prompts)
+            hidden = self._extend(cache, rows, cached, prompts, self.shapes.prompt_rows)
         return cache, hidden
 
     def _extend(
-        self, cache: KVCache, rows: list[int], held: list[int], ids: list[list[int]], batch: int
+        self, cache: KVCache, rows: list[int], cached: list[int], ids: list[list[int]], batch: int
     ) -> Tensor:
         """Append a list of tokens to each row; on a CPU in calls of one constant shape.
 
-        The bits of a row then depend on nothing but its own tokens. held: tokens in each row.
+        The bits of a row then depend on nothing but its own tokens. cached: tokens in each row.
         batch: most rows of a call.
         Returns: hidden state of each row's last token, (len(rows), D).
         """
@@ -456,7 +456,7 @@ class Sampler:
                 parts = [ids[j][offset : offset + width] for j in members] + [[]] * pad
                 block = tensor([part + [0] * (width - len(part)) for part in parts])
                 # padding is written too
-                longest = max(held[j] + min(offset, len(ids[j])) for j in members) + width
+                longest = max(cached[j] + min(offset, len(ids[j])) for j in members) + width
                 n = tensor([len(part) for part in parts])
                 hidden = cache.append(decoder, block, n, where, padded_keys(longest))
                 for j, part, state in zip(members, parts, hidden):

@@ -54,7 +54,7 @@ def entropy_rise(r: Rollout, t: int, vocabulary: int) -> float:
     return K * (mean(t) - mean(0)) / math.log(vocabulary)
 
 
-def branch_after_results(policy, rollouts, config, grow, rule) -> list[Rollout]:
+def branch_after_results(policy, rollouts, config, fork, rule) -> list[Rollout]:
     """trained_branches.Expand by a rule: dH -> how likely a branch is."""
     members, now, born = list(rollouts), 0, {id(r): 0 for r in rollouts}
     groups, budget = {r.group for r in rollouts}, config.initial * (config.branches + 1)
@@ -71,9 +71,9 @@ def branch_after_results(policy, rollouts, config, grow, rule) -> list[Rollout]:
             active = [(r, places[0]) for r, places in came if places]
             forks = [(r, t) for r, t in active if branches(r, t)] if active else [(rows[0], 0)]
             points |= {id(r): [t] for r, t in forks[: budget - len(rows)]}
-        grown = grow(members, [points.get(id(r), []) for r in members])
-        born |= {id(x): born[id(x.parent)] if x.fork_at else now for x in grown}
-        members += grown
+        new = fork(members, [points.get(id(r), []) for r in members])
+        born |= {id(x): born[id(x.parent)] if x.fork_at else now for x in new}
+        members += new
     return members[len(rollouts) :]
 
 

@@ -1,6 +1,6 @@
 """APPO with branches of branches (arXiv 2606.12384, appendix E): trees of depth L, --depth.
 
-    5-6. grow    every rollout of a tree is forked at B new points, L times over
+    5-6. fork_deeper   every rollout of a tree is forked at B new points, L times over
     The other steps are those of appo.py: only initial rollouts have credit and are trained on.
 
         M = N (B + 1)^L rollouts of a prompt
@@ -39,7 +39,7 @@ def step(
         branches, rewards = [], appo.rewards_of(prompts)
         with policy.unsharded():
             for part in cache_parts(batch, config):
-                branches += grow(policy, sampler, part, config, rewards.begin)
+                branches += fork_deeper(policy, sampler, part, config, rewards.begin)
         rewards.set(branches)
         appo.assign_credit(batch, [as_from_root(x) for x in branches], config)
         meter.add(batch, appo.update(policy, optimizer, batch, whole))
@@ -47,12 +47,12 @@ def step(
     return rollouts
 
 
-def grow(
+def fork_deeper(
     policy: Policy, sampler: Sampler, part: list[Rollout], config: Config, finished: Finished
 ) -> list[Rollout]:
     """All descendants of these initial rollouts, parents before children."""
     # with how many times each may be forked
-    waiting, grown, B = [(r, config.depth) for r in part], [], config.branches
+    waiting, descendants, B = [(r, config.depth) for r in part], [], config.branches
     while waiting:
         # a cache holds no more rollouts than the part has
         rollouts, lefts = map(list, zip(*waiting[: len(part)]))
@@ -68,8 +68,8 @@ def grow(
         del cache
         again = [left - 1 - k // B for ts, left in zip(points, lefts) for k in range(len(ts))]
         waiting += [(x, left) for x, left in zip(branches, again) if left]
-        grown += branches
-    return grown
+        descendants += branches
+    return descendants
 
 
 def as_from_root(branch: Rollout) -> Rollout:

@@ -41,15 +41,15 @@ def step(
     appo.score_reference(policy, batches, config)
     with policy.unsharded():
         rewards = appo.rewards_of(prompts)
-        grown = []
+        branched = []
         for batch in batches:
-            grown.append(branch_early(policy, sampler, batch, config, rewards))
-        rewards.set([x for branches in grown for x in branches])
-    for batch, branches in zip(batches, grown):
+            branched.append(branch_early(policy, sampler, batch, config, rewards))
+        rewards.set([x for branches in branched for x in branches])
+    for batch, branches in zip(batches, branched):
         score_again(policy, batch, config)
         guarded_credit(batch, branches, config)
         meter.add(batch, appo.update(policy, optimizer, batch, config, guarded_loss))
-    return [r for rollouts in (*batches, *grown) for r in rollouts]
+    return [r for rollouts in (*batches, *branched) for r in rollouts]
 
 
 def branch_early(

@@ -1,7 +1,7 @@
 """What methods share whose trees grow before the first update, and whose members are all trained.
 
     1. sample_initial   N rollouts of every prompt, as in appo.py
-    2. expand           the method says where to fork; `grow` forks, as often as it is asked
+    2. expand           the method says where; `fork` forks there, as often as it is asked
     3. start_log_probs  as in grpo.py
     4. credit           the method's, over initial rollouts and branches alike
     5. update           all members of the trees: each is a rollout of its own
@@ -14,6 +14,7 @@ serve as logp_old: those of a prefix are its parent's.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from appo import rewards_of, sample_initial, score_now, update
 from config import Config
@@ -25,9 +26,9 @@ from support.reward_calls import Rewards, fill_failed
 from support.schedule import cache_parts, in_epochs
 
 # (rollouts, token indices of each) -> a branch from each index, in order
-Grow = Callable[[list[Rollout], list[list[int]]], list[Rollout]]
+Fork = Callable[[list[Rollout], list[list[int]]], list[Rollout]]
 # all branches of these initial rollouts
-Expand = Callable[[Policy, list[Rollout], Config, Grow], list[Rollout]]
+Expand = Callable[[Policy, list[Rollout], Config, Fork], list[Rollout]]
 
 
 def whole_members(policy, optimizer, rollouts: list[Rollout], config: Config):
@@ -52,13 +53,10 @@ def step(
     learn: the update of a mini-batch, as whole_members.
     """
     rewards = rewards_of(prompts)
-
-    def grown(rollouts: list[Rollout], points: list[list[int]]) -> list[Rollout]:
-        return grow(policy, sampler, rollouts, points, config, rewards)
-
+    fork = partial(forked, policy, sampler, config=config, rewards=rewards)
     with policy.unsharded():
         batches = sample_initial(policy, sampler, prompts, config)
-        branches = expand(policy, [r for batch in batches for r in batch], config, grown)
+        branches = expand(policy, [r for batch in batches for r in batch], config, fork)
         rewards.set(branches)
     # all members of a tree are one group
     fill_failed([*(r for batch in batches for r in batch), *branches], lambda r: r.group)
@@ -72,7 +70,7 @@ def step(
     return rollouts
 
 
-def grow(
+def forked(
     policy: Policy,
     sampler: Sampler,
     rollouts: list[Rollout],

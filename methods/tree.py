@@ -31,7 +31,7 @@ from advantage import policy_loss
 from appo import descend, hand_out, loss_of
 from config import Config
 from methods import trained_branches
-from methods.trained_branches import Grow, after_results
+from methods.trained_branches import Fork, after_results
 from policy import Policy
 from rollout import Rollout
 from support.phases import in_phase
@@ -46,14 +46,14 @@ from support.tree_levels import (
 )
 
 
-def at_a_turn(policy: Policy, rollouts: list[Rollout], config: Config, grow: Grow):
+def at_a_turn(policy: Policy, rollouts: list[Rollout], config: Config, fork: Fork):
     """B branches of each initial rollout from the start of one turn, none if it did not get there.
 
     Siblings from one place are compared with each other, and with their parent.
     """
     began = [after_results(r, config)[config.fork_turn - 1 : config.fork_turn] for r in rollouts]
     # [t] or []
-    return grow(rollouts, [turn * config.branches for turn in began])
+    return fork(rollouts, [turn * config.branches for turn in began])
 
 
 @in_phase("update")
@@ -101,22 +101,22 @@ def update_trees(policy: Policy, optimizer, rollouts: list[Rollout], config: Con
 
     Returns: (what was trained, statistics as appo.update's); "padding" is that of levels.
     """
-    ranks, grown = policy.ranks, trees_of(rollouts)
+    ranks, trees = policy.ranks, trees_of(rollouts)
     [total] = ranks.sum([sum(sum(own_mask(r)) for r in rollouts)])
 
     def losses() -> Iterator[tuple[Tensor, dict, int]]:
-        for part in tree_passes(grown, config.micro_tokens, ranks):
+        for part in tree_passes(trees, config.micro_tokens, ranks):
             logp = logp_of_trees(policy, part, config.temperature)  # (R, T)
             loss = loss_of(as_trained(part), logp, total, config, policy_loss)
             yield *loss, padded_tokens(part)
 
-    unique = sum(map(unique_tokens, grown))
-    return as_trained(grown), descend(policy, optimizer, losses(), unique, config)
+    unique = sum(map(unique_tokens, trees))
+    return as_trained(trees), descend(policy, optimizer, losses(), unique, config)
 
 
-def as_trained(grown: list[list[Rollout]]) -> list[Rollout]:
+def as_trained(trees: list[list[Rollout]]) -> list[Rollout]:
     """Copies whose mask is True only at policy tokens from fork_at on; a parent is no copy."""
-    return [replace(r, mask=own_mask(r)) for tree in grown for r in tree]
+    return [replace(r, mask=own_mask(r)) for tree in trees for r in tree]
 
 
 step = partial(

@@ -2,7 +2,7 @@
 
     1. N trees of a prompt (M in the paper): initial rollouts, as in appo.py
     2. B nodes of each tree (N in the paper) at random, with replacement: the prompt, or a turn that
-       follows a tool result; a new branch grows from each
+       follows a tool result; a new branch starts at each
     3. credit: within the tree plus within the prompt
     4. update: as in appo.py, on all N (B + 1) leaves
 
@@ -25,7 +25,7 @@ from advantage import group_advantage
 from config import Config
 from methods import trained_branches
 from methods.grpo import rewards_by_group, spread_over_tokens
-from methods.trained_branches import Grow, after_results
+from methods.trained_branches import Fork, after_results
 from policy import Policy
 from rollout import Rollout
 from support.phases import in_phase
@@ -34,7 +34,7 @@ from support.seeds import BRANCHES, mix_seed, uniform
 
 
 def random_nodes(
-    policy: Policy, rollouts: list[Rollout], config: Config, grow: Grow
+    policy: Policy, rollouts: list[Rollout], config: Config, fork: Fork
 ) -> list[Rollout]:
     """B branches of every initial rollout, each from one of its nodes."""
     points = []
@@ -43,7 +43,7 @@ def random_nodes(
         seeds = torch.full((config.branches,), mix_seed(r.seed, BRANCHES))
         drawn = uniform(seeds, torch.arange(config.branches)).tolist()
         points.append([nodes[int(u * len(nodes))] for u in drawn])
-    return grow(rollouts, points)
+    return fork(rollouts, points)
 
 
 @in_phase("update")

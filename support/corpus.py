@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
-from support.files import held, replace
+from support.files import lock_file, replace
 from support.http import Unavailable
 
 # rows that one query may rank, about a microsecond each
@@ -253,7 +253,7 @@ def build_index(source: Path) -> tuple[Path, str]:
     for made in (beside, index):
         if _stamp_of(made) == stamp:
             return made, stamp
-    with held(Path(f"{index}.lock")):
+    with lock_file(Path(f"{index}.lock")):
         if _stamp_of(index) != stamp:
             _build(index, files, stamp, source)
     return index, stamp

@@ -2,7 +2,7 @@
 
 1. replace       what was made beside its place takes that place, whole
 2. write_aside   the same for a text
-3. held          a lock, for this process alone
+3. lock_file     a lock, for this process alone
 4. newest_in     the checkpoint that a run's folder stands for
 5. lost_folder   is a model's folder missing? The Hub need not be asked
 
@@ -31,7 +31,7 @@ def write_aside(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def held(path: Path, refusal: str = "") -> Iterator[None]:
+def lock_file(path: Path, refusal: str = "") -> Iterator[None]:
     """Hold a lock file.
 
     refusal: what to say if another process holds it; "": wait for it.

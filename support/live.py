@@ -27,7 +27,7 @@ class Row:
     since: int = 0
 
     @property
-    def held(self) -> int:
+    def cached(self) -> int:
         """Tokens that its slot of the cache holds."""
         return len(self.rollout.prompt) + len(self.rollout.ids) - len(self.unread)
 

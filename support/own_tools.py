@@ -154,10 +154,10 @@ class OwnTool:
     def _run_for(self, rollout, call) -> ToolResult:
         """One call of a rollout, in its state.
 
-        call: the last of rollout.calls; `held` becomes the state after it.
+        call: the last of rollout.calls; `state_after` becomes the state after it.
         """
         try:
-            call.held = held = self._state_for(rollout, call)
+            call.state_after = held = self._state_for(rollout, call)
         # a user's open or fork may raise anything: it is not the model's doing
         except BaseException as problem:
             if is_ctrl_c(problem):
@@ -176,12 +176,12 @@ class OwnTool:
                 # of a rollout and its branches, so that all begin alike
                 if self.name not in family.first:
                     family.first[self.name] = self._opened(family)
-            last = before[-1].held if before else family.first[self.name]
+            last = before[-1].state_after if before else family.first[self.name]
             copied = getattr(self.made, "fork", copy.deepcopy)(last.state)
             return self._kept(copied, family)
         if before and not rollout.inherits(before[-1]):
             # it moves on: what it was after the call before is gone
-            held, before[-1].held = before[-1].held, None
+            held, before[-1].state_after = before[-1].state_after, None
             return held
         held = self._opened(family)
         for earlier in before:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from support.files import held, write_aside
+from support.files import lock_file, write_aside
 from support.questions import Question, parsed
 from support.runfiles import versions
 from support.scores import numbers_of
@@ -111,14 +111,14 @@ def locked_file(path: Path) -> Iterator[FileIO]:
     Raises: ValueError if another process holds it.
     """
     lock = Path(f"{path}.lock")
-    with held(lock, f"another evaluation is writing to {path}: give another --out"):
+    with lock_file(lock, f"another evaluation is writing to {path}: give another --out"):
         try:
             with open(path, "a+b", buffering=0) as file:
                 yield file
         finally:
             if path.exists() and path.read_bytes().count(b"\n") <= 1:
                 path.unlink()
-            # While it is held: the next process makes a new one.
+            # While it is locked: the next process makes a new one.
             lock.unlink(missing_ok=True)
 
 

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 from config import Config
-from support.files import held, lost_folder, write_aside
+from support.files import lock_file, lost_folder, write_aside
 from support.http import split_url
 
 
@@ -78,7 +78,7 @@ def _hold(folder: Path) -> Iterator[None]:
                 f"another run (process {holder or 'unknown'}) is writing to {folder}: give another "
                 "--out, or end that one"
             )
-            opened.enter_context(held(file, refusal))
+            opened.enter_context(lock_file(file, refusal))
             file.write_text(str(os.getpid()))
         except OSError as failed:
             raise ValueError(f"--out {folder} cannot be written: {failed}") from None

@@ -94,13 +94,13 @@ def test_the_budget_is_spent_round_by_round():
     up, down = [[1.0] * 2, [2.0] * 2, [0.5] * 2], [[1.0] * 2, [0.5] * 2, [2.0] * 2]
     mine = [member(0, n, turns) for n, turns in enumerate((down, up, down))]
     mine += [member(1, n, [[1.0] * 2]) for n in range(3)]
-    grow = Script(fresh=[[1.0] * 2, [2.0] * 2])
-    branches = arpo.branch_after_results(BYTES, mine, config, grow, arpo.above_threshold)
-    assert grow.asked[0] == [(0, 1, 4), (1, 0, 0)], "first results; a fresh rollout of prompt 1"
+    fork = Script(fresh=[[1.0] * 2, [2.0] * 2])
+    branches = arpo.branch_after_results(BYTES, mine, config, fork, arpo.above_threshold)
+    assert fork.asked[0] == [(0, 1, 4), (1, 0, 0)], "first results; a fresh rollout of prompt 1"
     fresh = branches[1]
     # the last members of both prompts: prompt 0 has two left, taken in order of birth
-    assert grow.asked[1] == [(0, 0, 8), (0, 2, 8), (1, fresh.seed, 4)]
-    assert len(grow.asked) == 3 and grow.asked[2] == [(1, 0, 0)]
+    assert fork.asked[1] == [(0, 0, 8), (0, 2, 8), (1, fresh.seed, 4)]
+    assert len(fork.asked) == 3 and fork.asked[2] == [(1, 0, 0)]
     assert [x.group for x in branches] == [0, 1, 0, 0, 1, 1] and branches[3].parent is mine[2]
     assert branches[0].parent is mine[1] and branches[4].parent is fresh
 
@@ -109,21 +109,21 @@ def test_fresh_rollouts_wait_until_none_can_branch():
     """Entropy rises nowhere: two rounds of no, then a fresh rollout, whose own round it is next."""
     mine = [member(0, n, [[1.0] * 2, [0.5] * 2, [0.5] * 2]) for n in range(2)]
     config = dataclasses.replace(ARPO, initial=2)
-    grow = Script(fresh=[[1.0] * 2, [0.5] * 2])
-    branches = arpo.branch_after_results(BYTES, mine, config, grow, arpo.above_threshold)
+    fork = Script(fresh=[[1.0] * 2, [0.5] * 2])
+    branches = arpo.branch_after_results(BYTES, mine, config, fork, arpo.above_threshold)
     fresh = [(0, 0, 0)]
-    assert grow.asked == [[], [], fresh, [], fresh] and len(branches) == 2
+    assert fork.asked == [[], [], fresh, [], fresh] and len(branches) == 2
 
 
 def test_a_branch_may_branch_and_the_chance_is_its_own():
     """With probability 1/2: a rollout branches if the random number of its seed says so."""
     config = dataclasses.replace(ARPO, initial=2, branches=40)
     mine = [member(0, n, [[1.0] * 2] * 3) for n in range(2)]
-    grow = Script(fresh=[[1.0] * 2] * 3)
-    branches = arpo.branch_after_results(BYTES, mine, config, grow, arpo.by_chance)
+    fork = Script(fresh=[[1.0] * 2] * 3)
+    branches = arpo.branch_after_results(BYTES, mine, config, fork, arpo.by_chance)
     everyone = mine + branches
     assert len(everyone) == 82 and any(x.fork_at and x.parent.fork_at for x in branches)
-    drawn = {(seed, t) for asked in grow.asked for _, seed, t in asked}
+    drawn = {(seed, t) for asked in fork.asked for _, seed, t in asked}
     for r in everyone[:40]:
         for t in (t for t in trained_branches.after_results(r, config) if t > r.fork_at):
             u = uniform(torch.tensor([mix_seed(r.seed, BRANCHES)]), torch.tensor([t]))
@@ -170,7 +170,7 @@ def test_growth_in_parts(agent, tools, rollouts, monkeypatch, fork_tokens, most)
     config = dataclasses.replace(ARPO, fork_tokens=fork_tokens, minibatch=2)
     rewards, sizes, score = rewards_of([SimpleNamespace(reward=judge)] * 8), [], Policy.score
     monkeypatch.setattr(Policy, "score", lambda *a, **k: sizes.append(len(a[1])) or score(*a, **k))
-    grown = trained_branches.grow(agent, sampler_for(agent, tools), mine, points, config, rewards)
+    grown = trained_branches.forked(agent, sampler_for(agent, tools), mine, points, config, rewards)
     rewards.set(grown)
     assert max(sizes) == most and sum(sizes) == sum(map(bool, points)) > 8
     asked = [(r, t) for r, places in zip(mine, points) for t in places]

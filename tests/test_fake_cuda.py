@@ -272,10 +272,10 @@ def test_a_length_that_is_not_set_is_seen(tokenizer, prompts, right, monkeypatch
     """A row drew further tokens while its tool was called; its length has to go back."""
     extend = Sampler._extend
 
-    def stale(self, cache, rows, held, ids, batch):
+    def stale(self, cache, rows, cached, ids, batch):
         if cache is self.live.cache:
             cache.length[self.policy.tensor(rows)] += self.lag
-        return extend(self, cache, rows, held, ids, batch)
+        return extend(self, cache, rows, cached, ids, batch)
 
     monkeypatch.setattr(Sampler, "_extend", stale)
     assert with_fault(tokenizer, prompts) != right

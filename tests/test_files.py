@@ -1,4 +1,4 @@
-"""support/files.py: renamed whole, held by one process."""
+"""support/files.py: renamed whole, locked by one process."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from support.files import held, lost_folder, newest_in, replace, write_aside
+from support.files import lock_file, lost_folder, newest_in, replace, write_aside
 
 
 def test_a_file_is_written_aside_and_renamed(tmp_path, monkeypatch):
@@ -31,8 +31,8 @@ def test_a_lock_of_another_process(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from support.files import held
-with held(Path({str(tmp_path / "lock")!r})):
+from support.files import lock_file
+with lock_file(Path({str(tmp_path / "lock")!r})):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -41,13 +41,13 @@ with held(Path({str(tmp_path / "lock")!r})):
     )
     assert other.stdout.readline() == "held\n"
     with pytest.raises(ValueError, match="somebody writes"):
-        with held(tmp_path / "lock", "somebody writes"):
+        with lock_file(tmp_path / "lock", "somebody writes"):
             pytest.fail("two hold it")
     other.communicate("")
-    with held(tmp_path / "lock", "somebody writes"):
+    with lock_file(tmp_path / "lock", "somebody writes"):
         pass
     with pytest.raises(OSError):
-        with held(tmp_path, "never said: it is a folder"):
+        with lock_file(tmp_path, "never said: it is a folder"):
             pass
 
 

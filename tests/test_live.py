@@ -31,7 +31,7 @@ def test_starts_that_cannot_be_are_refused(agent, prompts):
 
 def test_a_row_holds_its_prompt_and_what_the_model_has_read():
     row = Row(Rollout([1, 2, 3], 0, ids=[4, 5, 6, 7]), 0, unread=[6, 7])
-    assert row.held == 5
+    assert row.cached == 5
 
 
 def test_rows_change_places_with_all_their_numbers(agent):

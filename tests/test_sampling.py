@@ -104,7 +104,7 @@ def test_a_fork_equals_a_fresh_prefill(agent, tools, rollouts):
     mine = [r for r in mine if r.calls and r.finish == "stop"][:4]
     assert len(mine) == 4
     parent = agent.score(mine, 1.0, 512, keep_cache=True)
-    held = parent.kv.clone()
+    kept = parent.kv.clone()
     places = [(n, r, at) for n, r in enumerate(mine) for at in fork_places(r).values()]
     forks = [Start(r.fork(at), parent, n, parent.states[n, at]) for n, r, at in places]
     cache, hidden = sampler.prefill([r.prompt + r.ids[:at] for _, r, at in places])
@@ -117,7 +117,7 @@ def test_a_fork_equals_a_fresh_prefill(agent, tools, rollouts):
         assert (a.ids, a.mask, a.finish) == (b.ids, b.mask, b.finish)
         ours, theirs = torch.tensor(a.sampled_logp), torch.tensor(b.sampled_logp)
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
-    assert torch.equal(parent.kv, held), "forking changed the parent"
+    assert torch.equal(parent.kv, kept), "forking changed the parent"
 
 
 def test_first_token_of_a_fork_has_the_parents_distribution(agent, rollouts):
@@ -185,8 +185,8 @@ def test_four_lists_have_one_length_after_every_turn(agent, tools, prompts, monk
             for row in [*self.running.values(), *self.in_tool.values(), *self.ready]:
                 r = row.rollout
                 assert len(r.ids) == len(r.mask) == len(r.sampled_logp) == len(r.sampled_entropy)
-                held = len(r.prompt) + len(r.ids) - len(row.unread)
-                assert int(self.live.cache.length[row.slot]) == held == row.held, (
+                cached = len(r.prompt) + len(r.ids) - len(row.unread)
+                assert int(self.live.cache.length[row.slot]) == cached == row.cached, (
                     "the cache holds exactly what the model has read"
                 )
                 seen.append(len(r.calls))
