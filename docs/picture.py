@@ -277,7 +277,7 @@ def draw_curves(d: Drawing, left=40, top=66, width=236, height=272) -> None:
         found = smooth([c for c in own if c.arm == arm], "sampled tokens", budget, points)
         band = [at(p.x, p.high) for p in found] + [at(p.x, p.low) for p in found[::-1]]
         d.path(line(band) + "Z", "none", 0, arm, opacity=0.18)
-        d.path(line([at(p.x, p.mean) for p in found]), arm, 2.5)
+        d.path(line([at(p.x, p.middle) for p in found]), arm, 2.5)
         x, y = at(0.38 * budget, 0.19 - 0.06 * n)
         d.path(line([(x, y - 4), (x + 16, y - 4)]), arm, 2.5)
         d.text(x + 22, y, name, arm, weight=600)

@@ -136,8 +136,9 @@ def test_the_study_on_a_small_agent(world, agent_folder, tmp_path, monkeypatch, 
     assert all(0 <= found["decisions"]["random"][x] <= 1 for x in ("recall", "after_last"))
     assert len(found["outcomes"]) >= 12 and all(row["n"] == 2 for row in found["outcomes"])
     assert found["about"]["omega constant"] < found["about"]["kept"]
-    pilot.main(["show", "--pictures", str(tmp_path)])
+    pilot.main(["show", "--folder", str(tmp_path)])
     assert "at equal position" in capsys.readouterr().out
+    assert "| branching score |" in (tmp_path / "pilot.md").read_text()
     for part in "abc":
         ET.fromstring((tmp_path / f"pilot-{part}.svg").read_text())
     with pytest.raises(SystemExit, match="--keep_checkpoints 0"):

@@ -378,8 +378,8 @@ def test_what_a_run_chose_is_read_from_its_rollouts(tmp_path):
 def test_the_picture_is_well_formed():
     root = ET.fromstring(picture(some_curves()))
     lines = [x for x in root.iter() if x.tag.endswith("polyline")]
-    # of each arm its curve and its mark in the legend
-    assert sorted(len(x.attrib["points"].split()) for x in lines) == [2, 2, 30, 30]
+    # of each arm its curve, its tool calls and its mark in the legend
+    assert sorted(len(x.attrib["points"].split()) for x in lines) == [2, 2, 10, 10, 30, 30]
     # and the band of its interval, there and back
     bands = [x for x in root.iter() if x.tag.endswith("polygon")]
     assert [len(x.attrib["points"].split()) for x in bands] == [60, 60]

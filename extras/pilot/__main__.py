@@ -1,7 +1,7 @@
 """`measure NAME --run RUN --older 4 --newer 6` samples and branches; `show` prints what was found.
 
-RUN is a finished training run that has kept the checkpoints of both steps. `show --pictures docs`
-also draws the three figures. Results are kept in extras/pilot/results.
+RUN is a finished training run that has kept the checkpoints of both steps. `show --folder docs`
+also writes the page of tables and the three figures. Results are kept in extras/pilot/results.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 from config import read_settings
 from extras.pilot import entropy, outcomes
 from extras.pilot.figures import draw
-from extras.pilot.tables import tables
+from extras.pilot.tables import page, tables
 from support.runfiles import complete, step_folder
 
 # branch points of a rollout, as the paper has them
@@ -37,10 +37,10 @@ def main(argv: list[str] | None = None) -> None:
         "--near", type=int, default=20, help='"after a result": tokens (default 20)'
     )
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default 0)")
-    parser.add_argument("--pictures", type=Path, help="folder for the three figures")
+    parser.add_argument("--folder", type=Path, help="for the page of tables and three figures")
     args = parser.parse_args(argv)
     if args.what == "show":
-        show(args.pictures)
+        show(args.folder)
         return
     missing = [name for name in ("name", "run", "older", "newer") if getattr(args, name) is None]
     if missing:
@@ -107,12 +107,13 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def show(folder: Path | None) -> None:
-    """Print the tables of all results; draw the figures if a folder is named."""
+    """Print the tables of all results; write page and figures if a folder is named."""
     results = {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))}
     if not results:
         raise SystemExit("no result yet: python -m extras.pilot measure NAME --run RUN ...")
     print("\n".join(tables(results)))
     if folder:
+        (folder / "pilot.md").write_text(page(results))
         draw(results, folder)
 
 

@@ -4,6 +4,7 @@
 2. correlations  part b: does the score rank tokens by p (1 - p)?
 3. passes        part c: pass@k of a criterion's branches
 4. tables        all of it
+5. page          the same as docs/pilot.md
 """
 
 from functools import partial
@@ -23,6 +24,28 @@ BINS = 10
 KS = (1, 2, 4, 8, 16)
 # right / wrong branches of the best token, and one branch of each of the best tokens
 ONE, SPREAD = "k branches from its best token", "a branch from each of its k best tokens"
+NAMES = {
+    "boundary": "first token after a result",
+    "score": "branching score",
+    "oracle": "a decision of the world",
+    "best": "best of 12 tried",
+}
+PREFACE = """# The pilot study: every table
+
+`python -m extras.pilot show --folder docs` writes this page and the three pictures. What the tables
+say is in [evidence.md](evidence.md#the-pilot-study).
+
+- **a.** Kinds of tokens: their share of all, and of the most uncertain ones; 2.0 is twice as many
+  as among all tokens. *After a result*: the first `near` tokens behind a tool result.
+- **b.** p is the share of right branches of a token. p (1 - p) is estimated without bias: the
+  share's variance times n / (n - 1). *At equal position*: a partial Spearman correlation.
+- **c.** pass@k: the chance that one of k branches is right. *A decision of the world*: of the
+  places where the bundled world knows that the procedure is chosen, the most uncertain. *Best of 12
+  tried*: the token whose 8 trial branches differ most, evaluated on fresh branches.
+- Recall: the share of a rollout's decisions that are among its three best tokens; precision: the
+  share of these tokens that are decisions; behind the last: those with no decision after them.
+- In brackets 95%: bootstrap over questions. *kept*: rollouts of questions with right and wrong
+  rollouts; parts b and c use them."""
 
 
 def ranked_rows(found: dict, by: str) -> list[dict]:
@@ -88,6 +111,11 @@ def criteria_of(found: dict) -> dict[str, list[list[dict]]]:
     }
 
 
+def page(results: dict[str, dict]) -> str:
+    """docs/pilot.md."""
+    return "\n".join([PREFACE, *tables(results), ""])
+
+
 def tables(results: dict[str, dict]) -> list[str]:
     """The tables of all results, as lines."""
     lines = []
@@ -95,7 +123,8 @@ def tables(results: dict[str, dict]) -> list[str]:
         about = ", ".join(f"{key} {value}" for key, value in found["about"].items())
         lines += ["", f"## {name}", "", about, "", *regions_table(found), "", *bins_table(found)]
         lines += ["", *correlations(found), "", *pass_table(found, ONE), "", *spread_table(found)]
-        lines += ["", *decisions_table(found)]
+        if found["decisions"]:
+            lines += ["", *decisions_table(found)]
     return lines
 
 
@@ -127,21 +156,25 @@ def pass_table(found: dict, what: str) -> list[str]:
     lines.append("|---" * (1 + len(KS)) + "|")
     for name, rows in criteria_of(found).items():
         cells = [shown(*interval(rows, partial(passes, k=k, what=what))) for k in KS]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {NAMES.get(name, name)} | " + " | ".join(cells) + " |")
     return lines
 
 
 def decisions_table(found: dict) -> list[str]:
     """What the three best tokens of a criterion are: decisions, or behind the last one."""
     heads = ("recall", "precision", "after_last")
-    lines = [f"| three best tokens by | {' | '.join(heads)} | draws the same token again |"]
+    many = found["decisions"][""]["decisions"]
+    lines = [f"A rollout has {many:.2f} decisions.", ""]
+    lines.append("| three best tokens by | recall | precision | behind the last | ")
+    lines[-1] += "their branches draw the same token again |"
     lines.append("|---" * (2 + len(heads)) + "|")
     groups = criteria_of(found)
     for name, numbers in found["decisions"].items():
         if name:
             same = [x for rows in groups[name] for row in rows for x in row["same"][:3]]
             cells = [f"{numbers[head]:.3f}" for head in heads]
-            lines.append(f"| {name} | {' | '.join(cells)} | {sum(same) / len(same):.3f} |")
+            cells.append(f"{sum(same) / len(same):.3f}")
+            lines.append(f"| {NAMES.get(name, name)} | {' | '.join(cells)} |")
     return lines
 
 
@@ -153,5 +186,5 @@ def spread_table(found: dict) -> list[str]:
         rows = [row for group in groups for row in group]
         if rows[0]["spread"]:
             cells = [f"{passes(rows, k, SPREAD):.3f}, {first_pass(rows, k):.3f}" for k in KS]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            lines.append(f"| {NAMES.get(name, name)} | " + " | ".join(cells) + " |")
     return lines

@@ -18,6 +18,7 @@ from extras.study.tables import (
     difference_table,
     ends_table,
     questions_table,
+    runs_table,
     trials_table,
     world_table,
 )
@@ -69,7 +70,7 @@ def show(table: Table, file: Path | None) -> None:
             print(f"\nno seconds: python -m extras.study pace {table.name}")
         parts = [world, world_table(own)]
         parts += [difference_table(own, b) for b in table.baselines if b in {c.arm for c in own}]
-        parts += [colds_table(own), ends_table(own)]
+        parts += [colds_table(own), runs_table(own), ends_table(own)]
         if len(own) <= MANY and all(c.errors for c in own):
             parts.append(questions_table(own))
         print("", *parts, sep="\n\n")

@@ -3,7 +3,8 @@
 The settings of "main" are those of trials.CHOSEN, of "retuned" and "departures" those of
 trials.RETUNED; all forms of APPO have APPO's there. "variants", "methods" and "smollm2" are not
 tuned: all arms have 64 sequences a step, 16 an update and one rate, 4e-4; of "smollm2" 3e-5, with
-which GRPO learned from design seed 1 (table "language").
+which GRPO learned from design seed 1 (table "language"). "smollm2_again" has the rates of
+trials.LANGUAGE_CHOSEN.
 """
 
 from extras.study.arms import (
@@ -18,7 +19,15 @@ from extras.study.arms import (
     Table,
     sized,
 )
-from extras.study.trials import CHOSEN, COMPARED, DESIGN, LANGUAGE_RATE, LEARNERS, RETUNED
+from extras.study.trials import (
+    CHOSEN,
+    COMPARED,
+    DESIGN,
+    LANGUAGE_CHOSEN,
+    LANGUAGE_RATE,
+    LEARNERS,
+    RETUNED,
+)
 
 
 def tuned(names: dict[str, str]) -> dict[str, dict[str, dict]]:
@@ -100,6 +109,19 @@ REPORT = (
         seeds=(1101, 1102),
         budget=30_000,
         about="does SmolLM2-135M learn? two runs an arm, one cold start, one rate",
+        baselines=("grpo_8",),
+    ),
+    Table(
+        "smollm2_again",
+        ("easy_smollm2",),
+        {
+            name: ARMS[name] | sized(PER_PROMPT[name]) | {"lr": rate}
+            for name, rate in LANGUAGE_CHOSEN.items()
+        },
+        colds=(1102,),
+        seeds=(1111, 1112),
+        budget=30_000,
+        about="does SmolLM2-135M learn with the better of two rates? two runs an arm",
         baselines=("grpo_8",),
     ),
 )

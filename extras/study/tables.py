@@ -5,9 +5,10 @@
 3. world_table       a row per arm: mean of the curve at equal budgets, held-out accuracy at the end
 4. difference_table  the same, less those of one arm
 5. colds_table       a row per arm, a column per cold start: mean of the curve; accuracy before
-6. ends_table        a row per arm: how runs end, tokens and tool calls they need
-7. questions_table   a row per run: held-out accuracy, intervals over questions
-8. trials_table      tuning: the trials of each arm, the best first
+6. runs_table        a row per arm, a column per cold start: where each run ends
+7. ends_table        a row per arm: how runs end, tokens and tool calls they need
+8. questions_table   a row per run: held-out accuracy, intervals over questions
+9. trials_table      tuning: the trials of each arm, the best first
 """
 
 import math
@@ -114,6 +115,16 @@ def colds_table(curves: list[Curve]) -> str:
         runs = measured(own, number)
         rows.append([arm, *(f"{mean({0: runs[c]}):.3f}" if c in runs else "" for c in colds)])
     return table_of(["cold start", *map(str, colds)], rows)
+
+
+def runs_table(curves: list[Curve]) -> str:
+    """Held-out accuracy at the end of every run, by cold start, in the order of seeds."""
+    colds, rows = sorted({c.cold for c in curves}), []
+    for arm, own in arms_of(curves).items():
+        runs = measured(own, lambda c: c.after)
+        ends = [[x for _, x in sorted(runs.get(cold, {}).items())] for cold in colds]
+        rows.append([arm, *(", ".join(f"{x:.3f}" for x in cell) for cell in ends)])
+    return table_of(["held-out at the end", *map(str, colds)], rows)
 
 
 # share of the budget that calls are counted in; the accuracy that is waited for

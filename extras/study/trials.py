@@ -25,8 +25,10 @@ SEQUENCES = PER_PROMPT | {"grpo_2": 2, "tree": 16, "tree, B = 1": 4} | dict.from
 SEQUENCES |= {name: arm["initial"] * (1 + arm["branches"]) for name, arm in OURS.items()}
 RATES = (2e-4, 4e-4, 8e-4)
 # of SmolLM2: LANGUAGE_RATE is that of "smollm2", the first that was tried; the lower one was tried
-# after its runs broke
+# after its runs broke. LANGUAGE_CHOSEN: of each arm the rate of "language" with the better mean in
+# training, for "smollm2_again": chosen before any of its seeds ran
 LEARNERS, LANGUAGE_RATE, LANGUAGE_RATES = ("grpo_8", "appo", "tree, B = 3"), 3e-5, (1e-5, 3e-5)
+LANGUAGE_CHOSEN = {"grpo_8": 3e-5, "appo": 1e-5, "tree, B = 3": 1e-5}
 # with 64 sequences a step GRPO has three numbers of rollouts and three rates; ours also has other
 # trees, APPO other updates: sequences an update, rate
 OTHER_TREES = (("tree", 4e-4), ("tree", 8e-4), ("tree, B = 1", 4e-4), ("tree, B = 1", 8e-4))
