@@ -2,12 +2,14 @@
 
     1-3. as in appo.py: rollouts, tools, rewards
     4.   log-probs at the start of the step
-    5.   credit: the reward against its group
+    5.   credit: A_i = (R_i - mean R) / std R over the prompt's G rollouts, at every own token
     6.   update: as in appo.py
 
 Methods that differ from it in credit or loss alone are `partial(grpo.step, ...)` of it.
 
-Differs from the original in: population standard deviation, no KL term unless --kl_coef, the clip
+Source: verl's code (core_algos.py), read as the authors of APPO release it. Not confirmed: the
+numbers of the paper's equations.
+Differs from it in: population standard deviation, no KL term unless --kl_coef, the clip
 and the aggregation of the configuration. The same weights as `--algo appo --branches 0
 --future_weight 0` within 1e-6, at less cost: nothing asks for Omega, so in float32 without a KL
 term the log-probs recorded while sampling serve as logp_old and no scoring pass runs.

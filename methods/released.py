@@ -8,6 +8,8 @@ Its control flow, beside appo.py. The numbers come with `--preset released` (con
     - Guards of the future term: tokens whose log-ratio exceeds log 3 leave the future sum; where
       credit is negative and the ratio above 6, Omega is clipped to [0.8, 1]; a rollout with more
       than one dual-clipped token gives no policy gradient.
+Confirmed in that code. Differs from it in: equations are those of appo.py (Eq. 5-8), and faults are
+not repeated, such as a token mean per micro-batch (docs/paper.md, section 4).
 """
 
 import math

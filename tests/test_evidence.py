@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from test_docs import section
 
-from extras.pilot.tables import tables as pilot_tables
+from extras.pilot import tables as pilot_tables
+from extras.pilot.__main__ import show as pilot_show
 from extras.study.arms import CURVES
 from extras.study.curves import load
 from extras.study.figure import picture as study_picture
@@ -225,13 +226,33 @@ def test_the_differences_in_the_text_are_those_of_the_curves(page, title, table)
     assert len(named) > 5 and [x for x in named if x not in found | other] == []
 
 
-@pytest.mark.parametrize("page, most", [("evidence", 20), ("study", 40)])
-def test_the_intervals_of_the_pilot_study_are_those_of_its_results(page, most):
-    """Each is in the tables of one world, in the same order of bounds."""
+def pilot_results() -> dict[str, dict]:
     files = sorted((HERE / "extras/pilot/results").glob("*.json"))
-    printed = "\n".join(pilot_tables({x.stem: json.loads(x.read_text()) for x in files}))
+    return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+def test_the_intervals_of_the_pilot_study_are_those_of_its_results():
+    """Each is in the tables of one world, in the same order of bounds."""
+    printed = "\n".join(pilot_tables.tables(pilot_results()))
     found = {m.groups() for m in INTERVAL.finditer(printed.replace("-", "−"))}
-    title = {"evidence": "The pilot study", "study": "The pilot study in full"}[page]
-    text = section((HERE / f"docs/{page}.md").read_text(), title)
+    text = section((HERE / "docs/evidence.md").read_text(), "The pilot study")
     named = [m.groups() for m in INTERVAL.finditer(text)]
-    assert len(named) > most and [x for x in named if x not in found] == []
+    assert len(named) > 20 and [x for x in named if x not in found] == []
+
+
+def test_the_branch_points_of_the_pilot_study_are_those_of_its_results():
+    """A row of evidence.md holds the rows of all worlds, number by number."""
+    results = pilot_results()
+    text = section((HERE / "docs/evidence.md").read_text(), "The pilot study")
+    worlds = [results[name] for name in ("late", "late_long", "easy")]
+    rows = [cells_of("\n".join(pilot_tables.decisions_table(found)[2:])) for found in worlds]
+    for name in ("branching score", "entropy", "random"):
+        cells = [", ".join(numbers) for numbers in zip(*(row[name] for row in rows))]
+        assert f"\n| {name} | {' | '.join(cells)} |\n" in text, name
+
+
+@pytest.mark.slow
+def test_the_page_of_the_pilot_study_is_that_of_its_results(tmp_path):
+    pilot_show(tmp_path)
+    for name in ("pilot.md", "pilot-a.svg", "pilot-b.svg", "pilot-c.svg"):
+        assert (tmp_path / name).read_text() == (HERE / "docs" / name).read_text(), name

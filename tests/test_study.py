@@ -23,6 +23,7 @@ from extras.study.tables import (
     difference_table,
     ends_table,
     questions_table,
+    runs_table,
     trials_table,
     world_table,
 )
@@ -158,6 +159,8 @@ def test_the_table_compares_at_equal_budgets():
     less = difference_table(curves, "grpo").splitlines()
     assert less[2:] == ["| appo |" + 5 * " 0.102 |" + " 0.200 |"]
     # two seeds of cold start 2 are not made yet
+    ends = runs_table(curves[:6]).splitlines()
+    assert ends[2:] == ["| appo | 0.700, 0.700 |  |", "| grpo | 0.500, 0.500 | 0.500, 0.500 |"]
     rows = colds_table(curves[:6]).splitlines()
     assert rows[0] == "| cold start | 1 | 2 |"
     assert rows[2] == "| held-out before | 0.100 | 0.100 |"

@@ -11,6 +11,7 @@ from methods import tree
 from methods.tree import tree_credit
 from policy import Policy
 from rollout import Call, Rollout
+from support import tree_levels
 from support.tree_levels import own_mask, unique_tokens
 
 
@@ -80,9 +81,23 @@ def test_all_branches_of_a_rollout_begin_where_one_turn_does():
 
 
 @pytest.mark.slow
-def test_a_step(agent_folder, tools, prompts):
-    """Branches are trained too, every own token once, and nothing is computed twice."""
+def test_a_step(agent_folder, tools, prompts, monkeypatch):
+    """Branches are trained too, every own token once, and nothing is computed twice.
+
+    Tokens that the update puts through the model are the unique ones, padding apart.
+    """
     policy = Policy.load(str(agent_folder))
+    levels, hidden_of = [], tree_levels.hidden_of
+    monkeypatch.setattr(
+        tree_levels, "hidden_of", lambda *given: levels.extend(given[1]) or hidden_of(*given)
+    )
+    padded = []
+    policy.decoder.register_forward_pre_hook(
+        lambda _, args, given: (
+            padded.append(given["input_ids"].numel()) if torch.is_grad_enabled() else None
+        ),
+        with_kwargs=True,
+    )
     config = dataclasses.replace(CONFIG, **ALGOS["tree"], algo="tree")
     before = [p.clone() for p in policy.model.parameters()]
     metrics, rollouts = one_step(policy, tools, prompts, config, step=tree.step)
@@ -91,6 +106,10 @@ def test_a_step(agent_folder, tools, prompts):
     assert metrics["tokens_trained"] == sum(sum(own_mask(r)) for r in rollouts)
     trees = tree.trees_of(rollouts)
     assert metrics["tokens_unique"] == sum(map(unique_tokens, trees))
+    computed = sum(len(ids) for level in levels for ids in level.ids)
+    assert computed / metrics["tokens_unique"] == 1.0
+    assert sum(padded) == sum(level.width * len(level.ids) for level in levels)
+    monkeypatch.undo()
     again, same = one_step(Policy.load(str(agent_folder)), tools, prompts, config, step=tree.step)
     assert [snapshot(r) for r in rollouts] == [snapshot(r) for r in same]
     assert again["loss"] == metrics["loss"]

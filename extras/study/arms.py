@@ -116,6 +116,8 @@ OURS = {
         "two epochs": {"ppo_epochs": 2},
     }.items()
 }
+# a second epoch was the best of these: GRPO gets one too
+TWICE = {f"{name}, two epochs": ARMS[name] | {"ppo_epochs": 2} for name in ("grpo_4", "grpo_8")}
 # of late_deep: branches from where its decisions begin, behind two searches
 DEEP = {
     "tree, turn 3": OURS["tree, turn 3"],

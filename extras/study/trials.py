@@ -12,7 +12,18 @@ A trial's arm is named "ARM mMINIBATCH lrRATE", or "ARM pPROMPTS mMINIBATCH lrRA
 differ: tables.trials_table reads it.
 """
 
-from extras.study.arms import ARMS, DEEP, FEWER, OURS, PER_PROMPT, SHORT, Table, grpo, sized
+from extras.study.arms import (
+    ARMS,
+    DEEP,
+    FEWER,
+    OURS,
+    PER_PROMPT,
+    SHORT,
+    TWICE,
+    Table,
+    grpo,
+    sized,
+)
 
 WORLDS = ("easy", "late", "late_long", "mixed", "spurious_off")
 COMPARED = ("late", "late_long")
@@ -23,6 +34,7 @@ TRIALS_32 = ((32, 4e-4), (16, 4e-4), (32, 8e-4), (16, 8e-4))
 # sequences of a prompt, also of arms that only have trials
 SEQUENCES = PER_PROMPT | {"grpo_2": 2, "tree": 16, "tree, B = 1": 4} | dict.fromkeys(DEEP, 8)
 SEQUENCES |= {name: arm["initial"] * (1 + arm["branches"]) for name, arm in OURS.items()}
+SEQUENCES |= {name: arm["initial"] for name, arm in TWICE.items()}
 RATES = (2e-4, 4e-4, 8e-4)
 # of SmolLM2: LANGUAGE_RATE is that of "smollm2", the first that was tried; the lower one was tried
 # after its runs broke. LANGUAGE_CHOSEN: of each arm the rate of "language" with the better mean in
@@ -40,7 +52,7 @@ FEW_QUESTIONS = {"eval_questions": 20}
 def tried(name: str, step: int, update: int, lr: float, **other) -> tuple[str, dict]:
     """(name, settings) of an arm with so many sequences a step and an update."""
     size = sized(SEQUENCES[name], step, update)
-    arm = (ARMS | FEWER | DEEP | OURS)[name] | other | size | {"lr": lr}
+    arm = (ARMS | FEWER | DEEP | OURS | TWICE)[name] | other | size | {"lr": lr}
     return f"{name} m{size['minibatch']} lr{lr:g}", arm
 
 
@@ -179,9 +191,10 @@ DESIGN = (
     trial_table(
         "ours",
         dict(
-            tried(name, 64, 16, 4e-4, **FEW_QUESTIONS) for name in ("grpo_8", "tree, B = 3", *OURS)
+            tried(name, 64, 16, 4e-4, **FEW_QUESTIONS)
+            for name in ("grpo_8", "grpo_4", "tree, B = 3", *OURS, *TWICE)
         ),
-        "ours with one choice changed, 64 sequences a step",
+        "ours with one choice changed, GRPO with a second epoch, 64 sequences a step",
         colds=(2, 3, 4),
         seed=2,
     ),
