@@ -178,7 +178,7 @@ def test_the_rates_of_a_language_model_are_those_of_the_curves():
     """On a design seed: held-out accuracy before and after, mean of the curve."""
     text = section((HERE / "docs/study.md").read_text(), "SmolLM2's rate")
     curves = [c for c in load(CURVES) if c.table == "language"]
-    assert len(curves) >= 5
+    assert len(curves) == 6
     for c in curves:
         arm, rate = c.arm.split(" lr")
         mean = c.mean("sampled tokens", 30_000)
