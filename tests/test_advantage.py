@@ -317,6 +317,30 @@ def test_policy_loss_by_hand(batch):
     assert token.item() == pytest.approx(sum(map(sum, rows)) / sum(map(len, rows)), abs=1e-12)
 
 
+def test_what_the_loss_reports_by_hand(batch):
+    """Shares of clipped tokens, the mean ratio, a KL estimate, all over policy tokens; float32."""
+    logp, old, adv, mask = (x.detach() for x in batch)
+    pairs = [
+        (math.exp(logp[n, t] - old[n, t]), float(adv[n, t])) for n, t in mask.nonzero().tolist()
+    ]
+
+    def mean(number):
+        return sum(number(ratio, a) for ratio, a in pairs) / len(pairs)
+
+    want = {
+        "ratio": mean(lambda ratio, a: ratio),
+        "clip_low": mean(lambda ratio, a: a < 0 and ratio < 0.8),
+        "clip_high": mean(lambda ratio, a: a > 0 and ratio > 1.28),
+        "clip_dual": mean(lambda ratio, a: a < 0 and ratio > 1.5),
+        "kl_old": mean(lambda ratio, a: ratio - 1 - math.log(ratio)),
+        "adv_abs": mean(lambda ratio, a: abs(a)),
+        "ratio_max": max(ratio for ratio, a in pairs),
+    }
+    stats = policy_loss(*batch, clip_c=1.5)[1]
+    assert {name: stats[name] for name in want} == pytest.approx(want, abs=1e-6)
+    assert min(want["clip_low"], want["clip_high"], want["clip_dual"]) > 0
+
+
 def test_unmoved_policy_is_reinforce(batch):
     _, old, adv, mask = batch
     logp = old.clone().requires_grad_()

@@ -20,7 +20,7 @@ AHEAD = dataclasses.replace(CONFIG, **SMALL, algo="ahead", branch_ahead=2, lr=1e
 @pytest.mark.slow
 def test_one_minibatch_ahead_is_appo_bit_for_bit(agent_folder, tools, prompts):
     """In parts, over two epochs."""
-    settings = SMALL | dict(prompts=2, fork_tokens=1, ppo_epochs=2)
+    settings = SMALL | dict(minibatch=2, fork_tokens=1, ppo_epochs=2)
     own = dict(algo="ahead", branch_ahead=1)
     assert_a_step_is_appos(agent_folder, tools, prompts, ahead.step, settings, own)
 

@@ -18,9 +18,11 @@ from conftest import (
 from test_policy import of_lengths
 
 import appo
+from advantage import policy_loss
 from kv_cache import KVCache
 from policy import Policy
 from rollout import Rollout
+from sampling import Sampler
 from support.schedule import split_minibatches
 from support.seeds import mix_seed
 
@@ -56,9 +58,12 @@ def test_candidates(agent, tokenizer):
     wanted = " So, use, 12,</think>,<python>, *, \\,</python>,<answer>".split(",")
     assert set(wanted) <= chosen
     assert not chosen & {",", " .", "\n", " ", "  ", "<|im_end|>", "{"}
-    small = replaced(max_tokens=12, min_new=4, exclude_punct=False)
-    last = max(t for t, good in enumerate(appo.candidates(agent, r, small)) if good)
-    assert last <= 12 - 4, "a branch has min_new tokens to draw"
+    whole = appo.candidates(agent, r, replaced(max_tokens=len(r.ids) + 4, exclude_punct=False))
+    last = max(t for t, good in enumerate(whole) if good and t < call)
+    small = replaced(max_tokens=last + 4, min_new=4, exclude_punct=False)
+    assert appo.candidates(agent, r, small) == [good and t <= last for t, good in enumerate(whole)]
+    small = replaced(max_tokens=last + 3, min_new=4, exclude_punct=False)
+    assert not appo.candidates(agent, r, small)[last], "a branch has min_new tokens to draw"
     use, pad = names.index(" use"), agent.tokenizer.pad_token_id
     padded = dataclasses.replace(r, ids=[pad if t == use else i for t, i in enumerate(r.ids)])
     assert ok[use] and not appo.candidates(agent, padded, CONFIG)[use]
@@ -313,10 +318,65 @@ def test_every_switch_runs(agent, tools, prompts, changes):
     )
 
 
+def test_settings_reach_omega_and_credit():
+    """Half-lives, decay_over, future_clip and std_correction that are not the default, by hand."""
+    r = Rollout([1], 0, ids=[2] * 3, mask=[True, False, True], reward=1.0)
+    other = Rollout([1], 1, ids=[2], mask=[True])
+    other.omega = torch.ones(1)
+    r.logp_old, r.logp = torch.zeros(3), torch.tensor([0.0, 0.0, 0.4])
+    appo.set_omega([r], replaced(half_life=1.0, score_half_life=math.inf))
+    torch.testing.assert_close(r.omega.log(), torch.tensor([0.1, 0.2, 0.4]))
+    torch.testing.assert_close(r.score_omega.log(), torch.tensor([0.4] * 3))
+    appo.set_omega([r], replaced(half_life=1.0, decay_over="policy"))
+    torch.testing.assert_close(r.omega[0].log(), torch.tensor(0.2))
+    config = replaced(std_correction=1, future_weight=1.0, future_clip=(1.0, 1.0))
+    appo.assign_credit([r, other], [], config)
+    # half a reward above the mean, in units of the unbiased deviation, doubled by b = 1
+    want = 2 * 0.5 / math.sqrt(0.5)
+    torch.testing.assert_close(r.advantage, torch.tensor([want, 0.0, want]), atol=1e-4, rtol=0)
+
+
+def test_settings_reach_the_loss():
+    """Ratio 1.4 at a credit of 1, 0.7 at one of -1: the clips of the configuration decide."""
+    r = Rollout([1], 0, ids=[2, 3], mask=[True, True])
+    r.logp_old, r.advantage = torch.zeros(2), torch.tensor([1.0, -1.0])
+    logp = torch.tensor([[1.4, 0.7]]).log()
+    for low, high, want in ((0.2, 0.28, 1.28 - 0.8), (0.1, 0.3, 1.3 - 0.9), (0.4, 0.5, 1.4 - 0.7)):
+        config = replaced(clip_low=low, clip_high=high)
+        loss, _ = appo.loss_of([r], logp, 1, config, policy_loss)
+        assert float(loss) == pytest.approx(-want / 2, abs=1e-6)
+
+
+def test_logp_ref_is_the_references(agent, rollouts):
+    """logp_old is the policy's, logp_ref that of another model."""
+    mine, other = rollouts[1], copy.deepcopy(agent.model)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(1.02)
+    agent.reference = Policy(other, agent.tokenizer)
+    appo.score_start(agent, [mine], replaced(kl_coef=0.1))
+    ref, old = [r.logp_ref for r in mine], [r.logp_old for r in mine]
+    assert not torch.equal(ref[0], old[0])
+    for policy, found in ((agent.reference, ref), (agent, old)):
+        policy.score(mine, 1.0, CONFIG.micro_tokens)
+        assert all(torch.equal(r.logp, x) for r, x in zip(mine, found, strict=True))
+
+
+def test_a_step_at_another_temperature(agent, tools, prompts):
+    """Sampled, scored and trained at 0.7: nothing has moved, so all ratios are 1."""
+    rows = dict(max_tokens=CONFIG.max_tokens, decode_rows=24)
+    sampler = sampler_for(agent, tools, temperature=0.7, **rows)
+    config = replaced(temperature=0.7)
+    metrics, _ = one_step(agent, tools, prompts, config, lr=0.0, sampler=sampler)
+    assert metrics["sampler_gap"] < 1e-4 and metrics["degenerate"] == 1
+    assert metrics["ratio_max"] == pytest.approx(1, abs=1e-4)
+
+
 @pytest.mark.slow
 def test_caches_are_given_back(agent, tools, prompts, monkeypatch):
     """At most one scoring cache lives, and none during an update."""
     seen, update = [], appo.update
+    made, forked, new, fork = [], [], Policy._cache_for, Sampler.branches
 
     def alive():
         return sum(type(x) is KVCache for x in gc.get_objects())
@@ -326,8 +386,13 @@ def test_caches_are_given_back(agent, tools, prompts, monkeypatch):
         return update(*arguments)
 
     monkeypatch.setattr(appo, "update", watched)
+    monkeypatch.setattr(Policy, "_cache_for", lambda *a: made.append(alive()) or new(*a))
+    monkeypatch.setattr(
+        Sampler, "branches", lambda *a, **k: forked.append(alive()) or fork(*a, **k)
+    )
     before = alive()
-    one_step(agent, tools, prompts)
+    one_step(agent, tools, prompts, replaced(fork_tokens=1))
+    assert len(made) == 4 and set(made) == {before} and set(forked) == {before + 1}
     assert seen == [before] * 2
 
 

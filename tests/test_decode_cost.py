@@ -166,14 +166,15 @@ def test_a_decode_step_costs_little_more_than_its_reading():
 def test_with_a_mask_it_costs_no_more_than_it_did():
     cost = decode_cost(by_lengths=False)
     print(cost)
-    assert cost["operators a layer"] <= 45 and cost["GB a step"] <= 34
+    assert 20 < cost["operators a layer"] <= 45
+    assert cost["GB a step, weights, keys and values"] < cost["GB a step"] <= 34
 
 
 def test_a_training_step_captures_little():
     initial, branches = captures_of_a_step()
     print(initial, branches)
     assert 0 < initial <= 11 and initial + branches <= 30
-    assert sum(captures_of_a_step(by_lengths=False)) <= 65
+    assert initial + branches < sum(captures_of_a_step(by_lengths=False)) <= 65
 
 
 def test_a_key_that_comes_once_is_no_capture():

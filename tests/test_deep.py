@@ -20,7 +20,9 @@ DEEP = dataclasses.replace(CONFIG, **SMALL, algo="deep", depth=2)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [dict(), dict(norm="budget", fork_tokens=1)])
+@pytest.mark.parametrize(
+    "changes", [dict(), dict(norm="budget", prompts=4, minibatch=2, fork_tokens=1)]
+)
 def test_one_level_is_appo_bit_for_bit(agent_folder, tools, prompts, changes):
     own = dict(algo="deep", depth=1)
     assert_a_step_is_appos(agent_folder, tools, prompts, deep.step, SMALL | changes, own)

@@ -83,7 +83,7 @@ def test_training_on_rows_without_answers(own, unanswered, world, agent_folder, 
 
 
 def test_a_reward_begins_while_others_are_sampled(agent, tools, prompts):
-    """The first asked answers only once the last rollout of the run is complete."""
+    """Each is answered before the next rollout is complete."""
     order = []
     rewards = Rewards(lambda r: order.append("reward") or 0.0)
 

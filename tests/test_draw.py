@@ -45,7 +45,7 @@ def test_draw_greedy():
     ],
 )
 def test_only_what_the_warpers_leave_is_drawn(top_p, top_k, temperature):
-    """Never another token; log-probs are those of the whole distribution within 1e-5."""
+    """Never another token; log-probs and entropy are the whole distribution's within 1e-5."""
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(50, 40, generator=generator, dtype=torch.float64) * 2
     left = logits / temperature
@@ -54,7 +54,9 @@ def test_only_what_the_warpers_leave_is_drawn(top_p, top_k, temperature):
     log_p = (logits / temperature).log_softmax(-1)
     for u in (0.0, 0.3, 0.5, 1 - 2**-53):
         where = torch.full((50,), u, dtype=torch.float64)
-        ids, logp, _ = draw(logits, where, temperature, top_p, top_k)
+        ids, logp, entropy = draw(logits, where, temperature, top_p, top_k)
+        whole = -(log_p.exp() * log_p).sum(-1)
+        torch.testing.assert_close(entropy.double(), whole, atol=1e-5, rtol=0)
         ends = left.softmax(-1).cumsum(-1)
         expected = (ends <= u * ends[:, -1:]).sum(-1)
         assert torch.isfinite(left).gather(1, ids[:, None]).all()

@@ -29,13 +29,14 @@ def test_examples_are_encoded_as_rollouts_are(agent, world, tools, prompts):
         and own == re.sub(r" <result>\n.*?\n</result>", "", example[-1]["content"]) + "<|im_end|>"
     )
     sampler = sampler_for(agent, tools)
-    for r in sampler.initial(prompts[:8], 1, list(range(8))):
-        if r.finish == "stop":
-            said = {"role": "assistant", "content": r.text.removesuffix("<|im_end|>")}
-            chat = Chat(1, *split_chat([*example[:-1], said]))
-            ids, mask = encode_example(agent.tokenizer, chat)
-            skip = len(encode_prompt(agent.tokenizer, example[:-1]))
-            assert ids[skip:] == r.ids and mask[skip:] == r.mask
+    ended = [r for r in sampler.initial(prompts[:8], 1, list(range(8))) if r.finish == "stop"]
+    assert len(ended) >= 4 and any(r.calls for r in ended)
+    for r in ended:
+        said = {"role": "assistant", "content": r.text.removesuffix("<|im_end|>")}
+        chat = Chat(1, *split_chat([*example[:-1], said]))
+        ids, mask = encode_example(agent.tokenizer, chat)
+        skip = len(encode_prompt(agent.tokenizer, example[:-1]))
+        assert ids[skip:] == r.ids and mask[skip:] == r.mask
 
 
 def written(path, *rows):
@@ -180,7 +181,6 @@ def test_only_the_answer_to_the_last_question_is_imitated(agent, tmp_path):
     )
     assert (
         agent.decode([i for i, m in zip(ids, mask) if m]) == "second<|im_end|>"
-        and ids[:-2]
         and agent.decode(ids).count("first") == 1
     )
 

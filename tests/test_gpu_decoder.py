@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import untrained
-from fake_cuda import flash
+from fake_cuda import CUDA, Device, flash
 from test_cpu_decoder import KINDS, shaken
 
 from policy import Policy
@@ -76,7 +76,10 @@ def test_the_kernel_takes_what_it_is_given():
 
 def test_a_model_on_a_cpu_or_in_float32_keeps_its_modules(tokenizer):
     model = untrained("llama", tokenizer)
-    assert not fits(model, torch.float32) and not fits(model.to(torch.bfloat16), torch.bfloat16)
+    assert not fits(model.to(torch.bfloat16), torch.bfloat16)
+    with Device():
+        model = untrained("llama", tokenizer).to(str(CUDA))
+        assert fits(model, torch.bfloat16) and not fits(model, torch.float32)
 
 
 def test_a_policy_samples_with_it_where_it_fits(tokenizer, monkeypatch):

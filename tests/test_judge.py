@@ -99,7 +99,6 @@ def test_judge_verdicts(judging, tmp_path, monkeypatch):
         ("The answer is not correct. INCORRECT", False),
         ("INCORRECT\nThe years differ.", False),
         ("My verdict: **INCORRECT**. The student says 5.", False),
-        ("The answer is not INCORRECT.", None),
         ("Is it INCORRECT?", None),
         ("Incorrect. Wait, the years agree.", None),
         ("The verdict is CORRECT.", True),

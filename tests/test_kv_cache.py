@@ -45,9 +45,10 @@ def test_repeated_keys_are_grouped_ones(heads, keys):
     torch.testing.assert_close(repeated, grouped.transpose(1, 2), atol=1e-6, rtol=0)
 
 
-def test_attention_it_does_not_compute_is_refused():
-    with pytest.raises(ValueError, match="softcap"):
-        folded_attention(torch.nn.Identity(), None, None, None, None, softcap=30.0)
+@pytest.mark.parametrize("name", ["sliding_window", "softcap", "s_aux", "position_bias"])
+def test_attention_it_does_not_compute_is_refused(name):
+    with pytest.raises(ValueError, match=name):
+        folded_attention(torch.nn.Identity(), None, None, None, None, **{name: 30})
 
 
 def test_a_long_row_and_one_with_much_to_read_fit_together(agent):

@@ -36,12 +36,14 @@ def test_a_row_holds_its_prompt_and_what_the_model_has_read():
 
 def test_rows_change_places_with_all_their_numbers(agent):
     """A cycle of three rows: every number goes where its row goes, the others stay."""
-    live = Live(agent, 4, 64)
+    live = Live(agent, 4, 64, penalises=True)
+    live.seen[:4] = torch.rand(live.seen[:4].shape, generator=torch.manual_seed(1)) < 0.5
     for x in (live.cache.kv.transpose(0, 1), live.hidden):
         x[:4] = torch.randn(x[:4].shape, generator=torch.Generator().manual_seed(0))
     for x in (live.cache.length, live.seed, live.position):
         x[:4] = torch.tensor([11, 22, 33, 44])
     numbers = [live.cache.kv[:, :4, :40], live.hidden, live.seed, live.position]
+    numbers.append(live.seen)
     before = [x.clone() for x in numbers]
     live.move([0, 1, 2], [1, 2, 0], 40)
     for now, then in zip(numbers, before):

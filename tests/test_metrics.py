@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rollout import Rollout
+from rollout import Call, Rollout
 from support.metrics import Meter, over_minibatches, over_passes
 from support.ranks import Ranks
 
@@ -31,7 +31,11 @@ def test_numbers_of_a_tree():
         r.reward, r.sampled_logp = reward, [-1.0] * n
         r.logp, r.logp_old = torch.full((n,), -1.1), torch.full((n,), -1.2)
         r.omega, r.entropy = torch.full((n,), 1.5), torch.full((n,), 0.5)
+    ok, infra = (Call("python", "1", "ok", 0.1, 0, 2), Call("search", "q", "infra", 0.1, 3, 4))
+    initial[1].calls = [ok, infra]
+    # inherits the first call, which is not counted again
     branch = initial[1].fork(2)
+    branch.calls.append(Call("python", "2", "timeout", 0.1, 3, 4))
     branch.ids, branch.reward = [1] * 5, 0.5
     sampler = SimpleNamespace(count=Counter(computed=5))
     meter = Meter(sampler)
@@ -45,6 +49,12 @@ def test_numbers_of_a_tree():
         "format_errors": 0.5,
         "truncated": 0.5,
         "length": 5.0,
+        "calls": 1.0,
+        "calls_made": 3,
+        "tool_ok": 1 / 3,
+        "tool_infra": 1 / 3,
+        "tool_timeout": 1 / 3,
+        "tool_error": 0.0,
         "branches": 1,
         "fork_depth": 2 / 6,
         "tokens_unique": 3 + 10 + 3,

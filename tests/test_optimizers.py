@@ -61,3 +61,7 @@ def test_every_parameter_of_a_cold_start_has_one_optimizer(agent, kind):
     held = [id(p) for o in optimizers for g in o.param_groups for p in g["params"]]
     assert sorted(held) == sorted(map(id, agent.model.parameters()))
     assert len(optimizers) == (2 if kind == "muon" else 1)
+    names = {id(p): name for name, p in agent.model.named_parameters()}
+    first = {names[id(p)] for g in optimizers[0].param_groups for p in g["params"]}
+    matrices = {name for name in names.values() if name.endswith("_proj.weight")}
+    assert first == (matrices if kind == "muon" else set(names.values()))

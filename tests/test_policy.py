@@ -115,6 +115,9 @@ def test_only_whole_weights_are_packed_and_no_longer_than_they_stay(agent):
             first = agent.for_sampling()
         assert agent.for_sampling() == first
     assert agent.for_sampling() == (agent.decoder, agent.head)
+    with agent.unsharded():
+        again = agent.for_sampling()
+    assert again[0] is agent.decoder or again[0] is not first[0]
 
 
 # ---- stop tags

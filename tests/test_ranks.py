@@ -299,15 +299,15 @@ def test_bfloat16_at_work_keeps_float32_weights(sampled, tmp_path):
     weights, *_ = three_updates(*sampled, 512, False, "float32", None)
     start = weights_of(Policy.load(sampled[0]))
     (other, stats), _ = spread(bfloat16_updates, 2, tmp_path / "spread", *sampled)
-    assert all(p.dtype == torch.float32 for p in other) and any(
-        not torch.equal(p, p.bfloat16().float()) for p in other
-    )
+    assert all(p.dtype == torch.float32 for p in other)
+    assert any(((p != s) & (p.bfloat16() == s.bfloat16())).any() for p, s in zip(other, start))
     a, b = (
         torch.cat([(x - s).flatten() for x, s in zip(these, start)]) for these in (weights, other)
     )
     assert torch.nn.functional.cosine_similarity(a, b, 0) > 0.98, (
         "the direction of the float32 update"
     )
+    assert float(b.norm()) == pytest.approx(float(a.norm()), rel=0.05)
 
 
 def bfloat16_updates(model, file):
@@ -437,9 +437,7 @@ def one_hangs(folder, slow):
 
 @pytest.mark.slow
 def test_a_slow_rank_trips_no_timeout_but_patience(tmp_path):
-    """Every process group that a run makes, those within and across nodes too, waits as long as
-    --patience says.
-    """
+    """The groups within and across nodes wait as long as they are told."""
     assert spread(timeouts, 4, tmp_path / "spread") == [[1234.0, 1234.0]] * 4
 
 
@@ -650,7 +648,7 @@ def test_two_ranks_resume_bit_for_bit(world, agent_folder, tmp_path, shard, dtyp
     assert lines_of(out) == whole
     state = same_state(tmp_path / "first", out / "step_000002")
     writers = {file.name for file in (tmp_path / "first").rglob("*.distcp")}
-    assert writers == {"__0_0.distcp", "__1_0.distcp"} if shard == "true" else {"__0_0.distcp"}
+    assert writers == ({"__0_0.distcp", "__1_0.distcp"} if shard == "true" else {"__0_0.distcp"})
     assert any(name.startswith("weights/") for name in state) == (shard == "true")
     if dtype == "bfloat16":
         own = next(x for name, x in state.items() if name.startswith("weights/"))
@@ -707,8 +705,9 @@ def test_a_run_goes_on_with_another_number_of_processes(
         trainer_tensors(tmp_path / out / "step_000002", tmp_path) for out in ("run", "straight")
     )
     weights = [name for name in a if name.startswith("weights/")]
-    # AdamW's step is at most about lr; a branch may differ by rounding
-    assert weights and all(float((a[name] - b[name]).abs().max()) < 3e-5 for name in weights)
+    # a branch may differ by rounding
+    u, v = (torch.cat([(x[n] - whole[n]).flatten() for n in weights]) for x in (a, b))
+    assert weights and torch.nn.functional.cosine_similarity(u, v, 0) > 0.99
     assert all(a[name] == b[name] == 2 * 2 for name in a if name.endswith("/step"))
 
 
@@ -738,6 +737,8 @@ def test_two_ranks_sample_what_one_samples(world, agent_folder, tmp_path):
             (tmp_path / str(ranks) / "eval_000000.json").read_text()
         )["rows"]
     (one, a), (two, b) = results[1], results[2]
+    start = Policy.load(str(agent_folder)).model.state_dict()
+    u, v = (torch.cat([(w[name] - start[name]).flatten() for name in start]) for w in (a, b))
     for name in (
         "reward",
         "reward_std",
@@ -755,9 +756,8 @@ def test_two_ranks_sample_what_one_samples(world, agent_folder, tmp_path):
         one["entropy"] == pytest.approx(two["entropy"], abs=1e-5)
         and one["branches"] == two["branches"]
     )
-    assert max(float((a[name] - b[name]).abs().max()) for name in a) < 2.1e-4, (
-        "AdamW's first step is lr in the direction of a sign; a branch may differ"
-    )
+    # AdamW's first step is lr in the direction of a sign; a branch may differ
+    assert torch.nn.functional.cosine_similarity(u, v, 0) > 0.99
 
     def texts(rows):
         return [[s["pieces"] for s in row["samples"]] for row in rows]

@@ -15,6 +15,7 @@ import eval as evaluation
 import train
 from config import Config
 from support import sft
+from support.config_file import write_config
 from support.ranks import Ranks
 from support.runfiles import locked, shown_settings
 
@@ -45,7 +46,11 @@ def test_a_damaged_config_is_named(finished, world, agent_folder, tmp_path):
         train.main(arguments(world, tmp_path, model=agent_folder, out=tmp_path / "run", **SMALL))
 
 
-def test_no_file_of_a_run_holds_a_password():
+def test_no_file_of_a_run_holds_a_password(tmp_path):
+    run = Config(out=str(tmp_path), corpus="http://me:hush@host:8000/retrieve")
+    write_config(run, "whole")
+    assert [x.name for x in tmp_path.iterdir()] == ["config.json"]
+    assert "hush" not in (tmp_path / "config.json").read_text()
     for config in (
         Config(corpus="http://me:hush@host:8000/retrieve", sandbox="https://me:hush@host/"),
         evaluation.EvalConfig(model="m", data=("d",), corpus="http://me:hush@host:8000/retrieve"),

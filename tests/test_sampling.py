@@ -233,6 +233,9 @@ def test_one_prefill_for_all_rollouts_of_a_prompt(agent, tools, prompts):
     sampler = sampler_for(agent, tools)
     sampler.prefill(prompts[:3])
     assert sampler.count["computed"] == sum(map(len, prompts[:3]))
+    sampler, mine = rolled(agent, tools, prompts[:3], n=4)
+    drawn = sum(len(r.ids) for r in mine) - unread(mine)
+    assert sampler.count["computed"] == sum(map(len, prompts[:3])) + drawn
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import torch
 
 from config import read_settings
 from policy import Policy
+from rollout import Rollout
 from support import sft
 from support.examples import read_examples
 from support.ranks import Ranks
@@ -35,13 +36,15 @@ def test_imitation_loss_by_hand(agent, world, budget, passes, monkeypatch):
         dataclasses.replace(read_settings([]), micro_tokens=budget),
         torch.optim.SGD(agent.model.parameters(), lr=0.0),
     )
+    rollouts = [Rollout(ids[:1], 0, ids=ids[1:], mask=mask[1:]) for ids, mask in example]
+    loss = -agent.logp(rollouts, 1.0).sum() / count
+    grads = torch.autograd.grad(loss, list(agent.model.parameters()))
+    exact = torch.cat([g.flatten() for g in grads]).norm().item()
     seen, logp_of = [], Policy.logp
     monkeypatch.setattr(Policy, "logp", lambda *a: seen.append(1) or logp_of(*a))
-    assert (
-        sft.imitate(agent, [still], example, run, Ranks())[0]
-        == pytest.approx(total / count, abs=1e-5)
-        and len(seen) == passes
-    )
+    found, norm = sft.imitate(agent, [still], example, run, Ranks())
+    assert found == pytest.approx(total / count, abs=1e-5) and len(seen) == passes
+    assert norm == pytest.approx(exact, rel=1e-4)
 
 
 # ---- schedule and order

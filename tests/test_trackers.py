@@ -83,6 +83,8 @@ def test_what_a_package_is_told(run, monkeypatch, name):
     logged(run, [], done=2)
     assert begun[0] == begun[1] and begun[0]["config"]["lr"] == 0.5
     assert (begun[0]["name"], begun[0]["resume"]) == ("run", "allow")
+    if name == "wandb":
+        assert begun[0]["id"] == (Path(run.out) / "wandb_id").read_text()
 
 
 def test_tensorboard(run):

@@ -411,10 +411,10 @@ def test_every_algo_trains(world, agent_folder, tmp_path, algo):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["algo"] == algo
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_no_gpu_is_said(world, tmp_path):
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="sees no GPU"):
-            train.main(arguments(world, tmp_path, device="cuda"))
+    with pytest.raises(ValueError, match="sees no GPU"):
+        train.main(arguments(world, tmp_path, device="cuda"))
 
 
 def test_an_evaluation_lost_to_a_kill_is_made_up_for(
@@ -570,7 +570,13 @@ def test_the_reward_that_is_trained_on_is_not_computed_again(monkeypatch):
     """It may cost money or draw at random: the log's mean is that of the rewards given."""
     question = Question("1", [{"role": "user", "content": "q"}], ["4"], "math")
     text = "<think> a </think><answer> \\boxed{4} </answer>"
-    rollouts = [Rollout([1], 0, finish="stop", pieces=[(True, text)], reward=x) for x in (7.0, 8.0)]
+    wrong = text.replace("4}", "5}")
+    rollouts = [
+        Rollout([1], 0, finish="stop", pieces=[(True, said)], reward=x)
+        for said, x in ((text, 7.0), (wrong, 8.0))
+    ]
+    # the log's means are those of initial rollouts
+    branch = Rollout([1], 0, finish="stop", pieces=[(True, wrong)], parent=rollouts[0])
     asked, original = [], train.reward
 
     def counted(rollout, golds, kind, task):
@@ -578,6 +584,7 @@ def test_the_reward_that_is_trained_on_is_not_computed_again(monkeypatch):
         return original(rollout, golds, kind, task)
 
     monkeypatch.setattr(train, "reward", counted)
-    means = train.every_reward(rollouts, [question], "math", Ranks())
-    assert means["reward_math"] == 7.5 and means["reward_f1"] == means["reward_auto"] == 1
+    means = train.every_reward([*rollouts, branch], [question], "math", Ranks())
+    assert means["reward_math"] == 7.5 and means["reward_f1"] == means["reward_auto"] == 0.5
+    assert means["accuracy"] == 0.5
     assert sorted(asked) == sorted(["auto", "f1", "released"] * 2)

@@ -5,11 +5,13 @@ import dataclasses
 import pytest
 import torch
 from conftest import CONFIG, one_step, snapshot
+from test_appo import Keep
+from test_tree_levels import grown
 
 from config import ALGOS
 from methods import tree
 from methods.tree import tree_credit
-from policy import Policy
+from policy import Policy, pad
 from rollout import Call, Rollout
 from support import tree_levels
 from support.tree_levels import own_mask, unique_tokens
@@ -48,7 +50,7 @@ def test_credit_estimates_the_gradient_without_bias():
     mean = [q[a] * value[a, 1] + (1 - q[a]) * value[a, 0] for a in (0, 1)]
     truth = p * (1 - p) * (mean[1] - mean[0])
     shared = torch.tensor([[2, 1, 0], [1, 2, 0], [0, 0, 2]])
-    total = 0.0
+    total, later = 0.0, [0.0, 0.0]
     for code in range(2**5):
         a, b, c, d, e = ((code >> k) & 1 for k in range(5))
         # two rollouts a-b and d-e; a fork of the first that draws its second choice again: a-c
@@ -58,7 +60,13 @@ def test_credit_estimates_the_gradient_without_bias():
         rewards = torch.stack([value[a, b], value[a, c], value[d, e]])
         credit = tree_credit(rewards, shared)
         total += chance * (credit[0, 0] * (a - p) + credit[2, 0] * (d - p))
+        for row, first, second in ((0, a, b), (1, a, c), (2, d, e)):
+            later[first] += chance * credit[row, 1] * (second - q[first])
     assert float(total / 2) == pytest.approx(float(truth), abs=1e-12)
+    # three rollouts make the later choice, in either state
+    for first, seen in ((0, 1 - p), (1, p)):
+        truth = q[first] * (1 - q[first]) * (value[first, 1] - value[first, 0])
+        assert float(later[first]) == pytest.approx(float(3 * seen * truth), abs=1e-12)
 
 
 def test_all_branches_of_a_rollout_begin_where_one_turn_does():
@@ -78,6 +86,25 @@ def test_all_branches_of_a_rollout_begin_where_one_turn_does():
     assert asked == [[[3, 3], []], [[7, 7], []], [[], []]]
     with pytest.raises(ValueError, match="--fork_turn 2 is for --algo tree, got --algo grpo"):
         dataclasses.replace(CONFIG, **ALGOS["grpo"], algo="grpo", fork_turn=2)
+
+
+@pytest.mark.parametrize("budget", [10**6, 1])
+def test_the_gradient_of_an_update_is_that_of_its_rollouts(agent, budget):
+    """Against whole rollouts, each own token once, in one pass or a pass a tree. The ratio is 1."""
+    rollouts = grown([5, 6, 7], 11) + grown([9, 8], 9, seed=1, group=1)
+    agent.score(rollouts, 1.0, 4096)
+    generator = torch.Generator().manual_seed(0)
+    for r in rollouts:
+        r.logp_old, r.advantage = r.logp, torch.randn(len(r.ids), generator=generator)
+    own = pad([own_mask(r) for r in rollouts], torch.bool)
+    advantage = pad([r.advantage for r in rollouts], torch.float32)
+    loss = -(agent.logp(rollouts, 1.0) * advantage * own).sum() / own.sum()
+    want = torch.autograd.grad(loss, list(agent.model.parameters()))
+    keep = Keep(agent.model.parameters(), lr=0.0)
+    settings = ALGOS["tree"] | dict(algo="tree", clip_grad=0.0, micro_tokens=budget)
+    tree.update_trees(agent, keep, rollouts, dataclasses.replace(CONFIG, **settings))
+    for a, b in zip(keep.seen, want, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.slow
