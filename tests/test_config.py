@@ -270,8 +270,26 @@ def test_choices_are_those_of_their_modules():
 
 
 def test_what_may_change_on_resume_decides_no_sample():
-    assert {"steps", "out", "device", "decode_rows", "rank_timeout"} <= free_names(Config)
-    assert not free_names(Config) & {"initial", "branches", "future_weight", "seed", "lr", "reward"}
+    free = (
+        "steps max_sampled save_every keep_checkpoints eval_questions eval_samples eval_every log "
+    )
+    free += "log_trees print_branches out allow_change threads device rank_timeout tool_timeout "
+    free += "sandbox search_cache cold_save_every decode_rows prefill_chunk constant_rows "
+    free += "micro_tokens fork_tokens checkpointing max_skipped"
+    assert free_names(Config) == set(free.split())
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        (["--max_tokens", "4"], "--max_tokens 4 leaves no room for a branch"),
+        (["--clip_low", "1.5"], "--clip_low must be in [0, 1], got 1.5"),
+        (["--preset", "released", "--ppo_epochs", "2"], "it needs --ppo_epochs 1, got 2"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(flags, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        read_settings(["--model", "m", "--data", "d", *flags])
 
 
 def test_settings_are_read_without_torch():
@@ -286,8 +304,8 @@ def test_configs_hold_only_what_differs(path):
     values = json.loads(path.read_text())
     base = {f.name: f.default for f in dataclasses.fields(Config)}
     base |= PRESETS[values.get("preset", "paper")] | {"preset": "paper"}
-    same = [name for name, value in values.items() if base[name] == value]
-    assert not same
+    values = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
+    assert [name for name, value in values.items() if base[name] == value] == []
 
 
 def test_a_normaliser_that_would_be_ignored_is_refused():

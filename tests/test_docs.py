@@ -112,6 +112,13 @@ def has_flag(script: str, flag: str) -> bool:
     return any(re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", text) for text in texts)
 
 
+def test_the_pages_hold_what_is_checked():
+    """Commands, flags and files are found in them: else the tests below would say nothing."""
+    texts = [page.read_text() for page in PAGES]
+    assert len(PAGES) >= 13 and sum(len(commands(text)) for text in texts) > 80
+    assert sum(len(re.findall(r"\]\([^)\s]+\)", text)) for text in texts) > 150
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_command_parses(page):
     for words in commands(page.read_text()):

@@ -2,7 +2,7 @@
 
 import json
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -239,11 +239,12 @@ def test_unit_tests_in_the_jail():
     assert unit_tests(rollout("t"), question) == {"reward": -1, "passed": 0}
 
 
-def test_64_answers_judged_at_once_take_as_long_as_the_slowest(serve, monkeypatch):
-    slow = 0.5
+def test_64_answers_are_judged_at_once(serve, monkeypatch):
+    """The server answers when all 64 have been asked, or fails after 30 seconds."""
+    everybody = threading.Barrier(64, timeout=30)
 
     def reply(path, payload):
-        time.sleep(slow)
+        everybody.wait()
         yes = "Paris" in payload["messages"][0]["content"].split("Answer:")[1]
         return {"choices": [{"message": {"content": "YES" if yes else "NO"}}]}
 
@@ -254,11 +255,8 @@ def test_64_answers_judged_at_once_take_as_long_as_the_slowest(serve, monkeypatc
     text = "<think> t </think><answer> \\boxed{{{}}} </answer>"
     rollouts = [rollout(text.format("Paris" if k % 2 else "Rome")) for k in range(64)]
     rewards = Rewards(lambda r: module["judged"](r, question))
-    begun = time.monotonic()
     for r in rollouts:
         rewards.begin(r)
     rewards.set(rollouts)
-    seconds = time.monotonic() - begun
     assert [r.reward for r in rollouts] == [float(k % 2) for k in range(64)]
-    # one after the other: 32 seconds
-    assert slow <= seconds < 6 * slow
+    assert not any(r.reward_fault for r in rollouts)

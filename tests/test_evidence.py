@@ -77,6 +77,7 @@ def test_the_settings_of_the_page_are_those_of_the_runs():
 def test_the_tables_of_the_study_are_those_of_its_curves():
     text, readme = ((HERE / name).read_text() for name in ("docs/evidence.md", "README.md"))
     curves = [curve for curve in load(CURVES) if curve.table == "retuned"]
+    means = {"appo": [], "grpo_4": [], "tree, B = 3": []}
     for world in ("late", "late_long"):
         own = at_pace([curve for curve in curves if curve.world == world])
         table = world_table(own)
@@ -85,10 +86,14 @@ def test_the_tables_of_the_study_are_those_of_its_curves():
             cells = cells_of(difference_table(own, baseline))["appo"]
             row = " | ".join([f"`{baseline}`", *cells]).replace("-", "−")
             assert f"\n| {row} |\n" in text, (world, baseline)
-        for arm in ("appo", "grpo_4", "tree, B = 3"):
+        for arm, shown in means.items():
             mean = re.search(rf"\| {arm} \| \d+ \| \d \| (\d\.\d+)", table)[1]
             # a row shows three digits: 0.705 may be above
-            assert f"{float(mean) + 1e-4:.2f}" in readme
+            shown.append(f"{float(mean) + 1e-4:.2f}")
+    said = " ".join(readme.split())
+    own, other, ours = (" and ".join(shown) for shown in means.values())
+    assert f"mean accuracy in training is {own}, that of GRPO with 4 rollouts {other}." in said
+    assert f"trains on its branches: {ours}, not" in said
     assert "show retuned" in readme
     assert study_picture(curves) == (HERE / "docs/study-retuned.svg").read_text()
 
@@ -154,6 +159,7 @@ def test_the_first_trials_in_late_deep_are_those_of_the_curves():
         prompts, rate = re.fullmatch(r"p(\d+) m\d+ lr0.000(\d)", trial).groups()
         best.setdefault(arm, f"{mean} | {int(prompts) * SEQUENCES[arm]}, {rate}e-4 |")
     names = {"tree, turn 3": "`tree`, N = 2, B = 3", "tree, N = 1, turn 3": "`tree`, N = 1, B = 7"}
+    assert names.keys() < best.keys()
     for arm, cells in best.items():
         name = f"ours: {names[arm]}, behind two results" if arm in names else f"`{arm}`"
         assert f"\n| {name} | {cells}\n" in text, arm

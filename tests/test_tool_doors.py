@@ -18,6 +18,7 @@ from protocol import tags_of
 from rewards import format_fault
 from rollout import close_all
 from sampling import Sampler
+from support import scores
 from support.examples import encode_chats, read_chats
 from support.inputs import read_run
 from support.own_tools import own_tool
@@ -86,9 +87,19 @@ def test_a_tool_with_state_in_the_sampler(place, agent, prompts, monkeypatch):
 
 
 @pytest.mark.slow
-def test_training_and_evaluation(place, world, agent_folder, tmp_path, capsys):
+def test_training_and_evaluation(place, world, agent, agent_folder, tmp_path, capsys, monkeypatch):
     """The format knows the tags; states are closed after every step and every batch."""
     tools = f"python,search,{place},{EXAMPLE}:days_between"
+    tool, states = own_tool(place), []
+    for module in (train, scores):
+
+        def watched(rollouts, close=module.close_all):
+            before = len(tool.states)
+            close(rollouts)
+            states.append((before, len(tool.states)))
+
+        monkeypatch.setattr(module, "close_all", watched)
+    scripted(monkeypatch, agent, "<count> a</count>")
     flags = SMALL | dict(steps=1, tools=tools)
     train.main(arguments(world, tmp_path, model=agent_folder, **flags))
     said = capsys.readouterr().out
@@ -97,6 +108,8 @@ def test_training_and_evaluation(place, world, agent_folder, tmp_path, capsys):
     evaluation.main(
         settings(agent_folder, world, tmp_path, world / "test.jsonl", questions=2, tools=tools)
     )
+    # two evaluations of the run and its step, then eval.py
+    assert len(states) >= 4 and all(before > 0 == after for before, after in states)
     (path,) = (tmp_path / "out").glob("eval_*.json")
     sample = json.loads(path.read_text())["rows"][0]["samples"][0]
     assert sample["tools"] == ["python", "search", "count", "days_between"]
