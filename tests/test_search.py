@@ -29,6 +29,21 @@ def test_retrieve(serve, answer):
     assert result.status == "error" and len(server.asked) == 2, "the model's mistake is not sent"
 
 
+def test_a_query_that_is_on_its_way_is_not_sent_again(serve):
+    """Eight ask at once; the server answers when all of them wait."""
+    everybody = threading.Event()
+    server = serve(lambda head, load: everybody.wait(30) and with_scores(head, load))
+    tool = SearchTool(server.url, topk=1)
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(tool.run, "q") for _ in range(8)]
+        patience = time.monotonic() + 30
+        while tool.lookups.misses < 8 and time.monotonic() < patience:
+            time.sleep(0.01)
+        everybody.set()
+        assert [f.result().text for f in waiting] == ["Title 0\nq"] * 8
+    assert tool.lookups.misses == 8 and [load["queries"] for load, _ in server.asked] == [["q"]]
+
+
 def test_retrieve_nothing_found_and_strange_text(serve):
     assert SearchTool(serve(lambda *_: {"result": [[]]}).url).run("q").text == "No results"
     server = serve(
