@@ -170,7 +170,7 @@ def test_the_choices_of_ours_are_those_of_the_curves():
     text = section((HERE / "docs/study.md").read_text(), "Ours with one choice changed")
     trials = trials_table([c for c in load(CURVES) if c.table == "ours"]).splitlines()[2:]
     rows = [row.strip("| ").split(" | ") for row in trials]
-    assert len(rows) == 8 and {trial.split(" ")[-1] for _, _, trial, *_ in rows} == {"lr0.0004"}
+    assert len(rows) == 11 and {trial.split(" ")[-1] for _, _, trial, *_ in rows} == {"lr0.0004"}
     rows = sorted(([arm, *means] for arm, _, _, *means in rows), key=lambda row: -float(row[-1]))
     assert "\n".join(f"| {' | '.join(row)} |" for row in rows) in text
 
