@@ -11,7 +11,7 @@ from conftest import SMALL
 
 from config import read_settings
 from extras.bench import runs as bench_runs
-from extras.study import choices, pace, runs, signal
+from extras.study import arms, choices, pace, runs, signal
 from extras.study.arms import ARMS, COMMON, CURVES, FEWER, LANGUAGE, PER_PROMPT, Table, sized
 from extras.study.curves import AXES, Curve, load, read_run, row_of
 from extras.study.figure import pen, picture
@@ -334,6 +334,21 @@ def test_signal_and_noise_have_no_bias(monkeypatch):
     assert signal.cosine(g, mean + torch.randn(400, 50, dtype=torch.float64)) > 0.9
     other = mean.roll(1) + torch.randn(400, 50, dtype=torch.float64)
     assert abs(signal.cosine(g, other)) < 0.2
+
+
+def test_the_rows_of_a_policy_are_printed_and_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(signal, "SIGNALS", tmp_path / "signals.json")
+    g = torch.randn(8, 5, generator=torch.manual_seed(0)) + 1
+    monkeypatch.setattr(signal, "gradients", lambda settings, steps: (g, 123.4))
+    for name in ("first", "second"):
+        signal.main(["late", "--start", "x", "--data", "y", "--save", name])
+    kept = json.loads((tmp_path / "signals.json").read_text())
+    assert set(kept) == {"first", "second"} and kept["first"].keys() == arms.SIGNAL.keys()
+    n, tokens, middle, low, high, near = kept["first"]["appo"]
+    assert (n, tokens) == (8, 123) and low < middle < high
+    assert near == pytest.approx(signal.cosine(g, g), abs=1e-3)
+    assert middle == pytest.approx(signal.ratio(g @ g.T, 123.4), abs=1e-3)
+    assert f"| appo | 8 | 123 | {middle:.3f} ({low:.3f} to {high:.3f}) |" in capsys.readouterr().out
 
 
 @pytest.mark.slow

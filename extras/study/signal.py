@@ -1,10 +1,11 @@
 """Signal to noise of each arm's gradient per 10,000 sampled tokens: how much a token teaches.
 
-    python -m extras.study.signal WORLD --start RUN/step_000000 --steps 24
+    python -m extras.study.signal WORLD --start RUN/step_000000 --data data/world/WORLD-1
 
     1. gradients   of many mini-batches at one policy, which does not move
     2. signal      |E g|^2 and the trace of Cov g, both without bias
-    3. table       a row per arm: their ratio per sampled token, and E g against a reference arm
+    3. row_of      of an arm: their ratio per sampled token, and E g against a reference arm
+    4. table       all arms, the best first
 
 It does not depend on learning rates. The policy does not move, so Omega is 1: of APPO this is the
 first mini-batch of a step, where entropy alone chooses.
@@ -12,6 +13,7 @@ Axes: n mini-batches.
 """
 
 import argparse
+import json
 import random
 import sys
 import tempfile
@@ -29,6 +31,8 @@ from support.inputs import encode, read_run
 from support.models import load_tokenizer, positions_of
 from support.ranks import Ranks
 
+# name -> rows, of the policies that --save has named
+SIGNALS = Path(__file__).with_name("signals.json")
 PER = 10_000
 DRAWS = 1000
 REFERENCE = "grpo_16"
@@ -105,18 +109,21 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(a.mean(0) @ b.mean(0)) / (squares[0] * squares[1]) ** 0.5
 
 
-def table(found: dict[str, tuple[Tensor, float]]) -> str:
+def row_of(g: Tensor, tokens: float, reference: Tensor) -> list[float]:
+    """Of the gradients g (n, parameters) of an arm: n, sampled tokens of a mini-batch, the ratio
+    with its interval, the cosine with the reference's."""
+    products = g @ g.T
+    numbers = (ratio(products, tokens), *interval(products, tokens), cosine(g, reference))
+    return [len(g), round(tokens), *(round(x, 3) for x in numbers)]
+
+
+def table(rows: dict[str, list[float]]) -> str:
     """Markdown, arms in the order of their ratio."""
     head = f"| arm | updates | sampled tokens each | signal to noise per {PER:,} sampled tokens | "
     lines = [head + f"cosine with {REFERENCE} |", "|---" * 5 + "|"]
-    products = {arm: g @ g.T for arm, (g, _) in found.items()}
-    order = sorted(found, key=lambda arm: -ratio(products[arm], found[arm][1]))
-    for arm in order:
-        g, tokens = found[arm]
-        low, high = interval(products[arm], tokens)
-        value = f"{ratio(products[arm], tokens):.3f} ({low:.3f} to {high:.3f})"
-        near = f"{cosine(g, found[REFERENCE][0]):.2f}"
-        lines.append(f"| {arm} | {len(g)} | {tokens:,.0f} | {value} | {near} |")
+    for arm, (n, tokens, middle, low, high, near) in sorted(rows.items(), key=lambda x: -x[1][2]):
+        value = f"{middle:.3f} ({low:.3f} to {high:.3f})"
+        lines.append(f"| {arm} | {n} | {tokens:,} | {value} | {near:.2f} |")
     return "\n".join(lines)
 
 
@@ -127,6 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, required=True, help="checkpoint whose gradient it is")
     parser.add_argument("--data", type=Path, required=True, help="folder of the bundled world")
     parser.add_argument("--steps", type=int, default=24, help="of 16 prompts, 4 an update")
+    parser.add_argument("--save", default="", help="keep the rows in signals.json by this name")
     args = parser.parse_args(argv)
     given = {"model": args.start, "data": args.data / "train.jsonl", "seed": 1, "eval_questions": 0}
     given |= {"corpus": args.data / "corpus.jsonl", "eval_data": "", "minibatch": 4}
@@ -137,7 +145,11 @@ def main(argv: list[str] | None = None) -> None:
             found[arm] = gradients(own, args.steps)
         except (ValueError, OSError) as problem:
             sys.exit(f"extras.study.signal: {arm}: {problem}")
-    print(table(found))
+    rows = {arm: row_of(*numbers, found[REFERENCE][0]) for arm, numbers in found.items()}
+    print(table(rows))
+    if args.save:
+        known = json.loads(SIGNALS.read_text()) if SIGNALS.is_file() else {}
+        SIGNALS.write_text(json.dumps(known | {args.save: rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
