@@ -108,7 +108,9 @@ def measure(args: argparse.Namespace) -> dict:
 
 def show(folder: Path | None) -> None:
     """Print the tables of all results; write page and figures if a folder is named."""
-    results = {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))}
+    # the worlds of the comparison come first
+    files = sorted(RESULTS.glob("*.json"), key=lambda x: (not x.stem.startswith("late"), x.stem))
+    results = {file.stem: json.loads(file.read_text()) for file in files}
     if not results:
         raise SystemExit("no result yet: python -m extras.pilot measure NAME --run RUN ...")
     print("\n".join(tables(results)))
