@@ -153,7 +153,7 @@ def ends_table(curves: list[Curve]) -> str:
             each = median(calls_per_right(c, first, start, end) for c in own)
             cells.append(f"{each:.2f}")
         rows.append(cells)
-    heads = ["arm", "runs", "held-out at the end", "below 0.5", f"reached {REACHED}"]
+    heads = ["arm", "runs", "median held-out at the end", "below 0.5", f"reached {REACHED}"]
     heads += [f"{axis} until then" for axis in (first, "tool calls")]
     heads += [f"calls a right answer, {quarter} quarter" for quarter in ("first", "last")]
     return table_of(heads, rows)
