@@ -16,7 +16,7 @@ from config import ALGOS, LAPTOP, PRESETS, Config, read_settings, today
 from extras.world.modes import MODES
 from methods import INF
 from rewards import REWARDS
-from support.settings import free_names
+from support.settings import free_names, parser_for
 
 
 def test_defaults_are_the_papers_and_come_from_one_place():
@@ -146,19 +146,14 @@ def test_every_flag_has_help_with_its_default(capsys):
     with pytest.raises(SystemExit):
         read_settings(["--help"])
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    helps = {action.dest: action.help for action in parser_for(Config)._actions}
     for f in dataclasses.fields(Config):
-        assert (
-            re.search(rf"--{f.name}[ ,]", text)
-            and f.metadata["help"]
-            and (
-                f.default == ""
-                or re.search(rf"\(default {re.escape(str(f.default))}(, free)?\)", text)
-            )
-        ), f.name
-    assert (
-        "(default )" not in text
-        and "--threads N CPU threads; 0: PyTorch's choice (default 0, free)" in text
-    )
+        assert re.search(rf"--{f.name}[ ,]", text) and f.metadata["help"], f.name
+        default = f"default {f.default}" if f.default != "" else ""
+        ends = [word for word in (default, "free" if f.metadata["free"] else "") if word]
+        shown = f.metadata["help"].replace("%", "%%") + (f" ({', '.join(ends)})" if ends else "")
+        assert helps[f.name] == shown
+    assert "--threads N CPU threads; 0: PyTorch's choice (default 0, free)" in text
 
 
 @pytest.mark.parametrize(
