@@ -398,7 +398,9 @@ def test_caches_are_given_back(agent, tools, prompts, monkeypatch):
 
 @pytest.mark.slow
 def test_bfloat16(agent_folder, tools, prompts):
-    """Sampler and trainer differ by rounding; Omega still is exactly 1 before the first update."""
+    """Sampler and trainer may differ by a few roundings of a logit, 1/16 each at 10; Omega still is
+    exactly 1 before the first update.
+    """
     policy = Policy.load(str(agent_folder), dtype="bfloat16")
     metrics, rollouts = one_step(policy, tools, prompts)
     assert metrics["sampler_gap"] < 0.5 and metrics["degenerate_first"] == 1
