@@ -400,16 +400,21 @@ def read_settings(
     values |= sizes_that_fit(values, chosen.keys())
     if is_blank(file | flags, "out"):
         found.append("--out is empty: name a folder, or leave it out")
-    start = str(values["from_run"] or values["model"])
-    values["out"] = values["out"] or default_out(start, str(values["data"]))
-    before = saved_settings(str(values["out"]))
-    values["date"] = values["date"] or str(before.get("date", "")) or today()
-    values |= beginning(values, before)
+    fill_in(values)
     found += crossed_out(values, flags) + problems(Config, values, rules)
     found += also(sound(Config, values), set(flags)) if also else []
     if found:
         raise ValueError("\n".join(found) + (f" (flags and {given})" if given else ""))
     return Config(**values)
+
+
+def fill_in(values: dict) -> None:
+    """The run's folder, its date, and what a run in that folder has begun from."""
+    start = str(values["from_run"] or values["model"])
+    values["out"] = values["out"] or default_out(start, str(values["data"]))
+    before = saved_settings(str(values["out"]))
+    values["date"] = values["date"] or str(before.get("date", "")) or today()
+    values |= beginning(values, before)
 
 
 def settings_behind(

@@ -97,6 +97,11 @@ def method_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
             ("criterion", "algo"),
             f"--criterion {c.criterion} is for --algo appo, ahead and deep, got --algo {c.algo}",
         )
+    yield from own_setting_rules(c)
+
+
+def own_setting_rules(c) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The broken rules of settings that one method alone has."""
     for name, algo in ONLY_OF.items():
         value = getattr(c, name)
         if value > 1 and c.algo != algo:

@@ -88,25 +88,30 @@ class Meter:
         )
         numbers = _rollout_numbers(facts, forks)
         numbers |= _token_numbers(facts, forks, sum((part["count"] for part in parts), Counter()))
-        later = [entry for part in parts for entry in part["log"][1:]]
-        numbers |= {
-            "degenerate_first": over_minibatches("degenerate", [part["log"][0] for part in parts]),
-            "degenerate_later": over_minibatches("degenerate", later),
-            "tokens_trained": sum(entry["trained"] for entry in log),
-            "optimizer_steps": len(self.minibatches),
-            "calls_made": len(statuses),
-        }
+        numbers |= _update_numbers([part["log"] for part in parts])
+        numbers |= {"optimizer_steps": len(self.minibatches), "calls_made": len(statuses)}
         numbers |= {f"tool_{name}": _mean([s == name for s in statuses]) for name in STATUSES}
         drawn = {f["group"] for f in facts}
         numbers["prompts_drawn"] = len(drawn)
         numbers["prompts_dropped"] = len(drawn.difference(*(entry["prompts"] for entry in log)))
-        names = [name for name in log[0] if name not in ("trained", "rows", "prompts")]
-        numbers |= {name: over_minibatches(name, log) for name in names}
-        spread = numbers.pop("omega_square") - (numbers["omega"] - 1) ** 2
-        numbers["omega_std"] = math.sqrt(max(spread, 0.0))
         seconds = {p: _mean([part["seconds"][p] for part in parts]) for p in phases.NAMES}
         numbers |= {f"seconds_{phase}": value for phase, value in seconds.items()}
         return numbers | {"seconds": sum(seconds.values())}
+
+
+def _update_numbers(logs: list[list[dict]]) -> dict[str, float]:
+    """Of the mini-batches of each rank: their means, and what sets the first of a step apart."""
+    log = [entry for own in logs for entry in own]
+    names = [name for name in log[0] if name not in ("trained", "rows", "prompts")]
+    numbers = {name: over_minibatches(name, log) for name in names}
+    spread = numbers.pop("omega_square") - (numbers["omega"] - 1) ** 2
+    later = [entry for own in logs for entry in own[1:]]
+    return numbers | {
+        "omega_std": math.sqrt(max(spread, 0.0)),
+        "degenerate_first": over_minibatches("degenerate", [own[0] for own in logs]),
+        "degenerate_later": over_minibatches("degenerate", later),
+        "tokens_trained": sum(entry["trained"] for entry in log),
+    }
 
 
 def over_passes(passes: list[dict], unpadded: int, ranks: Ranks) -> dict[str, float]:

@@ -14,6 +14,7 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 import transformers
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from extras.bench.gpu_model import Sizes, agent, no_ends
@@ -39,8 +40,8 @@ def kernels(args, sizes: Sizes, device: str, world: Path) -> dict:
     return figures | product_figures(sizes, device)
 
 
-def attention_figures(args, sizes: Sizes, rows: int, device: str) -> dict:
-    """Rows of all lengths, half of them short, one full; the mask is as wide as the longest."""
+def attention_inputs(sizes: Sizes, rows: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, and how many tokens of each row are used."""
     shape, capacity = sizes.shape, sizes.context
     torch.manual_seed(0)
     query = torch.randn(rows, shape.heads, shape.head_dim, device=device).bfloat16()
@@ -49,6 +50,13 @@ def attention_figures(args, sizes: Sizes, rows: int, device: str) -> dict:
     used = torch.randint(1, capacity + 1, (rows,), device=device).int()
     used[: rows // 2] = used[: rows // 2] // 8 + 1
     used[-1:] = capacity
+    return query, kv, used
+
+
+def attention_figures(args, sizes: Sizes, rows: int, device: str) -> dict:
+    """Rows of all lengths, half of them short, one full; the mask is as wide as the longest."""
+    shape, capacity = sizes.shape, sizes.context
+    query, kv, used = attention_inputs(sizes, rows, device)
     scale, starts = shape.head_dim**-0.5, torch.arange(rows + 1, device=device).int()
     spans = starts, starts * capacity
     bias = torch.zeros(rows, 1, shape.heads // shape.kv_heads, capacity, device=device).bfloat16()
