@@ -390,6 +390,7 @@ def test_caches_are_given_back(agent, tools, prompts, monkeypatch):
     monkeypatch.setattr(
         Sampler, "branches", lambda *a, **k: forked.append(alive()) or fork(*a, **k)
     )
+    gc.collect()
     before = alive()
     one_step(agent, tools, prompts, replaced(fork_tokens=1))
     assert len(made) == 4 and set(made) == {before} and set(forked) == {before + 1}

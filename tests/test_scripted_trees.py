@@ -157,7 +157,8 @@ def test_rollouts_without_branches(scripted, tools, tokenizer, algo):
     if algo == "tempo":
         for r in (r for tree in trees for r in tree):
             own = [t for t, mine in enumerate(r.mask) if mine and r.sampled_entropy[t] < 1e-4]
-            assert len({round(float(r.advantage[t]), 5) for t in own}) == 1, "nothing was chosen"
+            credit = r.advantage[own]
+            assert float(credit.max() - credit.min()) < 1e-5, "nothing was chosen"
 
 
 @pytest.mark.parametrize("algo, updates", [("appo", 1), ("ahead", 2)])

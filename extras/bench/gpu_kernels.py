@@ -41,7 +41,7 @@ def kernels(args, sizes: Sizes, device: str, world: Path) -> dict:
 
 
 def attention_inputs(sizes: Sizes, rows: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, and how many tokens of each row are used."""
+    """Queries, keys and values, used tokens of each row: all lengths, half of them short."""
     shape, capacity = sizes.shape, sizes.context
     torch.manual_seed(0)
     query = torch.randn(rows, shape.heads, shape.head_dim, device=device).bfloat16()
@@ -54,7 +54,7 @@ def attention_inputs(sizes: Sizes, rows: int, device: str) -> tuple[Tensor, Tens
 
 
 def attention_figures(args, sizes: Sizes, rows: int, device: str) -> dict:
-    """Rows of all lengths, half of them short, one full; the mask is as wide as the longest."""
+    """Gaps to exact attention, and times, by lengths and with a mask as wide as the longest row."""
     shape, capacity = sizes.shape, sizes.context
     query, kv, used = attention_inputs(sizes, rows, device)
     scale, starts = shape.head_dim**-0.5, torch.arange(rows + 1, device=device).int()

@@ -113,9 +113,10 @@ def show(folder: Path | None) -> None:
     results = {file.stem: json.loads(file.read_text()) for file in files}
     if not results:
         raise SystemExit("no result yet: python -m extras.pilot measure NAME --run RUN ...")
-    print("\n".join(tables(results)))
+    lines = tables(results)
+    print("\n".join(lines))
     if folder:
-        (folder / "pilot.md").write_text(page(results))
+        (folder / "pilot.md").write_text(page(lines))
         draw(results, folder)
 
 

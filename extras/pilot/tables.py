@@ -37,11 +37,12 @@ say is in [evidence.md](evidence.md#the-pilot-study).
 
 - **a.** Kinds of tokens: their share of all, and of the most uncertain ones; 2.0 is twice as many
   as among all tokens. *After a result*: the first `near` tokens behind a tool result.
-- **b.** p is the share of right branches of a token. p (1 - p) is estimated without bias: the
-  share's variance times n / (n - 1). *At equal position*: a partial Spearman correlation.
+- **b.** p is the share of right branches of a token. p (1 - p) is estimated without bias: that of
+  the n branches drawn, times n / (n - 1). *At equal position*: a partial Spearman correlation.
 - **c.** pass@k: the chance that one of k branches is right. *A decision of the world*: of the
   places where the bundled world knows that the procedure is chosen, the most uncertain. *Best of 12
-  tried*: the token whose 8 trial branches differ most, evaluated on fresh branches.
+  tried*: the token whose 8 trial branches differ most, evaluated on fresh branches. *Right of
+  four*: the share of right branches, one from each of the four best tokens.
 - Recall: the share of a rollout's decisions that are among its three best tokens; precision: the
   share of these tokens that are decisions; behind the last: those with no decision after them.
 - In brackets 95%: bootstrap over questions. *kept*: rollouts of questions with right and wrong
@@ -111,9 +112,9 @@ def criteria_of(found: dict) -> dict[str, list[list[dict]]]:
     }
 
 
-def page(results: dict[str, dict]) -> str:
-    """docs/pilot.md."""
-    return "\n".join([PREFACE, *tables(results), ""])
+def page(lines: list[str]) -> str:
+    """docs/pilot.md, with the lines of `tables`."""
+    return "\n".join([PREFACE, *lines, ""])
 
 
 def tables(results: dict[str, dict]) -> list[str]:

@@ -1,7 +1,7 @@
 """The study's learning curves as one SVG picture, for light and dark pages.
 
 A panel per world: mean accuracy in training of an arm's runs, and the 95% interval around it.
-A panel per world: tool calls for each right answer, the median of an arm's runs.
+Behind these another one per world: tool calls for each right answer, the median of an arm's runs.
 """
 
 from dataclasses import dataclass
@@ -79,11 +79,12 @@ def picture(curves: list[Curve], axis: str = "sampled tokens") -> str:
         corner = LEFT + n % columns * (PANEL[0] + GAP), TOP + n // columns * (PANEL[1] + GAP)
         own = [c for c in curves if c.world == world]
         budget = budget_of(own, axis)
-        parts += frame(title, top, budget, axis, corner)
+        parts += frame(title, corner, budget=budget, axis=axis, top=top)
         for k, arm in enumerate(arms):
             runs = [c for c in own if c.arm == arm]
             if runs:
-                parts += line(line_of(runs, axis, budget), budget, top, k, corner)
+                points = line_of(runs, axis, budget)
+                parts += line(points, corner, budget=budget, top=top, n=k)
     for n, arm in enumerate(arms):
         x, y = LEFT + n % names * NAME, foot + n // names * 20
         parts.append(f'<polyline class="curve" {pen(n)} points="{x},{y - 7} {x + 14},{y - 7}"/>')
@@ -102,7 +103,7 @@ def pen(n: int) -> str:
     return f'stroke="{colour(n)}"' + f' stroke-dasharray="{dashes}"' * bool(dashes)
 
 
-def frame(title: str, top: float, budget: float, axis: str, corner) -> list[str]:
+def frame(title: str, corner, *, budget: float, axis: str, top: float) -> list[str]:
     """Title, three levels from 0 to `top`, what the axis below counts."""
     (x0, y0), (width, height) = corner, PANEL
     parts = [f'<text x="{x0}" y="{y0 - 8}">{escape(title)}</text>']
@@ -115,7 +116,7 @@ def frame(title: str, top: float, budget: float, axis: str, corner) -> list[str]
     return parts
 
 
-def line(points: list[Point], budget: float, top: float, n: int, corner) -> list[str]:
+def line(points: list[Point], corner, *, budget: float, top: float, n: int) -> list[str]:
     """The n-th arm's line, and the band around it if its points have intervals."""
 
     def spots(pairs: list[tuple[float, float]]) -> str:
