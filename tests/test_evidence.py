@@ -14,10 +14,13 @@ from extras.study.arms import CURVES
 from extras.study.curves import load
 from extras.study.figure import picture as study_picture
 from extras.study.pace import at_pace
+from extras.study.signal import SIGNALS
 from extras.study.tables import (
     difference_table,
     ends_table,
     questions_table,
+    shown,
+    table_of,
     trials_table,
     world_table,
 )
@@ -86,12 +89,12 @@ def test_the_tables_of_the_study_are_those_of_its_curves():
             cells = cells_of(difference_table(own, baseline))["appo"]
             row = " | ".join([f"`{baseline}`", *cells]).replace("-", "−")
             assert f"\n| {row} |\n" in text, (world, baseline)
-        for arm, shown in means.items():
+        for arm, levels in means.items():
             mean = re.search(rf"\| {arm} \| \d+ \| \d \| (\d\.\d+)", table)[1]
             # a row shows three digits: 0.705 may be above
-            shown.append(f"{float(mean) + 1e-4:.2f}")
+            levels.append(f"{float(mean) + 1e-4:.2f}")
     said = " ".join(readme.split())
-    own, other, ours = (" and ".join(shown) for shown in means.values())
+    own, other, ours = (" and ".join(levels) for levels in means.values())
     assert f"mean accuracy in training is {own}, that of GRPO with 4 rollouts {other}." in said
     assert f"trains on its branches: {ours}, not" in said
     assert "show retuned" in readme
@@ -232,6 +235,17 @@ def test_the_differences_in_the_text_are_those_of_the_curves(page, title, table)
 
     other = {(turned(mean), turned(high), turned(low)) for mean, low, high in found}
     assert len(named) > 5 and [x for x in named if x not in found | other] == []
+
+
+def test_the_signal_of_the_page_is_that_of_its_rows():
+    found = json.loads(SIGNALS.read_text())
+    first = next(iter(found.values()))
+    rows = [
+        [arm, *(shown(*rows[arm][2:5]) for rows in found.values())]
+        for arm in sorted(first, key=lambda arm: -first[arm][2])
+    ]
+    text = section((HERE / "docs/study.md").read_text(), "Signal to noise")
+    assert table_of(["arm", *found], rows) in text
 
 
 def pilot_results() -> dict[str, dict]:
